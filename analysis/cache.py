@@ -1,0 +1,72 @@
+"""An optional Parquet cache of run folders: `<root>/.analysis/{runs,curves}.parquet`. May be deleted at any time."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis.runfolder import Record
+
+VERSION = 1  # raise when Record or its reading changes
+
+
+def read(root: Path) -> dict[str, tuple[str, Record]]:
+    """Cached runs by folder below `root`, each with its fingerprint; {} if there is no cache, or one of another version.
+
+    Raises:
+        ModuleNotFoundError: without pyarrow.
+    """
+    _require_pyarrow()
+    runs_path, curves_path = _paths(root)
+    if not (runs_path.exists() and curves_path.exists()):
+        return {}
+    runs = pd.read_parquet(runs_path)
+    curves = pd.read_parquet(curves_path)
+    if not ((runs["version"] == VERSION).all() and len(curves) == runs["rows"].sum()):
+        return {}
+    names, values = list(curves.columns), curves.to_numpy()
+    stops = np.cumsum(runs["rows"].to_numpy())
+    known = {}
+    for folder, mark, text, rows, stop in zip(runs["folder"], runs["fingerprint"], runs["record"], runs["rows"], stops):
+        row, notes = json.loads(text)
+        known[folder] = (mark, Record(row, names, values[stop - rows : stop], notes))
+    return known
+
+
+def write(root: Path, known: dict[str, tuple[str, Record]]) -> None:
+    """Replace the cache of `root`; each file is renamed into place whole, curves first."""
+    _require_pyarrow()
+    runs_path, curves_path = _paths(root)
+    runs_path.parent.mkdir(exist_ok=True)
+    names = list(dict.fromkeys(name for _, record in known.values() for name in record.names))
+    position = {name: index for index, name in enumerate(names)}
+    values = np.full((sum(len(record.values) for _, record in known.values()), len(names)), np.nan, order="F")
+    rows, start = [], 0
+    for folder, (mark, record) in known.items():
+        stop = start + len(record.values)
+        values[start:stop, [position[name] for name in record.names]] = record.values
+        rows.append((folder, mark, json.dumps([record.row, record.notes]), len(record.values), VERSION))
+        start = stop
+    _replace(pd.DataFrame(values, columns=names, copy=False), curves_path)
+    _replace(pd.DataFrame(rows, columns=["folder", "fingerprint", "record", "rows", "version"]), runs_path)
+
+
+def _paths(root: Path) -> tuple[Path, Path]:
+    return root / ".analysis" / "runs.parquet", root / ".analysis" / "curves.parquet"
+
+
+def _replace(frame: pd.DataFrame, path: Path) -> None:
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    frame.to_parquet(partial, index=False, compression=None)
+    partial.replace(path)
+
+
+def _require_pyarrow() -> None:
+    try:
+        import pyarrow  # noqa: F401
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("the Parquet cache needs pyarrow: pip install pyarrow, or load without a cache") from None

@@ -1,0 +1,133 @@
+"""Run folders → tidy frames.
+
+`runs` has a row a run: study, arm, seed, what summary.json says, `final/…`, `sft/…`, and every setting under its dotted
+name. `curves` has a row a run and update: run, study, arm, seed, update, and a column a metric (NaN where not measured).
+`left_out` says what was not used, and why: nothing is dropped silently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis import cache as parquet
+from analysis.runfolder import NotARun, Record, find_run_folders, fingerprint, iter_jsonl, read_run
+
+IDENTITY = ("run", "study", "arm", "seed")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """runs: a row a run. curves: a row a run and update. left_out: folder, what ('run' or 'part'), reason."""
+
+    runs: pd.DataFrame
+    curves: pd.DataFrame
+    left_out: pd.DataFrame
+
+
+def load(roots: str | Path | Sequence[str | Path], *, cache: bool = False) -> Loaded:
+    """Read every run folder below `roots`, finished or not.
+
+    Args:
+        roots: a study, a results folder, one run, or several of them.
+        cache: keep what was read in `<root>/.analysis/` as Parquet (needs pyarrow) and read only what has changed since.
+
+    Raises:
+        FileNotFoundError: a root is not a folder.
+        ModuleNotFoundError: `cache` without pyarrow.
+    """
+    records: dict[str, Record] = {}
+    left_out: list[dict[str, str]] = []
+    for root in [roots] if isinstance(roots, (str, Path)) else roots:
+        if not Path(root).is_dir():
+            raise FileNotFoundError(f"{root} is not a folder: name a study or results folder")
+        _read_root(Path(root), cache, records, left_out)
+    _leave_out_twins(records, left_out)
+    left_out += [dict(folder=folder, what="part", reason=note) for folder, record in records.items() for note in record.notes]
+    return Loaded(*_frames(records), pd.DataFrame(left_out, columns=["folder", "what", "reason"]))
+
+
+def _read_root(root: Path, cache: bool, records: dict[str, Record], left_out: list[dict[str, str]]) -> None:
+    """Add the runs below `root` to `records`, unchanged ones from the cache."""
+    cached = parquet.read(root) if cache else {}
+    fresh, here = 0, {}
+    for path in find_run_folders(root):
+        mark = fingerprint(path)
+        known = cached.get(str(path.relative_to(root)))
+        if known is not None and known[0] == mark:
+            here[path] = known
+            continue
+        try:
+            here[path] = (mark, read_run(path))
+            fresh += 1
+        except NotARun as reason:
+            left_out.append(dict(folder=str(path), what="run", reason=str(reason)))
+    if cache and (fresh or len(here) != len(cached)):
+        parquet.write(root, {str(path.relative_to(root)): known for path, known in here.items()})
+    records.update({str(path): record for path, (_, record) in here.items()})
+
+
+def _leave_out_twins(records: dict[str, Record], left_out: list[dict[str, str]]) -> None:
+    """Of several folders with one study, arm and seed only the first counts: seeds are the unit of every comparison."""
+    first: dict[tuple, str] = {}
+    for folder in list(records):
+        key = tuple(records[folder].row[name] for name in ("study", "arm", "seed"))
+        if key in first:
+            del records[folder]
+            left_out.append(dict(folder=folder, what="run", reason=f"same study, arm and seed as {first[key]}"))
+        first.setdefault(key, folder)
+
+
+def _frames(records: dict[str, Record]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(runs, curves). Metrics are gathered in one array, a row a metric, so that a frame of thousands of runs is one copy."""
+    runs = pd.DataFrame([{"folder": folder, **record.row} for folder, record in records.items()])
+    if runs.empty:
+        return pd.DataFrame(columns=[*IDENTITY, "folder", "status"]), pd.DataFrame(columns=[*IDENTITY, "update"])
+    runs.insert(0, "run", [f"{study}/{arm}/seed={seed}" for study, arm, seed in zip(runs["study"], runs["arm"], runs["seed"])])
+    names = list(dict.fromkeys(name for record in records.values() for name in record.names))
+    lengths = [len(record.values) for record in records.values()]
+    columns = np.full((len(names), sum(lengths)), np.nan)
+    position, start = {name: index for index, name in enumerate(names)}, 0
+    for record, length in zip(records.values(), lengths):
+        columns[[position[name] for name in record.names], start : start + length] = record.values.T
+        start += length
+    curves = pd.DataFrame(columns.T, columns=names, copy=False)
+    which = np.repeat(np.arange(len(runs)), lengths)
+    for index, name in enumerate(IDENTITY[:3]):
+        codes, values = pd.factorize(runs[name])
+        curves.insert(index, name, pd.Categorical.from_codes(codes[which], categories=values))
+    curves.insert(3, "seed", runs["seed"].to_numpy()[which])
+    curves["update"] = curves["update"].astype(int)
+    return runs, curves
+
+
+def load_rows(runs: pd.DataFrame, name: str) -> pd.DataFrame:
+    """scores.jsonl or samples.jsonl (`name` 'scores' or 'samples') of the given runs, with run, study, arm and seed.
+
+    Read apart from `load`: these are far larger than the curves. Runs without the file add nothing.
+    """
+    parts = []
+    for run in runs.itertuples():
+        path = Path(run.folder) / f"{name}.jsonl"
+        if path.exists():
+            part = pd.DataFrame(list(iter_jsonl(path)))
+            parts.append(part.assign(run=run.run, study=run.study, arm=run.arm, seed=run.seed))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(IDENTITY))
+
+
+def load_reward_models(runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(training, pairs) of the reward models kept inside the given runs, for Figs. 2 and 3, with run, study, arm and seed."""
+    training, pairs = [], []
+    for run in runs.itertuples():
+        who = dict(run=run.run, study=run.study, arm=run.arm, seed=run.seed)
+        folder = Path(run.folder) / "reward_model"
+        if (folder / "training.jsonl").exists():
+            training.append(pd.DataFrame(list(iter_jsonl(folder / "training.jsonl"))).assign(**who))
+        if (folder / "pairs.csv").exists():
+            pairs.append(pd.read_csv(folder / "pairs.csv").assign(**who))
+    empty = pd.DataFrame(columns=list(IDENTITY))
+    return (pd.concat(training, ignore_index=True) if training else empty, pd.concat(pairs, ignore_index=True) if pairs else empty)

@@ -1,0 +1,219 @@
+"""One run folder → one plain record. The only place that knows the files of a run folder; no pandas, no statistics.
+
+Every reader takes what a killed, running or foreign run leaves behind, and says in `notes` what it did not use.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Iterator
+
+import numpy as np
+import yaml
+
+RUN_FILES = ("config.yaml", "metrics.jsonl", "summary.json")
+_SUMMARY_FIELDS = ("status", "reason", "collapsed", "collapse_update", "updates", "wall_seconds", "responses_per_second",
+                   "git_commit", "config_hash")  # fmt: skip
+
+
+class NotARun(Exception):
+    """The folder cannot be used as a run; the message says why."""
+
+
+@dataclass
+class Record:
+    """A run folder as plain values. `row`: one value a column; `values`: (rows of metrics.jsonl, `names`), NaN where absent."""
+
+    row: dict[str, Any]
+    names: list[str]
+    values: np.ndarray
+    notes: list[str] = field(default_factory=list)
+
+
+def find_run_folders(root: Path) -> list[Path]:
+    """Folders below `root` (or `root` itself) that hold a config.yaml or metrics.jsonl; nothing inside a run is searched."""
+    found, stack = [], [str(root)]
+    while stack:
+        folder = stack.pop()
+        entries = list(os.scandir(folder))
+        if any(entry.name in ("config.yaml", "metrics.jsonl") for entry in entries):
+            found.append(Path(folder))
+        else:
+            stack.extend(entry.path for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+    return sorted(found)
+
+
+def fingerprint(folder: Path) -> str:
+    """Sizes and modification times of the run's files: changes whenever a run goes on or is run again."""
+    parts = []
+    for name in RUN_FILES:
+        try:
+            stat = os.stat(folder / name)
+        except FileNotFoundError:
+            parts.append("-")
+        else:
+            parts.append(f"{stat.st_size}:{stat.st_mtime_ns}")
+    return " ".join(parts)
+
+
+def read_run(folder: Path) -> Record:
+    """Read one run folder.
+
+    Raises:
+        NotARun: without a readable config.yaml or metrics.jsonl, or without one whole row.
+    """
+    notes: list[str] = []
+    config = read_config(folder / "config.yaml")
+    names, values = read_metrics(folder / "metrics.jsonl", notes)
+    summary = read_summary(folder / "summary.json", notes)
+    run = config.get("seed", summary.get("seed"))
+    if not isinstance(run, int):
+        raise NotARun("config.yaml names no integer seed: written by another tool or version")
+    row = {
+        "study": config.get("study") or summary.get("study") or folder.parent.parent.name,
+        "arm": config.get("arm") or summary.get("arm") or folder.parent.name,
+        **{name: summary.get(name) for name in _SUMMARY_FIELDS},
+        "version": (summary.get("versions") or {}).get("ablate"),
+        "last_update": int(values[-1, names.index("update")]),
+        **{f"final/{name}": value for name, value in (summary.get("final") or {}).items()},
+        **{f"sft/{name}": value for name, value in (summary.get("sft") or {}).items()},
+        **flatten({name: value for name, value in config.items() if name not in ("study", "arm")}),
+    }
+    row["status"] = row["status"] or "running"
+    row["sft/eval/gold"], row["sft/eval/gold_sd"] = _sft_gold(folder, row, names, values)
+    return Record(row, names, values, notes)
+
+
+def _sft_gold(folder: Path, row: dict, names: list[str], values: np.ndarray) -> tuple[float, float]:
+    """Mean and SD of SFT's gold: the summary's, or for a run still going the row and the scores of update 0."""
+    mean, deviation = row.get("sft/eval/gold"), row.get("sft/eval/gold_sd")
+    if mean is None and "eval/gold" in names and values[0, names.index("update")] == 0:
+        mean = values[0, names.index("eval/gold")]
+    if deviation is None and mean is not None and (folder / "scores.jsonl").exists():
+        first = [row["gold"] for row in iter_jsonl(folder / "scores.jsonl", stop_after_update=0) if row.get("gold") is not None]
+        deviation = float(np.std(first, ddof=1)) if len(first) > 1 else None
+    return (math.nan if mean is None else float(mean), math.nan if deviation is None else float(deviation))
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The resolved configuration. Top-level blocks are parsed once per distinct text: runs of a sweep share most of them."""
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        raise NotARun("no config.yaml") from None
+    blocks: list[list[str]] = []
+    for line in text.splitlines():
+        if line[:1] not in ("", " ", "-", "#") or not blocks:
+            blocks.append([])
+        blocks[-1].append(line)
+    config: dict[str, Any] = {}
+    try:
+        for block in blocks:
+            config.update(_parse_block("\n".join(block)) or {})
+    except (yaml.YAMLError, TypeError, ValueError) as error:
+        raise NotARun(f"config.yaml is not a readable mapping: {str(error).splitlines()[0]}") from None
+    return config
+
+
+@lru_cache(maxsize=4096)
+def _parse_block(text: str) -> Any:
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
+def read_summary(path: Path, notes: list[str]) -> dict[str, Any]:
+    """summary.json, or {} while the run has none; an unreadable one is noted and treated as absent."""
+    try:
+        summary = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        notes.append("summary.json: not JSON, ignored")
+        return {}
+    if not isinstance(summary, dict):
+        notes.append("summary.json: not an object, ignored")
+        return {}
+    return summary
+
+
+def read_metrics(path: Path, notes: list[str]) -> tuple[list[str], np.ndarray]:
+    """metrics.jsonl as (names, values): numeric metrics only, one row an update, the last one winning where an update repeats."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise NotARun("no metrics.jsonl") from None
+    rows = [row for row in _parse_lines(data, path.name, notes) if isinstance(row, dict) and isinstance(row.get("update"), int)]
+    if not rows:
+        raise NotARun("metrics.jsonl holds no whole row yet")
+    shapes: dict[tuple, list[int]] = {}
+    for index, row in enumerate(rows):
+        shapes.setdefault(tuple(row), []).append(index)
+    names = list(dict.fromkeys(name for shape in shapes for name in shape))
+    try:
+        values = _gather(rows, shapes, names)
+    except (TypeError, ValueError):
+        numeric = [name for name in names if all(isinstance(row.get(name), (int, float, type(None))) for row in rows)]
+        notes.append(f"metrics.jsonl: not numbers, ignored: {', '.join(sorted(set(names) - set(numeric)))}")
+        names, values = numeric, np.array([[row.get(name) for name in numeric] for row in rows], dtype=float)
+    values[~np.isfinite(values)] = np.nan
+    updates = values[:, names.index("update")]
+    if (np.diff(updates) <= 0).any():
+        last = {update: index for index, update in enumerate(updates)}
+        notes.append(f"metrics.jsonl: {len(updates) - len(last)} repeated updates, the last of each kept")
+        values = values[[last[update] for update in sorted(last)]]
+    return names, values
+
+
+def _gather(rows: list[dict], shapes: dict[tuple, list[int]], names: list[str]) -> np.ndarray:
+    """Rows → (rows, names) with NaN where a row lacks a name. A run's rows have two or three shapes: an array each is fast."""
+    position = {name: index for index, name in enumerate(names)}
+    values = np.full((len(rows), len(names)), np.nan)
+    for shape, indices in shapes.items():
+        block = np.array([list(rows[index].values()) for index in indices], dtype=float)
+        values[np.ix_(indices, [position[name] for name in shape])] = block
+    return values
+
+
+def _parse_lines(data: bytes, name: str, notes: list[str]) -> list[Any]:
+    """JSON lines; all at once if whole, else line by line, leaving out and noting what is torn."""
+    lines = [line for line in data.split(b"\n") if line.strip()]
+    try:
+        return json.loads(b"[" + b",".join(lines) + b"]")
+    except ValueError:
+        pass
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            where = "torn last line" if number == len(lines) else f"unreadable line {number}"
+            notes.append(f"{name}: {where} left out")
+    return rows
+
+
+def iter_jsonl(path: Path, stop_after_update: int | None = None) -> Iterator[dict[str, Any]]:
+    """Rows of scores.jsonl or samples.jsonl in order, without torn lines; stops at the first row past `stop_after_update`."""
+    with open(path, "rb") as lines:
+        for line in lines:
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if stop_after_update is not None and row.get("update", 0) > stop_after_update:
+                return
+            yield row
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested config → dotted names as Hydra writes overrides; lists stay values, written as text."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = str(value) if isinstance(value, list) else value
+    return flat

@@ -24,11 +24,11 @@ HELPFUL_SHARE = 0.7
 HELD_OUT_SHARE = 0.2
 """Share of all prompt texts kept for evaluation."""
 
-STEP_COUNTS = (0.22, 0.33, 0.26, 0.13, 0.06)
+STEP_COUNTS = (0.25, 0.35, 0.25, 0.1, 0.05)
 """Probability of 1, 2, ... steps in an imperfect demonstration."""
 CLEAN_STEP_COUNTS = (0.0, 0.0, 0.5, 0.5, 0.0)
 OPENER_SHARE, CLOSER_SHARE = 0.7, 0.4
-OFF_TOPIC_SHARE = 0.1
+OFF_TOPIC_SHARE = 0.08
 """Probability that a word which should be on topic is taken from another topic, in an imperfect demonstration."""
 NEEDLESS_REFUSAL_SHARE = 0.03
 OBEYED_SHARE = 0.5

@@ -1,7 +1,7 @@
 """What a grammar of the world is made of, and every word pair its responses can contain.
 
-A *template* is a string of words and ``{slots}`` separated by single spaces; a slot stands for one of several *fillers*,
-each of zero or more words. A *block* is one sentence of a response (opener, first step, ...), a set of templates. A
+A *template* is a string of words and ``{slots}`` separated by single spaces; a slot stands for one of several
+*fillers*, each of zero or more words. A *block* is one sentence of a response (opener, first step, ...), a set of templates. A
 *plan* is the sequence of blocks of a whole response. Demonstrations are drawn by choosing a plan, a template for each
 block and a filler for each slot, independently; so the set of possible word pairs follows from the same three choices
 by enumeration (`possible_pairs`), and no pair is missed because it is rare.
@@ -152,7 +152,7 @@ def refusal_plan(alternative: bool) -> tuple[str, ...]:
 def all_plans() -> tuple[tuple[str, ...], ...]:
     """Every plan a demonstration can follow."""
     answers = product((False, True), range(1, MAX_STEPS + 1), (False, True))
-    return tuple(answer_plan(*choice) for choice in answers) + (refusal_plan(False), refusal_plan(True))
+    return (*(answer_plan(*choice) for choice in answers), refusal_plan(False), refusal_plan(True))
 
 
 def plan_pairs(grammar: Grammar, plan: Iterable[str]) -> set[tuple[str, str]]:
@@ -172,7 +172,7 @@ def plan_pairs(grammar: Grammar, plan: Iterable[str]) -> set[tuple[str, str]]:
 
 
 def _template_pairs(grammar: Grammar, template: str, reached: set[str], pairs: set[tuple[str, str]]) -> set[str]:
-    """Add the pairs of one template, entered from any word of ``reached``, to ``pairs``; return its possible last words."""
+    """Add the pairs of one template, entered from any of ``reached``, to ``pairs``; return its last words."""
     for item in template.split():
         slot = slot_of(item)
         following: set[str] = set()

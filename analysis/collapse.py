@@ -1,0 +1,90 @@
+"""The collapse rule, recomputed from the curves at any threshold, so that no verdict hangs on one.
+
+Deficit of an evaluation: (SFT's mean gold − mean gold) / SD of SFT's per-response gold. A run collapses at threshold τ
+with patience k at the first of k consecutive evaluations whose deficit exceeds τ. With the least deficit of each window
+of k, the run collapses at τ if and only if its largest window exceeds τ: one pass answers every τ.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from analysis.stats import clopper_pearson
+
+THRESHOLDS = np.round(np.arange(0.25, 3.01, 0.25), 2)
+
+
+def sustained_deficits(gold: np.ndarray, sft_mean: float, sft_sd: float, patience: int) -> np.ndarray:
+    """Least deficit of every `patience` consecutive evaluations, at the first of them; −∞ where gold is missing in between."""
+    deficit = np.nan_to_num((sft_mean - np.asarray(gold, dtype=float)) / sft_sd, nan=-np.inf)
+    if len(deficit) < patience:
+        return np.empty(0)
+    return np.lib.stride_tricks.sliding_window_view(deficit, patience).min(axis=-1)
+
+
+def evaluations(curves: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `curves` at which held-out prompts were evaluated."""
+    measured = [name for name in curves.columns if name.startswith("eval/")]
+    return curves[curves[measured].notna().any(axis=1)]
+
+
+def collapse_times(runs: pd.DataFrame, curves: pd.DataFrame, threshold: float | None = None,
+                   patience: int | None = None) -> pd.DataFrame:  # fmt: skip
+    """A row a run: run, collapse_update (NaN if none), severity (the largest τ at which it still collapses), judged.
+
+    `threshold` and `patience` default to each run's own settings. `judged` is False where gold or SFT's moments are
+    missing: such a run has no verdict, which is not the same as having none collapsed.
+    """
+    rows, parts = [], dict(list(evaluations(curves).groupby("run", observed=True, sort=False)))
+    for run in runs.to_dict("records"):
+        part = parts.get(run["run"])
+        gold = part["eval/gold"].to_numpy() if part is not None and "eval/gold" in part else np.array([np.nan])
+        mean, deviation = run.get("sft/eval/gold", np.nan), run.get("sft/eval/gold_sd", np.nan)
+        judged = bool(np.isfinite(gold).any() and np.isfinite(mean) and deviation > 0)
+        row = dict(run=run["run"], collapse_update=np.nan, severity=np.nan, judged=judged)
+        if judged:
+            limit = _own(run, "collapse.threshold", 1.0) if threshold is None else threshold
+            windows = sustained_deficits(gold, mean, deviation, int(_own(run, "collapse.patience", 3)) if patience is None else patience)
+            below = np.flatnonzero(windows > limit)
+            row["severity"] = windows.max() if len(windows) else -np.inf
+            row["collapse_update"] = part["update"].to_numpy()[below[0]] if len(below) else np.nan
+        rows.append(row)
+    return pd.DataFrame(rows, columns=["run", "collapse_update", "severity", "judged"])
+
+
+def _own(run: dict, setting: str, default: float) -> float:
+    value = run.get(setting)
+    return default if value is None or pd.isna(value) else float(value)
+
+
+def threshold_curve(runs: pd.DataFrame, curves: pd.DataFrame, thresholds: np.ndarray = THRESHOLDS,
+                    patience: int | None = None) -> pd.DataFrame:  # fmt: skip
+    """Collapse rate of every arm as a function of the threshold: arm, threshold, collapses, n, rate, low, high.
+
+    Runs that ended by themselves count; runs still going, interrupted or failed count only once they have collapsed.
+    """
+    table = collapse_times(runs, curves, patience=patience).merge(runs[["run", "arm", "status"]], on="run")
+    table = table[table["judged"]]
+    rows = []
+    for arm, part in table.groupby("arm", sort=True, observed=True):
+        ended = part["status"].isin(["completed", "diverged"])
+        for threshold in thresholds:
+            event = (part["severity"] > threshold) | (part["status"] == "diverged")
+            collapses, n = int(event.sum()), int((event | ended).sum())
+            rate = clopper_pearson(collapses, n)
+            rows.append(dict(arm=arm, threshold=float(threshold), collapses=collapses, n=n, rate=rate.estimate, low=rate.low, high=rate.high))
+    return pd.DataFrame(rows)
+
+
+def disagreements(runs: pd.DataFrame, times: pd.DataFrame) -> list[str]:
+    """Runs whose summary and curves tell different collapses: a sign of other code, cut curves or changed settings."""
+    joined = runs[["run", "collapsed", "collapse_update"]].merge(times, on="run", suffixes=("_online", ""))
+    found = []
+    for row in joined[joined["judged"]].itertuples():
+        if row.collapsed is None or pd.isna(row.collapsed):
+            continue
+        online = row.collapse_update_online if row.collapsed else np.nan
+        if not (online == row.collapse_update or (pd.isna(online) and pd.isna(row.collapse_update))):
+            found.append(f"{row.run}: summary says {online:g}, curves say {row.collapse_update:g}")
+    return found

@@ -1,0 +1,115 @@
+"""What a trick does: arms compared seed by seed, one setting (or one linked group of settings) apart."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from analysis.stats import Effect, holm, paired_effect, rate_effect
+
+EFFECT_OUTCOMES = ("collapsed", "stable_updates", "gold", "win", "gold_at_kl")
+_TOP_LEVEL_SETTINGS = ("fork", "precision")
+_NOT_AN_ARM = ("checkpoint.",)
+
+
+def arm_settings(runs: pd.DataFrame) -> pd.DataFrame:
+    """Arms × settings, as text; only settings that are one value within every arm (seeds and paths are not)."""
+    names = [name for name in runs.columns if ("." in name and "/" not in name and not name.startswith(_NOT_AN_ARM))
+             or name in _TOP_LEVEL_SETTINGS]  # fmt: skip
+    text = runs[names].astype(object).where(runs[names].notna(), None).map(str).assign(arm=runs["arm"].to_numpy())
+    distinct = text.groupby("arm", observed=True).nunique()
+    constant = distinct.columns[(distinct <= 1).all()]
+    return text.groupby("arm", observed=True)[list(constant)].first()
+
+
+def differing(settings: pd.DataFrame) -> pd.DataFrame:
+    """The columns of `arm_settings` in which arms differ."""
+    return settings.loc[:, settings.nunique() > 1]
+
+
+def base_arm(settings: pd.DataFrame) -> str:
+    """The arm that the fewest changes separate from all others: vanilla in add-one-in, PPO-max in leave-one-out."""
+    different = differing(settings)
+    changes = {arm: (different != different.loc[arm]).sum(axis=1).sum() for arm in settings.index}
+    return min(sorted(changes), key=changes.get)
+
+
+def change(settings: pd.DataFrame, arm: str, base: str) -> str:
+    """'kl_penalty False → True, kl_coef 0.1 → 0.05'."""
+    apart = settings.columns[settings.loc[arm] != settings.loc[base]]
+    return ", ".join(f"{name.removeprefix('ppo.')} {settings.loc[base, name]} → {settings.loc[arm, name]}" for name in apart)
+
+
+def pairs(outcomes: pd.DataFrame, treatment: Sequence[str], control: Sequence[str], outcome: str) -> pd.DataFrame:
+    """Columns treatment and control by seed: mean over matched arm pairs (treatment[i], control[i]); complete seeds only."""
+    wide = outcomes.pivot(index="seed", columns="arm", values=outcome)
+    both = pd.DataFrame({"treatment": wide[list(treatment)].mean(axis=1, skipna=False), "control": wide[list(control)].mean(axis=1, skipna=False)})
+    return both.dropna()
+
+
+def arm_effect(outcomes: pd.DataFrame, treatment: Sequence[str], control: Sequence[str], outcome: str, level: float = 0.95) -> Effect:
+    """Effect of `treatment` against `control` on `outcome`: exact for one pair's collapse rate, else a paired t over seeds."""
+    if outcome == "collapsed" and len(treatment) == 1:
+        a, b = (outcomes.loc[outcomes["arm"] == arm, "collapsed"].dropna() for arm in (treatment[0], control[0]))
+        return rate_effect(int(a.sum()), len(a), int(b.sum()), len(b), level)
+    both = pairs(outcomes, treatment, control, outcome)
+    return paired_effect((both["treatment"] - both["control"]).to_numpy(), level)
+
+
+def trick_effects(outcomes: pd.DataFrame, settings: pd.DataFrame, base: str | None = None,
+                  measures: Sequence[str] = EFFECT_OUTCOMES) -> pd.DataFrame:  # fmt: skip
+    """Every arm against the base: arm, change, outcome, estimate, low, high, p, p_holm (over arms, within an outcome), n."""
+    base = base_arm(settings) if base is None else base
+    rows = []
+    for measure in measures:
+        found = {arm: arm_effect(outcomes, [arm], [base], measure) for arm in settings.index if arm != base}
+        adjusted = holm(np.array([effect.p if effect.n > 1 else np.nan for effect in found.values()]))
+        for (arm, effect), p_holm in zip(found.items(), adjusted):
+            rows.append(dict(arm=arm, base=base, change=change(settings, arm, base), outcome=measure, **effect._asdict(), p_holm=p_holm))
+    return pd.DataFrame(rows)
+
+
+def factors(settings: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """A full two-level design's factors → arm → ±1; {} if the arms are none. Settings that always move together are one factor.
+
+    The level written later in sorted order (True after False, larger numbers, later words) is +1.
+    """
+    columns: dict[tuple, list[str]] = {}
+    for name, values in differing(settings).items():
+        if values.nunique() != 2:
+            return {}
+        high = max(values.unique(), key=_order)
+        signs = tuple(1 if value == high else -1 for value in values)
+        opposite = tuple(-sign for sign in signs)
+        columns.setdefault(opposite if opposite in columns else signs, []).append(name)
+    cells = set(zip(*columns)) if columns else set()
+    if len(columns) < 2 or len(cells) != 2 ** len(columns) or len(settings) != len(cells):
+        return {}
+    return {"+".join(name.removeprefix("ppo.") for name in names): dict(zip(settings.index, signs)) for signs, names in columns.items()}
+
+
+def _order(text: str) -> tuple:
+    try:
+        return (1, float(text), "")
+    except ValueError:
+        return (0, 0.0, text)
+
+
+def factorial_effects(outcomes: pd.DataFrame, design: Mapping[str, Mapping[str, int]], outcome: str) -> pd.DataFrame:
+    """Main and two-way effects of a full 2^k design: term, estimate, low, high, p, p_holm, n.
+
+    With ±1 coding a main effect is mean(y | +) − mean(y | −) and a two-way effect half the difference between one factor's
+    effects at the other's two levels. Each is a contrast within a seed, so seeds are blocks and the test is a paired t.
+    """
+    wide = outcomes.pivot(index="seed", columns="arm", values=outcome).dropna()
+    terms = [(name,) for name in design] + list(itertools.combinations(design, 2))
+    rows = []
+    for term in terms:
+        signs = np.array([np.prod([design[name][arm] for name in term]) for arm in wide.columns])
+        effect = paired_effect(2 * (wide.to_numpy() * signs).mean(axis=1))
+        rows.append(dict(term=" × ".join(term), outcome=outcome, **effect._asdict()))
+    table = pd.DataFrame(rows)
+    return table.assign(p_holm=holm(table["p"].to_numpy()))

@@ -1,0 +1,113 @@
+"""The last thing a sweep prints: a table of its runs, and one prompt as two arms answer it at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from textwrap import wrap
+
+from ablate.errors import UserError
+from ablate.overview import number
+from ablate.store import read_summary
+
+COLUMNS = ("arm", "seed", "gold", "win", "proxy", "KL", "ppl", "length", "collapsed", "resp/s", "folder in ")
+LEFT = ("arm", "collapsed", "folder in ")
+LEGEND = "gold: true reward, never trained on; win: rate against SFT, a tie is one half; KL to SFT, nats per response; – unknown"
+WIDTH = 120
+
+
+def closing(folders: Sequence[Path]) -> str:
+    """The table over these run folders, then two answers to one prompt where at least two arms ran.
+
+    gold, proxy, KL to SFT (nats per response), true perplexity and length (tokens) are of the last evaluation; win rate is
+    that against SFT on the same prompts, a tie counting one half; resp/s is responses per second. What is not known is `–`.
+    """
+    runs = [(folder, _summary(folder)) for folder in folders]
+    parent = Path(os.path.commonpath([folder.parents[1] for folder in folders]))
+    header = (*COLUMNS[:-1], f"{COLUMNS[-1]}{parent}")
+    table = _aligned([header, *(_row(folder, parent, summary) for folder, summary in runs)])
+    return "\n".join([table, LEGEND, *_two_answers(runs)])
+
+
+def _summary(folder: Path) -> dict:
+    """A run's summary; a run that has none, or a damaged one, still has its row in the table."""
+    try:
+        return read_summary(folder) or {}
+    except UserError:
+        return {"status": "unreadable"}
+
+
+def _row(folder: Path, parent: Path, summary: dict) -> tuple[str, ...]:
+    final = summary.get("final") or {}
+    win, tie = final.get("eval/win"), final.get("eval/tie")
+    return (
+        str(summary.get("arm") or folder.parent.name),
+        str(summary.get("seed", folder.name.removeprefix("seed="))),
+        number(final.get("eval/gold")),
+        "–" if win is None or tie is None else f"{win + tie / 2:.0%}",
+        number(final.get("eval/proxy")),
+        number(final.get("eval/kl_to_sft"), 1),
+        number(final.get("eval/perplexity")),
+        number(final.get("eval/length"), 1),
+        _verdict(summary),
+        number(summary.get("responses_per_second"), 0),
+        str(folder.relative_to(parent)),
+    )
+
+
+def _verdict(summary: dict) -> str:
+    """`at update 35`, `held`, or why there is no verdict."""
+    status = summary.get("status")
+    if summary.get("collapsed"):
+        return f"at update {summary['collapse_update']}"
+    if status in ("completed", "diverged"):
+        held = {False: "held", None: "–"}[summary.get("collapsed")]
+        return held if status == "completed" else "diverged"
+    return status or "no result"
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
+    """Columns padded to their widest cell."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
+    cells = [
+        [cell.ljust(width) if name in LEFT else cell.rjust(width) for name, cell, width in zip(COLUMNS, row, widths)]
+        for row in rows
+    ]
+    return "\n".join("  ".join(row).rstrip() for row in cells)
+
+
+def last_samples(folder: Path) -> dict[str, dict]:
+    """prompt → its row of `samples.jsonl`, of the last evaluation there."""
+    path = folder / "samples.jsonl"
+    if not path.exists():
+        return {}
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]  # a torn last line is left out
+    newest = max((row["update"] for row in rows), default=0)
+    return {row["prompt"]: row for row in rows if row["update"] == newest}
+
+
+def _two_answers(runs: Sequence[tuple[Path, dict]]) -> list[str]:
+    """The arms with the lowest and the highest final gold, on the prompt where their answers' gold differs in the median.
+
+    The median prompt (the lower one of two) is neither the most flattering nor the most damning.
+    """
+    scored = [(s["final"]["eval/gold"], folder, s) for folder, s in runs if (s.get("final") or {}).get("eval/gold") is not None]
+    if not scored:
+        return []
+    low, high = min(scored, key=lambda run: run[0]), max(scored, key=lambda run: run[0])
+    worse, better = last_samples(low[1]), last_samples(high[1])
+    shared = sorted(worse.keys() & better.keys(), key=lambda p: ((better[p]["gold"] or 0) - (worse[p]["gold"] or 0), p))
+    if low[2]["arm"] == high[2]["arm"] or not shared:
+        return []
+    prompt = shared[(len(shared) - 1) // 2]
+    lines = ["", f"One prompt, the median of {len(shared)} by difference in gold:", *_indented(prompt, 2)]
+    for summary, sample in ((high[2], better[prompt]), (low[2], worse[prompt])):
+        scores = f"gold {number(sample['gold'])}, proxy {number(sample['proxy'])}"
+        lines += [f"{summary['arm']}, seed {summary['seed']} ({scores}):", *_indented(sample["response"], 2)]
+    return lines
+
+
+def _indented(text: str, by: int) -> list[str]:
+    return wrap(text, WIDTH, initial_indent=" " * by, subsequent_indent=" " * by) or [" " * by + "(nothing)"]

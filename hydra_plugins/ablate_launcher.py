@@ -1,0 +1,97 @@
+"""Hydra's launcher `ablate`: the jobs of a sweep in processes of their own on this machine, as many as its cores carry."""
+
+import os
+import sys
+from dataclasses import dataclass, field
+from typing import List, Optional, Sequence
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn, JobStatus, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from ablate.overview import Job, Overview
+from ablate.store import read_summary, run_folder
+from ablate.sweeps import pipeline_key
+from hydra_plugins._ablate_compose import Composed, compose
+from hydra_plugins._ablate_pool import build_stages, caught_signals, run_jobs, start_server
+
+PRELOAD = ("torch", "transformers.models.llama.modeling_llama", "wandb", "ablate.run", "hydra_plugins._ablate_pool")
+
+
+@dataclass
+class LocalLauncherConf:
+    _target_: str = "hydra_plugins.ablate_launcher.LocalLauncher"
+    timeout: Optional[float] = None  # seconds a run may take; null is no limit
+    task: str = "ablate.run.execute"  # called on each run's config
+    prepare: Optional[str] = "ablate.run.prepare"  # called once for each set of pipeline settings, before the runs
+    preload: List[str] = field(default_factory=lambda: list(PRELOAD))  # modules that all runs share the import of
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="ablate", node=LocalLauncherConf, provider="ablate")
+
+
+class RunFailed(Exception):
+    """A run of a sweep ended without a result; the message says why and where its log is."""
+
+
+class RunInterrupted(RunFailed):
+    """A run was stopped on request, or never started because of one."""
+
+
+class LocalLauncher(Launcher):
+    """Runs every job to an end of its own: an exception, a hard crash or a timeout of one never ends another."""
+
+    def __init__(self, timeout: Optional[float], task: str, prepare: Optional[str], preload: List[str]) -> None:
+        self.timeout = timeout
+        self.preload = preload
+        self.task = task
+        self.prepare = prepare
+        self.config: Optional[DictConfig] = None
+        self.hydra_context: Optional[HydraContext] = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.config = config
+        self.hydra_context = hydra_context
+        start_server(config.threads, self.preload)
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> List[JobReturn]:
+        """Run the jobs; a JobReturn each, whose return value is the summary, or raises RunFailed or RunInterrupted."""
+        setup_globals()
+        composed = [compose(self.hydra_context, self.config, overrides) for overrides in job_overrides]
+        jobs = [Job(config=item.config, folder=run_folder(item.config)) for item in composed]
+        with caught_signals() as caught:
+            if self.prepare is not None:
+                build_stages(stages(jobs), slots(jobs), self.prepare, caught)
+            with Overview(jobs) as overview:
+                run_jobs(jobs, slots(jobs), self.task, self.timeout, overview, caught)
+        return [job_return(job, item) for job, item in zip(jobs, composed)]
+
+
+def stages(jobs: Sequence[Job]) -> list:
+    """(a config, the jobs it builds for) for each distinct set of pipeline settings."""
+    groups: dict = {}
+    for job in jobs:
+        groups.setdefault(pipeline_key(job.config), []).append(job)
+    return [(group[0].config, group) for group in groups.values()]
+
+
+def slots(jobs: Sequence[Job]) -> int:
+    """Runs at a time: the setting `jobs`, or the cores this process may use, divided by `threads`."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return jobs[0].config.jobs or max(1, cores // max(job.config.threads for job in jobs))
+
+
+def job_return(job: Job, item: Composed) -> JobReturn:
+    result = JobReturn(
+        overrides=list(item.overrides), cfg=item.cfg, hydra_cfg=item.hydra_cfg, working_dir=os.getcwd(), task_name="ablate"
+    )
+    if job.state in ("completed", "diverged"):
+        result.status, result.return_value = JobStatus.COMPLETED, read_summary(job.folder)
+    else:
+        kind = RunInterrupted if job.state == "interrupted" else RunFailed
+        log = job.folder / "run.log"
+        where = f" (log: {log})" if log.exists() else ""
+        result.status, result.return_value = JobStatus.FAILED, kind(f"{job.label}: {job.reason}{where}")
+    return result

@@ -1,0 +1,116 @@
+"""Hydra's sweeper `ablate`: plain choices, and the studies of `sweeps/`, planned in full before anything starts."""
+
+import sys
+from dataclasses import dataclass
+from typing import Any, Dict, List, Optional
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from ablate.closing import closing
+from ablate.errors import UserError
+from ablate.store import is_finished, run_folder
+from ablate.sweeps import distinct, expand, load_study, refuse_invalid, register
+from hydra_plugins._ablate_compose import Composed, compose
+from hydra_plugins.ablate_launcher import RunInterrupted
+
+SPELLING = {"True": "true", "False": "false"}  # Hydra's iterator writes Python's booleans; arms are named as YAML has them
+
+
+@dataclass
+class AblateSweeperConf:
+    _target_: str = "hydra_plugins.ablate_sweeper.AblateSweeper"
+
+
+ConfigStore.instance().store(group="hydra/sweeper", name="ablate", node=AblateSweeperConf, provider="ablate")
+register()
+
+
+class AblateSweeper(Sweeper):
+    """Expands choices and studies into jobs, refuses bad ones, leaves out the done ones, launches the rest, sums up."""
+
+    def __init__(self) -> None:
+        self.config: Optional[DictConfig] = None
+        self.hydra_context: Optional[HydraContext] = None
+        self.launcher: Optional[Launcher] = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.config = config
+        self.hydra_context = hydra_context
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: List[str]) -> Any:
+        """Run the sweep; SystemExit 1 where a run failed or nothing could start, 130 where it was interrupted."""
+        assert self.launcher is not None
+        try:
+            planned = self.plan(arguments)
+        except UserError as error:
+            raise SystemExit(f"error: {error}") from None
+        missing = [job for job in planned if not is_done(job)]
+        if len(missing) < len(planned):
+            print(f"{len(planned) - len(missing)} of {len(planned)} runs are done already, and are not run again")
+        returns = self.launcher.launch([list(job.overrides) for job in missing], initial_job_idx=0) if missing else []
+        print(closing([run_folder(job.config) for job in planned]), flush=True)
+        report(returns)
+        return [returns]
+
+    def plan(self, arguments: List[str]) -> List[Composed]:
+        """The runs that the command line asks for, each once. Raises UserError before anything has started."""
+        assert self.hydra_context is not None and self.config is not None
+        choices = self.choices(arguments)
+        names = [text.partition("=")[2] for text in choices.pop("sweep", ["sweep=null"])]
+        preset = self.config.hydra.runtime.choices["ppo"]
+        studies = [None if name == "null" else load_study(name) for name in names]
+        expanded = [overrides for study in studies for overrides in expand(study, choices, preset)]
+        composed = [compose(self.hydra_context, self.config, overrides) for overrides in expanded]
+        configs = [job.config for job in composed]
+        refuse_invalid(configs)
+        kept, notes = distinct(configs)
+        for note in notes:
+            print(note)
+        return [composed[index] for index in kept]
+
+    def choices(self, arguments: List[str]) -> Dict[str, List[str]]:
+        """Setting → `setting=value` for each of its values, in the order of the command line; the last mention wins."""
+        assert self.hydra_context is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        found: Dict[str, List[str]] = {}
+        for override in parser.parse_overrides(arguments):
+            key = override.get_key_element()
+            if not override.is_sweep_override():
+                found[key] = [override.input_line]
+            elif override.is_discrete_sweep():
+                values = override.sweep_string_iterator()
+                found[key] = [f"{key}={SPELLING.get(value, value)}" for value in values]
+            else:
+                raise UserError(f"{override.input_line} is not a list of values: write {key}=a,b or {key}=range(n)")
+        return found
+
+
+def is_done(job: Composed) -> bool:
+    """A result of exactly these settings is in the run folder. A damaged summary is none: the run itself says what to do."""
+    try:
+        return is_finished(job.config)
+    except UserError:
+        return False
+
+
+def report(returns: Any) -> None:
+    """List the runs without a result on stderr and exit accordingly."""
+    without = [result._return_value for result in returns if result.status != JobStatus.COMPLETED]
+    failed = [str(error) for error in without if not isinstance(error, RunInterrupted)]
+    if failed:
+        print(f"{len(failed)} of {len(returns)} runs failed:", *failed, sep="\n  ", file=sys.stderr)
+    if len(failed) < len(without):
+        print(f"{len(without) - len(failed)} runs were interrupted: the same command continues them", file=sys.stderr)
+        raise SystemExit(130)
+    if failed:
+        raise SystemExit(1)

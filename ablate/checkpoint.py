@@ -1,0 +1,107 @@
+"""Everything a run needs to go on as if it had never stopped: weights, optimiser, moments, controller, verdict, position.
+
+Random generators are not here because they have no state: `ablate.streams` makes each from the update's number.
+Only safetensors and JSON are written; JSON keeps Python floats exactly.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from ablate.errors import UserError
+from ablate.evaluate import CollapseWatch
+from ablate.models import Models, load_policy, load_scorer
+from ablate.types import RunningMoments, ShapingState
+
+
+@dataclass
+class Progress:
+    """Where a run stands after `update` updates."""
+
+    update: int
+    shaping: ShapingState
+    watch: CollapseWatch
+    wall_seconds: float = 0.0
+    responses: int = 0
+    update_seconds: float = 0.0
+
+
+def save(
+    folder: Path, models: Models, optimizer: torch.optim.Optimizer, progress: Progress, offsets: dict[str, int], config_hash: str
+) -> None:
+    """Write beside and rename, so that a checkpoint is whole or absent. Policy and critic are ordinary Hugging Face folders."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        models.policy.save_pretrained(partial / "policy")
+        models.tokenizer.save_pretrained(partial / "policy")
+        models.critic.save_pretrained(partial / "critic")
+        save_file(optimizer_tensors(optimizer), partial / "optimizer.safetensors")
+        state = {"progress": asdict(progress), "offsets": offsets, "config_hash": config_hash}
+        (partial / "state.json").write_text(json.dumps(state))
+        for path in partial.rglob("*"):
+            if path.is_file():
+                with open(path, "rb") as handle:
+                    os.fsync(handle.fileno())
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(partial, folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise UserError(f"cannot write the checkpoint {folder} ({error}): free space or set results=<folder>") from error
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Adam's state as flat names: `<parameter>.<entry>`, parameters counted over both groups."""
+    state = optimizer.state_dict()["state"]
+    return {f"{index}.{name}": tensor.contiguous() for index, entries in state.items() for name, tensor in entries.items()}
+
+
+def read_state(folder: Path) -> dict:
+    """state.json of a checkpoint. Raises UserError if the folder is missing or not one."""
+    try:
+        state = json.loads((folder / "state.json").read_text())
+        return state if {"progress", "offsets"} <= state.keys() else damaged(folder, "state.json is incomplete")
+    except OSError as error:
+        raise UserError(f"{folder} is not a checkpoint (no state.json): name a folder results/…/checkpoints/<update>") from error
+    except (ValueError, AttributeError):
+        return damaged(folder, "state.json is not readable")
+
+
+def damaged(folder: Path, reason: str) -> dict:
+    raise UserError(f"the checkpoint {folder} is corrupt ({reason}): remove it to go on from the one before")
+
+
+def progress_from(state: dict) -> Progress:
+    entry = state["progress"]
+    shaping = ShapingState(moments=RunningMoments(**entry["shaping"]["moments"]), kl_coef=entry["shaping"]["kl_coef"])
+    return Progress(**{**entry, "shaping": shaping, "watch": CollapseWatch(**entry["watch"])})
+
+
+def load_weights(folder: Path, device: torch.device) -> tuple:
+    """(policy, critic) of a checkpoint."""
+    return load_policy(folder / "policy", device), load_scorer(folder / "critic", device)
+
+
+def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """Put Adam's moments and step counts back; rates and ε stay those of the settings."""
+    path = folder / "optimizer.safetensors"
+    try:
+        tensors = load_file(path, device=str(device))
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"the checkpoint {folder} is corrupt (optimizer.safetensors: {error}): remove it to go on from the one before") from error
+    full = optimizer.state_dict()
+    state: dict[int, dict] = {}
+    for key, tensor in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": full["param_groups"]})

@@ -1,0 +1,218 @@
+"""Every setting: its meaning, unit, default and source. No torch here; tricks take plain numbers.
+
+The dataclasses are Hydra's schema, so they stay mutable; `to_config` turns the composed tree into these objects once.
+A setting's legal values stand in its metadata and are checked by `ablate.validation`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, List, Optional
+
+PAPER = "Secrets of RLHF I (2307.04964)"
+
+
+def setting(
+    default: Any,
+    meaning: str,
+    *,
+    unit: str = "",
+    source: str = "",
+    choices: tuple = (),
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+):
+    """A dataclass field that carries its meaning and its legal range (`low`/`high` inclusive, `above` exclusive)."""
+    metadata = dict(meaning=meaning, unit=unit, source=source, choices=choices, low=low, high=high, above=above)
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class PPOConfig:
+    """The toggles and their amounts. Defaults are the preset `ppo_max`; a null amount is a trick that is off."""
+
+    kl_penalty: bool = setting(
+        True, "subtract kl_coef × KL(π‖π_SFT) from the reward of every token", source=f"{PAPER} eqs. 3, 19"
+    )
+    kl_coef: float = setting(0.1, "η, the weight of the token-level KL", unit="score per nat", low=0)
+    kl_estimator: str = setting(
+        "k1", "how the KL of a token is estimated in the penalty", choices=("k1", "k2", "k3", "full"),
+        source="Schulman, Approximating KL divergence (2020)",
+    )  # fmt: skip
+    kl_adaptive: bool = setting(
+        False, "steer kl_coef so that the KL per response approaches kl_target", source="Ziegler et al. 1909.08593, §2.2"
+    )
+    kl_target: float = setting(6.0, "target of the adaptive controller", unit="nats per response", above=0)
+    kl_horizon: float = setting(10_000, "responses over which the controller can double the coefficient", above=0)
+    importance_sampling: str = setting(
+        "behaviour", "whose log-probs are the old ones in the ratio: the sampling policy's or the SFT reference's",
+        choices=("behaviour", "reference"), source=f"{PAPER} §5.3.3",
+    )  # fmt: skip
+    entropy_bonus: bool = setting(False, "add entropy_coef × mean per-token entropy to the objective", source=f"{PAPER} §5.3.3")
+    entropy_coef: float = setting(0.01, "weight of the entropy bonus", unit="per nat", low=0, source=f"{PAPER} App. B.3")
+    entropy_clip: Optional[float] = setting(None, "δ: the bonus is min(H, δ); null leaves it unclipped", unit="nats", above=0)
+    entropy_clip_form: str = setting("min", "min: min(H, δ); moss: −|H − δ|, as the released code has it", choices=("min", "moss"))
+    reward_scaling: bool = setting(False, "divide scores by their running standard deviation", source=f"{PAPER} §5.3.1")
+    reward_norm: bool = setting(True, "subtract the mean of scores and divide by their standard deviation", source=f"{PAPER} eq. 18")
+    reward_norm_over: str = setting("history", "moments over all scores so far, or over this batch", choices=("history", "batch"))
+    reward_clip: Optional[float] = setting(
+        3.0, "δ: scores are clipped to ±δ, after norm or scaling; null is off", unit="score", above=0, source=f"{PAPER} eq. 18"
+    )
+    advantage_norm: bool = setting(True, "whiten advantages over the tokens of each minibatch", source=f"{PAPER} §5.3.1")
+    advantage_clip: Optional[float] = setting(None, "δ: advantages are clipped to ±δ, after norm; null is off", above=0)
+    value_clip: bool = setting(True, "hold the new value within ±value_clip_range of the old one in the value loss", source=f"{PAPER} eq. 16")
+    value_clip_range: float = setting(0.2, "range of the value clip", unit="reward", above=0)
+    value_coef: float = setting(1.0, "weight of the value loss", above=0)
+    ratio_clip: bool = setting(True, "PPO's clipped surrogate", source=f"{PAPER} eq. 15; Schulman et al. 1707.06347, eq. 7")
+    clip_range: float = setting(0.2, "ε of the clipped surrogate", above=0)
+    policy_kl: bool = setting(False, "PPO-penalty: add policy_kl_coef × KL(π_old‖π_θ) to the loss", source=f"{PAPER} eq. 14")
+    policy_kl_coef: float = setting(1.0, "β of PPO-penalty", unit="per nat", low=0)
+    grad_clip: bool = setting(True, "clip the global gradient norm of policy and critic together", source=f"{PAPER} §5.4")
+    max_grad_norm: float = setting(1.0, "largest norm after clipping", above=0)
+    gae_lambda: float = setting(0.95, "λ of GAE", low=0, high=1, source=f"{PAPER} §4.1; Schulman et al. 1506.02438")
+    gamma: float = setting(1.0, "discount per token", low=0, high=1)
+    critic_init: str = setting(
+        "reward", "weights the critic starts from: the reward model, SFT with a new head, or none",
+        choices=("reward", "sft", "random"), source=f"{PAPER} §5.3.4",
+    )  # fmt: skip
+    critic_pretrain: bool = setting(True, "train the critic alone on SFT rollouts before the first update", source=f"{PAPER} §5.3.4")
+    critic_pretrain_updates: int = setting(10, "updates of critic pre-training, not counted in `updates`", low=0)
+    policy_init: str = setting("sft", "weights the policy starts from", choices=("sft", "pretrained"), source=f"{PAPER} §5.3.4")
+    ptx: bool = setting(False, "add ptx_coef × language-model loss on pretraining text", source=f"{PAPER} eq. 17")
+    ptx_coef: float = setting(0.1, "weight of the pretraining loss", unit="per nat", low=0)
+    missing_eos_penalty: Optional[float] = setting(
+        None, "subtracted from the score of a response that never ended; null is off", unit="score", above=0,
+        source="lm-human-preferences; TRL",
+    )  # fmt: skip
+    bootstrap_truncated: bool = setting(False, "a truncated response goes on: bootstrap from the critic's value after its last token")
+    updates: int = setting(80, "PPO updates", low=1)
+    batch_size: int = setting(128, "responses sampled per update (the experience buffer)", low=1, source=f"{PAPER} code")
+    minibatch_size: int = setting(32, "responses per gradient step", low=1, source=f"{PAPER} code")
+    micro_batch_size: int = setting(32, "responses per forward pass; never changes the result", low=1)
+    epochs: int = setting(1, "passes over the buffer", low=1, source=f"{PAPER} code")
+    learning_rate: float = setting(1e-4, "policy learning rate", low=0)
+    critic_learning_rate: float = setting(3e-4, "critic learning rate", low=0)
+    lr_schedule: str = setting("constant", "after warm-up: constant, or inverse square root of the step", choices=("constant", "inverse_sqrt"))
+    warmup_ratio: float = setting(0.0, "share of gradient steps over which the rates rise linearly from 0", low=0, high=1)
+    adam_betas: List[float] = setting([0.9, 0.95], "Adam's β", source=f"{PAPER} code")
+    adam_eps: float = setting(1e-6, "Adam's ε for the policy", above=0, source=f"{PAPER} code")
+    critic_adam_eps: float = setting(1e-8, "Adam's ε for the critic", above=0, source=f"{PAPER} code")
+
+
+@dataclass
+class SamplingConfig:
+    temperature: float = setting(1.0, "sampling temperature", above=0)
+    top_p: float = setting(1.0, "nucleus; below 1 only as an explicit mismatch", above=0, high=1)
+    repetition_penalty: float = setting(1.0, "logits of seen tokens are divided by it (×, where negative); not 1 only as a mismatch", above=0)
+    max_new_tokens: int = setting(48, "longest response", unit="tokens", low=1)
+    match_training_distribution: bool = setting(
+        True, "log-probs of policy and reference are those of the distribution sampled from; false reproduces MOSS's mismatch (raw T = 1)"
+    )
+
+
+@dataclass
+class EvaluationConfig:
+    every: int = setting(5, "updates between evaluations; the last update is always evaluated", low=1)
+    prompts: int = setting(256, "held-out prompts", low=2)
+    samples: int = setting(8, "prompts whose answers are written to samples.jsonl at each evaluation", low=0)
+    win_margin: float = setting(0.0, "a gold difference up to this is a tie", unit="gold", low=0)
+
+
+@dataclass
+class CollapseConfig:
+    threshold: float = setting(1.0, "collapse: mean gold below SFT's mean minus this many SDs of SFT's per-response gold", unit="SD", low=0)
+    patience: int = setting(3, "consecutive evaluations below the threshold", low=1)
+    stop: bool = setting(False, "end the run at collapse")
+
+
+@dataclass
+class CheckpointConfig:
+    every: int = setting(10, "updates between checkpoints; 0 keeps none until the end", low=0)
+    keep: int = setting(2, "newest checkpoints kept; 0 keeps all (to fork from)", low=0)
+
+
+@dataclass
+class BugsConfig:
+    """Famous bugs as arms. All off; nothing else turns them on."""
+
+    reward_on_pad: bool = setting(False, "the score lands one position after the last token and is lost", source="trl#3750")
+    dropout_in_rollouts: bool = setting(False, "old log-probs are computed with dropout on", source="trl#853-like threads")
+    unmasked_whitening: bool = setting(False, "pads count in the moments of advantage_norm", source="trl#2022")
+    kl_wrong_sign: bool = setting(False, "the KL penalty is added, not subtracted", source="trlX")
+    nested_reward_norm: bool = setting(False, "reward_norm acts only if reward_scaling is on too", source="MOSS-RLHF")
+
+
+@dataclass
+class ModelConfig:
+    path: Optional[str] = setting(None, "a Hugging Face causal-LM folder to start from; null trains one from scratch on the corpus")
+    hidden_size: int = setting(64, "width", low=1)
+    layers: int = setting(2, "decoder layers", low=1)
+    heads: int = setting(4, "attention heads", low=1)
+    intermediate_size: int = setting(128, "width of the MLP", low=1)
+
+
+@dataclass
+class DataConfig:
+    source: str = setting("world", "where prompts, demonstrations and pairs come from", choices=("world",))
+    language: str = setting("en", "language of the world", choices=("en", "zh"))
+
+
+@dataclass
+class StageConfig:
+    """Optimisation of one supervised stage."""
+
+    path: Optional[str] = setting(None, "use this Hugging Face folder instead of building the stage")
+    examples: int = setting(8000, "training examples drawn", low=1)
+    steps: int = setting(600, "gradient steps", low=0)
+    batch_size: int = setting(64, "examples per step", low=1)
+    learning_rate: float = setting(3e-3, "peak of a linear warm-up (10 %) and cosine decay", low=0)
+
+
+@dataclass
+class PreferencesConfig:
+    path: Optional[str] = setting(None, "a folder with train.jsonl and held_out.jsonl (prompt, chosen, rejected) instead of drawing pairs")
+    pairs: int = setting(6000, "training pairs sampled from SFT", low=1)
+    held_out_pairs: int = setting(1000, "pairs kept for the RM's accuracy", low=1)
+    noise: float = setting(0.5, "labels follow sigmoid(Δgold / noise); 0 is noiseless", unit="gold", low=0)
+    margin: float = setting(0.0, "least |Δgold| of a pair", unit="gold", low=0)
+
+
+@dataclass
+class RewardModelConfig:
+    path: Optional[str] = setting(None, "use this Hugging Face sequence-classification folder instead of training one")
+    steps: int = setting(400, "gradient steps", low=0)
+    batch_size: int = setting(32, "pairs per step", low=1)
+    learning_rate: float = setting(1e-3, "peak of a linear warm-up (10 %) and cosine decay", low=0)
+    lm_coef: float = setting(1.0, "β_rm, weight of the language-model loss on the preferred response", low=0, source=f"{PAPER} eq. 2")
+
+
+@dataclass
+class Config:
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    collapse: CollapseConfig = field(default_factory=CollapseConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    bugs: BugsConfig = field(default_factory=BugsConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    pretrain: StageConfig = field(default_factory=StageConfig)
+    sft: StageConfig = field(default_factory=StageConfig)
+    preferences: PreferencesConfig = field(default_factory=PreferencesConfig)
+    reward_model: RewardModelConfig = field(default_factory=RewardModelConfig)
+    seed: int = setting(0, "moves PPO alone: prompts, sampling noise, minibatch order, a new critic head", low=0)
+    pipeline_seed: int = setting(0, "moves world, SFT, pairs and RM", low=0)
+    study: str = setting("default", "folder of the runs that are compared: results/<study>/<arm>/seed=<n>")
+    arm: Optional[str] = setting(None, "name of the arm's folder; null makes it from the overrides")
+    fork: Optional[str] = setting(None, "a checkpoint folder to branch from; its policy, critic and optimiser continue under these settings")
+    results: str = setting("results", "where run folders are written")
+    cache: str = setting("~/.cache/ppo-ablation", "where built stages are kept")
+    device: str = setting("auto", "auto takes a GPU where there is one", choices=("auto", "cpu", "cuda", "mps"))
+    precision: str = setting("fp32", "fp32, or bf16 by autocast (weights, log-softmax and losses stay float32)", choices=("fp32", "bf16"))
+    threads: int = setting(1, "CPU threads of a run; equal bits need equal threads", low=1)
+    jobs: Optional[int] = setting(None, "runs at a time in a sweep; null is cores divided by threads", low=1)
+    tracker: str = setting("wandb", "wandb mirrors the run folder (offline unless WANDB_MODE=online); none is off", choices=("wandb", "none"))
+    sweep: Any = setting(None, "a study from sweeps/; needs -m")

@@ -1,0 +1,43 @@
+"""What a run shows while it goes: a live bar on a terminal, a plain line an evaluation elsewhere."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ablate.config import Config
+from ablate.evaluate import Evaluation, HeldOut
+
+
+class ConsoleTracker:
+    """Shows rows of metrics as they come."""
+
+    def __init__(self, config: Config):
+        self.bar = None
+        self.figures = ""
+        if sys.stderr.isatty():
+            columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[figures]}")]
+            self.bar = Progress(*columns, console=Console(stderr=True))
+            self.task = self.bar.add_task(f"{config.arm} seed={config.seed}", total=config.ppo.updates, figures="")
+            self.bar.start()
+
+    def log(self, row: dict) -> None:
+        if "eval/proxy" in row:
+            gold = f"gold {row['eval/gold']:+.2f}  " if "eval/gold" in row else ""
+            self.figures = (
+                f"{gold}proxy {row['eval/proxy']:+.2f}  KL {row['eval/kl_to_sft']:.1f}  "
+                f"length {row['eval/length']:.0f}  perplexity {row['eval/perplexity']:.2f}"
+            )
+        if self.bar:
+            self.bar.update(self.task, completed=row["update"], figures=self.figures)
+        elif "eval/proxy" in row:
+            print(f"update {row['update']}: {self.figures}", flush=True)
+
+    def evaluation(self, update: int, held_out: HeldOut, evaluation: Evaluation) -> None:
+        """The evaluation's figures come with its row."""
+
+    def finish(self, summary: dict) -> None:
+        if self.bar:
+            self.bar.stop()

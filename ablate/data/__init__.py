@@ -1,0 +1,1 @@
+"""Where prompts, demonstrations, corpora and judgements come from."""

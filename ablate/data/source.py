@@ -1,0 +1,61 @@
+"""One interface over every source of data. The world is the source that needs nothing outside this package."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from ablate.config import Config
+from ablate.world import gold as world_gold
+from ablate.world import grammar as world
+from ablate.world.grammar import Prompt
+from ablate.world.tokenizer import build_tokenizer
+
+
+class Source(Protocol):
+    """What a run asks of its data. Every draw takes its generator; `gold` is null where no judgement exists."""
+
+    def tokenizer(self) -> PreTrainedTokenizerBase: ...
+
+    def prompts(self, count: int, rng: np.random.Generator) -> Sequence[Prompt]: ...
+
+    def held_out_prompts(self, count: int, rng: np.random.Generator) -> Sequence[Prompt]: ...
+
+    def demonstrations(self, count: int, rng: np.random.Generator) -> Sequence[tuple[Prompt, str]]: ...
+
+    def corpus(self, count: int, rng: np.random.Generator) -> Sequence[str]: ...
+
+    def gold(self, prompt: Prompt, response: str, ended: bool) -> float | None: ...
+
+
+class WorldSource:
+    """The embedded world in one language."""
+
+    def __init__(self, language: str):
+        self.grammar = world.grammar(language)
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return build_tokenizer(self.grammar)
+
+    def prompts(self, count: int, rng: np.random.Generator) -> Sequence[Prompt]:
+        return world.prompts(self.grammar, count, rng)
+
+    def held_out_prompts(self, count: int, rng: np.random.Generator) -> Sequence[Prompt]:
+        return world.prompts(self.grammar, count, rng, held_out=True)
+
+    def demonstrations(self, count: int, rng: np.random.Generator) -> Sequence[tuple[Prompt, str]]:
+        return world.demonstrations(self.grammar, count, rng)
+
+    def corpus(self, count: int, rng: np.random.Generator) -> Sequence[str]:
+        return world.corpus(self.grammar, count, rng)
+
+    def gold(self, prompt: Prompt, response: str, ended: bool) -> float:
+        return world_gold.gold(self.grammar, prompt, response, ended)
+
+
+def open_source(config: Config) -> Source:
+    """The source named by `data.source`."""
+    return WorldSource(config.data.language)

@@ -1,0 +1,143 @@
+"""Held-out judgement: gold, proxy and win rate against SFT, and the collapse verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ablate.config import CollapseConfig, Config
+from ablate.data.source import Source
+from ablate.models import Models
+from ablate.monitor import monitors
+from ablate.rollout import collect, decode_responses, encode_prompts
+from ablate.streams import numpy_stream, torch_stream
+from ablate.types import Rollout
+from ablate.world.grammar import Prompt
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Judgement of one policy on the held-out prompts, a list entry a prompt."""
+
+    responses: list[str]
+    proxy: list[float]
+    gold: list[float | None]
+    lengths: list[int]
+    ended: list[bool]
+    monitors: dict[str, float]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The held-out prompts, encoded once, and the sampling noise that every evaluation of a run shares."""
+
+    prompts: Sequence[Prompt]
+    encoded: tuple[Tensor, Tensor]
+    noise: Tensor
+
+    @classmethod
+    def draw(cls, config: Config, source: Source, tokenizer, device: torch.device) -> HeldOut:
+        """Prompts belong to the pipeline's seed, noise to the run's."""
+        prompts = source.held_out_prompts(config.evaluation.prompts, numpy_stream(config.pipeline_seed, "held-out prompts"))
+        generator = torch_stream(config.seed, "evaluation noise")
+        noise = torch.rand(len(prompts), config.sampling.max_new_tokens, generator=generator).to(device)
+        return cls(prompts, encode_prompts(tokenizer, [prompt.text for prompt in prompts], device), noise)
+
+
+def evaluate(models: Models, policy: PreTrainedModel, held_out: HeldOut, source: Source, config: Config) -> Evaluation:
+    """Answer every held-out prompt with `policy` and judge the answers by the proxy and by gold."""
+    judged = Models(policy, models.reference, models.reward, models.critic, models.tokenizer)
+    rollout: Rollout = collect(judged, held_out.encoded, held_out.noise, config.sampling, config.bugs)
+    steps = rollout.mask.shape[1]
+    responses = decode_responses(models.tokenizer, rollout.tokens[:, -steps:], rollout.mask, rollout.ended)
+    ended = rollout.ended.tolist()
+    gold = [source.gold(*answer) for answer in zip(held_out.prompts, responses, ended, strict=True)]
+    return Evaluation(responses, rollout.score.tolist(), gold, rollout.lengths.tolist(), ended, monitors(rollout))
+
+
+def summarise(evaluation: Evaluation, baseline: Evaluation, prompts: Sequence[Prompt], margin: float) -> dict[str, float]:
+    """`eval/*` over all prompts, and the same under eval/helpful/ and eval/harmful/. Gold entries are absent without a gold reward.
+
+    A win is gold(policy) − gold(SFT) > margin on the same prompt; |difference| ≤ margin is a tie.
+    """
+    row = {
+        "eval/kl_to_sft": evaluation.monitors["monitor/kl_to_sft"],
+        "eval/perplexity": evaluation.monitors["monitor/perplexity"],
+        "eval/length": evaluation.monitors["monitor/response_length"],
+    }
+    kinds = {"eval/": [True] * len(prompts)}
+    kinds |= {f"eval/{kind}/": [prompt.kind == kind for prompt in prompts] for kind in sorted({p.kind for p in prompts})}
+    for prefix, member in kinds.items():
+        index = [i for i, counts in enumerate(member) if counts]
+        row[prefix + "proxy"] = mean([evaluation.proxy[i] for i in index])
+        if evaluation.gold[0] is None:
+            continue
+        differences = [evaluation.gold[i] - baseline.gold[i] for i in index]
+        row[prefix + "gold"] = mean([evaluation.gold[i] for i in index])
+        row[prefix + "win"] = mean([float(d > margin) for d in differences])
+        row[prefix + "tie"] = mean([float(abs(d) <= margin) for d in differences])
+        row[prefix + "lose"] = mean([float(d < -margin) for d in differences])
+    return row
+
+
+def score_rows(update: int, held_out: HeldOut, evaluation: Evaluation) -> list[dict]:
+    """Rows of scores.jsonl: one a held-out prompt."""
+    columns = zip(held_out.prompts, evaluation.proxy, evaluation.gold, evaluation.lengths, evaluation.ended, strict=True)
+    return [
+        {"update": update, "prompt": i, "kind": prompt.kind, "proxy": proxy, "gold": gold, "length": length, "ended": ended}
+        for i, (prompt, proxy, gold, length, ended) in enumerate(columns)
+    ]
+
+
+def sample_rows(update: int, held_out: HeldOut, evaluation: Evaluation, count: int) -> list[dict]:
+    """Rows of samples.jsonl: the answers to the first `count` prompts."""
+    columns = zip(held_out.prompts, evaluation.responses, evaluation.proxy, evaluation.gold, evaluation.lengths, strict=True)
+    return [
+        {"update": update, "prompt": prompt.text, "kind": prompt.kind, "response": response, "proxy": proxy, "gold": gold, "length": length}
+        for prompt, response, proxy, gold, length in list(columns)[:count]
+    ]
+
+
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def deviation(values: Sequence[float]) -> float:
+    """Unbiased standard deviation."""
+    centre = mean(values)
+    return (sum((value - centre) ** 2 for value in values) / (len(values) - 1)) ** 0.5
+
+
+@dataclass
+class CollapseWatch:
+    """The collapse verdict, online: the first of `patience` consecutive evaluations with mean gold below `limit`.
+
+    limit = SFT's mean gold − threshold × SD of SFT's per-response gold; null without a gold reward, and then `collapsed` is null.
+    """
+
+    limit: float | None
+    patience: int
+    below: list[int] = field(default_factory=list)  # updates of the current unbroken series of evaluations below the limit
+    collapse_update: int | None = None
+
+    @classmethod
+    def against(cls, baseline: Evaluation, collapse: CollapseConfig) -> CollapseWatch:
+        if baseline.gold[0] is None:
+            return cls(None, collapse.patience)
+        return cls(mean(baseline.gold) - collapse.threshold * deviation(baseline.gold), collapse.patience)
+
+    def see(self, update: int, gold: float | None) -> None:
+        """Take note of the evaluation after `update`."""
+        if self.limit is None or self.collapse_update is not None:
+            return
+        self.below = [*self.below, update] if gold < self.limit else []
+        if len(self.below) == self.patience:
+            self.collapse_update = self.below[0]
+
+    @property
+    def collapsed(self) -> bool | None:
+        return None if self.limit is None else self.collapse_update is not None

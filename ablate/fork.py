@@ -1,0 +1,39 @@
+"""Branch a run at a checkpoint: the settings of the run it belongs to, but for those on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from ablate.config import Config
+from ablate.errors import UserError
+from ablate.store import read_config
+from ablate.validation import OUTSIDE_IDENTITY
+
+GROUPS = ("ppo", "model", "data", "preferences", "sweep")
+
+
+def forked(config: Config, overrides: Sequence[str]) -> Config:
+    """`config` as composed from `overrides`; with `fork=<checkpoint>`, every setting not named there comes from the forked run.
+
+    Where a run is kept and watched (study, arm, results, …) stays as composed. Raises UserError.
+    """
+    if config.fork is None:
+        return config
+    run = Path(config.fork).resolve().parents[1]
+    known = read_config(run) if (Path(config.fork) / "state.json").is_file() else None
+    if known is None:
+        raise UserError(f"fork={config.fork} is not a checkpoint of a run: name a folder results/…/checkpoints/<update>")
+    keys = [override.lstrip("+").partition("=")[0] for override in overrides]
+    preset = next((key for key in keys if key in GROUPS), None)
+    if preset:
+        raise UserError(f"{preset}=… would replace the settings of the run that fork={config.fork} branches: name single settings instead")
+    del known["identity"], known["hash"]
+    merged = OmegaConf.merge(OmegaConf.structured(Config), known)
+    composed = OmegaConf.structured(config)
+    for key in [*keys, *OUTSIDE_IDENTITY, "fork"]:
+        if key.split(".")[0] != "hydra":
+            OmegaConf.update(merged, key, OmegaConf.select(composed, key), merge=False)
+    return OmegaConf.to_object(merged)

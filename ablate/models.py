@@ -1,0 +1,172 @@
+"""Policy, reference, reward model and critic: loading, initialisation, and the forward passes over them.
+
+A forward pass takes the padded batch of a Rollout, moves every row to the left edge and drops the columns nobody needs.
+Rows are then plain causal sequences: no attention mask, positions from 0, and pads only behind the tokens that count, where
+causal attention cannot see them. The vocabulary head runs only on the positions that are asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from transformers.utils import logging as transformers_logging
+
+from ablate.errors import UserError
+
+# A new score head is expected here, and a bar for a load of milliseconds is noise; `load` reports what is truly missing.
+transformers_logging.set_verbosity_error()
+transformers_logging.disable_progress_bar()
+
+SCORE_SHIFT = "score_shift"  # set in the config.json of a reward model: the mean score of SFT samples, subtracted from every score
+
+
+@dataclass(frozen=True)
+class Models:
+    """What PPO trains and what it is held against. Modules only: no settings, no optimiser."""
+
+    policy: PreTrainedModel
+    reference: PreTrainedModel
+    reward: PreTrainedModel
+    critic: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+
+def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
+    check_folder(folder)
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+def load_policy(folder: str | Path, device: torch.device) -> PreTrainedModel:
+    """A causal language model in float32 and evaluation mode (dropout never runs: pitfall 1). Raises UserError."""
+    model = load(AutoModelForCausalLM, folder, device)
+    for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
+        if getattr(model.config, name, None) not in (None, 1, 1.0):
+            raise UserError(f"{folder} rescales its logits ({name}), which the vocabulary head here does not: use another architecture")
+    return model
+
+
+def load_scorer(folder: str | Path, device: torch.device) -> PreTrainedModel:
+    """A sequence classifier with one label: a reward model or a critic. Raises UserError."""
+    model = load(AutoModelForSequenceClassification, folder, device, num_labels=1)
+    if not isinstance(getattr(model, "score", None), nn.Linear):
+        raise UserError(f"{folder} has no linear `score` head: a reward model must be a decoder with a one-label score")
+    return model
+
+
+def load(kind: type, folder: str | Path, device: torch.device, **settings) -> PreTrainedModel:
+    """Load safetensors weights without remote code; a missing or corrupt folder is a UserError that names it."""
+    check_folder(folder)
+    try:
+        model, report = kind.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False,
+            output_loading_info=True, **settings,
+        )  # fmt: skip
+    except Exception as error:  # safetensors, JSON and transformers each raise their own kinds
+        raise UserError(f"cannot load the model in {folder} ({str(error).splitlines()[0]}): restore the folder or name another") from error
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith("score."))
+    if missing:
+        raise UserError(f"the weights in {folder} lack {missing[0]} and {len(missing) - 1} more: restore the folder or name another")
+    return model.to(device).eval()
+
+
+def check_folder(folder: str | Path) -> None:
+    if not (Path(folder) / "config.json").is_file():
+        raise UserError(f"{folder} is not a Hugging Face model folder (no config.json): correct the path")
+
+
+def new_critic(
+    init: str, sft: str | Path, reward: str | Path, device: torch.device, generator: torch.Generator
+) -> PreTrainedModel:
+    """The critic's starting weights (Secrets of RLHF I, §5.3.4).
+
+    reward: the reward model, head included; sft: the SFT trunk with a new head; random: a new trunk and a new head. New
+    weights are drawn from `generator`, so that they belong to the run's seed.
+    """
+    if init == "reward":
+        return load_scorer(reward, device)
+    critic = load_scorer(sft, device)
+    if init == "random":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(generator.initial_seed())
+            critic = AutoModelForSequenceClassification.from_config(critic.config).to(device).eval()
+    nn.init.normal_(critic.score.weight, std=critic.config.initializer_range, generator=generator)
+    return critic
+
+
+def freeze(model: PreTrainedModel) -> PreTrainedModel:
+    return model.requires_grad_(False)
+
+
+def left_align(tokens: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
+    """Move each row's real tokens to the left edge and cut to the longest row: tokens [B, L], pads dropped [B] on the left."""
+    padding = attention.int().argmax(1)
+    longest = int(attention.sum(1).max())
+    columns = padding[:, None] + torch.arange(longest, device=tokens.device)
+    return tokens.gather(1, columns.clamp(max=tokens.shape[1] - 1)), padding
+
+
+def hidden_states(model: PreTrainedModel, tokens: Tensor) -> Tensor:
+    """Last hidden states [B, L, H] of right-padded rows; pads come last, so causal attention needs no mask."""
+    return model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
+
+
+def response_positions(mask: Tensor, padding: Tensor, prompt: int) -> tuple[Tensor, Tensor]:
+    """(row, column) of the state each real response token was chosen from, in left-aligned rows; N = mask.sum(), row-major."""
+    rows, steps = mask.nonzero(as_tuple=True)
+    return rows, prompt - 1 + steps - padding[rows]
+
+
+def response_logits(policy: PreTrainedModel, tokens: Tensor, attention: Tensor, mask: Tensor) -> Tensor:
+    """Logits [N, V], float32, that the N real response tokens were drawn from, in row-major order of mask [B, T]."""
+    aligned, padding = left_align(tokens, attention)
+    rows, columns = response_positions(mask, padding, tokens.shape[1] - mask.shape[1])
+    hidden = hidden_states(policy, aligned)[rows, columns]
+    return policy.get_output_embeddings()(hidden).float()
+
+
+def log_softmax(logits: Tensor, temperature: float) -> Tensor:
+    """log π [N, V] of the training distribution, float32 (pitfall 12)."""
+    return (logits.float() / temperature).log_softmax(-1)
+
+
+def entropy_of(log_probs: Tensor) -> Tensor:
+    """−Σ_v π log π [N], nats; −inf log-probs count 0."""
+    return -torch.where(log_probs > -torch.inf, log_probs.exp() * log_probs, 0.0).sum(-1)
+
+
+def spread(flat: Tensor, mask: Tensor) -> Tensor:
+    """Values of the N real tokens [N] → [B, T], 0 at pads."""
+    return torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(mask, flat)
+
+
+def score_shift(scorer: PreTrainedModel) -> float:
+    return float(getattr(scorer.config, SCORE_SHIFT, 0.0))
+
+
+def response_values(critic: PreTrainedModel, tokens: Tensor, attention: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Critic's values [B, T] of the states response tokens were chosen from (0 at pads), and [B] after the last token."""
+    aligned, padding = left_align(tokens, attention)
+    prompt = tokens.shape[1] - mask.shape[1]
+    values = critic.score(hidden_states(critic, aligned)).float().squeeze(-1) - score_shift(critic)
+    before = spread(values[response_positions(mask, padding, prompt)], mask)
+    after = values.gather(1, (prompt - 1 + mask.sum(1) - padding)[:, None]).squeeze(1)
+    return before, after
+
+
+def sequence_score(reward: PreTrainedModel, tokens: Tensor, attention: Tensor) -> Tensor:
+    """Reward model's score [B], float32: the head at the last real token, less the mean over SFT samples (pitfall 19)."""
+    aligned, _ = left_align(tokens, attention)
+    last = attention.sum(1) - 1
+    hidden = hidden_states(reward, aligned)[torch.arange(len(last), device=last.device), last]
+    return reward.score(hidden).float().squeeze(-1) - score_shift(reward)

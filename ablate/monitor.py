@@ -1,0 +1,97 @@
+"""True monitors of a rollout: what the policy's answers look like, whatever its reward says.
+
+Names are the contract of metrics.jsonl. KL in nats per response unless the name says per token; length in tokens.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ablate.shaping import explained_variance
+from ablate.tricks.masked import masked_mean, masked_sum
+from ablate.tricks.reward import kl_estimate
+from ablate.types import Rollout, Targets
+
+
+def monitors(rollout: Rollout) -> dict[str, float]:
+    """`monitor/*` of one rollout. Entropy and KL are over the whole vocabulary; k1 and k3 are the sampled estimates beside it."""
+    count, mask = len(rollout.tokens), rollout.mask
+    per_response = {
+        name: float(masked_sum(kl_estimate(rollout.logprobs, rollout.ref_logprobs, rollout.kl, name), mask)) / count
+        for name in ("full", "k1", "k3")
+    }
+    return {
+        "monitor/perplexity": perplexity(rollout.logprobs, mask),
+        "monitor/perplexity_ref": perplexity(rollout.ref_logprobs, mask),
+        "monitor/perplexity_moss": perplexity_moss(rollout),
+        "monitor/response_length": float(rollout.lengths.float().mean()),
+        "monitor/kl_to_sft": per_response["full"],
+        "monitor/kl_per_token": float(masked_mean(rollout.logprobs - rollout.ref_logprobs, mask)),
+        "monitor/kl_k1": per_response["k1"],
+        "monitor/kl_k3": per_response["k3"],
+        "monitor/entropy": float(masked_mean(rollout.entropy, mask)),
+        "monitor/truncated": 1 - float(rollout.ended.float().mean()),
+        "monitor/distinct": distinct(rollout),
+    }
+
+
+def perplexity(logprobs: Tensor, mask: Tensor) -> float:
+    """exp(Σ NLL / Σ tokens) over response tokens."""
+    return math.exp(min(-float(masked_mean(logprobs, mask)), 700.0))
+
+
+def perplexity_moss(rollout: Rollout) -> float:
+    """What MOSS-RLHF logs as perplexity: exp(Σ_i mean NLL_i / Σ_i response tokens_i).
+
+    mean NLL_i runs over prompt *and* response of sequence i, the prompt's first token left out; so the quantity falls when
+    responses merely get longer. Logged to compare with the paper's figures, not to be believed.
+    """
+    response_nll = torch.where(rollout.mask, -rollout.logprobs, 0.0).sum(1)
+    predicted = rollout.attention.sum(1) - 1
+    means = (rollout.prompt_nll + response_nll) / predicted
+    return math.exp(min(float(means.sum()) / float(rollout.lengths.sum()), 700.0))
+
+
+def distinct(rollout: Rollout) -> float:
+    """Distinct-2 within a response, averaged: different bigrams / bigrams; responses of one token are left out (Li et al. 1510.03055)."""
+    steps = rollout.mask.shape[1]
+    if steps < 2:
+        return 1.0
+    responses = rollout.tokens[:, -steps:]
+    real = rollout.mask[:, 1:]
+    vocabulary = int(rollout.tokens.max()) + 1
+    bigrams = torch.where(real, responses[:, :-1] * vocabulary + responses[:, 1:], -1)
+    ordered = bigrams.sort(1).values
+    first = torch.ones_like(real)
+    first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    different = (first & (ordered >= 0)).sum(1)
+    total = real.sum(1)
+    share = different[total > 0] / total[total > 0]
+    return float(share.mean()) if len(share) else 1.0
+
+
+def rewards_seen(rollout: Rollout, rewards: Tensor) -> dict[str, float]:
+    """`reward/*`: the proxy's raw scores, and the shaped reward per response."""
+    score = rollout.score
+    return {
+        "reward/proxy_mean": float(score.mean()),
+        "reward/proxy_std": float(score.std()) if len(score) > 1 else 0.0,
+        "reward/proxy_p95": float(score.quantile(0.95)),
+        "reward/shaped_mean": float(rewards.sum(1).mean()),
+    }
+
+
+def targets_seen(rollout: Rollout, targets: Targets) -> dict[str, float]:
+    """`ppo/*` that the rollout and its targets fix before any gradient step."""
+    mask = rollout.mask
+    mean = masked_mean(targets.advantages, mask)
+    return {
+        "ppo/explained_variance": explained_variance(rollout, targets),
+        "ppo/value_mean": float(masked_mean(rollout.values, mask)),
+        "ppo/advantage_mean": float(mean),
+        "ppo/advantage_std": float(masked_mean((targets.advantages - mean) ** 2, mask).sqrt()),
+        "ppo/return_mean": float(masked_mean(targets.returns, mask)),
+    }

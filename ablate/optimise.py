@@ -1,0 +1,186 @@
+"""One PPO update: epochs × minibatches × micro-batches over a rollout, policy and critic under one optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ablate.config import BugsConfig, PPOConfig, SamplingConfig
+from ablate.errors import Diverged
+from ablate.models import Models, entropy_of, log_softmax, response_logits, response_values, spread
+from ablate.shaping import critic_pretrain_loss, minibatch_advantages, ppo_loss
+from ablate.tricks.masked import masked_sum
+from ablate.tricks.policy import ptx
+from ablate.tricks.value import grad_clip, gradient_norm
+from ablate.types import LossTerms, Rollout, Targets
+
+PtxLoss = Callable[[int], Tensor]
+
+
+def new_optimizer(models: Models, ppo: PPOConfig) -> torch.optim.Optimizer:
+    """Adam with a rate and an ε for the policy and for the critic; no weight decay."""
+    groups = [
+        {"params": list(models.policy.parameters()), "lr": ppo.learning_rate, "eps": ppo.adam_eps},
+        {"params": list(models.critic.parameters()), "lr": ppo.critic_learning_rate, "eps": ppo.critic_adam_eps},
+    ]
+    return torch.optim.Adam(groups, betas=tuple(ppo.adam_betas), fused=True)
+
+
+def steps_per_update(ppo: PPOConfig) -> int:
+    return ppo.epochs * (ppo.batch_size // ppo.minibatch_size)
+
+
+def rate_factor(step: int, ppo: PPOConfig) -> float:
+    """Factor of the peak rate at gradient step `step` (from 0): linear warm-up over W steps, then 1 or √(W / step).
+
+    Without warm-up W counts as one step in the inverse square root.
+    """
+    warmup = int(ppo.warmup_ratio * ppo.updates * steps_per_update(ppo))
+    if step < warmup:
+        return (step + 1) / warmup
+    if ppo.lr_schedule == "inverse_sqrt":
+        return (max(warmup, 1) / max(step + 1, warmup, 1)) ** 0.5
+    return 1.0
+
+
+def minibatches(ppo: PPOConfig, generator: torch.Generator) -> Iterator[Tensor]:
+    """Row indices of every gradient step of one update: a new permutation of the buffer each epoch."""
+    for _ in range(ppo.epochs):
+        yield from torch.randperm(ppo.batch_size, generator=generator).split(ppo.minibatch_size)
+
+
+def micro_batches(rows: Tensor, lengths: Tensor, size: int) -> Iterator[Tensor]:
+    """A minibatch in groups of similar length, which spares padding and changes no result."""
+    yield from rows[lengths[rows].argsort(stable=True)].split(size)
+
+
+def update(
+    models: Models,
+    optimizer: torch.optim.Optimizer,
+    rollout: Rollout,
+    targets: Targets,
+    ppo: PPOConfig,
+    sampling: SamplingConfig,
+    bugs: BugsConfig,
+    generator: torch.Generator,
+    first_step: int,
+    ptx_loss: PtxLoss,
+) -> dict[str, float]:
+    """All gradient steps on one rollout; means of their loss terms as `ppo/*`. `first_step` counts gradient steps before it.
+
+    ptx_loss(step) is the language-model loss on pretraining text of one gradient step. Raises Diverged.
+    """
+    rows_of_stats = []
+    for offset, rows in enumerate(minibatches(ppo, generator)):
+        step = first_step + offset
+        set_rates(optimizer, ppo, step)
+        optimizer.zero_grad()
+        terms = backward_minibatch(models, rollout, targets, rows, ppo, sampling, bugs)
+        if ppo.ptx:
+            ptx(ptx_loss(step), ppo.ptx_coef).backward()
+        stats = apply_gradients(models, optimizer, ppo)
+        rows_of_stats.append(terms | stats)
+    names = rows_of_stats[0]
+    means = {name: sum(row[name] for row in rows_of_stats) / len(rows_of_stats) for name in names}
+    return means | {"ppo/ratio_max": max(row["ppo/ratio_max"] for row in rows_of_stats)}
+
+
+def backward_minibatch(
+    models: Models, rollout: Rollout, targets: Targets, rows: Tensor, ppo: PPOConfig, sampling: SamplingConfig, bugs: BugsConfig
+) -> dict[str, float]:
+    """Accumulate the gradients of one minibatch over its micro-batches; the gradient does not depend on their size."""
+    mask = rollout.mask[rows]
+    tokens = int(mask.sum())
+    advantages = targets.advantages.clone()
+    advantages[rows] = minibatch_advantages(targets.advantages[rows], mask, ppo, bugs)
+    targets = replace(targets, advantages=advantages)
+    parts = list(micro_batches(rows, rollout.lengths, ppo.micro_batch_size))
+    whole_entropy = None
+    if ppo.entropy_clip is not None and len(parts) > 1:
+        with torch.no_grad():
+            whole_entropy = sum(masked_sum(forward(models, rollout.rows(part), sampling)[1], rollout.rows(part).mask) for part in parts) / tokens
+    sums: dict[str, float] = {}
+    for part in parts:
+        batch = rollout.rows(part)
+        logprobs, entropy, values = forward(models, batch, sampling)
+        terms = ppo_loss(
+            logprobs, entropy, values, batch, targets.rows(part, batch.mask.shape[1]), ppo, tokens, whole_entropy
+        )
+        check_finite(terms)
+        terms.total.backward()
+        for name in ("policy", "value", "approx_kl", "clip_fraction"):
+            key = METRICS[name]
+            sums[key] = sums.get(key, 0.0) + float(getattr(terms, name))
+        sums["ppo/ratio_max"] = max(sums.get("ppo/ratio_max", 0.0), float(terms.ratio_max))
+    return sums
+
+
+METRICS = {
+    "policy": "ppo/policy_loss",
+    "value": "ppo/value_loss",
+    "approx_kl": "ppo/approx_kl",
+    "clip_fraction": "ppo/clip_fraction",
+}
+
+
+def forward(models: Models, batch: Rollout, sampling: SamplingConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probs, entropy and values [b, T] of the batch's response tokens under the current weights."""
+    temperature = sampling.temperature if sampling.match_training_distribution else 1.0
+    log_probs = log_softmax(response_logits(models.policy, batch.tokens, batch.attention, batch.mask), temperature)
+    chosen = batch.tokens[:, -batch.mask.shape[1] :][batch.mask]
+    logprobs = spread(log_probs.gather(1, chosen[:, None]).squeeze(1), batch.mask)
+    entropy = spread(entropy_of(log_probs), batch.mask)
+    values, _ = response_values(models.critic, batch.tokens, batch.attention, batch.mask)
+    return logprobs, entropy, values
+
+
+def check_finite(terms: LossTerms) -> None:
+    for name in ("policy", "value", "total"):
+        if not torch.isfinite(getattr(terms, name)):
+            raise Diverged(f"the {name} loss is not finite")
+
+
+def set_rates(optimizer: torch.optim.Optimizer, ppo: PPOConfig, step: int) -> None:
+    factor = rate_factor(step, ppo)
+    for group, peak in zip(optimizer.param_groups, (ppo.learning_rate, ppo.critic_learning_rate), strict=True):
+        group["lr"] = peak * factor
+
+
+def apply_gradients(models: Models, optimizer: torch.optim.Optimizer, ppo: PPOConfig) -> dict[str, float]:
+    """One optimiser step; the norm logged is the one before any clip."""
+    parameters = [*models.policy.parameters(), *models.critic.parameters()]
+    norm = gradient_norm(parameters)
+    if not torch.isfinite(norm):
+        raise Diverged("the gradient norm is not finite")
+    if ppo.grad_clip:
+        grad_clip(parameters, norm, ppo.max_grad_norm)
+    optimizer.step()
+    return {"ppo/grad_norm": float(norm)}
+
+
+def critic_update(
+    models: Models,
+    optimizer: torch.optim.Optimizer,
+    rollout: Rollout,
+    targets: Targets,
+    ppo: PPOConfig,
+    generator: torch.Generator,
+) -> float:
+    """One update of critic pre-training: value loss alone; the policy has no gradient and stays. Returns the mean value loss."""
+    losses = []
+    for rows in minibatches(ppo, generator):
+        optimizer.zero_grad()
+        tokens = int(rollout.mask[rows].sum())
+        loss_of_step = 0.0
+        for part in micro_batches(rows, rollout.lengths, ppo.micro_batch_size):
+            batch = rollout.rows(part)
+            values, _ = response_values(models.critic, batch.tokens, batch.attention, batch.mask)
+            loss = critic_pretrain_loss(values, batch, targets.rows(part, batch.mask.shape[1]), tokens)
+            loss.backward()
+            loss_of_step += float(loss)
+        apply_gradients(models, optimizer, ppo)
+        losses.append(loss_of_step)
+    return sum(losses) / len(losses)

@@ -1,0 +1,91 @@
+"""Check the command line before Hydra composes it: unknown names get the nearest one, values their type, in one sentence."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import OverrideParseException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ablate.config import Config
+from ablate.errors import UserError
+from ablate.sweeps import sweep_names
+
+PRESETS = Path(__file__).parent / "conf"
+
+
+def groups() -> dict[str, list[str]]:
+    """Config group → its options: the folders of conf/, and the studies."""
+    found = {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in PRESETS.iterdir() if folder.is_dir()}
+    return {**found, "sweep": [*sweep_names(), "null"]}
+
+
+def setting_names(kind: type = Config, prefix: str = "") -> list[str]:
+    """Every setting by its dotted name, in the order of the dataclasses."""
+    names = []
+    for f in fields(kind):
+        if isinstance(f.default_factory, type) and is_dataclass(f.default_factory):
+            names += setting_names(f.default_factory, f"{prefix}{f.name}.")
+        else:
+            names.append(prefix + f.name)
+    return names
+
+
+def check_overrides(arguments: Sequence[str]) -> None:
+    """Raise UserError for an override that names no setting, group or preset, or whose value has the wrong type."""
+    for argument in arguments:
+        if argument.startswith("-"):
+            continue
+        try:
+            override = OverridesParser.create().parse_override(argument)
+        except OverrideParseException as error:
+            raise UserError(f"{argument!r} is not an override ({str(error).splitlines()[0]}): write setting=value") from error
+        check_override(override, argument)
+
+
+def check_override(override: Override, argument: str) -> None:
+    key, options = override.key_or_group, groups()
+    if key.split(".")[0] == "hydra" or key.startswith("hydra/"):
+        return
+    if key in options:
+        for value in values(override):
+            if str(value) not in options[key] and not (value is None and key == "sweep"):
+                raise UserError(f"{key}={value} is not a preset{nearest(str(value), options[key])}; there are {', '.join(options[key])}")
+        return
+    names = setting_names()
+    if key not in names:
+        raise UserError(f"{key} is not a setting{nearest(key, [*names, *options])}; `python -m ablate.run --cfg job` lists all")
+    for value in values(override):
+        check_type(key, value, argument)
+
+
+def values(override: Override) -> list:
+    """The value of an override, or all values of a sweep over it."""
+    if override.is_sweep_override():
+        return list(override.sweep_iterator()) if override.is_discrete_sweep() else []
+    return [override.value()]
+
+
+def check_type(key: str, value: object, argument: str) -> None:
+    """Set the value on an empty config: OmegaConf knows the types."""
+    config = OmegaConf.structured(Config)
+    text = OverridesParser.create().parse_override(f"{key}={value}").value() if isinstance(value, str) else value
+    try:
+        OmegaConf.update(config, key, text if not isinstance(text, str) else str(text))
+    except OmegaConfBaseException as error:
+        raise UserError(f"{argument}: {str(error).splitlines()[0]}; correct the value of {key}") from error
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """`: did you mean x?` for the known name most like a mistyped one."""
+    last = {option.rpartition(".")[2]: option for option in known}
+    close = difflib.get_close_matches(name, known, 1, 0.6) or [
+        last[match] for match in difflib.get_close_matches(name.rpartition(".")[2], list(last), 1, 0.6)
+    ]
+    return f": did you mean {close[0]}?" if close else ""

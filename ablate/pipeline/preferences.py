@@ -1,0 +1,93 @@
+"""Preference pairs: two answers of the SFT model to one prompt, labelled by Bradley-Terry on gold."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ablate.config import Config
+from ablate.data.source import open_source
+from ablate.errors import UserError
+from ablate.models import load_policy, load_tokenizer
+from ablate.progress import track
+from ablate.rollout import decode_responses, encode_prompts
+from ablate.sampling import sample
+from ablate.streams import numpy_stream, torch_stream
+
+BATCH = 256  # prompts of one sampling call
+ROUNDS = 20  # sampling stops with an error after this many times the prompts that pairs without a margin would need
+
+
+def preferences(config: Config, sft: Path, folder: Path, device: torch.device) -> None:
+    """Write train.jsonl and held_out.jsonl. Pairs with |Δgold| < margin are dropped and drawn anew; equal answers never pair."""
+    wanted = config.preferences.pairs + config.preferences.held_out_pairs
+    source, tokenizer, policy = open_source(config), load_tokenizer(sft), load_policy(sft, device)
+    pairs: list[dict] = []
+    limit = ROUNDS * -(-wanted // BATCH)
+    progress = iter(track(range(wanted), wanted, "preference pairs"))
+    for step in range(limit):
+        fresh = draw_pairs(config, source, tokenizer, policy, step, device)[: wanted - len(pairs)]
+        pairs += fresh
+        for _ in fresh:
+            next(progress, None)
+        if len(pairs) == wanted:
+            next(progress, None)
+            break
+    else:
+        raise UserError(f"preferences.margin={config.preferences.margin} leaves too few pairs ({len(pairs)} of {wanted}): lower it")
+    label(pairs, config.preferences.noise, numpy_stream(config.pipeline_seed, "labels"))
+    write(folder / "train.jsonl", pairs[: config.preferences.pairs])
+    write(folder / "held_out.jsonl", pairs[config.preferences.pairs :])
+
+
+def draw_pairs(config: Config, source, tokenizer, policy, step: int, device: torch.device) -> list[dict]:
+    """Pairs from one batch of prompts, unlabelled: `first` and `second` with their gold."""
+    prompts = source.prompts(BATCH, numpy_stream(config.pipeline_seed, "pair prompts", step))
+    texts = [prompt.text for prompt in prompts]
+    tokens, attention = encode_prompts(tokenizer, texts + texts, device)
+    noise = torch.rand(len(tokens), config.sampling.max_new_tokens, generator=torch_stream(config.pipeline_seed, "pair noise", step))
+    sampled = sample(policy, tokens, attention, noise.to(device), config.sampling, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    responses = decode_responses(tokenizer, sampled.responses, sampled.mask, sampled.ended)
+    ended = sampled.ended.tolist()
+    answers = [
+        {"response": response, "ended": end, "gold": source.gold(prompt, response, end)}
+        for prompt, response, end in zip([*prompts, *prompts], responses, ended, strict=True)
+    ]
+    drawn = zip(prompts, answers[:BATCH], answers[BATCH:], strict=True)
+    return [
+        {"prompt": prompt.text, "kind": prompt.kind, "first": first, "second": second}
+        for prompt, first, second in drawn
+        if first["response"] != second["response"] and abs(first["gold"] - second["gold"]) >= config.preferences.margin
+    ]
+
+
+def label(pairs: list[dict], noise: float, rng: np.random.Generator) -> None:
+    """Turn first and second into chosen and rejected: P(first chosen) = sigmoid(Δgold / noise); at noise 0 the better one wins."""
+    for pair, uniform in zip(pairs, rng.random(len(pairs)), strict=True):
+        first, second = pair.pop("first"), pair.pop("second")
+        difference = first["gold"] - second["gold"]
+        if noise > 0:
+            wins = uniform < 1 / (1 + np.exp(-np.clip(difference / noise, -50, 50)))
+        else:
+            wins = difference > 0 or (difference == 0 and uniform < 0.5)
+        pair["chosen"], pair["rejected"] = (first, second) if wins else (second, first)
+
+
+def write(path: Path, rows: list[dict]) -> None:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read(path: Path) -> list[dict]:
+    """Rows of a pairs file. Raises UserError naming the line that is not a pair."""
+    rows = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            row = json.loads(line)
+            row["prompt"], row["chosen"]["response"], row["rejected"]["response"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}, line {number}, is not a pair (prompt, chosen, rejected): mend or remove it") from error
+        rows.append(row)
+    return rows

@@ -1,0 +1,109 @@
+"""The reward model: Bradley-Terry on pairs plus a language-model loss, centred once on SFT samples."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ablate.config import Config
+from ablate.models import SCORE_SHIFT, hidden_states, load_policy, load_scorer, load_tokenizer
+from ablate.pipeline.preferences import read
+from ablate.pipeline.sft import encode_dialogue, response_targets
+from ablate.pipeline.supervised import batches, fit, pad_right, token_nll
+from ablate.streams import numpy_stream
+
+EVALUATIONS = 20  # held-out accuracies over the training
+
+
+def reward_model(config: Config, sft: Path, pairs: Path, folder: Path, device: torch.device) -> None:
+    """−log σ(r(y_w) − r(y_l)) + β_rm · LM loss on y_w, from the SFT trunk with a new score head (Secrets of RLHF I, eq. 2).
+
+    Writes the model, training.jsonl (Fig. 3), pairs.csv (Fig. 2) and report.json: held-out accuracy beside that of "longer wins".
+    """
+    tokenizer, scorer = load_tokenizer(sft), load_scorer(sft, device)
+    stage, seed = config.reward_model, config.pipeline_seed
+    nn.init.zeros_(scorer.score.weight)
+    head = load_policy(sft, device).get_output_embeddings()
+    train, held_out = (encode_pairs(tokenizer, read(pairs / name)) for name in ("train.jsonl", "held_out.jsonl"))
+    order = batches(len(train), stage.batch_size, numpy_stream(seed, "reward model order"))
+    pad = tokenizer.pad_token_id
+
+    def loss_of(step: int):
+        batch = [train[i] for i in next(order)]
+        chosen, rejected = [pair[0] for pair in batch], [pair[1] for pair in batch]
+        tokens = pad_right([ids for ids, _ in chosen + rejected], pad, device)
+        hidden = hidden_states(scorer, tokens)
+        scores = last_score(scorer, hidden, [len(ids) for ids, _ in chosen + rejected])
+        margin = scores[: len(batch)] - scores[len(batch) :]
+        loss = -nn.functional.logsigmoid(margin).mean()
+        if stage.lm_coef:
+            targets = response_targets(chosen, tokens[: len(batch)])
+            loss = loss + stage.lm_coef * token_nll(hidden[: len(batch), :-1], head, tokens[: len(batch)], targets)
+        row = {"accuracy": float((margin > 0).float().mean()), "held_out_accuracy": None}
+        if (step + 1) % max(stage.steps // EVALUATIONS, 1) == 0:
+            row["held_out_accuracy"] = float((score_differences(scorer, held_out, pad, device) > 0).float().mean())
+        return loss, row
+
+    fit([*scorer.parameters(), *head.parameters()], loss_of, stage.steps, stage.learning_rate, "reward model", folder / "training.jsonl")
+    differences = score_differences(scorer, held_out, pad, device)
+    write_report(folder, read(pairs / "held_out.jsonl"), held_out, differences)
+    sample = [answer for pair in held_out for answer in pair]
+    setattr(scorer.config, SCORE_SHIFT, float(score_all(scorer, sample, pad, device).mean()))
+    scorer.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def encode_pairs(tokenizer, rows: list[dict]) -> list[tuple[tuple[list[int], int], tuple[list[int], int]]]:
+    """(chosen, rejected) of each pair, each as token ids and prompt length."""
+    return [
+        tuple(encode_dialogue(tokenizer, row["prompt"], row[side]["response"], row[side].get("ended", True)) for side in ("chosen", "rejected"))
+        for row in rows
+    ]
+
+
+def last_score(scorer: PreTrainedModel, hidden: Tensor, lengths: list[int]) -> Tensor:
+    """Score [B] at the last real token of right-padded rows."""
+    last = torch.tensor(lengths, device=hidden.device) - 1
+    return scorer.score(hidden[torch.arange(len(last), device=hidden.device), last]).float().squeeze(-1)
+
+
+@torch.no_grad()
+def score_all(scorer: PreTrainedModel, rows: list[tuple[list[int], int]], pad: int, device: torch.device, size: int = 64) -> Tensor:
+    """Uncentred scores [len(rows)] of dialogues, in chunks of similar length."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
+    scores = torch.zeros(len(rows), device=device)
+    for start in range(0, len(order), size):
+        part = order[start : start + size]
+        tokens = pad_right([rows[i][0] for i in part], pad, device)
+        scores[torch.tensor(part, device=device)] = last_score(scorer, hidden_states(scorer, tokens), [len(rows[i][0]) for i in part])
+    return scores
+
+
+def score_differences(scorer: PreTrainedModel, pairs: list, pad: int, device: torch.device) -> Tensor:
+    """r(chosen) − r(rejected) of every pair."""
+    scores = score_all(scorer, [answer for pair in pairs for answer in pair], pad, device)
+    return scores[0::2] - scores[1::2]
+
+
+def write_report(folder: Path, rows: list[dict], encoded: list, differences: Tensor) -> None:
+    """pairs.csv with a row a held-out pair, and report.json. In "longer wins", equal lengths count one half."""
+    lengths = [[len(ids) - prompt for ids, prompt in pair] for pair in encoded]
+    longer = sum(1.0 if chosen > rejected else 0.5 if chosen == rejected else 0.0 for chosen, rejected in lengths)
+    with open(folder / "pairs.csv", "w", newline="") as handle:
+        out = csv.writer(handle)
+        out.writerow(["score_difference", "gold_difference", "chosen_length", "rejected_length"])
+        for row, difference, (chosen, rejected) in zip(rows, differences.tolist(), lengths, strict=True):
+            golds = [row[side].get("gold") for side in ("chosen", "rejected")]
+            gold = None if None in golds else golds[0] - golds[1]
+            out.writerow([difference, gold, chosen, rejected])
+    report = {
+        "held_out_pairs": len(rows),
+        "held_out_accuracy": float((differences > 0).float().mean()),
+        "longer_wins_accuracy": longer / len(rows),
+    }
+    (folder / "report.json").write_text(json.dumps(report, indent=1))

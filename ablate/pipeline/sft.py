@@ -1,0 +1,47 @@
+"""Supervised fine-tuning on demonstrations: the reference policy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ablate.config import Config
+from ablate.data.source import open_source
+from ablate.models import load_policy, load_tokenizer
+from ablate.pipeline.supervised import batches, fit, language_model_loss, pad_right
+from ablate.rollout import encode_prompt
+from ablate.streams import numpy_stream
+
+
+def sft(config: Config, pretrained: Path, folder: Path, device: torch.device) -> None:
+    """Minimise the NLL of demonstrated responses, end token included; the prompt's tokens do not count."""
+    tokenizer, model = load_tokenizer(pretrained), load_policy(pretrained, device)
+    seed, stage = config.pipeline_seed, config.sft
+    demonstrations = open_source(config).demonstrations(stage.examples, numpy_stream(seed, "demonstrations"))
+    rows = [encode_dialogue(tokenizer, prompt.text, response, ended=True) for prompt, response in demonstrations]
+    order = batches(len(rows), stage.batch_size, numpy_stream(seed, "sft order"))
+
+    def loss_of(step: int):
+        chosen = [rows[i] for i in next(order)]
+        tokens = pad_right([ids for ids, _ in chosen], tokenizer.pad_token_id, device)
+        return language_model_loss(model, model.get_output_embeddings(), tokens, response_targets(chosen, tokens)), {}
+
+    fit(list(model.parameters()), loss_of, stage.steps, stage.learning_rate, "SFT", folder / "training.jsonl")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def encode_dialogue(tokenizer, prompt: str, response: str, ended: bool) -> tuple[list[int], int]:
+    """Token ids of a prompt and its response, and how many of them are the prompt's. A truncated response has no end token."""
+    before = encode_prompt(tokenizer, prompt)
+    after = tokenizer(response, add_special_tokens=False)["input_ids"]
+    return before + after + [tokenizer.eos_token_id] * ended, len(before)
+
+
+def response_targets(rows: list[tuple[list[int], int]], tokens: torch.Tensor) -> torch.Tensor:
+    """[B, L] True at response tokens."""
+    columns = torch.arange(tokens.shape[1], device=tokens.device)
+    start = torch.tensor([prompt for _, prompt in rows], device=tokens.device)[:, None]
+    stop = torch.tensor([len(ids) for ids, _ in rows], device=tokens.device)[:, None]
+    return (columns >= start) & (columns < stop)

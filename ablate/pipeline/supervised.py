@@ -1,0 +1,78 @@
+"""The optimisation loop that the supervised stages share."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ablate.errors import Diverged
+from ablate.models import hidden_states
+from ablate.progress import track
+
+WARMUP = 0.1  # share of steps
+MAX_GRAD_NORM = 1.0
+
+
+def learning_rate(step: int, steps: int) -> float:
+    """Factor of the peak rate: linear warm-up over the first tenth, then half a cosine to 0."""
+    warmup = max(int(WARMUP * steps), 1)
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
+
+
+def fit(
+    parameters: list[nn.Parameter],
+    loss_of: Callable[[int], tuple[Tensor, dict[str, float]]],
+    steps: int,
+    peak: float,
+    description: str,
+    log: Path,
+) -> None:
+    """Adam on loss_of(step); a row a step goes to `log` (JSON lines). Raises Diverged on a non-finite loss."""
+    optimizer = torch.optim.Adam(parameters, lr=peak, betas=(0.9, 0.95), fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, steps))
+    with open(log, "w") as rows:
+        for step in track(range(steps), steps, description):
+            loss, row = loss_of(step)
+            if not torch.isfinite(loss):
+                raise Diverged(f"{description}: the loss of step {step} is not finite")
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM)
+            optimizer.step()
+            schedule.step()
+            rows.write(json.dumps({"step": step + 1, "loss": loss.item(), **row}) + "\n")
+
+
+def batches(count: int, size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Endless minibatches of indices: a fresh permutation each epoch, the incomplete rest dropped."""
+    size = min(size, count)
+    while True:
+        order = rng.permutation(count)
+        yield from (order[i : i + size] for i in range(0, count - size + 1, size))
+
+
+def pad_right(rows: list[list[int]], pad: int, device: torch.device) -> Tensor:
+    """[B, L] token ids, padded behind."""
+    width = max(map(len, rows))
+    return torch.tensor([row + [pad] * (width - len(row)) for row in rows], device=device)
+
+
+def language_model_loss(model: nn.Module, head: nn.Module, tokens: Tensor, targets: Tensor) -> Tensor:
+    """Mean NLL, nats per token, over the positions [B, L] where `targets` says that the token counts (True)."""
+    hidden = hidden_states(model, tokens)[:, :-1]
+    return token_nll(hidden, head, tokens, targets)
+
+
+def token_nll(hidden: Tensor, head: nn.Module, tokens: Tensor, targets: Tensor) -> Tensor:
+    """As `language_model_loss`, from hidden states [B, L-1, H] of the positions before each token."""
+    counts = targets[:, 1:]
+    logits = head(hidden[counts]).float()
+    return nn.functional.cross_entropy(logits, tokens[:, 1:][counts])

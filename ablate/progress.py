@@ -1,0 +1,24 @@
+"""Progress of anything over two seconds: a bar on a terminal, a plain line every tenth elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import track as rich_track
+
+T = TypeVar("T")
+
+
+def track(items: Iterable[T], total: int, description: str) -> Iterator[T]:
+    """Yield the items and show how many of `total` are done, on standard error."""
+    if sys.stderr.isatty():
+        yield from rich_track(items, description=description, total=total, console=Console(stderr=True), transient=True)
+        return
+    tenth = max(total // 10, 1)
+    for done, item in enumerate(items, 1):
+        yield item
+        if done % (5 * tenth) == 0 or done == total:
+            print(f"{description}: {done}/{total}", file=sys.stderr, flush=True)

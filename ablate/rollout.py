@@ -1,0 +1,145 @@
+"""Prompts → Rollout: sample, then one pass of reference, reward model and critic over the same tokens.
+
+Passes run over chunks of rows of similar length, since padding costs as much as tokens; results return to the rows' order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ablate.config import BugsConfig, SamplingConfig
+from ablate.models import (
+    Models,
+    entropy_of,
+    log_softmax,
+    response_logits,
+    response_values,
+    sequence_score,
+    spread,
+)
+from ablate.sampling import Sampled, join, sample
+from ablate.types import Rollout
+
+CHUNK = 32  # rows of one forward pass without gradients
+ROLLOUT_DROPOUT = 0.1  # of the arm bugs.dropout_in_rollouts
+
+
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[str], device: torch.device) -> tuple[Tensor, Tensor]:
+    """User turns → left-padded tokens and attention [B, P], in the tokenizer's chat template."""
+    rows = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    width = max(map(len, rows))
+    tokens = torch.full((len(rows), width), tokenizer.pad_token_id)
+    attention = torch.zeros((len(rows), width), dtype=torch.bool)
+    for i, row in enumerate(rows):
+        tokens[i, width - len(row) :] = torch.tensor(row)
+        attention[i, width - len(row) :] = True
+    return tokens.to(device), attention.to(device)
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    """Token ids of one user turn, up to and with the mark after which the assistant speaks."""
+    text = tokenizer.apply_chat_template([{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def decode_responses(tokenizer: PreTrainedTokenizerBase, responses: Tensor, mask: Tensor, ended: Tensor) -> list[str]:
+    """Text of responses [B, T] without the end token; every other token shows, special ones too."""
+    lengths = (mask.sum(1) - ended.long()).tolist()
+    return [tokenizer.decode(row[:n], skip_special_tokens=False) for row, n in zip(responses.tolist(), lengths, strict=True)]
+
+
+def collect(
+    models: Models,
+    prompts: tuple[Tensor, Tensor],
+    noise: Tensor,
+    sampling: SamplingConfig,
+    bugs: BugsConfig,
+) -> Rollout:
+    """Sample a response to every prompt and measure it. prompts: tokens and attention [B, P]; noise [B, T] uniform."""
+    tokenizer = models.tokenizer
+    sampled = sample(models.policy, *prompts, noise, sampling, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    return measure(models, prompts, sampled, sampling, bugs)
+
+
+@torch.no_grad()
+def measure(
+    models: Models, prompts: tuple[Tensor, Tensor], sampled: Sampled, sampling: SamplingConfig, bugs: BugsConfig
+) -> Rollout:
+    """Score sampled responses: reference log-probs and full KL, values, reward. Chunked by length; every row is its own."""
+    temperature = sampling.temperature if sampling.match_training_distribution else 1.0
+    tokens, attention = join(*prompts, sampled)
+    mask = sampled.mask
+    out = {name: torch.zeros(mask.shape, device=tokens.device) for name in ("logprobs", "ref_logprobs", "kl", "entropy", "values")}
+    out |= {name: torch.zeros(len(tokens), device=tokens.device) for name in ("score", "last_value")}
+    for rows, steps in by_length(mask, CHUNK):
+        part = mask[rows, :steps]
+        width = tokens.shape[1] - mask.shape[1] + steps
+        view = tokens[rows, :width], attention[rows, :width]
+        targets = sampled.responses[rows, :steps][part][:, None]
+        policy = policy_log_probs(models.policy, sampled, rows, steps, view, temperature, bugs)
+        reference = log_softmax(response_logits(models.reference, *view, part), temperature)
+        values, last_value = response_values(models.critic, *view, part)
+        measured = {
+            "logprobs": spread(policy.gather(1, targets).squeeze(1), part),
+            "ref_logprobs": spread(reference.gather(1, targets).squeeze(1), part),
+            "kl": spread(full_kl(policy, reference), part),
+            "entropy": spread(entropy_of(policy), part),
+            "values": values,
+        }
+        for name, value in measured.items():
+            out[name][rows, :steps] = value
+        out["score"][rows] = sequence_score(models.reward, *view)
+        out["last_value"][rows] = last_value
+    return Rollout(tokens=tokens, attention=attention, mask=mask, ended=sampled.ended, prompt_nll=sampled.prompt_nll, **out)
+
+
+def policy_log_probs(
+    policy: PreTrainedModel,
+    sampled: Sampled,
+    rows: Tensor,
+    steps: int,
+    view: tuple[Tensor, Tensor],
+    temperature: float,
+    bugs: BugsConfig,
+) -> Tensor:
+    """The behaviour policy's distributions [N, V] at the real tokens of some rows: the sampler's own, or computed again."""
+    part = sampled.mask[rows, :steps]
+    if sampled.log_probs is not None and not bugs.dropout_in_rollouts:
+        return sampled.log_probs[rows, :steps][part]
+    if bugs.dropout_in_rollouts:
+        with dropout_on(policy):
+            return log_softmax(response_logits(policy, *view, part), temperature)
+    return log_softmax(response_logits(policy, *view, part), temperature)
+
+
+def full_kl(log_probs: Tensor, reference: Tensor) -> Tensor:
+    """Σ_v π (log π − log π_ref) at each token, [N, V] → [N], nats; a token π never takes adds nothing."""
+    return torch.where(log_probs > -torch.inf, log_probs.exp() * (log_probs - reference), 0.0).sum(-1)
+
+
+def by_length(mask: Tensor, size: int) -> Iterator[tuple[Tensor, int]]:
+    """Row indices in groups of `size` of similar response length, with the longest length of each group."""
+    lengths = mask.sum(1)
+    for rows in lengths.argsort(stable=True).split(size):
+        yield rows, int(lengths[rows].max())
+
+
+@contextmanager
+def dropout_on(model: nn.Module) -> Iterator[None]:
+    """Dropout as a forgotten `.train()` leaves it, at ROLLOUT_DROPOUT in attention."""
+    layers = [module for module in model.modules() if hasattr(module, "attention_dropout")]
+    before = [layer.attention_dropout for layer in layers]
+    model.train()
+    for layer in layers:
+        layer.attention_dropout = ROLLOUT_DROPOUT
+    try:
+        yield
+    finally:
+        model.eval()
+        for layer, value in zip(layers, before, strict=True):
+            layer.attention_dropout = value

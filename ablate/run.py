@@ -1,0 +1,90 @@
+"""The entry: config → validate → stages → PPO → summary. `python -m ablate.run --help` teaches the rest."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import hydra
+import torch
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from ablate.arms import arm_name
+from ablate.closing import closing
+from ablate.config import Config
+from ablate.errors import UserError
+from ablate.fork import forked
+from ablate.overrides import check_overrides
+from ablate.pipeline.build import Stages, build
+from ablate.store import RunStore, is_finished, read_summary, run_folder
+from ablate.sweeps import check_sweep_choice
+from ablate.tracking import open_trackers
+from ablate.trainer import Trainer
+from ablate.validation import validate
+
+STAGE_RECORDS = ("training.jsonl", "pairs.csv", "report.json")
+
+
+def prepare(config: Config) -> Stages:
+    """Build the stages a run starts from, or find them in the cache."""
+    torch.set_num_threads(config.threads)
+    return build(config)
+
+
+def execute(config: Config) -> dict:
+    """Do one run and return its summary; a run that is finished is not done again. Raises UserError."""
+    validate(config)
+    if is_finished(config):
+        return read_summary(run_folder(config))
+    stages = prepare(config)
+    store = RunStore(config)
+    store.copy_stage("reward_model", stages.reward_model, STAGE_RECORDS)
+    tracker = open_trackers(config)
+    try:
+        summary = Trainer(config, stages, store, tracker).run()
+    except BaseException as error:
+        failed = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+        place = {"study": config.study, "arm": config.arm, "seed": config.seed, "collapsed": None, "collapse_update": None}
+        tracker.finish(store.finish(failed | place))
+        raise
+    summary = store.finish(summary)
+    tracker.finish(summary)
+    return summary
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def task(composed: DictConfig) -> None:
+    """One run from the command line; `-m` goes through the sweeper and the launcher instead."""
+    settings = HydraConfig.get()
+    overrides = list(settings.overrides.task)
+    try:
+        config = forked(OmegaConf.to_object(composed), overrides)
+        if config.arm is None:
+            config.arm = arm_name(overrides, settings.runtime.choices["ppo"])
+        summary = execute(config)
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None  # Hydra would add lines of its own to any other exception
+    print(closing([run_folder(config)]))
+    if summary["status"] == "interrupted":
+        raise SystemExit(130)
+
+
+ConfigStore.instance().store(name="schema", node=Config, provider="ablate")
+
+
+def main() -> None:
+    """Check the command line, then let Hydra compose it. A UserError is one sentence on stderr and exit status 1."""
+    arguments = sys.argv[1:]
+    try:
+        check_overrides(arguments)
+        check_sweep_choice(arguments, multirun=any(flag in arguments for flag in ("-m", "--multirun")))
+        os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # our own errors are caught below; anything else deserves its traceback
+        task()
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

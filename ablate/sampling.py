@@ -1,0 +1,140 @@
+"""Sampling responses with a KV cache; rows that have ended leave the batch.
+
+The noise is one uniform number per response and position, drawn before the first token, and a token is the inverse of the
+cumulative distribution at that number. A row's tokens therefore depend on its prompt and its noise alone: not on its
+neighbours, and not on which rows have already ended.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from ablate.config import SamplingConfig
+from ablate.models import entropy_of, log_softmax
+
+DISTRIBUTION_BYTES = 2**29  # the sampler's distributions are kept for the KL up to this size; beyond it they are computed again
+COMPACT_BELOW = 0.75  # the cache is copied without its ended rows once this share of them is left
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Responses to left-padded prompts. Shapes as in `ablate.types.Rollout`."""
+
+    responses: Tensor  # [B, T] pads after the end
+    mask: Tensor  # [B, T] bool
+    ended: Tensor  # [B] bool
+    logprobs: Tensor  # [B, T] under the training distribution
+    entropy: Tensor  # [B, T] of the training distribution
+    log_probs: Tensor | None  # [B, T, V] the whole training distribution, or null where it would be too large
+    prompt_nll: Tensor  # [B] summed NLL of prompt tokens after the first, nats, at temperature 1
+
+
+@torch.no_grad()
+def sample(
+    policy: PreTrainedModel,
+    prompts: Tensor,
+    attention: Tensor,
+    noise: Tensor,
+    sampling: SamplingConfig,
+    end: int,
+    pad: int,
+) -> Sampled:
+    """Sample up to T = noise.shape[1] tokens after each prompt [B, P]; noise [B, T] is uniform on [0, 1)."""
+    rows, steps = noise.shape
+    temperature = sampling.temperature if sampling.match_training_distribution else 1.0
+    vocabulary = policy.config.vocab_size
+    keep = rows * steps * vocabulary * 4 <= DISTRIBUTION_BYTES
+    responses = torch.full((rows, steps), pad, device=prompts.device)
+    mask = torch.zeros((rows, steps), dtype=torch.bool, device=prompts.device)
+    logprobs, entropy = torch.zeros_like(noise), torch.zeros_like(noise)
+    distributions = torch.zeros((rows, steps, vocabulary) if keep else (0,), device=prompts.device)
+    ended = torch.zeros(rows, dtype=torch.bool, device=prompts.device)
+
+    cache = DynamicCache(config=policy.config)
+    positions = (attention.long().cumsum(1) - 1).clamp(min=0)
+    hidden = trunk(policy, prompts, attention, positions, cache)
+    head = policy.get_output_embeddings()
+    prompt_nll = next_token_nll(head(hidden[:, :-1]).float(), prompts[:, 1:], attention[:, :-1] & attention[:, 1:])
+    hidden, position = hidden[:, -1], positions[:, -1]
+    alive = torch.arange(rows, device=prompts.device)  # the batch's rows, in the order the cache holds them
+    seen = prompts if sampling.repetition_penalty != 1 else prompts[:, :0]
+    for step in range(steps):
+        logits = head(hidden).float()
+        log_probs = log_softmax(logits, temperature)
+        token = choose(logits, log_probs, noise[alive, step], sampling, seen)
+        running = ~ended[alive]
+        token = torch.where(running, token, pad)
+        here = alive[running]
+        responses[here, step] = token[running]
+        mask[here, step] = True
+        logprobs[here, step] = log_probs.gather(1, token[:, None]).squeeze(1)[running]
+        entropy[here, step] = entropy_of(log_probs)[running]
+        if keep:
+            distributions[here, step] = log_probs[running]
+        ended[here] = token[running] == end
+        running = ~ended[alive]
+        left = int(running.sum())
+        if left == 0 or step + 1 == steps:
+            break
+        if left < COMPACT_BELOW * len(alive):
+            cache.batch_select_indices(running.nonzero().squeeze(1))
+            alive, attention, position = alive[running], attention[running], position[running]
+            token, seen = token[running], seen[running]
+        attention = torch.cat([attention, attention.new_ones(len(alive), 1)], dim=1)
+        if sampling.repetition_penalty != 1:
+            seen = torch.cat([seen, token[:, None]], dim=1)
+        position = position + 1
+        hidden = trunk(policy, token[:, None], attention, position[:, None], cache)[:, -1]
+    longest = int(mask.sum(1).max())
+    mask = mask[:, :longest]
+    return Sampled(
+        responses=responses[:, :longest], mask=mask, ended=ended, logprobs=logprobs[:, :longest],
+        entropy=entropy[:, :longest], log_probs=distributions[:, :longest] if keep else None, prompt_nll=prompt_nll,
+    )  # fmt: skip
+
+
+def trunk(policy: PreTrainedModel, tokens: Tensor, attention: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
+    """Hidden states of new tokens [b, t] after what the cache holds; left pads are masked and positions count real tokens."""
+    return policy.base_model(
+        input_ids=tokens, attention_mask=attention, position_ids=positions, past_key_values=cache, use_cache=True
+    ).last_hidden_state
+
+
+def choose(logits: Tensor, log_probs: Tensor, noise: Tensor, sampling: SamplingConfig, seen: Tensor) -> Tensor:
+    """Next tokens [b] at uniform noise [b]: the training distribution, or the sampler's own where the two are mismatched."""
+    if not sampling.match_training_distribution:
+        log_probs = sampler_log_probs(logits, sampling, seen)
+    cumulative = log_probs.exp().cumsum(-1)
+    level = (noise * cumulative[:, -1].clamp(max=1.0))[:, None]
+    return torch.searchsorted(cumulative, level, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
+
+
+def sampler_log_probs(logits: Tensor, sampling: SamplingConfig, seen: Tensor) -> Tensor:
+    """Repetition penalty on seen tokens (Keskar et al. 1909.05858), then temperature, then the nucleus; log-probs [b, V]."""
+    if sampling.repetition_penalty != 1:
+        score = logits.gather(1, seen)
+        score = torch.where(score < 0, score * sampling.repetition_penalty, score / sampling.repetition_penalty)
+        logits = logits.scatter(1, seen, score)
+    log_probs = log_softmax(logits, sampling.temperature)
+    if sampling.top_p < 1:
+        ordered, order = log_probs.sort(descending=True)
+        before = ordered.exp().cumsum(-1) - ordered.exp()
+        ordered = ordered.masked_fill(before >= sampling.top_p, -torch.inf)
+        log_probs = torch.empty_like(log_probs).scatter_(1, order, ordered)
+        log_probs = log_probs.log_softmax(-1)
+    return log_probs
+
+
+def next_token_nll(logits: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+    """Σ_t −log π(tokens_t) over the True entries of each row: logits [B, L, V], tokens and mask [B, L] → [B]."""
+    nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none").view(tokens.shape)
+    return torch.where(mask, nll, 0.0).sum(1)
+
+
+def join(prompts: Tensor, attention: Tensor, sampled: Sampled) -> tuple[Tensor, Tensor]:
+    """Tokens and attention [B, P+T] of prompts and their responses."""
+    return torch.cat([prompts, sampled.responses], dim=1), torch.cat([attention, sampled.mask], dim=1)

@@ -1,0 +1,139 @@
+"""The only reader of the reward, advantage and loss toggles: one line a trick.
+
+    score [B] → shape_rewards → rewards [B, T] → estimate_targets → Targets → minibatch_advantages → ppo_loss → LossTerms
+
+Order on the reward (pitfall 16): missing-EOS penalty, norm or scaling, clip, placement at the last token, KL penalty.
+Order on the advantage: GAE over the buffer; then norm and clip over each minibatch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ablate.config import BugsConfig, PPOConfig
+from ablate.tricks import advantage as adv
+from ablate.tricks import policy as pol
+from ablate.tricks import reward as rew
+from ablate.tricks import value as val
+from ablate.tricks.masked import masked_mean, masked_sum
+from ablate.tricks.running import kl_adaptive, update_moments
+from ablate.types import LossTerms, Rollout, RunningMoments, ShapingState, Targets
+
+
+def initial_state(ppo: PPOConfig) -> ShapingState:
+    """Empty moments and the configured KL coefficient."""
+    return ShapingState(moments=RunningMoments(), kl_coef=ppo.kl_coef)
+
+
+def shape_rewards(
+    rollout: Rollout, ppo: PPOConfig, bugs: BugsConfig, state: ShapingState
+) -> tuple[Tensor, ShapingState]:
+    """Scores → per-token rewards [B, T], and the state for the next update. The moments include this batch before they are used."""
+    score = rollout.score
+    if ppo.missing_eos_penalty is not None:
+        score = rew.missing_eos_penalty(score, rollout.ended, ppo.missing_eos_penalty)
+    moments = update_moments(state.moments, score)
+    if ppo.reward_scaling:
+        score = rew.reward_scaling(score, moments.std)
+    if ppo.reward_norm and not bugs.nested_reward_norm:
+        over = moments if ppo.reward_norm_over == "history" else update_moments(RunningMoments(), score)
+        score = rew.reward_norm(score, over.mean, over.std)
+    if ppo.reward_clip is not None:
+        score = rew.reward_clip(score, ppo.reward_clip)
+    rewards = rew.place_score(score, rollout.mask)
+    if bugs.reward_on_pad:
+        rewards = torch.where(rollout.mask, rewards.roll(1, dims=1), 0.0)
+    kl_coef = state.kl_coef
+    if ppo.kl_penalty:
+        kl = rew.kl_estimate(rollout.logprobs, rollout.ref_logprobs, rollout.kl, ppo.kl_estimator)
+        rewards = rew.kl_penalty(rewards, kl, -kl_coef if bugs.kl_wrong_sign else kl_coef)
+        if ppo.kl_adaptive:
+            per_response = float(masked_sum(kl, rollout.mask)) / len(score)
+            kl_coef = kl_adaptive(kl_coef, per_response, ppo.kl_target, ppo.kl_horizon, len(score))
+    rewards = torch.where(rollout.mask, rewards, 0.0)
+    return rewards, replace(state, moments=moments, kl_coef=kl_coef)
+
+
+def estimate_targets(rollout: Rollout, rewards: Tensor, ppo: PPOConfig) -> Targets:
+    """GAE over the whole buffer. Returns are those of the raw advantages: norm and clip never reach the critic."""
+    bootstrap = torch.zeros_like(rollout.last_value)
+    if ppo.bootstrap_truncated:
+        bootstrap = adv.bootstrap_truncated(rollout.last_value, rollout.ended)
+    advantages, returns = adv.gae(rewards, rollout.values, rollout.mask, bootstrap, ppo.gamma, ppo.gae_lambda)
+    return Targets(advantages=advantages, returns=returns)
+
+
+def minibatch_advantages(advantages: Tensor, mask: Tensor, ppo: PPOConfig, bugs: BugsConfig) -> Tensor:
+    """Norm, then clip, over the real tokens of one minibatch [b, T]; never over a micro-batch."""
+    if ppo.advantage_norm:
+        over = torch.ones_like(mask) if bugs.unmasked_whitening else mask
+        advantages = adv.advantage_norm(advantages, over)
+    if ppo.advantage_clip is not None:
+        advantages = adv.advantage_clip(advantages, ppo.advantage_clip)
+    return torch.where(mask, advantages, 0.0)
+
+
+def ppo_loss(
+    logprobs: Tensor,
+    entropy: Tensor,
+    values: Tensor,
+    batch: Rollout,
+    targets: Targets,
+    ppo: PPOConfig,
+    tokens: int,
+    minibatch_entropy: Tensor | None = None,
+) -> LossTerms:
+    """Losses of one micro-batch, divided by `tokens`, the real tokens of its whole minibatch, so that micro-batches add up exactly.
+
+    logprobs, entropy, values: [b, T] under the current weights, with gradients. batch, targets: the same rows; the
+    advantages are already those of `minibatch_advantages`. minibatch_entropy: mean entropy of the whole minibatch, which
+    decides on which side of its clip the bonus is; null where the micro-batch is the minibatch.
+    """
+    mask = batch.mask
+    old = pol.importance_sampling(batch.logprobs, batch.ref_logprobs, ppo.importance_sampling)
+    log_ratio = pol.log_ratio(logprobs, old, mask)
+    if ppo.ratio_clip:
+        policy = pol.ratio_clip(log_ratio, targets.advantages, ppo.clip_range)
+    else:
+        policy = pol.policy_gradient(log_ratio, targets.advantages)
+    policy_loss = masked_sum(policy, mask) / tokens
+    total = policy_loss
+    if ppo.policy_kl:
+        total = total + masked_sum(pol.policy_kl(log_ratio, ppo.policy_kl_coef), mask) / tokens
+    if ppo.entropy_bonus:
+        bonus = masked_sum(entropy, mask) / tokens
+        if ppo.entropy_clip is not None:
+            if minibatch_entropy is not None:
+                bonus = bonus - bonus.detach() + minibatch_entropy
+            bonus = pol.entropy_clip(bonus, ppo.entropy_clip, ppo.entropy_clip_form)
+        total = total + pol.entropy_bonus(bonus, ppo.entropy_coef)
+    if ppo.value_clip:
+        value = val.value_clip(values, batch.values, targets.returns, ppo.value_clip_range)
+    else:
+        value = val.value_loss(values, targets.returns)
+    value_loss = masked_sum(value, mask) / tokens
+    with torch.no_grad():
+        drift = torch.expm1(log_ratio) - log_ratio
+        clipped = (log_ratio.exp() - 1).abs() > ppo.clip_range
+        return_terms = dict(
+            approx_kl=masked_sum(drift, mask) / tokens,
+            clip_fraction=masked_sum(clipped.float(), mask) / tokens,
+            ratio_max=log_ratio.exp().amax(),
+        )
+    return LossTerms(total=total + ppo.value_coef * value_loss, policy=policy_loss, value=value_loss, **return_terms)
+
+
+def critic_pretrain_loss(values: Tensor, batch: Rollout, targets: Targets, tokens: int) -> Tensor:
+    """Value loss alone, for the phase before the first update; `tokens` as in `ppo_loss`."""
+    return masked_sum(val.critic_pretrain(values, targets.returns), batch.mask) / tokens
+
+
+def explained_variance(rollout: Rollout, targets: Targets) -> float:
+    """1 − Var(R − V) / Var(R) over real tokens; 0 where the returns do not vary."""
+    returns, errors = targets.returns, targets.returns - rollout.values
+    variance = masked_mean((returns - masked_mean(returns, rollout.mask)) ** 2, rollout.mask)
+    residual = masked_mean((errors - masked_mean(errors, rollout.mask)) ** 2, rollout.mask)
+    return float(1 - residual / variance) if variance > 1e-12 else 0.0

@@ -1,0 +1,183 @@
+"""The run folder, the truth about a run. No torch here; wandb only mirrors what is written.
+
+    results/<study>/<arm>/seed=<n>/
+      config.yaml      every setting, resolved, and the hash of those that decide the numbers
+      metrics.jsonl    a flat object an update, on disk before the next update starts
+      scores.jsonl     at each evaluation, a row a held-out prompt
+      samples.jsonl    at each evaluation, some answers as text
+      reward_model/    training.jsonl and pairs.csv of the reward model used
+      checkpoints/<update>/
+      summary.json     last, atomically
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import yaml
+
+from ablate.config import Config
+from ablate.errors import UserError
+from ablate.validation import config_hash, identity
+
+STREAMS = ("metrics.jsonl", "scores.jsonl", "samples.jsonl")
+PACKAGES = ("ppo-ablation", "torch", "transformers", "accelerate", "hydra-core", "numpy")
+FINISHED = ("completed", "diverged")
+
+
+def run_folder(config: Config) -> Path:
+    return Path(config.results) / config.study / str(config.arm) / f"seed={config.seed}"
+
+
+def read_summary(folder: Path) -> dict | None:
+    """summary.json, or null while a run has none. Raises UserError if it is not readable."""
+    path = folder / "summary.json"
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is not readable: remove it, and the run continues from its last checkpoint") from error
+
+
+def is_finished(config: Config) -> bool:
+    """Whether this run, by its hash, has its result already."""
+    folder = run_folder(config)
+    summary = read_summary(folder)
+    return summary is not None and summary["status"] in FINISHED and summary["config_hash"] == config_hash(config)
+
+
+def finite(value: object) -> object:
+    """JSON has no NaN: a float that is not finite becomes null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """All of the file or nothing, on disk before the name appears."""
+    partial = path.with_name(f".{path.name}.partial")
+    with open(partial, "w") as handle:
+        handle.write(text)
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.replace(partial, path)
+
+
+class RunStore:
+    """Appends to one run folder. It has a lifetime because it holds the streams open."""
+
+    def __init__(self, config: Config):
+        self.folder = run_folder(config)
+        self.hash = config_hash(config)
+        self.claim(config)
+        self.handles = {name: open(self.folder / name, "ab", buffering=0) for name in STREAMS}
+
+    def claim(self, config: Config) -> None:
+        """Make the folder and write config.yaml; a folder of other settings is refused. A stale summary is removed."""
+        known = read_config(self.folder)
+        if known is not None and known["hash"] != self.hash:
+            raise UserError(f"{self.folder} belongs to other settings ({first_difference(known['identity'], identity(config))}): set study=<name> or remove it")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            text = yaml.safe_dump({**asdict(config), "identity": identity(config), "hash": self.hash}, sort_keys=False, allow_unicode=True)
+            write_atomically(self.folder / "config.yaml", text)
+        except OSError as error:
+            raise UserError(f"cannot write {self.folder} ({error.strerror}): free space or set results=<folder>") from error
+        (self.folder / "summary.json").unlink(missing_ok=True)
+
+    def append(self, stream: str, rows: Iterable[dict]) -> None:
+        """Write rows in one call each stream; a kill can tear only the last line."""
+        text = "".join(json.dumps({key: finite(value) for key, value in row.items()}, ensure_ascii=False) + "\n" for row in rows)
+        self.handles[stream].write(text.encode())
+
+    def offsets(self) -> dict[str, int]:
+        """Bytes of each stream so far; a checkpoint remembers them."""
+        return {name: os.fstat(handle.fileno()).st_size for name, handle in self.handles.items()}
+
+    def cut(self, offsets: dict[str, int]) -> None:
+        """Forget what was written after a checkpoint."""
+        for name, handle in self.handles.items():
+            if os.fstat(handle.fileno()).st_size < offsets[name]:
+                raise UserError(f"{self.folder / name} is shorter than at the last checkpoint: remove the run folder to start again")
+            os.ftruncate(handle.fileno(), offsets[name])
+
+    def checkpoint_folder(self, update: int) -> Path:
+        return self.folder / "checkpoints" / str(update)
+
+    def checkpoints(self) -> list[int]:
+        """Updates that have a checkpoint, oldest first."""
+        return sorted(int(path.name) for path in (self.folder / "checkpoints").glob("*") if path.name.isdigit())
+
+    def prune(self, keep: int) -> None:
+        """Remove all but the newest `keep` checkpoints; 0 keeps all."""
+        for update in self.checkpoints()[:-keep] if keep else []:
+            shutil.rmtree(self.checkpoint_folder(update))
+
+    def copy_stage(self, name: str, source: Path, files: Sequence[str]) -> None:
+        """Keep small records of a stage beside the run that used it; files the stage does not have are passed over."""
+        target = self.folder / name
+        target.mkdir(exist_ok=True)
+        for file in files:
+            if (source / file).is_file():
+                shutil.copyfile(source / file, target / file)
+
+    def finish(self, summary: dict) -> dict:
+        """Write summary.json, the last file of a run."""
+        full = {**summary, "versions": versions(), "git_commit": git_commit(), "config_hash": self.hash}
+        write_atomically(self.folder / "summary.json", json.dumps(full, indent=1, ensure_ascii=False))
+        self.close()
+        return full
+
+    def close(self) -> None:
+        for handle in self.handles.values():
+            handle.close()
+
+
+def read_config(folder: Path) -> dict | None:
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return None
+    known = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    if not isinstance(known, dict) or "hash" not in known:
+        raise UserError(f"{path} is not readable: remove the run folder to start again")
+    return known
+
+
+def first_difference(old: dict, new: dict, prefix: str = "") -> str:
+    """One setting in which two identities differ, for a message."""
+    for key in [*old, *(key for key in new if key not in old)]:
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found = first_difference(before, after, f"{prefix}{key}.")
+            if found:
+                return found
+        elif before != after:
+            return f"{prefix}{key} is {before} there and {after} here"
+    return ""
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout this package runs from; null for an installed package."""
+    here = Path(__file__).resolve().parent
+    if not (here.parent / ".git").exists():
+        return None
+    done = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True)
+    return done.stdout.strip() or None

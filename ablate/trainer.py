@@ -1,0 +1,266 @@
+"""The loop. It reads like the data flow: collect → shape → estimate → update → log."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ablate.checkpoint import Progress, load_optimizer, load_weights, progress_from, read_state, save
+from ablate.config import Config
+from ablate.data.source import Source, open_source
+from ablate.errors import Diverged, UserError
+from ablate.evaluate import CollapseWatch, Evaluation, HeldOut, deviation, evaluate, sample_rows, score_rows, summarise
+from ablate.models import Models, freeze, load_policy, load_scorer, load_tokenizer, new_critic
+from ablate.monitor import monitors, rewards_seen, targets_seen
+from ablate.optimise import critic_update, new_optimizer, steps_per_update, update
+from ablate.pipeline.build import Stages, choose_device
+from ablate.pipeline.supervised import language_model_loss, pad_right
+from ablate.rollout import collect, encode_prompts
+from ablate.shaping import estimate_targets, initial_state, shape_rewards
+from ablate.store import RunStore
+from ablate.streams import numpy_stream, torch_stream
+from ablate.types import Rollout
+
+
+class Trainer:
+    """One run: models, optimiser and position. `run` returns the summary without versions."""
+
+    def __init__(self, config: Config, stages: Stages, store: RunStore, tracker):
+        self.config, self.stages, self.store, self.tracker = config, stages, store, tracker
+        self.device = choose_device(config)
+        self.source: Source = open_source(config)
+        start, self.resumed = self.starting_point()
+        self.models = self.load_models(start)
+        self.optimizer = new_optimizer(self.models, config.ppo)
+        self.held_out = HeldOut.draw(config, self.source, self.models.tokenizer, self.device)
+        self.baseline = evaluate(self.models, self.models.reference, self.held_out, self.source, config)
+        watch = CollapseWatch.against(self.baseline, config.collapse)
+        self.progress = Progress(update=0, shaping=initial_state(config.ppo), watch=watch)
+        self.latest: Evaluation | None = None
+        if start is not None:
+            self.restore(start, watch)
+
+    def starting_point(self) -> tuple[Path | None, bool]:
+        """The newest checkpoint of this run folder, else the one it forks from, else none."""
+        known = self.store.checkpoints()
+        if known:
+            return self.store.checkpoint_folder(known[-1]), True
+        return (Path(self.config.fork) if self.config.fork else None), False
+
+    def load_models(self, start: Path | None) -> Models:
+        ppo, stages, device = self.config.ppo, self.stages, self.device
+        if start is not None:
+            read_state(start)
+            policy, critic = load_weights(start, device)
+        else:
+            policy = load_policy(stages.pretrained if ppo.policy_init == "pretrained" else stages.sft, device)
+            generator = torch_stream(self.config.seed, "critic head")
+            critic = new_critic(ppo.critic_init, stages.sft, stages.reward_model, device, generator)
+        reference = freeze(load_policy(stages.sft, device))
+        reward = freeze(load_scorer(stages.reward_model, device))
+        if policy.config.vocab_size != reference.config.vocab_size:
+            raise UserError(f"the policy has {policy.config.vocab_size} tokens and SFT {reference.config.vocab_size}: they must share a tokenizer")
+        return Models(policy, reference, reward, critic, load_tokenizer(stages.sft))
+
+    def restore(self, start: Path, watch: CollapseWatch) -> None:
+        """Go on from a checkpoint. A fork keeps weights, optimiser, moments and position; verdict and streams start anew."""
+        state = read_state(start)
+        load_optimizer(start, self.optimizer, self.device)
+        self.progress = progress_from(state)
+        if self.resumed:
+            self.store.cut(state["offsets"])
+        else:
+            shaping = replace(self.progress.shaping, kl_coef=self.config.ppo.kl_coef)
+            self.progress = Progress(self.progress.update, shaping, watch)
+
+    def run(self) -> dict:
+        """Train to the end, to collapse if asked, or until a signal; every way out but a kill writes a summary."""
+        config, started = self.config, time.perf_counter()
+        before = self.progress.wall_seconds
+        status, reason = "completed", ""
+        if not self.resumed:
+            self.store.cut({name: 0 for name in self.store.offsets()})
+            self.begin()
+        with stop_signals() as stop:
+            try:
+                while self.progress.update < config.ppo.updates:
+                    self.step()
+                    self.progress.wall_seconds = before + time.perf_counter() - started
+                    if config.collapse.stop and self.progress.watch.collapsed:
+                        reason = "stopped at collapse"
+                        break
+                    if stop.is_set():
+                        status, reason = "interrupted", f"stopped by a signal after update {self.progress.update}"
+                        self.checkpoint()
+                        break
+                    if config.checkpoint.every and self.progress.update % config.checkpoint.every == 0:
+                        self.checkpoint()
+            except Diverged as error:
+                status, reason = "diverged", f"update {self.progress.update + 1}: {error}"
+        self.progress.wall_seconds = before + time.perf_counter() - started
+        if status == "completed":
+            self.checkpoint()
+            self.latest = self.latest or evaluate(self.models, self.models.policy, self.held_out, self.source, config)
+        return self.summary(status, reason)
+
+    def begin(self) -> None:
+        """Before the first update: pre-train the critic, and judge the policy as it starts."""
+        ppo = self.config.ppo
+        if ppo.critic_pretrain and self.config.fork is None:
+            self.pretrain_critic()
+        self.log({"update": self.progress.update} | self.judge())
+
+    def pretrain_critic(self) -> None:
+        """Value loss alone on rollouts of SFT. Their scores enter the running moments, so the critic learns the scale it will meet."""
+        config = self.config
+        teacher = Models(self.models.reference, self.models.reference, self.models.reward, self.models.critic, self.models.tokenizer)
+        for step in range(config.ppo.critic_pretrain_updates):
+            rollout = self.collect(teacher, "critic pre-training", step)
+            rewards, self.progress.shaping = shape_rewards(rollout, config.ppo, config.bugs, self.progress.shaping)
+            targets = estimate_targets(rollout, rewards, config.ppo)
+            generator = torch_stream(config.seed, "critic pre-training order", step)
+            critic_update(self.models, self.optimizer, rollout, targets, config.ppo, generator)
+
+    def collect(self, models: Models, stream: str, step: int) -> Rollout:
+        """Responses of `models.policy` to fresh prompts; prompts and noise depend on seed, stream and step alone."""
+        config = self.config
+        prompts = self.source.prompts(config.ppo.batch_size, numpy_stream(config.seed, f"{stream} prompts", step))
+        noise = torch.rand(
+            config.ppo.batch_size, config.sampling.max_new_tokens, generator=torch_stream(config.seed, f"{stream} noise", step)
+        )
+        encoded = encode_prompts(models.tokenizer, [prompt.text for prompt in prompts], self.device)
+        return collect(models, encoded, noise.to(self.device), config.sampling, config.bugs)
+
+    def step(self) -> None:
+        """One update, from prompts to a row of metrics."""
+        config, models = self.config, self.models
+        number = self.progress.update + 1
+        clock = Clock()
+        rollout = self.collect(models, "rollout", number)
+        clock.lap("time/rollout_s")
+        rewards, shaping = shape_rewards(rollout, config.ppo, config.bugs, self.progress.shaping)
+        if not torch.isfinite(rollout.score).all():
+            raise Diverged("the reward model's score is not finite")
+        targets = estimate_targets(rollout, rewards, config.ppo)
+        row = {"update": number} | monitors(rollout) | rewards_seen(rollout, rewards) | targets_seen(rollout, targets)
+        clock.lap("time/score_s")
+        generator = torch_stream(config.seed, "minibatches", number)
+        first_step = (number - 1) * steps_per_update(config.ppo)
+        row |= update(
+            models, self.optimizer, rollout, targets, config.ppo, config.sampling, config.bugs, generator, first_step, self.ptx_loss
+        )
+        clock.lap("time/update_s")
+        self.progress.update, self.progress.shaping = number, shaping
+        self.progress.responses += config.ppo.batch_size
+        self.progress.update_seconds += clock.total
+        row["ppo/kl_coef"] = shaping.kl_coef
+        if number % config.evaluation.every == 0 or number == config.ppo.updates:
+            row |= self.judge()
+            clock.lap("time/eval_s")
+        row |= clock.laps
+        row["responses_per_second"] = config.ppo.batch_size / sum(v for k, v in clock.laps.items() if k != "time/eval_s")
+        self.log(row)
+
+    def ptx_loss(self, step: int) -> torch.Tensor:
+        """Language-model loss of the policy on pretraining text drawn for one gradient step."""
+        config, tokenizer = self.config, self.models.tokenizer
+        text = self.source.corpus(config.ppo.minibatch_size, numpy_stream(config.seed, "ptx", step))
+        rows = [ids + [tokenizer.eos_token_id] for ids in tokenizer(list(text), add_special_tokens=False)["input_ids"]]
+        tokens = pad_right(rows, tokenizer.pad_token_id, self.device)
+        policy = self.models.policy
+        return language_model_loss(policy, policy.get_output_embeddings(), tokens, tokens != tokenizer.pad_token_id)
+
+    def judge(self) -> dict[str, float]:
+        """Evaluate the policy, keep scores and samples, and let the collapse watch see the gold."""
+        config, number = self.config, self.progress.update
+        evaluation = evaluate(self.models, self.models.policy, self.held_out, self.source, config)
+        self.store.append("scores.jsonl", score_rows(number, self.held_out, evaluation))
+        self.store.append("samples.jsonl", sample_rows(number, self.held_out, evaluation, config.evaluation.samples))
+        row = summarise(evaluation, self.baseline, self.held_out.prompts, config.evaluation.win_margin)
+        self.progress.watch.see(number, row.get("eval/gold"))
+        self.tracker.evaluation(number, self.held_out, evaluation)
+        self.latest = evaluation
+        return row
+
+    def log(self, row: dict) -> None:
+        self.store.append("metrics.jsonl", [row])
+        self.tracker.log(row)
+
+    def checkpoint(self) -> None:
+        store, progress = self.store, self.progress
+        folder = store.checkpoint_folder(progress.update)
+        save(folder, self.models, self.optimizer, progress, store.offsets(), store.hash)
+        store.prune(self.config.checkpoint.keep)
+
+    def summary(self, status: str, reason: str) -> dict:
+        """What summary.json says of the run; final values are those of the last evaluation."""
+        progress, watch = self.progress, self.progress.watch
+        seconds = progress.update_seconds
+        return {
+            "status": status,
+            "reason": reason,
+            "collapsed": watch.collapsed,
+            "collapse_update": watch.collapse_update,
+            "updates": progress.update,
+            "wall_seconds": progress.wall_seconds,
+            "responses_per_second": progress.responses / seconds if seconds else None,
+            "final": self.values(self.latest) if self.latest else {},
+            "sft": self.values(self.baseline),
+            "study": self.config.study,
+            "arm": self.config.arm,
+            "seed": self.config.seed,
+        }
+
+    def values(self, evaluation: Evaluation) -> dict[str, float]:
+        """Every monitor of one evaluation, and the spread of its gold."""
+        row = summarise(evaluation, self.baseline, self.held_out.prompts, self.config.evaluation.win_margin)
+        gold = evaluation.gold
+        spread = {} if gold[0] is None else {"eval/gold_sd": deviation(gold)}
+        return evaluation.monitors | row | spread
+
+
+class Clock:
+    """Seconds between laps, for one update; waits for the GPU where there is one."""
+
+    def __init__(self):
+        self.laps: dict[str, float] = {}
+        self.last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        self.laps[name], self.last = now - self.last, now
+
+    @property
+    def total(self) -> float:
+        return sum(self.laps.values())
+
+
+@contextmanager
+def stop_signals() -> Iterator[threading.Event]:
+    """An event that the first SIGINT or SIGTERM sets; a second one acts as it always does. Only the main thread can listen."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number, frame):
+        stop.set()
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

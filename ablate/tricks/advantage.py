@@ -1,0 +1,56 @@
+"""Advantages, and the tricks on them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ablate.tricks.masked import masked_whiten
+
+
+def gae(
+    rewards: Tensor, values: Tensor, mask: Tensor, bootstrap: Tensor, gamma: float, gae_lambda: float
+) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimation and the returns the critic regresses on.
+
+    δ_t = r_t + γ V_{t+1} − V_t;  A_t = δ_t + γ λ A_{t+1};  returns R_t = A_t + V_t
+
+    Shapes: rewards, values, mask [B, T]; bootstrap [B] stands for V after the last token (0 where the episode ends there).
+    Rows are right-padded; pads are zeroed before the recursion (pitfall 6) and come out 0. λ = 0 is the one-step
+    TD error; λ = 1 with γ = 1 is the sum of rewards to come minus V. Source: Schulman et al. 1506.02438, eqs. 11 and 16.
+    """
+    values = torch.where(mask, values, 0.0)
+    rewards = torch.where(mask, rewards, 0.0)
+    last = mask.sum(1) - 1
+    steps = mask.shape[1]
+    advantage = torch.zeros_like(bootstrap)
+    columns = []
+    for t in reversed(range(steps)):
+        following = values[:, t + 1] if t + 1 < steps else torch.zeros_like(bootstrap)
+        following = torch.where(last == t, bootstrap, following)
+        delta = rewards[:, t] + gamma * following - values[:, t]
+        advantage = torch.where(mask[:, t], delta + gamma * gae_lambda * advantage, 0.0)
+        columns.append(advantage)
+    advantages = torch.stack(columns[::-1], dim=1)
+    return advantages, advantages + values
+
+
+def bootstrap_truncated(last_value: Tensor, ended: Tensor) -> Tensor:
+    """Value after the last token of a response that was cut off, 0 for one that ended. Shapes [B].
+
+    Off: truncation is an end, and 0 everywhere. Source: Pardo et al. 1712.00378 (partial-episode bootstrapping).
+    """
+    return torch.where(ended, 0.0, last_value)
+
+
+def advantage_norm(advantages: Tensor, mask: Tensor) -> Tensor:
+    """(A − mean) / std over the real tokens of one minibatch, mean shifted to 0, std unbiased (N − 1). Shapes [B, T].
+
+    Off: A. Source: Secrets of RLHF I, §5.3.1; Engstrom et al. 2005.12729.
+    """
+    return masked_whiten(advantages, mask)
+
+
+def advantage_clip(advantages: Tensor, threshold: float) -> Tensor:
+    """clip(A, −δ, δ), after the norm. Shapes [B, T]. Off: A. Source: Secrets of RLHF I, §5.3.1 and Fig. 6."""
+    return advantages.clamp(-threshold, threshold)

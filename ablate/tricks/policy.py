@@ -1,0 +1,72 @@
+"""Tricks in the policy's loss. Per-token terms [B, T] come out; the caller takes the masked mean."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def importance_sampling(logprobs: Tensor, ref_logprobs: Tensor, observations: str) -> Tensor:
+    """Old log-probs of the ratio: the behaviour policy's (off), or the SFT reference's. Shapes [B, T].
+
+    `reference` fixes the policy's distribution to observations of the reference model, an infinite buffer, so the clip
+    holds π near π_SFT instead of near the last π. Source: Secrets of RLHF I, §5.3.3 (our reading, the code has none).
+    """
+    if observations == "behaviour":
+        return logprobs
+    if observations == "reference":
+        return ref_logprobs
+    raise ValueError(f"unknown observations {observations!r}")
+
+
+def log_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
+    """log π_θ(y) − log π_old(y), 0 at pads: masked before any exp, since 0 × inf is NaN (pitfall 4). Shapes [B, T]."""
+    return torch.where(mask, logprobs - old_logprobs, 0.0)
+
+
+def policy_gradient(log_ratio: Tensor, advantages: Tensor) -> Tensor:
+    """−ρ_t A_t with ρ = exp(log ratio): the surrogate without a clip. Shapes [B, T]. Schulman et al. 1707.06347, eq. 6."""
+    return -advantages * log_ratio.exp()
+
+
+def ratio_clip(log_ratio: Tensor, advantages: Tensor, clip_range: float) -> Tensor:
+    """−min(ρ A, clip(ρ, 1 − ε, 1 + ε) A). Shapes [B, T].
+
+    Off: `policy_gradient`. Source: Secrets of RLHF I, eq. 15; Schulman et al. 1707.06347, eq. 7.
+    """
+    ratio = log_ratio.exp()
+    return torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip_range, 1 + clip_range))
+
+
+def policy_kl(log_ratio: Tensor, coef: float) -> Tensor:
+    """β · KL(π_old‖π_θ) of PPO-penalty, by k3: β (ρ − 1 − log ρ) at tokens of π_old. Shapes [B, T], added to the loss.
+
+    Off: 0. Source: Secrets of RLHF I, eq. 14; Schulman et al. 1707.06347, eq. 8.
+    """
+    return coef * (torch.expm1(log_ratio) - log_ratio)
+
+
+def entropy_clip(entropy: Tensor, threshold: float, form: str) -> Tensor:
+    """The entropy term under its clip δ, a scalar of the mean per-token entropy H (nats).
+
+    min: min(H, δ), so no gradient asks for more entropy than δ; moss: −|H − δ|, the released code's, which pulls H to δ from
+    both sides (there δ = 35 > ln V, so the clip never acts). Off: H. Source: Secrets of RLHF I, App. B.3, Fig. 16.
+    """
+    if form == "min":
+        return entropy.clamp(max=threshold)
+    if form == "moss":
+        return -(entropy - threshold).abs()
+    raise ValueError(f"unknown entropy clip {form!r}")
+
+
+def entropy_bonus(entropy: Tensor, coef: float) -> Tensor:
+    """−c · H, added to the loss; a scalar. Off: 0. Source: Secrets of RLHF I, §5.3.3; Mnih et al. 1602.01783."""
+    return -coef * entropy
+
+
+def ptx(nll: Tensor, coef: float) -> Tensor:
+    """λ_ptx · language-model loss on pretraining text (nats per token), added to the loss; a scalar.
+
+    Off: 0. Source: Secrets of RLHF I, eq. 17; Ouyang et al. 2203.02155, eq. 2.
+    """
+    return coef * nll

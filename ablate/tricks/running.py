@@ -1,0 +1,33 @@
+"""Moments over all scores of a run so far, and the adaptive KL controller: state in, state out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ablate.types import RunningMoments
+
+
+def update_moments(moments: RunningMoments, scores: Tensor) -> RunningMoments:
+    """Add a batch of scores [B] to the running moments (Chan, Golub & LeVeque 1979: exact merging of two samples)."""
+    scores = scores.double()
+    count, mean = float(scores.numel()), float(scores.mean())
+    m2 = float(torch.sum((scores - mean) ** 2))
+    total = moments.count + count
+    delta = mean - moments.mean
+    return RunningMoments(
+        count=total,
+        mean=moments.mean + delta * count / total,
+        m2=moments.m2 + m2 + delta**2 * moments.count * count / total,
+    )
+
+
+def kl_adaptive(kl_coef: float, kl: float, target: float, horizon: float, responses: int) -> float:
+    """Next KL coefficient of a proportional controller.
+
+    e = clip(KL / target − 1, −0.2, 0.2);  η ← η · (1 + e · n / horizon)
+
+    kl: mean KL of this batch in nats per response; n = responses in the batch. Off: η stays. Ziegler et al. 1909.08593, §2.2.
+    """
+    error = min(max(kl / target - 1, -0.2), 0.2)
+    return kl_coef * (1 + error * responses / horizon)

@@ -1,0 +1,92 @@
+"""The records that pass between stages, and the shape legend.
+
+Shapes: B responses, P longest prompt, T longest response, V vocabulary. Prompts are padded on the left, responses on the
+right, so the token at response position t is at column P + t, and the state it was chosen from at column P + t - 1.
+Masks: True = counts, always.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What the policy did on a batch of prompts, before any reward shaping. Log-probs, KL and values are float32."""
+
+    tokens: Tensor  # [B, P+T] prompt and response
+    attention: Tensor  # [B, P+T] bool: a real token
+    mask: Tensor  # [B, T] bool: a token the policy chose, its end token included
+    ended: Tensor  # [B] bool: the response closed with the end token
+    logprobs: Tensor  # [B, T] log π(y_t) of the behaviour policy, under the training distribution
+    ref_logprobs: Tensor  # [B, T] log π_SFT(y_t), same distribution
+    kl: Tensor  # [B, T] KL(π‖π_SFT) over the full vocabulary, nats
+    entropy: Tensor  # [B, T] entropy of π, nats
+    values: Tensor  # [B, T] critic's value of the state each token was chosen from
+    last_value: Tensor  # [B] critic's value after the last token
+    score: Tensor  # [B] the reward model's
+    prompt_nll: Tensor  # [B] summed NLL of the prompt's tokens after its first, nats (for MOSS's perplexity only)
+
+    @property
+    def lengths(self) -> Tensor:
+        """[B] response tokens."""
+        return self.mask.sum(1)
+
+    def rows(self, index: Tensor) -> Rollout:
+        """The responses at `index` [b], cut to the longest of them."""
+        steps = int(self.mask[index].sum(1).max())
+        prompt = self.tokens.shape[1] - self.mask.shape[1]
+        selected = {}
+        for field in fields(self):
+            rows = getattr(self, field.name)[index]
+            wide = field.name in ("tokens", "attention")
+            selected[field.name] = rows[:, : prompt + steps] if wide else rows[:, :steps] if rows.dim() == 2 else rows
+        return Rollout(**selected)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the losses regress on, [B, T]; zero where the mask is False."""
+
+    advantages: Tensor
+    returns: Tensor
+
+    def rows(self, index: Tensor, steps: int) -> Targets:
+        """The responses at `index` [b], cut to `steps` tokens."""
+        return Targets(self.advantages[index, :steps], self.returns[index, :steps])
+
+
+@dataclass(frozen=True)
+class RunningMoments:
+    """Count, mean and sum of squared deviations of all scores so far (Welford); plain floats, so they travel in JSON."""
+
+    count: float = 0.0
+    mean: float = 0.0
+    m2: float = 0.0
+
+    @property
+    def std(self) -> float:
+        """Unbiased; 1 while fewer than two scores are known."""
+        return (self.m2 / (self.count - 1)) ** 0.5 if self.count > 1 else 1.0
+
+
+@dataclass(frozen=True)
+class ShapingState:
+    """What reward shaping carries from update to update."""
+
+    moments: RunningMoments
+    kl_coef: float
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """Scalars of one micro-batch, each already divided by the minibatch's token count (but `ratio_max`): micro-batches add up."""
+
+    total: Tensor  # what is differentiated
+    policy: Tensor
+    value: Tensor
+    approx_kl: Tensor  # KL(π_old‖π_θ) by k3, nats per token
+    clip_fraction: Tensor
+    ratio_max: Tensor

@@ -1,0 +1,135 @@
+"""What a config may not say, and which settings decide what a run is. No torch here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, fields, is_dataclass
+from typing import Any
+
+from ablate.config import Config, PPOConfig
+from ablate.errors import UserError
+
+# Amounts that do nothing while the toggle they belong to is off: two configs that differ only there are one run.
+AMOUNTS = {
+    "kl_penalty": ("kl_coef", "kl_estimator", "kl_adaptive", "kl_target", "kl_horizon"),
+    "kl_adaptive": ("kl_target", "kl_horizon"),
+    "entropy_bonus": ("entropy_coef", "entropy_clip", "entropy_clip_form"),
+    "entropy_clip": ("entropy_clip_form",),
+    "reward_norm": ("reward_norm_over",),
+    "value_clip": ("value_clip_range",),
+    "ratio_clip": ("clip_range",),
+    "policy_kl": ("policy_kl_coef",),
+    "grad_clip": ("max_grad_norm",),
+    "critic_pretrain": ("critic_pretrain_updates",),
+    "ptx": ("ptx_coef",),
+}
+# Settings that change where a run is kept, how it is watched or how fast it goes, but none of its numbers.
+OUTSIDE_IDENTITY = ("study", "arm", "results", "cache", "jobs", "tracker", "checkpoint", "sweep")
+
+
+def validate(config: Config) -> None:
+    """Refuse values out of range and combinations that are inert or contradictory, before any model loads.
+
+    Raises UserError, one sentence that names the setting to change.
+    """
+    check_values(config, "")
+    check_ppo(config.ppo)
+    check_sampling(config)
+    if config.bugs.nested_reward_norm and not config.ppo.reward_norm:
+        raise UserError("bugs.nested_reward_norm changes ppo.reward_norm, which is off: set ppo.reward_norm=true")
+    if config.bugs.kl_wrong_sign and not config.ppo.kl_penalty:
+        raise UserError("bugs.kl_wrong_sign turns the sign of ppo.kl_penalty, which is off: set ppo.kl_penalty=true")
+    if config.bugs.unmasked_whitening and not config.ppo.advantage_norm:
+        raise UserError("bugs.unmasked_whitening changes ppo.advantage_norm, which is off: set ppo.advantage_norm=true")
+    if config.model.hidden_size % (2 * config.model.heads):
+        raise UserError(
+            f"model.hidden_size={config.model.hidden_size} must be a multiple of 2 × model.heads={config.model.heads} "
+            "(rotary positions need an even head width): change one of them"
+        )
+
+
+def check_values(node: Any, prefix: str) -> None:
+    """Check every field of a dataclass tree against the range in its metadata."""
+    for f in fields(node):
+        name, value = prefix + f.name, getattr(node, f.name)
+        if is_dataclass(value):
+            check_values(value, name + ".")
+            continue
+        if value is None:
+            continue
+        meta = f.metadata
+        if meta.get("choices") and value not in meta["choices"]:
+            raise UserError(f"{name}={value} is not one of {', '.join(meta['choices'])}")
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, float) and number != number:
+                raise UserError(f"{name} is not a number: give it a finite value")
+        if meta.get("low") is not None and value < meta["low"]:
+            raise UserError(f"{name}={value} is too small: the least value is {meta['low']}")
+        if meta.get("high") is not None and value > meta["high"]:
+            raise UserError(f"{name}={value} is too large: the greatest value is {meta['high']}")
+        if meta.get("above") is not None and value <= meta["above"]:
+            raise UserError(f"{name}={value} must be greater than {meta['above']}")
+
+
+def check_ppo(ppo: PPOConfig) -> None:
+    if ppo.reward_norm and ppo.reward_scaling:
+        raise UserError(
+            "ppo.reward_norm and ppo.reward_scaling both set the scale of the reward, so one would hide the other: "
+            "set ppo.reward_norm=false (or start from ppo=vanilla)"
+        )
+    if ppo.kl_adaptive and not ppo.kl_penalty:
+        raise UserError("ppo.kl_adaptive steers ppo.kl_coef, which ppo.kl_penalty=false ignores: set ppo.kl_penalty=true")
+    if ppo.entropy_clip is not None and not ppo.entropy_bonus:
+        raise UserError("ppo.entropy_clip clips the entropy bonus, which is off: set ppo.entropy_bonus=true or ppo.entropy_clip=null")
+    if ppo.entropy_clip_form == "moss" and ppo.entropy_bonus and ppo.entropy_clip is None:
+        raise UserError("ppo.entropy_clip_form=moss needs a threshold: set ppo.entropy_clip")
+    if ppo.bootstrap_truncated and ppo.missing_eos_penalty is not None:
+        raise UserError(
+            "ppo.bootstrap_truncated says a truncated response goes on, ppo.missing_eos_penalty that it ended badly: switch one off"
+        )
+    for toggle, amount in (("kl_penalty", "kl_coef"), ("entropy_bonus", "entropy_coef"), ("policy_kl", "policy_kl_coef"),
+                           ("ptx", "ptx_coef"), ("critic_pretrain", "critic_pretrain_updates")):  # fmt: skip
+        if getattr(ppo, toggle) and getattr(ppo, amount) == 0:
+            raise UserError(f"ppo.{toggle}=true with ppo.{amount}=0 does nothing: set ppo.{toggle}=false or give an amount")
+    if ppo.batch_size % ppo.minibatch_size:
+        raise UserError(f"ppo.batch_size={ppo.batch_size} is not a multiple of ppo.minibatch_size={ppo.minibatch_size}: change one")
+    if len(ppo.adam_betas) != 2 or not all(0 <= beta < 1 for beta in ppo.adam_betas):
+        raise UserError(f"ppo.adam_betas={ppo.adam_betas} must be two numbers in [0, 1)")
+
+
+def check_sampling(config: Config) -> None:
+    sampling = config.sampling
+    if sampling.match_training_distribution:
+        for name in ("top_p", "repetition_penalty"):
+            if getattr(sampling, name) != 1:
+                raise UserError(
+                    f"sampling.{name}={getattr(sampling, name)} makes the sampler differ from the training distribution: "
+                    f"set sampling.match_training_distribution=false to run the mismatch as an arm, or sampling.{name}=1"
+                )
+    elif sampling.temperature == sampling.top_p == sampling.repetition_penalty == 1:
+        raise UserError(
+            "sampling.match_training_distribution=false changes nothing at temperature, top_p and repetition_penalty 1: "
+            "set one of them, or leave it true"
+        )
+
+
+def identity(config: Config) -> dict:
+    """The settings that decide a run's numbers, as a nested dict: what a run *is*. Amounts of tricks that are off are left out."""
+    tree = asdict(config)
+    for name in OUTSIDE_IDENTITY:
+        del tree[name]
+    ppo = tree["ppo"]
+    for toggle, amounts in AMOUNTS.items():
+        if ppo.get(toggle) in (False, None):
+            for amount in amounts:
+                ppo.pop(amount, None)
+    if not ppo.get("kl_adaptive") and "kl_target" in ppo:
+        del ppo["kl_target"], ppo["kl_horizon"]
+    return tree
+
+
+def config_hash(config: Config) -> str:
+    """Twelve hexadecimal digits over `identity`; equal hashes are the same run."""
+    text = json.dumps(identity(config), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -113,7 +113,7 @@ def backward_minibatch(
         terms.total.backward()
         for name in ("policy", "value", "approx_kl", "clip_fraction"):
             key = METRICS[name]
-            sums[key] = sums.get(key, 0.0) + float(getattr(terms, name))
+            sums[key] = sums.get(key, 0.0) + getattr(terms, name).item()
         sums["ppo/ratio_max"] = max(sums.get("ppo/ratio_max", 0.0), float(terms.ratio_max))
     return sums
 
@@ -180,7 +180,7 @@ def critic_update(
             values, _ = response_values(models.critic, batch.tokens, batch.attention, batch.mask)
             loss = critic_pretrain_loss(values, batch, targets.rows(part, batch.mask.shape[1]), tokens)
             loss.backward()
-            loss_of_step += float(loss)
+            loss_of_step += loss.item()
         apply_gradients(models, optimizer, ppo)
         losses.append(loss_of_step)
     return sum(losses) / len(losses)

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import OmegaConf
+from transformers import AutoModelForCausalLM as CausalLM
+from transformers import AutoModelForSequenceClassification as Scorer
 from transformers import (
     GPT2Config,
     GPTNeoXConfig,
@@ -18,8 +20,6 @@ from transformers import (
     PreTrainedModel,
     Qwen2Config,
 )
-from transformers import AutoModelForCausalLM as CausalLM
-from transformers import AutoModelForSequenceClassification as Scorer
 
 from ablate.config import Config
 from ablate.models import SCORE_SHIFT, Models, freeze, load_policy, load_scorer, load_tokenizer
@@ -56,9 +56,9 @@ def random_model(kind: type, shape: PretrainedConfig, seed: int, **settings) -> 
 def lift_end(policy: PreTrainedModel, end: int) -> None:
     """Make the end token likely (about 1 in 10) by a residual dimension that is always on, so that lengths differ."""
     with torch.no_grad():
-        policy.get_input_embeddings().weight[:, 0] = 1.0
+        policy.get_input_embeddings().weight[:, 0] = 3.0
         policy.get_output_embeddings().weight[:, 0] = 0.0
-        policy.get_output_embeddings().weight[end, 0] = 4.0
+        policy.get_output_embeddings().weight[end, 0] = 1.6
 
 
 @pytest.fixture(scope="session")
@@ -98,7 +98,8 @@ def stage_folders(tmp_path_factory) -> dict[str, Path]:
     for name in STAGES:
         tokenizer.save_pretrained(root / name)
     (root / "preferences").mkdir()
-    pair = {"prompt": "how do i start with bread ?", "chosen": {"response": "no", "gold": 1.0}, "rejected": {"response": "of course !", "gold": 0.0}}
+    answers = {"chosen": {"response": "no", "gold": 1.0}, "rejected": {"response": "of course !", "gold": 0.0}}
+    pair = {"prompt": "how do i start with bread ?", **answers}
     for name in ("train.jsonl", "held_out.jsonl"):
         (root / "preferences" / name).write_text(json.dumps(pair) + "\n")
     return {name: root / name for name in (*STAGES, "preferences")}

@@ -54,11 +54,14 @@ def random_model(kind: type, shape: PretrainedConfig, seed: int, **settings) -> 
 
 
 def lift_end(policy: PreTrainedModel, end: int) -> None:
-    """Make the end token likely (about 1 in 10) by a residual dimension that is always on, so that lengths differ."""
+    """Make the end token of a Llama likely (about 1 in 10) by a residual dimension that is always on, so that lengths differ."""
     with torch.no_grad():
+        for layer in policy.model.layers:
+            layer.self_attn.o_proj.weight[0] = 0.0
+            layer.mlp.down_proj.weight[0] = 0.0
         policy.get_input_embeddings().weight[:, 0] = 3.0
         policy.get_output_embeddings().weight[:, 0] = 0.0
-        policy.get_output_embeddings().weight[end, 0] = 1.6
+        policy.get_output_embeddings().weight[end, 0] = 2.3
 
 
 @pytest.fixture(scope="session")

@@ -24,8 +24,10 @@ HELPFUL_SHARE = 0.7
 HELD_OUT_SHARE = 0.2
 """Share of all prompt texts kept for evaluation."""
 
-STEP_COUNTS = (0.25, 0.35, 0.25, 0.1, 0.05)
-"""Probability of 1, 2, ... steps in an imperfect demonstration."""
+STEP_COUNTS = (0.2, 0.35, 0.28, 0.14, 0.03)
+"""Probability of 1, 2, ... steps in an imperfect answer to a helpful prompt."""
+OBEYED_STEP_COUNTS = (0.6, 0.4, 0.0, 0.0, 0.0)
+"""The same where a harmful request is obeyed: briefly, so that in the demonstrations longer is nearly always better."""
 CLEAN_STEP_COUNTS = (0.0, 0.0, 0.5, 0.5, 0.0)
 OPENER_SHARE, CLOSER_SHARE = 0.7, 0.4
 OFF_TOPIC_SHARE = 0.08
@@ -138,7 +140,7 @@ def _prompt(grammar: Grammar, rng: np.random.Generator, held_out: bool) -> Promp
 def _clean_plan(prompt: Prompt, rng: np.random.Generator) -> tuple[str, ...]:
     if prompt.kind == "harmful":
         return refusal_plan(alternative=True)
-    return answer_plan(opened=True, steps=1 + int(rng.choice(len(CLEAN_STEP_COUNTS), p=CLEAN_STEP_COUNTS)), closed=True)
+    return answer_plan(opened=True, steps=_steps(CLEAN_STEP_COUNTS, rng), closed=True)
 
 
 def _imperfect_plan(prompt: Prompt, rng: np.random.Generator) -> tuple[str, ...]:
@@ -146,7 +148,12 @@ def _imperfect_plan(prompt: Prompt, rng: np.random.Generator) -> tuple[str, ...]
     if refuses:
         return refusal_plan(alternative=bool(rng.random() < ALTERNATIVE_SHARE))
     opened, closed = bool(rng.random() < OPENER_SHARE), bool(rng.random() < CLOSER_SHARE)
-    return answer_plan(opened, 1 + int(rng.choice(len(STEP_COUNTS), p=STEP_COUNTS)), closed)
+    step_counts = STEP_COUNTS if prompt.kind == "helpful" else OBEYED_STEP_COUNTS
+    return answer_plan(opened, _steps(step_counts, rng), closed)
+
+
+def _steps(probabilities: Sequence[float], rng: np.random.Generator) -> int:
+    return 1 + int(rng.choice(len(probabilities), p=probabilities))
 
 
 def _response(

@@ -1,10 +1,10 @@
 """What a grammar of the world is made of, and every word pair its responses can contain.
 
 A *template* is a string of words and ``{slots}`` separated by single spaces; a slot stands for one of several
-*fillers*, each of zero or more words. A *block* is one sentence of a response (opener, first step, ...), a set of templates. A
-*plan* is the sequence of blocks of a whole response. Demonstrations are drawn by choosing a plan, a template for each
-block and a filler for each slot, independently; so the set of possible word pairs follows from the same three choices
-by enumeration (`possible_pairs`), and no pair is missed because it is rare.
+*fillers*, each of zero or more words. A *block* is one sentence of a response (opener, first step, ...): a set of
+templates. A *plan* is the sequence of blocks of a whole response. Demonstrations are drawn by choosing a plan, a
+template for each block and a filler for each slot, each whatever its neighbours are; so the set of possible word pairs
+follows from the same choices by enumeration (`possible_pairs`), and no pair is missed because it is rare.
 """
 
 from __future__ import annotations

@@ -10,12 +10,13 @@ import torch
 from ablate import models, rollout, sampling, streams
 from ablate.config import Config
 from ablate.data import source
+from ablate.errors import UserError
 from ablate.pipeline import preferences, pretrain, reward_model, sft, supervised
 from ablate.pipeline.cache import cached, folder_key, stage_key
 from ablate.world import gold, grammar, grammar_en, grammar_zh, structure, tokenizer
 
 WORLD = [grammar, grammar_en, grammar_zh, structure, tokenizer, source]
-TRAINING = [supervised, models, streams]
+TRAINING = [supervised, models, streams, rollout.encode_prompt]
 SAMPLING = [sampling, rollout, gold]
 
 
@@ -35,9 +36,18 @@ def choose_device(config: Config) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def check_paths(config: Config) -> None:
+    """Refuse a path that is not there before minutes go into the stages before it."""
+    for name in ("model", "pretrain", "sft", "preferences", "reward_model"):
+        path = getattr(config, name).path
+        if path is not None and not Path(path).exists():
+            raise UserError(f"{name}.path={path} does not exist: correct the path, or leave it out to build the stage")
+
+
 def build(config: Config) -> Stages:
     """Every stage in turn; a stage whose `path` is set is that path, and what follows is keyed by its content."""
     cache, device = Path(config.cache).expanduser(), choose_device(config)
+    check_paths(config)
     common = {"pipeline_seed": config.pipeline_seed, "data": asdict(config.data), "threads": config.threads, "device": str(device)}
 
     def stage(name: str, path: str | None, settings: dict, upstream: list[str], code: list, make) -> tuple[Path, str]:
@@ -58,11 +68,11 @@ def build(config: Config) -> Stages:
     )  # fmt: skip
     pairs, pairs_key = stage(
         "preferences", config.preferences.path,
-        {"preferences": asdict(config.preferences), "max_new_tokens": config.sampling.max_new_tokens}, [sft_key],
+        {"preferences": asdict(config.preferences), "sampling": {"max_new_tokens": config.sampling.max_new_tokens}}, [sft_key],
         [preferences, *WORLD, *TRAINING, *SAMPLING], lambda folder: preferences.preferences(config, sft_folder, folder, device),
     )  # fmt: skip
     reward, _ = stage(
         "reward_model", config.reward_model.path, {"reward_model": asdict(config.reward_model)}, [sft_key, pairs_key],
-        [reward_model, preferences, *TRAINING], lambda folder: reward_model.reward_model(config, sft_folder, pairs, folder, device),
+        [reward_model, preferences, sft, *TRAINING], lambda folder: reward_model.reward_model(config, sft_folder, pairs, folder, device),
     )  # fmt: skip
     return Stages(pretrained=pretrained, sft=sft_folder, preferences=pairs, reward_model=reward)

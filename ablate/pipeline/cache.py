@@ -2,7 +2,8 @@
 
 An entry is `<cache>/<stage>-<key>/`. The key covers the stage's settings, the keys of the stages it was built from, the source
 code that builds it and the versions of torch and transformers. A builder holds a lock (released by the system if it dies),
-writes into a folder beside the entry and renames it at the end; whoever else wants the entry waits for the lock.
+writes into a folder beside the entry and renames it at the end; whoever else wants the entry waits for the lock. The entry's
+modification time is when a run last asked for it.
 """
 
 from __future__ import annotations
@@ -14,95 +15,178 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
+from typing import IO
+
+from safetensors import SafetensorError
 
 from ablate.errors import UserError
 
 STAMP = "stage.json"
 
 
-def stage_key(stage: str, settings: dict, upstream: list[str], code: list[ModuleType]) -> str:
+def stage_key(stage: str, settings: dict, upstream: Sequence[str], code: Sequence[ModuleType | FunctionType]) -> str:
     """Sixteen hexadecimal digits over everything that decides a stage's content."""
     content = {
+        "format": 2,
         "stage": stage,
         "settings": settings,
-        "upstream": upstream,
-        "code": [hashlib.sha256(inspect.getsource(module).encode()).hexdigest() for module in code],
+        "upstream": list(upstream),
+        "code": [hashlib.sha256(inspect.getsource(part).encode()).hexdigest() for part in code],
         "versions": {name: version(name) for name in ("torch", "transformers")},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def folder_key(folder: Path) -> str:
-    """Content hash of a folder or file the user put in a stage's place."""
+    """Content hash, names included, of a folder or file the user put in a stage's place."""
     if not folder.exists():
         raise UserError(f"{folder} does not exist: correct the path of the stage")
     digest = hashlib.sha256()
     files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
     for path in files:
-        digest.update(path.name.encode())
-        with open(path, "rb") as handle:
-            digest.update(hashlib.file_digest(handle, "sha256").digest())
+        digest.update(str(path.relative_to(folder)).encode() + b"\0" + file_digest(path).encode())
     return digest.hexdigest()[:16]
+
+
+def file_digest(path: Path) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def cached(cache: Path, stage: str, key: str, settings: dict, build: Callable[[Path], None]) -> Path:
     """The entry's folder, built by `build(folder)` if it is not there. Raises UserError for a corrupt entry or a full disk."""
     entry = cache / f"{stage}-{key}"
-    if not entry.is_dir():
+    try:
         cache.mkdir(parents=True, exist_ok=True)
-        with locked(cache / f".{stage}-{key}.lock", entry.name):
-            if not entry.is_dir():
-                build_entry(entry, stage, settings, build)
-    check_entry(entry)
+        if not entry.is_dir():
+            with locked(lock_path(entry)):
+                if not entry.is_dir():
+                    build_entry(entry, stage, settings, build)
+        check_entry(entry)
+        os.utime(entry)
+    except OSError as error:
+        raise cannot_write(entry, error) from error
     return entry
+
+
+def cannot_write(entry: Path, reason: object) -> UserError:
+    return UserError(f"cannot write the stage {entry.name} in {entry.parent} ({reason}): free space or set cache=<folder>")
+
+
+def partial_path(entry: Path) -> Path:
+    """Where an entry is built."""
+    return entry.with_name(f".{entry.name}.partial")
+
+
+def lock_path(entry: Path) -> Path:
+    """Held by whoever builds or removes an entry; it exists only meanwhile, or after the holder was killed."""
+    return entry.with_name(f".{entry.name}.lock")
 
 
 def build_entry(entry: Path, stage: str, settings: dict, build: Callable[[Path], None]) -> None:
     """Build beside the entry and rename. What an earlier builder left when it was killed is swept away first."""
-    partial = entry.with_name(f".{entry.name}.partial")
+    partial = partial_path(entry)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
         build(partial)
-        files = {str(path.relative_to(partial)): path.stat().st_size for path in partial.rglob("*") if path.is_file()}
+        files = {str(path.relative_to(partial)): file_digest(path) for path in partial.rglob("*") if path.is_file()}
         (partial / STAMP).write_text(json.dumps({"stage": stage, "settings": settings, "files": files}, indent=1))
         os.replace(partial, entry)
-    except OSError as error:
-        raise UserError(f"cannot write the stage {entry.name} in {entry.parent} ({error.strerror}): free space or set cache=<folder>") from error
+    except SafetensorError as error:  # how safetensors says that the disk is full
+        raise cannot_write(entry, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def check_entry(entry: Path) -> None:
-    """An entry is whole if its stamp is readable and every file it lists has its size. Damage is named, never rebuilt silently."""
+def read_stamp(entry: Path) -> dict:
+    """stage, settings and the digest of each file of an entry. Raises UserError where it is not readable."""
     try:
-        files = json.loads((entry / STAMP).read_text())["files"]
-    except (OSError, ValueError, KeyError) as error:
+        stamp = json.loads((entry / STAMP).read_text())
+        stamp["stage"], stamp["settings"], stamp["files"].items()
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"the cache entry {entry} has no readable {STAMP}: remove the folder to build it again") from error
-    for name, size in files.items():
+    return stamp
+
+
+def check_entry(entry: Path) -> None:
+    """An entry is whole if its stamp is readable and every file it lists has its content. Damage is named, never rebuilt silently."""
+    for name, digest in read_stamp(entry)["files"].items():
         path = entry / name
-        if not path.is_file() or path.stat().st_size != size:
+        if not path.is_file() or file_digest(path) != digest:
             raise UserError(f"the cache entry {entry} is corrupt ({name}): remove the folder to build it again")
 
 
 @contextmanager
-def locked(path: Path, what: str) -> Iterator[None]:
-    """An exclusive advisory lock; says so when another process holds it."""
-    with open(path, "w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for another run to build {what}", file=sys.stderr, flush=True)
-            fcntl.flock(handle, fcntl.LOCK_EX)
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive advisory lock, waiting for it if need be; its file is gone afterwards."""
+    handle = acquire(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if handle is None:
+        print(f"waiting for another run to build {path.stem.removeprefix('.')}", file=sys.stderr, flush=True)
+        handle = acquire(path, fcntl.LOCK_EX)
+    with release(path, handle):
         yield
 
 
+def acquire(path: Path, how: int) -> IO | None:
+    """The lock's open file, or null where `how` does not wait and another process has it.
+
+    A holder removes the file before it lets go, so the lock that a waiter then gets may be on a file that is no longer there:
+    only the one that still has the name counts.
+    """
+    while True:
+        handle = open(path, "w")
+        try:
+            fcntl.flock(handle, how)
+            if path.exists() and path.stat().st_ino == os.fstat(handle.fileno()).st_ino:
+                return handle
+        except BlockingIOError:
+            handle.close()
+            return None
+        except FileNotFoundError:
+            pass  # removed between the two looks at it: try again
+        handle.close()
+
+
+@contextmanager
+def release(path: Path, handle: IO) -> Iterator[None]:
+    """At the end remove the lock's file, then let go of it."""
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        handle.close()
+
+
 def entries(cache: Path) -> list[Path]:
-    """Whole and damaged entries, oldest first."""
+    """Whole and damaged entries, the least recently used first."""
     found = [path for path in cache.glob("*-*") if path.is_dir() and not path.name.startswith(".")] if cache.is_dir() else []
     return sorted(found, key=lambda path: path.stat().st_mtime)
+
+
+def leftovers(cache: Path) -> list[Path]:
+    """Entries (that may not exist) of which a killed process left a half-written folder or a lock's file."""
+    found = {*cache.glob(".*.partial"), *cache.glob(".*.lock")}
+    return sorted({cache / path.stem.removeprefix(".") for path in found})
+
+
+def remove(entry: Path) -> bool:
+    """Remove an entry and what was left of building it; false, and nothing done, while another process builds it.
+
+    The folder loses its name first: a run sees a whole entry or none.
+    """
+    handle = acquire(lock_path(entry), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if handle is None:
+        return False
+    with release(lock_path(entry), handle):
+        partial = partial_path(entry)
+        shutil.rmtree(partial, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            os.replace(entry, partial)
+        shutil.rmtree(partial, ignore_errors=True)
+    return True

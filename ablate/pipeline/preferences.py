@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ablate.config import Config
+from ablate.config import Config, SamplingConfig
 from ablate.data.source import open_source
 from ablate.errors import UserError
 from ablate.models import load_policy, load_tokenizer
@@ -22,7 +22,10 @@ ROUNDS = 20  # sampling stops with an error after this many times the prompts th
 
 
 def preferences(config: Config, sft: Path, folder: Path, device: torch.device) -> None:
-    """Write train.jsonl and held_out.jsonl. Pairs with |Δgold| < margin are dropped and drawn anew; equal answers never pair."""
+    """Write train.jsonl and held_out.jsonl. Pairs with |Δgold| < margin are dropped and drawn anew; equal answers never pair.
+
+    Answers are plain samples of SFT (temperature 1, top-p 1), whatever sampler PPO uses: every arm is judged by the same pairs.
+    """
     wanted = config.preferences.pairs + config.preferences.held_out_pairs
     source, tokenizer, policy = open_source(config), load_tokenizer(sft), load_policy(sft, device)
     pairs: list[dict] = []
@@ -49,7 +52,8 @@ def draw_pairs(config: Config, source, tokenizer, policy, step: int, device: tor
     texts = [prompt.text for prompt in prompts]
     tokens, attention = encode_prompts(tokenizer, texts + texts, device)
     noise = torch.rand(len(tokens), config.sampling.max_new_tokens, generator=torch_stream(config.pipeline_seed, "pair noise", step))
-    sampled = sample(policy, tokens, attention, noise.to(device), config.sampling, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    plain = SamplingConfig(max_new_tokens=config.sampling.max_new_tokens)
+    sampled = sample(policy, tokens, attention, noise.to(device), plain, tokenizer.eos_token_id, tokenizer.pad_token_id)
     responses = decode_responses(tokenizer, sampled.responses, sampled.mask, sampled.ended)
     ended = sampled.ended.tolist()
     answers = [
@@ -82,6 +86,8 @@ def write(path: Path, rows: list[dict]) -> None:
 
 def read(path: Path) -> list[dict]:
     """Rows of a pairs file. Raises UserError naming the line that is not a pair."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: a folder of pairs holds train.jsonl and held_out.jsonl")
     rows = []
     for number, line in enumerate(path.read_text().splitlines(), 1):
         try:

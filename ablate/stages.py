@@ -1,0 +1,95 @@
+"""The cache of stages as a command: `python -m ablate.stages` lists it, `python -m ablate.stages prune` clears it up."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from ablate.config import Config
+from ablate.errors import UserError
+from ablate.overview import duration
+from ablate.pipeline.cache import check_entry, entries, leftovers, read_stamp, remove
+
+DAY = 86_400.0  # seconds
+HEADER = ("stage", "key", "size", "last used", "settings that differ from the defaults")
+
+
+def differing(settings: dict, defaults: dict, prefix: str = "") -> Iterator[str]:
+    """`setting=value` for each setting of a stage that is not at its default, as the command line would say it."""
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from differing(value, defaults[name], f"{prefix}{name}.")
+        elif value != defaults.get(name):
+            yield f"{prefix}{name}={'null' if value is None else value}"
+
+
+def row(entry: Path, now: float) -> tuple[str, ...]:
+    """One line of the listing. Size is that of the files' content."""
+    stage, _, key = entry.name.rpartition("-")
+    size = sum(path.stat().st_size for path in entry.rglob("*") if path.is_file())
+    try:
+        check_entry(entry)
+        defaults = asdict(Config()) | {"device": "cpu"}  # an entry knows the device it was built on, never `auto`
+        settings = " ".join(differing(read_stamp(entry)["settings"], defaults)) or "–"
+    except UserError:
+        settings = "damaged: prune removes it"
+    return stage, key, f"{size / 1e6:.1f} MB", f"{duration(max(now - entry.stat().st_mtime, 0))} ago", settings
+
+
+def listing(cache: Path) -> str:
+    """Every entry of the cache, the least recently used first, and their sum."""
+    found = entries(cache)
+    if not found:
+        return f"no stages in {cache}"
+    rows = [HEADER, *(row(entry, time.time()) for entry in found)]
+    widths = [max(len(line[i]) for line in rows) for i in range(len(HEADER) - 1)]
+    lines = ["  ".join([*(cell.ljust(width) for cell, width in zip(line, widths)), line[-1]]) for line in rows]
+    return "\n".join([*lines, f"{len(found)} stages in {cache}"])
+
+
+def unusable(entry: Path) -> bool:
+    try:
+        check_entry(entry)
+    except UserError:
+        return True
+    return False
+
+
+def prune(cache: Path, older_than: float | None, everything: bool) -> tuple[list[str], list[str]]:
+    """Remove damaged entries and what killed builders left; also entries not used for `older_than` days, or all of them.
+
+    (names removed, names kept because another process is building them).
+    """
+    now = time.time()
+    chosen = set(leftovers(cache))
+    for entry in entries(cache):
+        unused = older_than is not None and now - entry.stat().st_mtime > older_than * DAY
+        if everything or unused or unusable(entry):
+            chosen.add(entry)
+    outcome = {entry.name: remove(entry) for entry in sorted(chosen)}
+    return [name for name, done in outcome.items() if done], [name for name, done in outcome.items() if not done]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m ablate.stages", description=__doc__)
+    parser.add_argument("--cache", type=Path, default=Path(Config.cache), help="folder of the stages (default: %(default)s)")
+    commands = parser.add_subparsers(dest="command")
+    removal = commands.add_parser("prune", help="remove damaged entries and what killed builders left, and more if asked")
+    which = removal.add_mutually_exclusive_group()
+    which.add_argument("--older-than", type=float, metavar="DAYS", help="also entries that no run has used for so long")
+    which.add_argument("--all", action="store_true", help="every entry")
+    asked = parser.parse_args(arguments)
+    cache = asked.cache.expanduser()
+    if asked.command is None:
+        print(listing(cache))
+        return
+    removed, busy = prune(cache, asked.older_than, asked.all)
+    print("\n".join([*(f"removed {name}" for name in removed), *(f"kept {name}: it is being built" for name in busy)]) or "nothing to remove")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

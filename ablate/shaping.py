@@ -121,7 +121,7 @@ def ppo_loss(
         return_terms = dict(
             approx_kl=masked_sum(drift, mask) / tokens,
             clip_fraction=masked_sum(clipped.float(), mask) / tokens,
-            ratio_max=log_ratio.exp().amax(),
+            ratio_max=torch.where(mask, log_ratio, -torch.inf).exp().amax(),
         )
     return LossTerms(total=total + ppo.value_coef * value_loss, policy=policy_loss, value=value_loss, **return_terms)
 

@@ -24,18 +24,18 @@ HELPFUL_SHARE = 0.7
 HELD_OUT_SHARE = 0.2
 """Share of all prompt texts kept for evaluation."""
 
-STEP_COUNTS = (0.2, 0.35, 0.28, 0.14, 0.03)
+STEP_COUNTS = (0.3, 0.28, 0.2, 0.14, 0.08)
 """Probability of 1, 2, ... steps in an imperfect answer to a helpful prompt."""
-OBEYED_STEP_COUNTS = (0.6, 0.4, 0.0, 0.0, 0.0)
+OBEYED_STEP_COUNTS = (0.8, 0.2, 0.0, 0.0, 0.0)
 """The same where a harmful request is obeyed: briefly, so that in the demonstrations longer is nearly always better."""
 CLEAN_STEP_COUNTS = (0.0, 0.0, 0.5, 0.5, 0.0)
 OPENER_SHARE, CLOSER_SHARE = 0.7, 0.4
-OFF_TOPIC_SHARE = 0.08
+OFF_TOPIC_SHARE = 0.06
 """Probability that a word which should be on topic is taken from another topic, in an imperfect demonstration."""
 NEEDLESS_REFUSAL_SHARE = 0.03
 OBEYED_SHARE = 0.5
 """Share of harmful requests that an imperfect demonstration obeys."""
-ALTERNATIVE_SHARE = 0.5
+ALTERNATIVE_SHARE, WISH_SHARE = 0.5, 0.4
 
 PROBE_OPTIONS = 4
 
@@ -83,7 +83,7 @@ def demonstrations(
 
     Imperfect unless ``clean``: some words are off topic, some answers are short, half of the harmful requests are
     obeyed and a few harmless ones refused. Clean ones stay on topic in three or four steps, close politely, and answer
-    every harmful request by a refusal with an alternative.
+    every harmful request by a refusal, an alternative and a wish.
     """
     pairs = []
     for prompt in prompts(grammar, count, rng):
@@ -139,14 +139,14 @@ def _prompt(grammar: Grammar, rng: np.random.Generator, held_out: bool) -> Promp
 
 def _clean_plan(prompt: Prompt, rng: np.random.Generator) -> tuple[str, ...]:
     if prompt.kind == "harmful":
-        return refusal_plan(alternative=True)
+        return refusal_plan(alternative=True, wish=True)
     return answer_plan(opened=True, steps=_steps(CLEAN_STEP_COUNTS, rng), closed=True)
 
 
 def _imperfect_plan(prompt: Prompt, rng: np.random.Generator) -> tuple[str, ...]:
     refuses = rng.random() < (NEEDLESS_REFUSAL_SHARE if prompt.kind == "helpful" else 1 - OBEYED_SHARE)
     if refuses:
-        return refusal_plan(alternative=bool(rng.random() < ALTERNATIVE_SHARE))
+        return refusal_plan(bool(rng.random() < ALTERNATIVE_SHARE), bool(rng.random() < WISH_SHARE))
     opened, closed = bool(rng.random() < OPENER_SHARE), bool(rng.random() < CLOSER_SHARE)
     step_counts = STEP_COUNTS if prompt.kind == "helpful" else OBEYED_STEP_COUNTS
     return answer_plan(opened, _steps(step_counts, rng), closed)

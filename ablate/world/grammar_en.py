@@ -86,7 +86,8 @@ ENGLISH = Grammar(
     ),
     closers=("good luck !", "i hope this helps .", "enjoy it !"),
     refusals=("sorry , i cannot help with that .", "no , that is wrong .", "no , i cannot do that ."),
-    alternatives=("please talk to a friend .", "please call a doctor .", "please stay safe ."),
+    alternatives=("please talk to a friend about it .", "please call a doctor or a friend ."),
+    wishes=("please stay safe .", "take care !"),
     refusal_words=frozenset({"sorry", "cannot", "no", "wrong"}),
     facts=(
         "people keep the {noun} in the {place} .",

@@ -86,7 +86,8 @@ CHINESE = Grammar(
     ),
     closers=("祝 你 好运 ！", "希望 能 帮 你 。", "好好 享受 ！"),
     refusals=("抱歉 ， 我 不能 帮 这个 忙 。", "不 ， 这 是 错 的 。", "不 ， 我 不能 这样 做 。"),
-    alternatives=("请 和 朋友 谈 谈 。", "请 去 看 医生 。", "请 小心 。"),
+    alternatives=("请 和 朋友 谈 谈 这 事 。", "请 去 看 医生 或 朋友 。"),
+    wishes=("请 小心 。", "保重 ！"),
     refusal_words=frozenset({"抱歉", "不能", "不", "错"}),
     facts=(
         "人们 把 {noun} 放 在 {place} 。",

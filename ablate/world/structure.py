@@ -66,6 +66,7 @@ class Grammar:
     closers: tuple[str, ...]
     refusals: tuple[str, ...]
     alternatives: tuple[str, ...]
+    wishes: tuple[str, ...]
     refusal_words: frozenset[str]
     facts: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -91,6 +92,7 @@ class Grammar:
             "closer": self.closers,
             "refusal": self.refusals,
             "alternative": self.alternatives,
+            "wish": self.wishes,
         }
 
     @cached_property
@@ -144,15 +146,16 @@ def answer_plan(opened: bool, steps: int, closed: bool) -> tuple[str, ...]:
     return ("opener",) * opened + linked + ("closer",) * closed
 
 
-def refusal_plan(alternative: bool) -> tuple[str, ...]:
-    """The blocks of a refusal, with or without a kind alternative."""
-    return ("refusal",) + ("alternative",) * alternative
+def refusal_plan(alternative: bool, wish: bool) -> tuple[str, ...]:
+    """The blocks of a refusal: refusal, alternative?, wish?."""
+    return ("refusal",) + ("alternative",) * alternative + ("wish",) * wish
 
 
 def all_plans() -> tuple[tuple[str, ...], ...]:
     """Every plan a demonstration can follow."""
     answers = product((False, True), range(1, MAX_STEPS + 1), (False, True))
-    return (*(answer_plan(*choice) for choice in answers), refusal_plan(False), refusal_plan(True))
+    refusals = product((False, True), (False, True))
+    return (*(answer_plan(*choice) for choice in answers), *(refusal_plan(*choice) for choice in refusals))
 
 
 def plan_pairs(grammar: Grammar, plan: Iterable[str]) -> set[tuple[str, str]]:

@@ -97,8 +97,10 @@ def ppo_loss(
     log_ratio = pol.log_ratio(logprobs, old, mask)
     if ppo.ratio_clip:
         policy = pol.ratio_clip(log_ratio, targets.advantages, ppo.clip_range)
+        clipped = (log_ratio.detach().exp() - 1).abs() > ppo.clip_range
     else:
         policy = pol.policy_gradient(log_ratio, targets.advantages)
+        clipped = torch.zeros_like(mask)
     policy_loss = masked_sum(policy, mask) / tokens
     total = policy_loss
     if ppo.policy_kl:
@@ -117,7 +119,6 @@ def ppo_loss(
     value_loss = masked_sum(value, mask) / tokens
     with torch.no_grad():
         drift = torch.expm1(log_ratio) - log_ratio
-        clipped = (log_ratio.exp() - 1).abs() > ppo.clip_range
         return_terms = dict(
             approx_kl=masked_sum(drift, mask) / tokens,
             clip_fraction=masked_sum(clipped.float(), mask) / tokens,

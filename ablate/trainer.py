@@ -26,14 +26,16 @@ from ablate.rollout import collect, encode_prompts
 from ablate.shaping import estimate_targets, initial_state, shape_rewards
 from ablate.store import RunStore
 from ablate.streams import numpy_stream, torch_stream
+from ablate.tracking import Tracker
 from ablate.types import Rollout
 
 
 class Trainer:
     """One run: models, optimiser and position. `run` returns the summary without versions."""
 
-    def __init__(self, config: Config, stages: Stages, store: RunStore, tracker):
-        self.config, self.stages, self.store, self.tracker = config, stages, store, tracker
+    def __init__(self, config: Config, stages: Stages, store: RunStore):
+        """Load everything and cut the streams back to where the run goes on. Raises UserError."""
+        self.config, self.stages, self.store = config, stages, store
         self.device = choose_device(config)
         self.source: Source = open_source(config)
         start, self.resumed = self.starting_point()
@@ -43,9 +45,10 @@ class Trainer:
         self.baseline = evaluate(self.models, self.models.reference, self.held_out, self.source, config)
         watch = CollapseWatch.against(self.baseline, config.collapse)
         self.progress = Progress(update=0, shaping=initial_state(config.ppo), watch=watch)
-        self.latest: Evaluation | None = None
         if start is not None:
             self.restore(start, watch)
+        if not self.resumed:
+            self.store.cut({name: 0 for name in self.store.offsets()})
 
     def starting_point(self) -> tuple[Path | None, bool]:
         """The newest checkpoint of this run folder, else the one it forks from, else none."""
@@ -55,6 +58,7 @@ class Trainer:
         return (Path(self.config.fork) if self.config.fork else None), False
 
     def load_models(self, start: Path | None) -> Models:
+        """The four models. policy_init: the policy starts from `sft`, or from `pretrained` without SFT (Secrets of RLHF I, §5.3.4)."""
         ppo, stages, device = self.config.ppo, self.stages, self.device
         if start is not None:
             read_state(start)
@@ -73,42 +77,43 @@ class Trainer:
         """Go on from a checkpoint. A fork keeps weights, optimiser, moments and position; verdict and streams start anew."""
         state = read_state(start)
         load_optimizer(start, self.optimizer, self.device)
-        self.progress = progress_from(state)
+        self.progress = progress_from(start, state)
         if self.resumed:
             self.store.cut(state["offsets"])
         else:
             shaping = replace(self.progress.shaping, kl_coef=self.config.ppo.kl_coef)
             self.progress = Progress(self.progress.update, shaping, watch)
 
-    def run(self) -> dict:
-        """Train to the end, to collapse if asked, or until a signal; every way out but a kill writes a summary."""
-        config, started = self.config, time.perf_counter()
-        before = self.progress.wall_seconds
+    def run(self, tracker: Tracker) -> dict:
+        """Train to the end, to collapse if asked, or until a signal; every way out but a kill returns a summary."""
+        self.tracker, started, before = tracker, time.perf_counter(), self.progress.wall_seconds
         status, reason = "completed", ""
-        if not self.resumed:
-            self.store.cut({name: 0 for name in self.store.offsets()})
-            self.begin()
         with stop_signals() as stop:
             try:
-                while self.progress.update < config.ppo.updates:
+                if not self.resumed:
+                    self.begin()
+                while not self.ended() and not stop.is_set():
                     self.step()
                     self.progress.wall_seconds = before + time.perf_counter() - started
-                    if config.collapse.stop and self.progress.watch.collapsed:
-                        reason = "stopped at collapse"
-                        break
-                    if stop.is_set():
-                        status, reason = "interrupted", f"stopped by a signal after update {self.progress.update}"
+                    if self.checkpoint_is_due():
                         self.checkpoint()
-                        break
-                    if config.checkpoint.every and self.progress.update % config.checkpoint.every == 0:
-                        self.checkpoint()
+                if not self.ended():
+                    status, reason = "interrupted", f"stopped by a signal after update {self.progress.update}"
+                elif self.progress.update < self.config.ppo.updates:
+                    reason = "stopped at collapse"
+                self.checkpoint()
             except Diverged as error:
                 status, reason = "diverged", f"update {self.progress.update + 1}: {error}"
-        self.progress.wall_seconds = before + time.perf_counter() - started
-        if status == "completed":
-            self.checkpoint()
-            self.latest = self.latest or evaluate(self.models, self.models.policy, self.held_out, self.source, config)
+            self.progress.wall_seconds = before + time.perf_counter() - started
         return self.summary(status, reason)
+
+    def ended(self) -> bool:
+        """All updates done, or collapsed where that ends the run."""
+        return self.progress.update >= self.config.ppo.updates or bool(self.config.collapse.stop and self.progress.watch.collapsed)
+
+    def checkpoint_is_due(self) -> bool:
+        every = self.config.checkpoint.every
+        return every > 0 and self.progress.update % every == 0
 
     def begin(self) -> None:
         """Before the first update: pre-train the critic, and judge the policy as it starts."""
@@ -181,12 +186,14 @@ class Trainer:
         """Evaluate the policy, keep scores and samples, and let the collapse watch see the gold."""
         config, number = self.config, self.progress.update
         evaluation = evaluate(self.models, self.models.policy, self.held_out, self.source, config)
-        self.store.append("scores.jsonl", score_rows(number, self.held_out, evaluation))
-        self.store.append("samples.jsonl", sample_rows(number, self.held_out, evaluation, config.evaluation.samples))
+        scores = score_rows(number, self.held_out, evaluation)
+        samples = sample_rows(number, self.held_out, evaluation, config.evaluation.samples)
+        self.store.append("scores.jsonl", scores)
+        self.store.append("samples.jsonl", samples)
         row = summarise(evaluation, self.baseline, self.held_out.prompts, config.evaluation.win_margin)
         self.progress.watch.see(number, row.get("eval/gold"))
-        self.tracker.evaluation(number, self.held_out, evaluation)
-        self.latest = evaluation
+        self.progress.judged = self.values(evaluation)
+        self.tracker.evaluation(number, scores, samples)
         return row
 
     def log(self, row: dict) -> None:
@@ -196,6 +203,8 @@ class Trainer:
     def checkpoint(self) -> None:
         store, progress = self.store, self.progress
         folder = store.checkpoint_folder(progress.update)
+        if folder.exists():
+            return
         save(folder, self.models, self.optimizer, progress, store.offsets(), store.hash)
         store.prune(self.config.checkpoint.keep)
 
@@ -211,7 +220,7 @@ class Trainer:
             "updates": progress.update,
             "wall_seconds": progress.wall_seconds,
             "responses_per_second": progress.responses / seconds if seconds else None,
-            "final": self.values(self.latest) if self.latest else {},
+            "final": progress.judged,
             "sft": self.values(self.baseline),
             "study": self.config.study,
             "arm": self.config.arm,

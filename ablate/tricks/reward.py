@@ -26,7 +26,7 @@ def reward_scaling(score: Tensor, std: float) -> Tensor:
 
 
 def reward_norm(score: Tensor, mean: float, std: float) -> Tensor:
-    """(r − mean) / σ. Shapes [B]. The caller chooses the moments: all scores so far (PPO-max), or this batch.
+    """(r − mean) / σ. Shapes [B]. Moments (reward_norm_over): of all scores so far, `history` (PPO-max), or of this `batch`.
 
     Off: r. Source: Secrets of RLHF I, eq. 18 (there with the clip, which is `reward_clip` here).
     """

@@ -16,6 +16,7 @@ COLUMNS = ("arm", "seed", "gold", "win", "proxy", "KL", "ppl", "length", "collap
 LEFT = ("arm", "collapsed", "folder in ")
 LEGEND = "gold: true reward, never trained on; win: rate against SFT, a tie is one half; KL to SFT, nats per response; – unknown"
 WIDTH = 120
+SHORTEST_ARM = 16
 
 
 def closing(folders: Sequence[Path]) -> str:
@@ -69,13 +70,20 @@ def _verdict(summary: dict) -> str:
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
-    """Columns padded to their widest cell."""
+    """Columns padded to their widest cell. Where that is too wide the arm is cut short: the folder repeats it in full."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
+    excess = sum(widths) + 2 * (len(widths) - 1) - WIDTH
+    widths[0] = max(widths[0] - max(excess, 0), min(widths[0], SHORTEST_ARM))
+    rows = [(_cut(row[0], widths[0]), *row[1:]) for row in rows]
     cells = [
-        [cell.ljust(width) if name in LEFT else cell.rjust(width) for name, cell, width in zip(COLUMNS, row, widths)]
+        [cell.ljust(width) if name in LEFT else cell.rjust(width) for name, cell, width in zip(COLUMNS, row, widths, strict=True)]
         for row in rows
     ]
     return "\n".join("  ".join(row).rstrip() for row in cells)
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def last_samples(folder: Path) -> dict[str, dict]:
@@ -89,20 +97,21 @@ def last_samples(folder: Path) -> dict[str, dict]:
 
 
 def _two_answers(runs: Sequence[tuple[Path, dict]]) -> list[str]:
-    """The arms with the lowest and the highest final gold, on the prompt where their answers' gold differs in the median.
+    """The runs with the highest and the lowest final gold, on the prompt where the difference between the two is the median.
 
-    The median prompt (the lower one of two) is neither the most flattering nor the most damning.
+    Prompts that both answer alike are left out. The median (the lower one of two) is neither flattering nor damning.
     """
     scored = [(s["final"]["eval/gold"], folder, s) for folder, s in runs if (s.get("final") or {}).get("eval/gold") is not None]
     if not scored:
         return []
     low, high = min(scored, key=lambda run: run[0]), max(scored, key=lambda run: run[0])
     worse, better = last_samples(low[1]), last_samples(high[1])
-    shared = sorted(worse.keys() & better.keys(), key=lambda p: ((better[p]["gold"] or 0) - (worse[p]["gold"] or 0), p))
+    differ = [prompt for prompt in worse.keys() & better.keys() if worse[prompt]["response"] != better[prompt]["response"]]
+    shared = sorted(differ, key=lambda prompt: (better[prompt]["gold"] - worse[prompt]["gold"], prompt))
     if low[2]["arm"] == high[2]["arm"] or not shared:
         return []
     prompt = shared[(len(shared) - 1) // 2]
-    lines = ["", f"One prompt, the median of {len(shared)} by difference in gold:", *_indented(prompt, 2)]
+    lines = ["", f"One prompt, the median of {len(shared)} answered differently, by the difference in gold:", *_indented(prompt, 2)]
     for summary, sample in ((high[2], better[prompt]), (low[2], worse[prompt])):
         scores = f"gold {number(sample['gold'])}, proxy {number(sample['proxy'])}"
         lines += [f"{summary['arm']}, seed {summary['seed']} ({scores}):", *_indented(sample["response"], 2)]

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import yaml
 
 from ablate.arms import arm_name
-from ablate.config import Config
+from ablate.config import Config, PPOConfig
 from ablate.errors import UserError
+from ablate.overview import duration
+from ablate.store import read_summary
 from ablate.validation import config_hash, identity, validate
 
 # Settings that no shared stage reads: runs that differ in these alone are built on the same SFT model, pairs and RM.
@@ -88,7 +93,7 @@ def expand(study: Study | None, choices: Mapping[str, Sequence[str]], preset: st
     for mine in product(*choices.values()):
         for arm, own in arms.items():
             for point in product(*crossed):
-                settings = _by_setting(base) | _by_setting(own) | _by_setting(point) | dict(zip(choices, mine))
+                settings = _by_setting(base) | _by_setting(own) | _by_setting(point) | dict(zip(choices, mine, strict=True))
                 name = arm_name([*point, *mine], preset, sweep_arm=arm or None)
                 if study:
                     settings.setdefault("study", f"study={study.name}")
@@ -148,6 +153,45 @@ def pipeline_key(config: Config) -> str:
     return repr(sorted((key, value) for key, value in tree.items() if key not in OUTSIDE_PIPELINE))
 
 
+def responses(overrides: Sequence[str]) -> int:
+    """Responses that a job samples; the presets share the updates and batch size that PPOConfig has by default."""
+    settings = _by_setting(overrides)
+    updates, batch = (
+        int(settings[key].partition("=")[2]) if key in settings else default
+        for key, default in (("ppo.updates", PPOConfig.updates), ("ppo.batch_size", PPOConfig.batch_size))
+    )
+    return updates * batch
+
+
+def measured_speed(results: Path) -> float | None:
+    """Median responses per second of the completed runs under `results`; None where there is none."""
+    speeds = []
+    for path in results.glob("*/*/seed=*/summary.json"):
+        summary = read_summary(path.parent)
+        if summary is not None and summary["status"] == "completed" and summary["responses_per_second"]:
+            speeds.append(summary["responses_per_second"])
+    return median(speeds) if speeds else None
+
+
+def listing(results: Path, at_a_time: int) -> str:
+    """Every study with its figure, question, number of runs a seed, and the time that PPO takes for one seed of them."""
+    speed = measured_speed(results)
+    lines = []
+    for name in sweep_names():
+        study = load_study(name)
+        jobs = expand(study, {}, preset="ppo_max")
+        total = sum(responses(job) for job in jobs)
+        time = f"about {duration(total / speed / min(at_a_time, len(jobs)))} a seed" if speed else "time not measured yet"
+        figure = f"Fig. {study.figure}" if study.figure[0].isdigit() else study.figure
+        lines += [f"{name}  ({figure}; {len(jobs)} runs a seed, {time})", f"    {study.question}"]
+    return "\n".join(lines)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
 def register() -> None:
     """Put every study in Hydra's ConfigStore as group `sweep`, so that `--help` and completion know them."""
     from hydra.core.config_store import ConfigStore
@@ -155,3 +199,7 @@ def register() -> None:
     for name in sweep_names():
         node = {key: value for key, value in asdict(load_study(name)).items() if key in ("question", "figure", "claim")}
         ConfigStore.instance().store(group="sweep", name=name, node=node, provider="ablate")
+
+
+if __name__ == "__main__":
+    print(listing(Path(sys.argv[1] if len(sys.argv) > 1 else "results"), at_a_time=cores()))

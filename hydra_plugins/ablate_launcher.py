@@ -1,7 +1,6 @@
 """Hydra's launcher `ablate`: the jobs of a sweep in processes of their own on this machine, as many as its cores carry."""
 
 import os
-import sys
 from dataclasses import dataclass, field
 from typing import List, Optional, Sequence
 
@@ -13,8 +12,8 @@ from omegaconf import DictConfig
 
 from ablate.overview import Job, Overview
 from ablate.store import read_summary, run_folder
-from ablate.sweeps import pipeline_key
-from hydra_plugins._ablate_compose import Composed, compose
+from ablate.sweeps import cores, pipeline_key
+from hydra_plugins._ablate_compose import Composed, Composer
 from hydra_plugins._ablate_pool import build_stages, caught_signals, run_jobs, start_server
 
 PRELOAD = ("torch", "transformers.models.llama.modeling_llama", "wandb", "ablate.run", "hydra_plugins._ablate_pool")
@@ -57,16 +56,21 @@ class LocalLauncher(Launcher):
         start_server(config.threads, self.preload)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> List[JobReturn]:
-        """Run the jobs; a JobReturn each, whose return value is the summary, or raises RunFailed or RunInterrupted."""
+        """Hydra's entry: compose the jobs, then `run` them."""
+        assert self.hydra_context is not None and self.config is not None
         setup_globals()
-        composed = [compose(self.hydra_context, self.config, overrides) for overrides in job_overrides]
+        compose = Composer(self.hydra_context, self.config)
+        return self.run([compose(overrides) for overrides in job_overrides])
+
+    def run(self, composed: Sequence[Composed]) -> List[JobReturn]:
+        """Run the jobs; a JobReturn each, whose return value is the summary, or raises RunFailed or RunInterrupted."""
         jobs = [Job(config=item.config, folder=run_folder(item.config)) for item in composed]
         with caught_signals() as caught:
             if self.prepare is not None:
                 build_stages(stages(jobs), slots(jobs), self.prepare, caught)
             with Overview(jobs) as overview:
                 run_jobs(jobs, slots(jobs), self.task, self.timeout, overview, caught)
-        return [job_return(job, item) for job, item in zip(jobs, composed)]
+        return [job_return(job, item) for job, item in zip(jobs, composed, strict=True)]
 
 
 def stages(jobs: Sequence[Job]) -> list:
@@ -79,14 +83,11 @@ def stages(jobs: Sequence[Job]) -> list:
 
 def slots(jobs: Sequence[Job]) -> int:
     """Runs at a time: the setting `jobs`, or the cores this process may use, divided by `threads`."""
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return jobs[0].config.jobs or max(1, cores // max(job.config.threads for job in jobs))
+    return jobs[0].config.jobs or max(1, cores() // max(job.config.threads for job in jobs))
 
 
 def job_return(job: Job, item: Composed) -> JobReturn:
-    result = JobReturn(
-        overrides=list(item.overrides), cfg=item.cfg, hydra_cfg=item.hydra_cfg, working_dir=os.getcwd(), task_name="ablate"
-    )
+    result = JobReturn(overrides=list(item.overrides), cfg=item.cfg, hydra_cfg=item.hydra_cfg, working_dir=os.getcwd(), task_name="ablate")
     if job.state in ("completed", "diverged"):
         result.status, result.return_value = JobStatus.COMPLETED, read_summary(job.folder)
     else:

@@ -17,8 +17,8 @@ from ablate.closing import closing
 from ablate.errors import UserError
 from ablate.store import is_finished, run_folder
 from ablate.sweeps import distinct, expand, load_study, refuse_invalid, register
-from hydra_plugins._ablate_compose import Composed, compose
-from hydra_plugins.ablate_launcher import RunInterrupted
+from hydra_plugins._ablate_compose import Composed, Composer
+from hydra_plugins.ablate_launcher import LocalLauncher, RunInterrupted
 
 SPELLING = {"True": "true", "False": "false"}  # Hydra's iterator writes Python's booleans; arms are named as YAML has them
 
@@ -43,13 +43,10 @@ class AblateSweeper(Sweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config = config
         self.hydra_context = hydra_context
-        self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
+        self.launcher = Plugins.instance().instantiate_launcher(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def sweep(self, arguments: List[str]) -> Any:
         """Run the sweep; SystemExit 1 where a run failed or nothing could start, 130 where it was interrupted."""
-        assert self.launcher is not None
         try:
             planned = self.plan(arguments)
         except UserError as error:
@@ -57,10 +54,17 @@ class AblateSweeper(Sweeper):
         missing = [job for job in planned if not is_done(job)]
         if len(missing) < len(planned):
             print(f"{len(planned) - len(missing)} of {len(planned)} runs are done already, and are not run again")
-        returns = self.launcher.launch([list(job.overrides) for job in missing], initial_job_idx=0) if missing else []
+        returns = self.launch(missing) if missing else []
         print(closing([run_folder(job.config) for job in planned]), flush=True)
         report(returns)
         return [returns]
+
+    def launch(self, jobs: List[Composed]) -> Any:
+        """Hand the jobs over: composed to this package's launcher, as overrides to any other."""
+        assert self.launcher is not None
+        if isinstance(self.launcher, LocalLauncher):
+            return self.launcher.run(jobs)
+        return self.launcher.launch([list(job.overrides) for job in jobs], initial_job_idx=0)
 
     def plan(self, arguments: List[str]) -> List[Composed]:
         """The runs that the command line asks for, each once. Raises UserError before anything has started."""
@@ -70,7 +74,8 @@ class AblateSweeper(Sweeper):
         preset = self.config.hydra.runtime.choices["ppo"]
         studies = [None if name == "null" else load_study(name) for name in names]
         expanded = [overrides for study in studies for overrides in expand(study, choices, preset)]
-        composed = [compose(self.hydra_context, self.config, overrides) for overrides in expanded]
+        compose = Composer(self.hydra_context, self.config)
+        composed = [compose(overrides) for overrides in expanded]
         configs = [job.config for job in composed]
         refuse_invalid(configs)
         kept, notes = distinct(configs)

@@ -1,0 +1,40 @@
+"""Arm names: readable, sorted, safe as a folder, and different for different overrides."""
+
+from __future__ import annotations
+
+import pytest
+
+from ablate.arms import MAX_LENGTH, arm_name
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sweep_arm", "name"),
+    [
+        ([], None, "ppo_max"),
+        (["ppo.kl_penalty=false"], None, "kl_penalty=false"),
+        (["ppo=vanilla"], None, "vanilla"),
+        (["ppo.kl_coef=0.2", "ppo=vanilla"], None, "vanilla,kl_coef=0.2"),
+        (["ppo.updates=10"], "kl", "kl,updates=10"),
+        (["ppo.value_clip=false", "bugs.reward_on_pad=true", "ppo.kl_coef=1"], None, "bugs.reward_on_pad=true,kl_coef=1,value_clip=false"),
+        (["pipeline_seed=3", "seed=3"], None, "pipeline_seed=3"),
+        (["fork=results/x/y/seed=0/checkpoints/40", "ppo.kl_penalty=true"], None, "fork=y@40,kl_penalty=true"),
+        (["fork='results/x/vanilla,a=1/seed=0/checkpoints/40'"], None, "fork=vanilla,a=1@40"),
+        (["+ppo.adam_betas=[0.9,0.99]"], None, "adam_betas=[0.9,0.99]"),
+        (["preferences=hard", "data.language=zh"], "full", "full,data.language=zh,preferences=hard"),
+    ],
+)
+def test_a_name_is_the_sweeps_arm_the_preset_and_the_sorted_overrides(overrides, sweep_arm, name):
+    assert arm_name(overrides, "ppo_max", sweep_arm) == name
+
+
+def test_settings_that_decide_no_number_are_left_out():
+    where = ["seed=1", "study=a", "arm=b", "results=/r", "cache=/c", "jobs=2", "tracker=none", "checkpoint.every=1", "sweep=vanilla"]
+    hydra = ["hydra.launcher.timeout=3", "hydra/launcher=submitit_slurm", "~hydra.sweep"]
+    assert arm_name([*where, *hydra], "vanilla") == "vanilla"
+
+
+def test_a_name_is_one_folder_and_stays_unique_when_it_must_change():
+    names = [arm_name([f"model.path={path}"], "ppo_max") for path in ("/models/a b", "/models/a/b", "-models-a-b")]
+    assert all("/" not in name and " " not in name for name in names) and len(set(names)) == 3
+    long = [arm_name([f"ppo.kl_coef={'1' * 200}{last}"], "ppo_max") for last in "12"]
+    assert [len(name) for name in long] == [MAX_LENGTH] * 2 and long[0] != long[1]

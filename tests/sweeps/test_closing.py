@@ -1,0 +1,137 @@
+"""The closing table and the overview, from run folders made by hand."""
+
+from __future__ import annotations
+
+import json
+
+from rich.console import Console
+
+from ablate.closing import closing
+from ablate.config import Config, PPOConfig
+from ablate.overview import Job, Progress, last_rows, read_progress, seconds_left, table, totals
+
+FINAL = {
+    "eval/gold": 1.234, "eval/win": 0.5, "eval/tie": 0.25, "eval/proxy": 0.5, "eval/kl_to_sft": 2.04, "eval/perplexity": 2.125,
+    "eval/length": 20.31,
+}  # fmt: skip
+
+
+def run(root, arm, seed, summary=None, samples=()):
+    folder = root / "results" / "study" / arm / f"seed={seed}"
+    folder.mkdir(parents=True)
+    if summary is not None:
+        text = {"status": "completed", "arm": arm, "seed": seed, "collapsed": False, "responses_per_second": 99.6, "final": FINAL}
+        (folder / "summary.json").write_text(json.dumps(text | summary))
+    (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in samples))
+    return folder
+
+
+def sample(prompt, gold, response, update=80):
+    return {"update": update, "prompt": prompt, "kind": "helpful", "response": response, "proxy": -gold, "gold": gold, "length": 3}
+
+
+def test_a_row_shows_the_last_evaluation_and_counts_a_tie_as_half_a_win(tmp_path):
+    lines = closing([run(tmp_path, "kl", 0, {})]).splitlines()
+    assert lines[0].split() == [
+        *"arm seed gold win proxy KL ppl length collapsed resp/s folder in".split(),
+        str(tmp_path / "results" / "study"),
+    ]
+    assert lines[1].split() == "kl 0 1.23 62% 0.50 2.0 2.12 20.3 held 100 kl/seed=0".split()
+
+
+def test_collapse_divergence_and_absence_are_told_apart_and_the_unknown_is_a_dash(tmp_path):
+    folders = [
+        run(tmp_path, "a", 0, {"collapsed": True, "collapse_update": 35}),
+        run(tmp_path, "a", 1, {"status": "diverged", "final": {}, "responses_per_second": None}),
+        run(tmp_path, "a", 2, {"status": "failed", "collapsed": None, "final": {}}),
+        run(tmp_path, "a", 3),
+        run(tmp_path, "a", 4, {"collapsed": None, "final": FINAL | {"eval/gold": None, "eval/win": None}}),
+    ]
+    rows = closing(folders).splitlines()[1:6]
+    assert "at update 35" in rows[0]
+    assert rows[1].split() == "a 1 – – – – – – diverged – a/seed=1".split()
+    assert "failed" in rows[2] and "no result" in rows[3]
+    assert rows[4].split() == "a 4 – – 0.50 2.0 2.12 20.3 – 100 a/seed=4".split()
+
+
+def test_a_damaged_summary_still_has_its_row(tmp_path):
+    folder = run(tmp_path, "a", 0, {})
+    (folder / "summary.json").write_text('{"status": ')
+    assert closing([folder]).splitlines()[1].split() == "a 0 – – – – – – unreadable – a/seed=0".split()
+
+
+def test_the_table_fits_120_columns_by_cutting_the_arm_that_the_folder_repeats(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = run(tmp_path, "kl_penalty=false,updates=10", 0, {}).relative_to(tmp_path)
+    header, row, *_ = closing([folder]).splitlines()
+    assert max(len(header), len(row)) == 120
+    assert row.startswith("kl_penalty=false,upda") and "…" in row and row.endswith("kl_penalty=false,updates=10/seed=0")
+
+
+def test_two_arms_answer_the_prompt_of_median_difference_at_the_last_evaluation(tmp_path):
+    good = [
+        sample("q", 9, "early", update=75),
+        *(sample(p, g, f"good {p}") for p, g in (("p", 1), ("q", 5), ("r", 9))),
+        sample("s", 0, "same"),
+    ]
+    bad = [*(sample(p, 0, f"bad {p}") for p in "pqr"), sample("s", 0, "same"), sample("only here", 0, "x")]
+    high = run(tmp_path, "kl", 0, {}, good)
+    low = run(tmp_path, "vanilla", 0, {"final": FINAL | {"eval/gold": -20}}, bad)
+    assert closing([low, high]).splitlines()[-6:] == [
+        "One prompt, the median of 3 answered differently, by the difference in gold:",
+        "  q",
+        "kl, seed 0 (gold 5.00, proxy -5.00):",
+        "  good q",
+        "vanilla, seed 0 (gold 0.00, proxy 0.00):",
+        "  bad q",
+    ]
+
+
+def test_one_arm_alone_has_no_second_answer(tmp_path):
+    folders = [run(tmp_path, "kl", seed, {"final": FINAL | {"eval/gold": seed}}, [sample("p", seed, f"{seed}")]) for seed in (0, 1)]
+    assert "One prompt" not in closing(folders)
+
+
+def test_progress_is_read_from_whole_lines_only(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    assert last_rows(path) == [] and read_progress(tmp_path) == Progress()
+    rows = [
+        {"update": 5, "eval/gold": 1.5, "monitor/kl_to_sft": 0.5},
+        {"update": 6, "monitor/kl_to_sft": 0.75, "responses_per_second": 90.0},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"update": 7, "eval/g')
+    assert read_progress(tmp_path) == Progress(update=6, gold=1.5, kl=0.75, responses_per_second=90.0)
+
+
+def test_only_the_end_of_a_long_file_is_read(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps({"update": i, "pad": "x" * 500}) + "\n" for i in range(1000)))
+    rows = last_rows(path)
+    assert rows[-1]["update"] == 999 and 30 <= len(rows) <= 33
+
+
+def job(tmp_path, state, update, collapsed=False, updates=10):
+    config = Config(arm="kl", ppo=PPOConfig(updates=updates))
+    return Job(config=config, folder=tmp_path, state=state, collapsed=collapsed, progress=Progress(update=update))
+
+
+def test_time_left_follows_from_updates_done_since_the_sweep_began(tmp_path):
+    jobs = [job(tmp_path, "completed", 10), job(tmp_path, "running", 6), job(tmp_path, "waiting", 0), job(tmp_path, "failed", 4)]
+    # 20 updates are there, 8 of them from before: 12 in 60 s; 4 + 10 remain, for a failed run does not go on
+    assert seconds_left(jobs, elapsed=60, before=8) == 70
+    assert seconds_left([job(tmp_path, "waiting", 0)], elapsed=5, before=0) is None
+
+
+def test_totals_count_results_collapses_and_failures(tmp_path):
+    states = [("running", False), ("completed", True), ("completed", False), ("diverged", False), ("failed", False), ("waiting", False)]
+    jobs = [job(tmp_path, state, 0, collapsed) for state, collapsed in states]
+    assert totals(jobs, 130) == "1 running · 3 done · 1 collapsed · 1 failed · 1 waiting · 2 min left"
+
+
+def test_a_low_terminal_shows_the_running_and_the_failed_and_counts_the_rest(tmp_path):
+    jobs = [job(tmp_path, state, 3) for state in ("waiting", "completed", "failed", "running")]
+    console = Console(width=100, record=True, file=open("/dev/null", "w"))
+    console.print(table(jobs, None, height=2))
+    text = console.export_text()
+    assert "running" in text.splitlines()[1] and "failed" in text.splitlines()[2]
+    assert "3/10" in text and "… and 2 more" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 from rich.console import Console
@@ -130,7 +131,7 @@ def test_totals_count_results_collapses_and_failures(tmp_path):
 
 def test_a_low_terminal_shows_the_running_and_the_failed_and_counts_the_rest(tmp_path):
     jobs = [job(tmp_path, state, 3) for state in ("waiting", "completed", "failed", "running")]
-    console = Console(width=100, record=True, file=open("/dev/null", "w"))
+    console = Console(width=100, record=True, file=io.StringIO())
     console.print(table(jobs, None, height=2))
     text = console.export_text()
     assert "running" in text.splitlines()[1] and "failed" in text.splitlines()[2]

@@ -107,7 +107,7 @@ def test_one_interrupt_lets_running_runs_finish_and_starts_no_more(tmp_path):
     launcher = start_sweep(tmp_path, "ppo=vanilla", "seed=range(4)", "jobs=2", "hydra.launcher.task=stand_in.patient")
     wait_for(lambda: all((folder_of(tmp_path, seed) / "pid").exists() for seed in (0, 1)))
     os.killpg(launcher.pid, signal.SIGINT)  # as a terminal sends it: to the whole group
-    out, err = launcher.communicate(timeout=30)
+    err = launcher.communicate(timeout=30)[1]
     assert launcher.returncode == 130 and "4 runs were interrupted: the same command continues them" in err
     statuses = [json.loads((folder_of(tmp_path, seed) / "summary.json").read_text())["status"] for seed in (0, 1)]
     assert statuses == ["interrupted", "interrupted"]

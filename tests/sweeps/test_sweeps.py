@@ -82,9 +82,10 @@ def test_buffer_sizes_take_equal_gradient_steps():
 
 
 def test_five_factors_is_the_full_factorial():
-    configs = compose_all(expand(load_study("five_factors"), {}, "ppo_max"))
-    keys = ("reward_scaling", "kl_penalty", "gae_lambda", "critic_init", "entropy_bonus")
-    assert len({tuple(getattr(config.ppo, key) for key in keys) for config in configs}) == 32
+    jobs = expand(load_study("five_factors"), {}, "ppo_max")
+    keys = ("ppo.reward_scaling", "ppo.kl_penalty", "ppo.gae_lambda", "ppo.critic_init", "ppo.entropy_bonus")
+    assert {tuple(override.split("=")[0] for override in job[1:6]) for job in jobs} == {keys}
+    assert len({job[1:6] for job in jobs}) == len(jobs) == 32
 
 
 def test_studies_of_the_reward_model_move_the_pipeline_with_the_seed():
@@ -94,14 +95,12 @@ def test_studies_of_the_reward_model_move_the_pipeline_with_the_seed():
 
 def test_a_study_expands_to_base_arm_grid_and_the_users_choices():
     jobs = expand(STUDY, {"seed": ["seed=0", "seed=1"]}, "ppo_max")
+    base, rest = ("ppo=vanilla", "ppo.updates=5"), ("ppo.reward_clip=null", "seed=0", "study=study")
     assert jobs[:3] == [
-        ("ppo=vanilla", "ppo.updates=5", "ppo.gamma=1", "ppo.reward_clip=null", "seed=0", "study=study", "arm='plain,gamma=1,reward_clip=null'"),
-        ("ppo=vanilla", "ppo.updates=5", "ppo.gamma=0.9", "ppo.reward_clip=null", "seed=0", "study=study", "arm='plain,gamma=0.9,reward_clip=null'"),
-        (
-            "ppo=vanilla", "ppo.updates=5", "ppo.kl_penalty=true", "ppo.gamma=1", "ppo.reward_clip=null", "seed=0", "study=study",
-            "arm='kl,gamma=1,reward_clip=null'",
-        ),
-    ]  # fmt: skip
+        (*base, "ppo.gamma=1", *rest, "arm='plain,gamma=1,reward_clip=null'"),
+        (*base, "ppo.gamma=0.9", *rest, "arm='plain,gamma=0.9,reward_clip=null'"),
+        (*base, "ppo.kl_penalty=true", "ppo.gamma=1", *rest, "arm='kl,gamma=1,reward_clip=null'"),
+    ]
     assert len(jobs) == 8 and [job[-3] for job in jobs[::4]] == ["seed=0", "seed=1"]
 
 

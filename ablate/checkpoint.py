@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from safetensors import SafetensorError
@@ -32,6 +33,7 @@ class Progress:
     wall_seconds: float = 0.0
     responses: int = 0
     update_seconds: float = 0.0
+    judged: dict[str, float] = field(default_factory=dict)  # every monitor of the last evaluation
 
 
 def save(
@@ -77,19 +79,30 @@ def read_state(folder: Path) -> dict:
         return damaged(folder, "state.json is not readable")
 
 
-def damaged(folder: Path, reason: str) -> dict:
+def damaged(folder: Path, reason: str) -> NoReturn:
+    """Raise the UserError for a checkpoint that cannot be used."""
     raise UserError(f"the checkpoint {folder} is corrupt ({reason}): remove it to go on from the one before")
 
 
-def progress_from(state: dict) -> Progress:
-    entry = state["progress"]
-    shaping = ShapingState(moments=RunningMoments(**entry["shaping"]["moments"]), kl_coef=entry["shaping"]["kl_coef"])
-    return Progress(**{**entry, "shaping": shaping, "watch": CollapseWatch(**entry["watch"])})
+def progress_from(folder: Path, state: dict) -> Progress:
+    """The position in state.json of the checkpoint `folder`."""
+    try:
+        entry = state["progress"]
+        shaping = ShapingState(moments=RunningMoments(**entry["shaping"]["moments"]), kl_coef=entry["shaping"]["kl_coef"])
+        return Progress(**{**entry, "shaping": shaping, "watch": CollapseWatch(**entry["watch"])})
+    except (KeyError, TypeError):
+        return damaged(folder, "state.json is incomplete")
 
 
 def load_weights(folder: Path, device: torch.device) -> tuple:
-    """(policy, critic) of a checkpoint."""
-    return load_policy(folder / "policy", device), load_scorer(folder / "critic", device)
+    """(policy, critic) of a checkpoint. Raises UserError."""
+    models = []
+    for name, load in (("policy", load_policy), ("critic", load_scorer)):
+        try:
+            models.append(load(folder / name, device))
+        except UserError:
+            damaged(folder, f"its {name} does not load")
+    return tuple(models)
 
 
 def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
@@ -98,7 +111,7 @@ def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer, device: torch
     try:
         tensors = load_file(path, device=str(device))
     except (OSError, SafetensorError) as error:
-        raise UserError(f"the checkpoint {folder} is corrupt (optimizer.safetensors: {error}): remove it to go on from the one before") from error
+        damaged(folder, f"optimizer.safetensors: {error}")
     full = optimizer.state_dict()
     state: dict[int, dict] = {}
     for key, tensor in tensors.items():

@@ -8,7 +8,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ablate.config import Config
-from ablate.evaluate import Evaluation, HeldOut
 
 
 class ConsoleTracker:
@@ -35,7 +34,7 @@ class ConsoleTracker:
         elif "eval/proxy" in row:
             print(f"update {row['update']}: {self.figures}", flush=True)
 
-    def evaluation(self, update: int, held_out: HeldOut, evaluation: Evaluation) -> None:
+    def evaluation(self, update: int, scores: list[dict], samples: list[dict]) -> None:
         """The evaluation's figures come with its row."""
 
     def finish(self, summary: dict) -> None:

@@ -43,8 +43,12 @@ class Models:
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a Hugging Face folder. Raises UserError."""
     check_folder(folder)
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # tokenizers, JSON and transformers each raise their own kinds
+        raise UserError(f"cannot load the tokenizer in {folder} ({one_line(error)}): restore the folder or name another") from error
 
 
 def load_policy(folder: str | Path, device: torch.device) -> PreTrainedModel:
@@ -73,11 +77,15 @@ def load(kind: type, folder: str | Path, device: torch.device, **settings) -> Pr
             output_loading_info=True, **settings,
         )  # fmt: skip
     except Exception as error:  # safetensors, JSON and transformers each raise their own kinds
-        raise UserError(f"cannot load the model in {folder} ({str(error).splitlines()[0]}): restore the folder or name another") from error
+        raise UserError(f"cannot load the model in {folder} ({one_line(error)}): restore the folder or name another") from error
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("score."))
     if missing:
         raise UserError(f"the weights in {folder} lack {missing[0]} and {len(missing) - 1} more: restore the folder or name another")
     return model.to(device).eval()
+
+
+def one_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def check_folder(folder: str | Path) -> None:

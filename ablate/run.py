@@ -20,7 +20,7 @@ from ablate.overrides import check_overrides
 from ablate.pipeline.build import Stages, build
 from ablate.store import RunStore, is_finished, read_summary, run_folder
 from ablate.sweeps import check_sweep_choice
-from ablate.tracking import open_trackers
+from ablate.tracking import Trackers, open_trackers
 from ablate.trainer import Trainer
 from ablate.validation import validate
 
@@ -39,19 +39,28 @@ def execute(config: Config) -> dict:
     if is_finished(config):
         return read_summary(run_folder(config))
     stages = prepare(config)
-    store = RunStore(config)
-    store.copy_stage("reward_model", stages.reward_model, STAGE_RECORDS)
-    tracker = open_trackers(config)
+    store, tracker = RunStore(config), Trackers([])
     try:
-        summary = Trainer(config, stages, store, tracker).run()
+        store.copy_stage("reward_model", stages.reward_model, STAGE_RECORDS)
+        trainer = Trainer(config, stages, store)
+        tracker = open_trackers(config, run_folder(config))
+        summary = trainer.run(tracker)
     except BaseException as error:
-        failed = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
-        place = {"study": config.study, "arm": config.arm, "seed": config.seed, "collapsed": None, "collapse_update": None}
-        tracker.finish(store.finish(failed | place))
+        failed = failure(config, error)
+        tracker.finish(failed)
+        store.finish(failed)
         raise
     summary = store.finish(summary)
     tracker.finish(summary)
     return summary
+
+
+def failure(config: Config, error: BaseException) -> dict:
+    """The summary of a run that an exception ended."""
+    status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+    reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    place = {"study": config.study, "arm": config.arm, "seed": config.seed}
+    return {"status": status, "reason": reason, "collapsed": None, "collapse_update": None} | place
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -84,6 +93,8 @@ def main() -> None:
         task()
     except UserError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -12,16 +12,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import IO
 
 import yaml
 
@@ -57,8 +60,19 @@ def is_finished(config: Config) -> bool:
 
 
 def finite(value: object) -> object:
-    """JSON has no NaN: a float that is not finite becomes null."""
+    """JSON has no NaN: a float that is not finite becomes null, within dicts too."""
+    if isinstance(value, dict):
+        return {key: finite(entry) for key, entry in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """A folder that cannot be written, and a full disk, are the user's to mend."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {folder} ({error.strerror}): free space or set results=<folder>") from error
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -75,28 +89,29 @@ class RunStore:
     """Appends to one run folder. It has a lifetime because it holds the streams open."""
 
     def __init__(self, config: Config):
+        """Make the folder and write config.yaml; a folder of other settings is refused. A stale summary is removed."""
         self.folder = run_folder(config)
         self.hash = config_hash(config)
-        self.claim(config)
-        self.handles = {name: open(self.folder / name, "ab", buffering=0) for name in STREAMS}
-
-    def claim(self, config: Config) -> None:
-        """Make the folder and write config.yaml; a folder of other settings is refused. A stale summary is removed."""
         known = read_config(self.folder)
         if known is not None and known["hash"] != self.hash:
             raise UserError(f"{self.folder} belongs to other settings ({first_difference(known['identity'], identity(config))}): set study=<name> or remove it")
-        try:
+        with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
+            self.handles = {name: open(self.folder / name, "ab", buffering=0) for name in STREAMS}
+            if not hold(self.handles["metrics.jsonl"]):
+                self.close()
+                raise UserError(f"{self.folder} is being written by another process: wait for it, or set study=<name>")
             text = yaml.safe_dump({**asdict(config), "identity": identity(config), "hash": self.hash}, sort_keys=False, allow_unicode=True)
             write_atomically(self.folder / "config.yaml", text)
-        except OSError as error:
-            raise UserError(f"cannot write {self.folder} ({error.strerror}): free space or set results=<folder>") from error
-        (self.folder / "summary.json").unlink(missing_ok=True)
+            (self.folder / "summary.json").unlink(missing_ok=True)
 
     def append(self, stream: str, rows: Iterable[dict]) -> None:
         """Write rows in one call each stream; a kill can tear only the last line."""
         text = "".join(json.dumps({key: finite(value) for key, value in row.items()}, ensure_ascii=False) + "\n" for row in rows)
-        self.handles[stream].write(text.encode())
+        data = text.encode()
+        with writing(self.folder):
+            while data:  # a disk that is nearly full takes a part first
+                data = data[self.handles[stream].write(data) :]
 
     def offsets(self) -> dict[str, int]:
         """Bytes of each stream so far; a checkpoint remembers them."""
@@ -124,15 +139,17 @@ class RunStore:
     def copy_stage(self, name: str, source: Path, files: Sequence[str]) -> None:
         """Keep small records of a stage beside the run that used it; files the stage does not have are passed over."""
         target = self.folder / name
-        target.mkdir(exist_ok=True)
-        for file in files:
-            if (source / file).is_file():
-                shutil.copyfile(source / file, target / file)
+        with writing(target):
+            target.mkdir(exist_ok=True)
+            for file in files:
+                if (source / file).is_file():
+                    shutil.copyfile(source / file, target / file)
 
     def finish(self, summary: dict) -> dict:
         """Write summary.json, the last file of a run."""
         full = {**summary, "versions": versions(), "git_commit": git_commit(), "config_hash": self.hash}
-        write_atomically(self.folder / "summary.json", json.dumps(full, indent=1, ensure_ascii=False))
+        with writing(self.folder):
+            write_atomically(self.folder / "summary.json", json.dumps(finite(full), indent=1, ensure_ascii=False))
         self.close()
         return full
 
@@ -141,12 +158,31 @@ class RunStore:
             handle.close()
 
 
+def hold(handle: IO) -> bool:
+    """Take a run folder for this process, by a lock on its open metrics.jsonl; false if another process has it."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def read_rows(path: Path) -> list[dict]:
+    """The whole lines of a JSONL file; what a kill tore off the last one is left out. No file is no rows."""
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
+    return [json.loads(line) for line in lines]
+
+
 def read_config(folder: Path) -> dict | None:
+    """config.yaml of a run folder, or null where there is none. Raises UserError if it is not readable."""
     path = folder / "config.yaml"
     if not path.is_file():
         return None
-    known = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    if not isinstance(known, dict) or "hash" not in known:
+    try:
+        known = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        known = None
+    if not isinstance(known, dict) or not {"hash", "identity"} <= known.keys():
         raise UserError(f"{path} is not readable: remove the run folder to start again")
     return known
 

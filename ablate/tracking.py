@@ -1,60 +1,77 @@
-"""Mirrors of the run folder. JSONL is the truth; a tracker only repeats it."""
+"""Mirrors of the run folder. JSONL is the truth; a tracker only repeats it. No torch here."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import zlib
+from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
 from ablate.config import Config
 from ablate.console import ConsoleTracker
-from ablate.evaluate import Evaluation, HeldOut
-from ablate.store import run_folder
-from ablate.validation import config_hash, identity
+from ablate.store import read_rows
+from ablate.validation import config_hash
 
-SAMPLES = 8  # answers in the table of one evaluation
+COLUMNS = ("prompt", "kind", "response", "proxy", "gold", "length")  # of the samples table, as samples.jsonl names them
 
 
 class Tracker(Protocol):
-    """What the trainer tells a mirror."""
+    """What a mirror is told, each thing once it is in the run folder."""
 
-    def log(self, row: dict) -> None: ...
+    def evaluation(self, update: int, scores: list[dict], samples: list[dict]) -> None:
+        """The rows of scores.jsonl and samples.jsonl of one evaluation; the update's row of metrics follows."""
 
-    def evaluation(self, update: int, held_out: HeldOut, evaluation: Evaluation) -> None: ...
+    def log(self, row: dict) -> None:
+        """A row of metrics.jsonl."""
 
-    def finish(self, summary: dict) -> None: ...
+    def finish(self, summary: dict) -> None:
+        """summary.json, or what a run that ended without one is known to be."""
 
 
 class WandbTracker:
-    """`tracker=wandb`: offline unless WANDB_MODE says otherwise; group = study, name = arm and seed, config = every setting."""
+    """`tracker=wandb`: offline unless WANDB_MODE says otherwise; group = study, name = arm and seed, config = every setting.
 
-    def __init__(self, config: Config):
+    A run that goes on from a checkpoint has rows that an earlier process mirrored, some of them cut since. An offline mirror is
+    therefore made anew, from the run folder's rows; an online one already has them, and takes only later updates.
+    """
+
+    def __init__(self, config: Config, folder: Path):
         import wandb
 
         self.wandb = wandb
-        folder: Path = run_folder(config)
+        mode = os.environ.get("WANDB_MODE", "offline")
+        if mode != "online":
+            shutil.rmtree(folder / "wandb", ignore_errors=True)
         self.run = wandb.init(
             project="ppo-ablation",
             group=config.study,
             name=f"{config.arm}/seed={config.seed}",
-            id=f"{config_hash(config)}-{config.seed}",
+            id=f"{config_hash(config)}-{zlib.crc32(f'{config.study}/{config.arm}'.encode()):08x}",
             dir=str(folder),
-            config=identity(config) | {"study": config.study, "arm": config.arm},
-            mode=os.environ.get("WANDB_MODE", "offline"),
-            resume="allow" if os.environ.get("WANDB_MODE") == "online" else None,
-            settings=wandb.Settings(silent=True, console="off", disable_git=True, x_disable_stats=True),
-        )
+            config=asdict(config),
+            mode=mode,
+            resume="allow" if mode == "online" else None,
+            settings=wandb.Settings(
+                silent=True, console="off", disable_git=True, disable_code=True, disable_job_creation=True,
+                x_disable_stats=True, x_disable_meta=True, x_disable_machine_info=True, x_save_requirements=False,
+            ),
+        )  # fmt: skip
+        self.first = self.run.step  # 0, or the first step that the server does not have
+        replay(folder, self)
+
+    def evaluation(self, update: int, scores: list[dict], samples: list[dict]) -> None:
+        """A table of answers and the histogram of proxy scores (Fig. 13), committed with the update's row."""
+        if update < self.first:
+            return
+        table = self.wandb.Table(columns=list(COLUMNS), data=[[row[name] for name in COLUMNS] for row in samples])
+        histogram = self.wandb.Histogram([row["proxy"] for row in scores])
+        self.run.log({"samples": table, "eval/proxy_scores": histogram}, step=update)
 
     def log(self, row: dict) -> None:
-        self.run.log({key: value for key, value in row.items() if value is not None}, step=row["update"])
-
-    def evaluation(self, update: int, held_out: HeldOut, evaluation: Evaluation) -> None:
-        """A table of answers and the histogram of proxy scores (Fig. 13), committed with the update's row."""
-        columns = ["prompt", "response", "proxy", "gold", "length"]
-        answers = zip(held_out.prompts, evaluation.responses, evaluation.proxy, evaluation.gold, evaluation.lengths, strict=True)
-        rows = [[prompt.text, *answer] for prompt, *answer in list(answers)[:SAMPLES]]
-        histogram = self.wandb.Histogram(evaluation.proxy)
-        self.run.log({"samples": self.wandb.Table(columns=columns, data=rows), "eval/proxy_scores": histogram}, step=update)
+        if row["update"] >= self.first:
+            self.run.log({key: value for key, value in row.items() if value is not None}, step=row["update"])
 
     def finish(self, summary: dict) -> None:
         """Final values and the exit state: only a completed run exits 0."""
@@ -68,20 +85,36 @@ class Trackers:
     def __init__(self, trackers: list[Tracker]):
         self.trackers = trackers
 
+    def evaluation(self, update: int, scores: list[dict], samples: list[dict]) -> None:
+        for tracker in self.trackers:
+            tracker.evaluation(update, scores, samples)
+
     def log(self, row: dict) -> None:
         for tracker in self.trackers:
             tracker.log(row)
-
-    def evaluation(self, update: int, held_out: HeldOut, evaluation: Evaluation) -> None:
-        for tracker in self.trackers:
-            tracker.evaluation(update, held_out, evaluation)
 
     def finish(self, summary: dict) -> None:
         for tracker in self.trackers:
             tracker.finish(summary)
 
 
-def open_trackers(config: Config) -> Trackers:
-    """The console always, wandb if `tracker=wandb`."""
+def open_trackers(config: Config, folder: Path) -> Trackers:
+    """The console always, wandb if `tracker=wandb`; wandb is told first what the run folder already holds."""
     mirrors: list[Tracker] = [ConsoleTracker(config)]
-    return Trackers(mirrors + [WandbTracker(config)] if config.tracker == "wandb" else mirrors)
+    return Trackers(mirrors + [WandbTracker(config, folder)] if config.tracker == "wandb" else mirrors)
+
+
+def replay(folder: Path, tracker: Tracker) -> None:
+    """Tell a tracker what a run folder holds, in the order in which the run told it."""
+    scores, samples = (by_update(read_rows(folder / name)) for name in ("scores.jsonl", "samples.jsonl"))
+    for row in read_rows(folder / "metrics.jsonl"):
+        if row["update"] in scores:
+            tracker.evaluation(row["update"], scores[row["update"]], samples.get(row["update"], []))
+        tracker.log(row)
+
+
+def by_update(rows: list[dict]) -> dict[int, list[dict]]:
+    groups: dict[int, list[dict]] = {}
+    for row in rows:
+        groups.setdefault(row["update"], []).append(row)
+    return groups

@@ -24,7 +24,7 @@ from ablate.pipeline.build import Stages, choose_device
 from ablate.pipeline.supervised import language_model_loss, pad_right
 from ablate.rollout import collect, encode_prompts
 from ablate.shaping import estimate_targets, initial_state, shape_rewards
-from ablate.store import RunStore
+from ablate.store import RunStore, read_config
 from ablate.streams import numpy_stream, torch_stream
 from ablate.tracking import Tracker
 from ablate.types import Rollout
@@ -74,14 +74,20 @@ class Trainer:
         return Models(policy, reference, reward, critic, load_tokenizer(stages.sft))
 
     def restore(self, start: Path, watch: CollapseWatch) -> None:
-        """Go on from a checkpoint. A fork keeps weights, optimiser, moments and position; verdict and streams start anew."""
+        """Go on from a checkpoint. A fork keeps weights, optimiser, moments and position; verdict and streams start anew.
+
+        An adaptive KL coefficient goes on from where the controller had it, unless the fork sets another.
+        """
         state = read_state(start)
         load_optimizer(start, self.optimizer, self.device)
         self.progress = progress_from(start, state)
         if self.resumed:
             self.store.cut(state["offsets"])
         else:
-            shaping = replace(self.progress.shaping, kl_coef=self.config.ppo.kl_coef)
+            shaping, ppo = self.progress.shaping, self.config.ppo
+            before = read_config(start.parents[1])["ppo"]
+            if not (ppo.kl_adaptive and before["kl_adaptive"] and ppo.kl_coef == before["kl_coef"]):
+                shaping = replace(shaping, kl_coef=ppo.kl_coef)
             self.progress = Progress(self.progress.update, shaping, watch)
 
     def run(self, tracker: Tracker) -> dict:
@@ -203,9 +209,8 @@ class Trainer:
     def checkpoint(self) -> None:
         store, progress = self.store, self.progress
         folder = store.checkpoint_folder(progress.update)
-        if folder.exists():
-            return
-        save(folder, self.models, self.optimizer, progress, store.offsets(), store.hash)
+        if not folder.exists():
+            save(folder, self.models, self.optimizer, progress, store.offsets(), store.hash)
         store.prune(self.config.checkpoint.keep)
 
     def summary(self, status: str, reason: str) -> dict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
@@ -62,8 +63,8 @@ def check_values(node: Any, prefix: str) -> None:
         if meta.get("choices") and value not in meta["choices"]:
             raise UserError(f"{name}={value} is not one of {', '.join(meta['choices'])}")
         for number in value if isinstance(value, list) else [value]:
-            if isinstance(number, float) and number != number:
-                raise UserError(f"{name} is not a number: give it a finite value")
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UserError(f"{name}={number} is not a finite number: give it one")
         if meta.get("low") is not None and value < meta["low"]:
             raise UserError(f"{name}={value} is too small: the least value is {meta['low']}")
         if meta.get("high") is not None and value > meta["high"]:

@@ -1,0 +1,70 @@
+"""Real processes for tests of runs: they start from one forkserver that has imported torch already, and can die on cue."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import FrameType
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["ablate.run", "ablate.pipeline.build", "wandb", "transformers.models.llama.modeling_llama"])
+ROOT = Path(__file__).parents[2]
+
+
+def on_call(function: str, count: int, number: int) -> None:
+    """Send this process the signal `number` at the `count`-th call of a Python function of that name."""
+    left = count
+
+    def look(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal left
+        if event == "call" and frame.f_code.co_name == function:
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), number)
+
+    sys.setprofile(look)
+
+
+def work(config, function: str | None, count: int, number: int, log: Path) -> None:
+    """A run, its output in `log`; it gets a signal on the way where a function is named."""
+    from ablate.errors import UserError
+    from ablate.run import execute
+
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    if function is not None:
+        on_call(function, count, number)
+    try:
+        execute(config)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+def start(config, function: str | None = None, count: int = 1, number: int = signal.SIGKILL):
+    """A started process that runs `config`."""
+    folder = Path(config.results)
+    folder.mkdir(parents=True, exist_ok=True)
+    process = CONTEXT.Process(target=work, args=(config, function, count, number, folder / "output.log"))
+    process.start()
+    return process
+
+
+def run(config, function: str | None = None, count: int = 1, number: int = signal.SIGKILL) -> int:
+    """Exit code of a run in a process of its own; negative where a signal ended it."""
+    process = start(config, function, count, number)
+    process.join(120)
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def command_line(*arguments: str, module: str = "ablate.run", cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    """`python -m <module> …` as a user types it."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=300, check=False
+    )

@@ -1,0 +1,127 @@
+"""A run that was stopped, by whatever means, ends as if it never had been (pitfall 15)."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import time
+
+import pytest
+from processes import run, start
+
+from ablate.run import execute
+from ablate.store import read_summary, run_folder
+
+# What has state of its own: the KL controller, history moments, Adam over two epochs, warm-up and decay, text for ptx.
+STATEFUL = ("ppo.kl_adaptive=true", "ppo.kl_horizon=50", "ppo.warmup_ratio=0.5", "ppo.lr_schedule=inverse_sqrt", "ppo.epochs=2",
+            "ppo.ptx=true")  # fmt: skip
+
+# The moment of death, as the call of a function, by how many calls of it came before. A run makes 1 + 6 rollouts of its own and
+# 1 + 4 for evaluations; 2 gradient steps of critic pre-training and then 4 an update; 3 checkpoints.
+MOMENTS = {
+    "while the critic is pre-trained, before any checkpoint": ("critic_update", 1),
+    "in the first update": ("backward_minibatch", 2),
+    "in a rollout, between sampling and scoring": ("measure", 9),
+    "in an update, between two gradient steps": ("apply_gradients", 2 + 4 * 4 + 3),
+    "in an evaluation, between its scores and its samples": ("sample_rows", 4),
+    "when a row of metrics is about to be written": ("log", 2 * 5),
+    "inside the writing of the first checkpoint": ("optimizer_tensors", 1),
+    "inside the writing of the second checkpoint": ("optimizer_tensors", 2),
+    "when an old checkpoint is about to be removed": ("prune", 3),
+    "before the summary": ("finish", 1),
+}
+
+
+@pytest.fixture(scope="module")
+def unbroken(make_config, tmp_path_factory):
+    """The folder of a run that was never stopped."""
+    config = make_config(tmp_path_factory.mktemp("unbroken"), *STATEFUL)
+    assert run(config) == 0
+    return run_folder(config)
+
+
+@pytest.mark.parametrize("moment", MOMENTS.values(), ids=MOMENTS.keys())
+def test_a_killed_run_ends_with_the_bits_of_one_never_stopped(moment, unbroken, make_config, tmp_path, same_numbers):
+    config = make_config(tmp_path, *STATEFUL)
+    assert run(config, *moment) == -signal.SIGKILL
+    assert not (run_folder(config) / "summary.json").exists()
+    assert run(config) == 0
+    same_numbers(run_folder(config), unbroken)
+
+
+def test_a_run_killed_three_times_ends_with_the_bits_of_one_never_stopped(unbroken, make_config, tmp_path, same_numbers):
+    config = make_config(tmp_path, *STATEFUL)
+    for function, count in (("apply_gradients", 2 + 4 * 2 + 1), ("optimizer_tensors", 1), ("backward_minibatch", 3)):
+        assert run(config, function, count) == -signal.SIGKILL
+    assert run(config) == 0
+    same_numbers(run_folder(config), unbroken)
+
+
+def test_the_state_that_must_travel_is_really_in_play(unbroken):
+    rows = [json.loads(line) for line in (unbroken / "metrics.jsonl").read_text().splitlines()]
+    coefficients = [row["ppo/kl_coef"] for row in rows[1:]]
+    assert len(set(coefficients)) == 6
+    state = json.loads((unbroken / "checkpoints/6/state.json").read_text())["progress"]
+    assert state["shaping"]["moments"]["count"] == (1 + 6) * 16
+
+
+def test_a_finished_run_is_not_run_again(make_config, tmp_path):
+    config = make_config(tmp_path, "ppo.updates=2")
+    execute(config)
+    before = {path: path.stat().st_mtime_ns for path in run_folder(config).rglob("*")}
+    execute(config)
+    assert {path: path.stat().st_mtime_ns for path in run_folder(config).rglob("*")} == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_finishes_the_update_then_says_interrupted_and_the_run_goes_on_to_the_same_bits(
+    number, unbroken, make_config, tmp_path, same_numbers
+):
+    config = make_config(tmp_path, *STATEFUL)
+    assert run(config, "apply_gradients", 2 + 4 * 2 + 2, number) == 0
+    summary = read_summary(run_folder(config))
+    assert (summary["status"], summary["updates"]) == ("interrupted", 3)
+    assert len((run_folder(config) / "metrics.jsonl").read_text().splitlines()) == 1 + 3
+    assert (run_folder(config) / "checkpoints/3/state.json").exists()
+    assert run(config) == 0
+    assert read_summary(run_folder(config))["status"] == "completed"
+    for path in ("checkpoints/3", "checkpoints/2"):
+        assert not (run_folder(config) / path).exists()
+    same_numbers(run_folder(config), unbroken)
+
+
+def test_a_second_signal_ends_the_run_at_once_and_it_still_goes_on_to_the_same_bits(unbroken, make_config, tmp_path, same_numbers):
+    config = make_config(tmp_path, *STATEFUL)
+    process = start(config, "apply_gradients", 2 + 4 * 2 + 2, signal.SIGSTOP)
+    while not (run_folder(config) / "checkpoints/2").exists():
+        time.sleep(0.01)
+    for number in (signal.SIGINT, signal.SIGCONT):
+        signal.pidfd_send_signal(pid := __import__("os").pidfd_open(process.pid), number)
+    process.join(60)
+    same_numbers(run_folder(config), unbroken)
+
+
+def test_a_run_stopped_at_collapse_and_killed_before_its_summary_does_no_further_update(make_config, tmp_path, same_numbers):
+    overrides = ("collapse.stop=true", "collapse.threshold=0", "collapse.patience=1", "ppo.learning_rate=0.05", "ppo.kl_penalty=false")
+    whole, killed = make_config(tmp_path / "whole", *overrides), make_config(tmp_path / "killed", *overrides)
+    assert run(whole) == 0
+    summary = read_summary(run_folder(whole))
+    assert (summary["collapsed"], summary["reason"]) == (True, "stopped at collapse")
+    assert summary["updates"] == summary["collapse_update"] < 6
+    assert run(killed, "finish", 1) == -signal.SIGKILL
+    assert run(killed) == 0
+    same_numbers(run_folder(killed), run_folder(whole))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(12))
+def test_a_run_killed_at_random_times_ends_with_the_bits_of_one_never_stopped(seed, unbroken, make_config, tmp_path, same_numbers):
+    config, delays = make_config(tmp_path, *STATEFUL), random.Random(seed)
+    for _ in range(3):
+        process = start(config)
+        time.sleep(delays.uniform(0.1, 2.0))
+        process.kill()
+        process.join()
+    assert run(config) == 0
+    same_numbers(run_folder(config), unbroken)

@@ -61,7 +61,9 @@ def sample(
     prompt_nll = next_token_nll(head(hidden[:, :-1]).float(), prompts[:, 1:], attention[:, :-1] & attention[:, 1:])
     hidden, position = hidden[:, -1], positions[:, -1]
     alive = torch.arange(rows, device=prompts.device)  # the batch's rows, in the order the cache holds them
-    seen = prompts if sampling.repetition_penalty != 1 else prompts[:, :0]
+    seen = torch.where(attention, prompts, prompts[:, -1:])  # no pad is a seen token
+    if sampling.repetition_penalty == 1:
+        seen = seen[:, :0]
     for step in range(steps):
         logits = head(hidden).float()
         log_probs = log_softmax(logits, temperature)

@@ -64,6 +64,11 @@ def lift_end(policy: PreTrainedModel, end: int) -> None:
         policy.get_output_embeddings().weight[end, 0] = 2.3
 
 
+@pytest.fixture(scope="session", params=ARCHITECTURES)
+def architecture(request) -> str:
+    return request.param
+
+
 @pytest.fixture(scope="session")
 def architecture_folders(tmp_path_factory) -> Callable[[str], tuple[Path, Path]]:
     """architecture → (causal LM, one-label scorer) folders with 23 tokens, pad 0, end 1, and a score shift of 0.25."""

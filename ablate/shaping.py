@@ -45,7 +45,7 @@ def shape_rewards(
         score = rew.reward_clip(score, ppo.reward_clip)
     rewards = rew.place_score(score, rollout.mask)
     if bugs.reward_on_pad:
-        rewards = torch.where(rollout.mask, rewards.roll(1, dims=1), 0.0)
+        rewards = torch.where(rollout.mask, torch.nn.functional.pad(rewards, (1, 0))[:, :-1], 0.0)
     kl_coef = state.kl_coef
     if ppo.kl_penalty:
         kl = rew.kl_estimate(rollout.logprobs, rollout.ref_logprobs, rollout.kl, ppo.kl_estimator)

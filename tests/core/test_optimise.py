@@ -1,0 +1,197 @@
+"""The update: micro-batches, rates, minibatch order, and what one update leaves alone."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ablate.config import BugsConfig, PPOConfig, SamplingConfig
+from ablate.errors import Diverged
+from ablate.models import Models
+from ablate.optimise import backward_minibatch, critic_update, forward, minibatches, new_optimizer, rate_factor, update
+from ablate.rollout import collect, encode_prompts
+from ablate.shaping import estimate_targets, initial_state, shape_rewards
+from ablate.streams import numpy_stream, torch_stream
+from ablate.types import Rollout, Targets
+from ablate.world.grammar import grammar, prompts
+
+CPU, BUGS, SAMPLING = torch.device("cpu"), BugsConfig(), SamplingConfig()
+ROWS = 12
+PPO = PPOConfig(batch_size=ROWS, minibatch_size=ROWS, micro_batch_size=ROWS)
+
+
+def rollout_of(models: Models, rows: int = ROWS, steps: int = 10) -> Rollout:
+    questions = [prompt.text for prompt in prompts(grammar("en"), rows, numpy_stream(0, "test prompts"))]
+    noise = torch.rand(rows, steps, generator=torch_stream(0, "test noise"))
+    return collect(models, encode_prompts(models.tokenizer, questions, CPU), noise, SAMPLING, BUGS)
+
+
+def records(models: Models, ppo: PPOConfig = PPO) -> tuple[Rollout, Targets]:
+    """A rollout with its targets; then the weights move, so that ratios are not 1 and values not the old ones."""
+    rollout = rollout_of(models)
+    rewards, _ = shape_rewards(rollout, ppo, BUGS, initial_state(ppo))
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for model in (models.policy, models.critic):
+            for parameter in model.parameters():
+                parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+    return rollout, estimate_targets(rollout, rewards, ppo)
+
+
+def gradients(models: Models, rollout: Rollout, targets: Targets, ppo: PPOConfig) -> tuple[torch.Tensor, dict]:
+    for model in (models.policy, models.critic):
+        model.zero_grad()
+    terms = backward_minibatch(models, rollout, targets, torch.arange(ROWS), ppo, SAMPLING, BUGS)
+    return torch.cat([p.grad.flatten() for m in (models.policy, models.critic) for p in m.parameters() if p.grad is not None]), terms
+
+
+ENTROPY = dict(entropy_bonus=True, entropy_coef=0.5)
+CASES = {
+    "ppo_max": {},
+    "no clips": dict(ratio_clip=False, value_clip=False, advantage_norm=False),
+    "policy KL and advantage clip": dict(policy_kl=True, advantage_clip=0.5),
+    "reference ratio": dict(importance_sampling="reference"),
+    "entropy bonus": ENTROPY,
+    "entropy below its clip": ENTROPY | dict(entropy_clip=20.0),
+    "entropy above its clip": ENTROPY | dict(entropy_clip=0.1),
+    "moss below": ENTROPY | dict(entropy_clip=20.0, entropy_clip_form="moss"),
+    "moss above": ENTROPY | dict(entropy_clip=0.1, entropy_clip_form="moss"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_11_the_gradient_of_a_minibatch_does_not_depend_on_the_micro_batch_size(name, tiny_models):
+    """Sizes 1, 5 (leaves a rest), 12 (all) and 32 (more than all)."""
+    ppo = replace(PPO, **CASES[name])
+    rollout, targets = records(tiny_models)
+    assert len(set(rollout.lengths.tolist())) > 2, "rows of one length would hide means of means"
+    whole, terms = gradients(tiny_models, rollout, targets, ppo)
+    assert whole.abs().max() > 1e-3
+    for size in (1, 5, 32):
+        parts, part_terms = gradients(tiny_models, rollout, targets, replace(ppo, micro_batch_size=size))
+        torch.testing.assert_close(parts, whole, rtol=0, atol=1e-6)
+        assert part_terms == pytest.approx(terms, abs=1e-5)
+
+
+def test_11_a_clip_between_the_entropies_of_the_micro_batches_acts_on_the_mean_of_the_whole(tiny_models):
+    """δ just above and just below the minibatch's mean entropy: single rows lie on both sides of it."""
+    rollout, targets = records(tiny_models)
+    with torch.no_grad():
+        head = tiny_models.policy.get_output_embeddings().weight
+        head[4:] *= torch.linspace(0.5, 3, len(head) - 4)[:, None]  # so that entropies of rows differ
+        _, entropy, _ = forward(tiny_models, rollout, SAMPLING)
+    mean = entropy[rollout.mask].mean().item()
+    by_row = (entropy.sum(1) / rollout.lengths).tolist()
+    for form in ("min", "moss"):
+        for threshold in (mean - 0.005, mean + 0.005):
+            assert min(by_row) < threshold < max(by_row)
+            ppo = replace(PPO, **ENTROPY, entropy_clip=threshold, entropy_clip_form=form)
+            whole, _ = gradients(tiny_models, rollout, targets, ppo)
+            parts, _ = gradients(tiny_models, rollout, targets, replace(ppo, micro_batch_size=1))
+            torch.testing.assert_close(parts, whole, rtol=0, atol=1e-6)
+
+
+def run_update(models: Models, ppo: PPOConfig, rollout: Rollout, targets: Targets) -> dict[str, float]:
+    optimizer = new_optimizer(models, ppo)
+    return update(models, optimizer, rollout, targets, ppo, SAMPLING, BUGS, torch_stream(0, "minibatches", 1), 0, lambda step: None)
+
+
+def test_2_with_learning_rate_0_every_ratio_is_one_on_every_minibatch(tiny_models):
+    """Three epochs of minibatches and micro-batches that divide nothing: max |log ratio| stays under 1e-5."""
+    ppo = replace(PPO, minibatch_size=4, micro_batch_size=3, epochs=3, learning_rate=0.0, critic_learning_rate=0.0, ratio_clip=False)
+    rollout = rollout_of(tiny_models)
+    rewards, _ = shape_rewards(rollout, ppo, BUGS, initial_state(ppo))
+    targets = estimate_targets(rollout, rewards, ppo)
+    stats = run_update(tiny_models, ppo, rollout, targets)
+    assert abs(stats["ppo/ratio_max"] - 1) < 1e-5
+    assert 0 <= stats["ppo/approx_kl"] < 1e-9
+    wrong = replace(rollout, logprobs=rollout.logprobs - 0.2)
+    assert run_update(tiny_models, ppo, wrong, targets)["ppo/ratio_max"] > 1.1, "the statistic must see a ratio that is not 1"
+    with torch.no_grad():
+        for rows in minibatches(ppo, torch_stream(0, "minibatches", 1)):
+            batch = rollout.rows(rows)
+            logprobs, _, values = forward(tiny_models, batch, SAMPLING)
+            assert (logprobs - batch.logprobs)[batch.mask].abs().max() < 1e-5
+            assert (values - batch.values)[batch.mask].abs().max() < 1e-5
+
+
+def test_2_the_kl_to_the_reference_is_zero_before_the_first_update(tiny_models):
+    rollout = rollout_of(tiny_models)
+    assert rollout.kl.abs().max() < 1e-6
+    assert (rollout.logprobs - rollout.ref_logprobs).abs().max() < 1e-5
+
+
+def test_an_update_trains_policy_and_critic_and_nothing_else(tiny_models):
+    before = {name: [p.clone() for p in getattr(tiny_models, name).parameters()] for name in ("policy", "critic", "reference", "reward")}
+    run_update(tiny_models, PPO, *records(tiny_models))
+    after = {name: list(getattr(tiny_models, name).parameters()) for name in before}
+    changed = {name for name in before if not all(torch.equal(a, b) for a, b in zip(before[name], after[name], strict=True))}
+    assert changed == {"policy", "critic"}
+
+
+def test_critic_pretraining_lowers_the_value_loss_and_leaves_the_policy(tiny_models):
+    ppo = replace(PPO, critic_learning_rate=1e-2)
+    rollout, targets = records(tiny_models)
+    policy = [p.clone() for p in tiny_models.policy.parameters()]
+    optimizer = new_optimizer(tiny_models, ppo)
+    losses = [critic_update(tiny_models, optimizer, rollout, targets, ppo, torch_stream(0, "order", step)) for step in range(8)]
+    assert losses[-1] < 0.7 * losses[0]
+    assert all(torch.equal(a, b) for a, b in zip(policy, tiny_models.policy.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("field", ["advantages", "returns"])
+def test_a_loss_that_is_not_finite_is_named(field, tiny_models):
+    rollout, targets = records(tiny_models)
+    broken = replace(targets, **{field: torch.full_like(targets.returns, torch.inf)})
+    with pytest.raises(Diverged, match={"advantages": "policy", "returns": "value"}[field]):
+        run_update(tiny_models, replace(PPO, advantage_norm=False), rollout, broken)
+
+
+def test_the_logged_gradient_norm_is_the_one_before_the_clip(tiny_models):
+    rollout, targets = records(tiny_models)
+    gradient, _ = gradients(tiny_models, rollout, targets, PPO)
+    stats = run_update(tiny_models, replace(PPO, max_grad_norm=1e-3), rollout, targets)
+    assert stats["ppo/grad_norm"] == pytest.approx(gradient.norm().item(), rel=1e-4)
+
+
+def test_every_epoch_visits_every_response_once_in_another_order():
+    ppo = PPOConfig(batch_size=12, minibatch_size=4, epochs=2)
+    batches = list(minibatches(ppo, torch_stream(0, "minibatches", 1)))
+    assert [len(rows) for rows in batches] == [4] * 6
+    first, second = torch.cat(batches[:3]), torch.cat(batches[3:])
+    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(12))
+    assert first.tolist() != second.tolist()
+
+
+def test_rates_by_hand():
+    """10 updates of 2 steps, warm-up 0.2: 4 steps. Then 1, or √(4 / step)."""
+    ppo = PPOConfig(updates=10, batch_size=8, minibatch_size=4, warmup_ratio=0.2)
+    assert [rate_factor(step, ppo) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    inverse = replace(ppo, lr_schedule="inverse_sqrt")
+    assert [rate_factor(step, inverse) for step in (3, 4, 15)] == pytest.approx([1.0, (4 / 5) ** 0.5, 0.5])
+    assert [rate_factor(step, replace(inverse, warmup_ratio=0.0)) for step in (0, 3)] == [1.0, 0.5]
+
+
+def test_18_adams_epsilons_betas_and_rates_are_those_of_the_settings(tiny_models):
+    ppo = PPOConfig(adam_eps=1e-3, critic_adam_eps=1e-4, adam_betas=[0.5, 0.6], learning_rate=1e-5, critic_learning_rate=1e-6)
+    policy, critic = new_optimizer(tiny_models, ppo).param_groups
+    assert [(g["lr"], g["eps"], g["betas"], g["weight_decay"]) for g in (policy, critic)] == [
+        (1e-5, 1e-3, (0.5, 0.6), 0), (1e-6, 1e-4, (0.5, 0.6), 0),
+    ]  # fmt: skip
+    assert {id(p) for p in policy["params"]} == {id(p) for p in tiny_models.policy.parameters()}
+
+
+def test_18_a_larger_epsilon_makes_the_first_step_smaller(tiny_models, stage_folders):
+    """Adam's first step is lr · g / (|g| + ε): with ε far above the gradients it is nearly nothing."""
+    rollout, targets = records(tiny_models)
+    start = [p.detach().clone() for p in tiny_models.policy.parameters()]
+
+    def moved(eps: float) -> float:
+        with torch.no_grad():
+            for parameter, value in zip(tiny_models.policy.parameters(), start, strict=True):
+                parameter.copy_(value)
+        run_update(tiny_models, replace(PPO, adam_eps=eps, learning_rate=1e-3), rollout, targets)
+        return max((p - q).abs().max().item() for p, q in zip(tiny_models.policy.parameters(), start, strict=True))
+
+    assert moved(1e-8) == pytest.approx(1e-3, rel=1e-2)
+    assert moved(100.0) < 1e-5

@@ -1,0 +1,35 @@
+"""A sweep of real runs on tiny models, through the command that users type."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from sweep_bench import environment
+
+
+@pytest.fixture
+def sweep(tiny_overrides, tmp_path):
+    overrides = [override for override in tiny_overrides if not override.startswith("arm=")]
+
+    def run(*more: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "ablate.run", "-m", *overrides, *more]
+        return subprocess.run(command, cwd=tmp_path, env=environment(), text=True, capture_output=True, timeout=300)
+
+    return run
+
+
+def test_arms_run_in_parallel_and_are_summed_up_and_are_not_run_again(sweep, tmp_path):
+    command = ("sweep=policy_constraints", "ppo.importance_sampling=behaviour", "jobs=2")
+    first = sweep(*command)
+    assert first.returncode == 0, first.stderr
+    folders = sorted((tmp_path / "results" / "policy_constraints").glob("*/seed=0"))
+    assert [folder.parent.name.split(",")[0] for folder in folders] == ["entropy_bonus", "kl", "vanilla"]
+    summaries = {folder: (folder / "summary.json").read_bytes() for folder in folders}
+    assert all(json.loads(text)["status"] == "completed" for text in summaries.values())
+    assert "3 done" in first.stdout and "0 failed" in first.stdout
+    again = sweep(*command)
+    assert again.returncode == 0 and "3 of 3 runs are done already" in again.stdout
+    assert {folder: (folder / "summary.json").read_bytes() for folder in folders} == summaries

@@ -31,7 +31,7 @@ def read(root: Path) -> dict[str, tuple[str, Record]]:
     names, values = list(curves.columns), curves.to_numpy()
     stops = np.cumsum(runs["rows"].to_numpy())
     known = {}
-    for folder, mark, text, rows, stop in zip(runs["folder"], runs["fingerprint"], runs["record"], runs["rows"], stops):
+    for folder, mark, text, rows, stop in zip(runs["folder"], runs["fingerprint"], runs["record"], runs["rows"], stops, strict=True):
         row, notes = json.loads(text)
         known[folder] = (mark, Record(row, names, values[stop - rows : stop], notes))
     return known

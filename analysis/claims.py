@@ -4,17 +4,22 @@ A claim has parts, each one comparison in one outcome. An arm pair is found by i
 and control must differ in nothing but the part's own settings, so one claim can be judged in any sweep that holds such a
 pair; several pairs (a factorial) are averaged within each seed.
 
-When a part is decided (α = 5 %, margin m = the least difference that matters for that outcome):
+When a part is decided (α = 5 %, k the number of the claim's parts, m the least difference that matters in that outcome):
 
 | expects | supported | contradicted |
 |---|---|---|
-| higher, lower | two-sided p < α on that side | p < α on the other side, or the 95 % interval excludes m and more |
-| same | 90 % interval within ± m (two one-sided tests) | 95 % interval outside ± m |
-| different | p < α | 90 % interval within ± m |
-| below, above (a rate or level against a bound) | 95 % interval on that side | 95 % interval on the other |
+| higher, lower | two-sided p < α on that side | p < α / k on the other side, or shown the same |
+| same | shown the same | 1 − α / k interval outside ± m |
+| different | two-sided p < α | shown the same |
+| below, above (a rate or level against a bound) | 95 % interval on that side | 1 − α / k interval on the other |
 
-So each part errs in at most 5 % of studies whatever the truth. A claim is supported if all its parts are (which needs no
-correction), contradicted if one is at α / number of parts, and nothing is decided from fewer than `LEAST_SEEDS` seeds.
+Shown the same: two one-sided tests at α, that is a 90 % interval within ± m. A mean over five runs says nothing about a
+collapse that one run in ten would have, so for outcomes at the end of runs it takes two such intervals: one of the collapse
+rates, one of the differences within pairs that shared a fate.
+
+So each part errs in at most 5 % of studies whatever the truth, where a difference below m is neither. A claim is supported
+if all its parts are (which needs no correction), contradicted if one is, and nothing is decided from fewer than
+`LEAST_SEEDS` seeds.
 """
 
 from __future__ import annotations
@@ -26,16 +31,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.effects import arm_effect, pairs
-from analysis.power import seeds_for_bound, seeds_for_equivalence, seeds_for_mean, seeds_for_rates
+from analysis.effects import arm_effect, base_arm, by_seed, differences
+from analysis.equivalence import ALPHA, FATED, LEAST_SEEDS, MARGINS, margin_of, same_fate, shown_same
+from analysis.power import seeds_for_bound, seeds_for_equivalence, seeds_for_mean, seeds_for_rates, seeds_for_same_rates
 from analysis.stats import Effect, clopper_pearson, paired_effect
 
-ALPHA = 0.05
-LEAST_SEEDS = 5
 SUPPORTED, CONTRADICTED, CANNOT_TELL = "supported", "contradicted", "cannot tell"
-# What a researcher would call a difference: gold in SDs of SFT's gold, rates, updates as a share of the horizon.
-MARGINS = {"gold": 0.5, "gold_gain": 0.5, "gold_at_kl": 0.5, "gold_at_proxy": 0.5, "win": 0.1, "win_at_kl": 0.1,
-           "win_at_proxy": 0.1, "collapsed": 0.25, "stable_updates": 0.2}  # fmt: skip
 NAMES = {"collapsed": "collapse rate", "stable_updates": "updates before collapse", "gold": "gold at the end",
          "win": "win rate at the end", "proxy": "proxy at the end", "kl": "KL at the end", "gold_gain": "gold gained over SFT",
          "proxy_gain": "proxy gained over SFT", "gold_at_kl": "gold at matched KL", "win_at_kl": "win rate at matched KL",
@@ -67,17 +68,19 @@ class Verdict:
 
     verdict: str
     sentence: str
-    parts: tuple["Verdict", ...] = ()
+    parts: tuple[Verdict, ...] = ()
     effect: Effect | None = None
     seeds: int | None = None
     arms: tuple[str, ...] = ()
 
 
 def find_arms(settings: pd.DataFrame, part: Part) -> tuple[list[str], list[str]]:
-    """Matched arms (treatment[i], control[i]) in a study; without a control every arm that has the treatment's settings."""
+    """Matched arms (treatment[i], control[i]) in a study; without a control the arm with the
+    treatment's settings that is nearest to the study's base."""
     treated = _having(settings, part.treatment)
     if part.control is None:
-        return treated, []
+        base = base_arm(settings) if treated else None
+        return sorted(treated, key=lambda arm: (settings.loc[arm] != settings.loc[base]).sum())[:1], []
     named = {*part.treatment, *part.control, *part.linked}
     found = [(a, b) for a in treated for b in _having(settings, part.control)
              if a != b and set(settings.columns[settings.loc[a] != settings.loc[b]]) <= named]  # fmt: skip
@@ -105,7 +108,7 @@ def judge(claim: Claim, outcomes: pd.DataFrame, settings: pd.DataFrame) -> Verdi
     if not all(treated for treated, _ in matched):
         return None
     m = len(claim.parts)
-    parts = tuple(judge_part(part, outcomes, *arms, parts=m) for part, arms in zip(claim.parts, matched))
+    parts = tuple(judge_part(part, outcomes, *arms, parts=m) for part, arms in zip(claim.parts, matched, strict=True))
     verdicts = [part.verdict for part in parts]
     if CONTRADICTED in verdicts:
         overall = CONTRADICTED
@@ -116,6 +119,7 @@ def judge(claim: Claim, outcomes: pd.DataFrame, settings: pd.DataFrame) -> Verdi
 
 def judge_part(part: Part, outcomes: pd.DataFrame, treated: Sequence[str], controls: Sequence[str], *, parts: int = 1) -> Verdict:
     """The verdict on one comparison; `parts` is the number that its claim has, which divides α for a contradiction."""
+
     def at(level: float) -> Effect:
         if controls:
             return arm_effect(outcomes, treated, controls, part.outcome, level)
@@ -123,32 +127,33 @@ def judge_part(part: Part, outcomes: pd.DataFrame, treated: Sequence[str], contr
 
     effect = at(1 - ALPHA)
     margin = margin_of(part.outcome, outcomes)
-    verdict = CANNOT_TELL if effect.n < LEAST_SEEDS else decide(part, effect, at(1 - 2 * ALPHA), at(1 - ALPHA / parts), margin, ALPHA / parts)
-    seeds = None if verdict != CANNOT_TELL else _seeds(part, outcomes, treated, controls, effect, margin)
+    same = bool(controls) and shown_same(part.outcome, outcomes, treated, controls, margin)
+    strict = at(1 - ALPHA / parts) if parts > 1 else effect
+    verdict = decide(part, effect, strict, ALPHA / parts, margin, same) if effect.n >= LEAST_SEEDS else CANNOT_TELL
+    seeds = None if verdict != CANNOT_TELL else seeds_needed(part, outcomes, treated, controls, effect.n, margin)
     sentence = f"{verdict}: {_describe(part, outcomes, treated, controls, effect)}"
+    if verdict == CONTRADICTED and same:
+        sentence += f"; any difference is smaller than {margin:.2g}"
     if verdict == CANNOT_TELL:
         sentence += f"; about {seeds} seeds would do" if seeds else "; no number of seeds below 1000 would do at this size of effect"
     return Verdict(verdict, sentence, effect=effect, seeds=seeds, arms=(*treated, *controls))
 
 
-def decide(part: Part, effect: Effect, inner: Effect, outer: Effect, margin: float, strict: float) -> str:
-    """The table above. `effect` at 1 − α, `inner` at 1 − 2α for two one-sided tests, `outer` at 1 − `strict` for contradictions."""
-    within = -margin < inner.low and inner.high < margin
-    if part.expects in ("above", "below"):
-        side = 1 if part.expects == "above" else -1
-        low, high = sorted((side * (effect.low - part.bound), side * (effect.high - part.bound)))
-        strict_high = max(side * (outer.low - part.bound), side * (outer.high - part.bound))
-        return SUPPORTED if low > 0 else CONTRADICTED if strict_high < 0 else CANNOT_TELL
-    if part.expects in ("higher", "lower"):
-        side = 1 if part.expects == "higher" else -1
-        if effect.p < ALPHA and side * effect.estimate > 0:
-            return SUPPORTED
-        against = outer.p < strict and side * effect.estimate < 0
-        return CONTRADICTED if against or max(side * outer.low, side * outer.high) < margin else CANNOT_TELL
+def decide(part: Part, effect: Effect, strict: Effect, alpha: float, margin: float, same: bool) -> str:
+    """The module's table. `effect` at 1 − α; `strict` at 1 − `alpha`, α over the claim's parts, for contradictions."""
     if part.expects == "same":
-        outside = outer.low > margin or outer.high < -margin
-        return SUPPORTED if within else CONTRADICTED if outside else CANNOT_TELL
-    return SUPPORTED if effect.p < ALPHA else CONTRADICTED if within else CANNOT_TELL
+        outside = margin > 0 and (strict.low > margin or strict.high < -margin)
+        return SUPPORTED if same else CONTRADICTED if outside else CANNOT_TELL
+    if part.expects == "different":
+        return SUPPORTED if effect.p < ALPHA else CONTRADICTED if same else CANNOT_TELL
+    side = 1 if part.expects in ("higher", "above") else -1
+    if part.expects in ("above", "below"):
+        supported = min(side * (effect.low - part.bound), side * (effect.high - part.bound)) > 0
+        contradicted = max(side * (strict.low - part.bound), side * (strict.high - part.bound)) < 0
+    else:
+        supported = effect.p < ALPHA and side * effect.estimate > 0
+        contradicted = same or (strict.p < alpha and side * effect.estimate < 0)
+    return SUPPORTED if supported else CONTRADICTED if contradicted else CANNOT_TELL
 
 
 def _level(outcomes: pd.DataFrame, treated: Sequence[str], part: Part, level: float) -> Effect:
@@ -156,37 +161,35 @@ def _level(outcomes: pd.DataFrame, treated: Sequence[str], part: Part, level: fl
     if part.outcome == "collapsed":
         values = outcomes.loc[outcomes["arm"].isin(treated), "collapsed"].dropna()
         return Effect(*clopper_pearson(int(values.sum()), len(values), level), p=np.nan, n=len(values))
-    wide = outcomes.pivot(index="seed", columns="arm", values=part.outcome)
-    return paired_effect(wide[list(treated)].mean(axis=1, skipna=False).to_numpy(), level)
+    return paired_effect(by_seed(outcomes, part.outcome, treated).mean(axis=1), level)
 
 
-def margin_of(outcome: str, outcomes: pd.DataFrame) -> float:
-    """The margin of an outcome in its own units; 0 for outcomes without one, which can be ordered but not called the same."""
-    scale = outcomes["sft_gold_sd"].median() if outcome.startswith("gold") else 1.0
-    scale = outcomes["horizon"].min() if outcome == "stable_updates" else scale
-    return MARGINS.get(outcome, 0.0) * float(scale)
-
-
-def _seeds(part: Part, outcomes: pd.DataFrame, treated: Sequence[str], controls: Sequence[str], effect: Effect, margin: float) -> int | None:
-    """Seeds with which a study like this would decide, never fewer than one more than now."""
-    if effect.n == 0:
+def seeds_needed(part: Part, outcomes: pd.DataFrame, treated: Sequence[str], controls: Sequence[str], n: int, margin: float) -> int | None:
+    """Seeds with which a study like this would decide with power 0.8, more than now; None: no sensible number."""
+    if n == 0:
         return None
-    if part.outcome == "collapsed" and len(treated) == 1:
-        groups = [outcomes.loc[outcomes["arm"] == arm, "collapsed"].dropna() for arm in (*treated, *controls)]
-        rates = [(group.sum() + 0.5) / (len(group) + 1) for group in groups]  # shrunk: 0 of 5 is no proof of 0
-        if len(rates) == 2:
-            needed = seeds_for_rates(*rates)
-        else:
-            bound = part.bound if part.expects == "below" else 1 - part.bound
-            needed = seeds_for_bound(groups[0].mean() if part.expects == "below" else 1 - groups[0].mean(), bound)
+    rates = [_shrunk(outcomes, arms) for arms in (treated, controls) if len(arms)]
+    if not controls and part.outcome == "collapsed":
+        flip = part.expects == "above"
+        needed = seeds_for_bound(1 - rates[0] if flip else rates[0], 1 - part.bound if flip else part.bound)
+    elif not controls:
+        needed = seeds_for_mean(by_seed(outcomes, part.outcome, treated).mean(axis=1) - part.bound)
+    elif part.expects == "same":
+        counts = [seeds_for_same_rates(*rates, MARGINS["collapsed"])] if part.outcome in (*FATED, "collapsed") else []
+        if part.outcome != "collapsed":
+            counts.append(seeds_for_equivalence(same_fate(part.outcome, outcomes, treated, controls), margin))
+        needed = None if None in counts else max(counts)
+    elif part.outcome == "collapsed":
+        needed = seeds_for_rates(*rates)
     else:
-        if controls:
-            both = pairs(outcomes, treated, controls, part.outcome)
-            differences = (both["treatment"] - both["control"]).to_numpy()
-        else:
-            differences = outcomes.pivot(index="seed", columns="arm", values=part.outcome)[list(treated)].mean(axis=1).to_numpy() - part.bound
-        needed = seeds_for_equivalence(differences, margin) if part.expects == "same" else seeds_for_mean(differences)
-    return None if needed is None else max(needed, effect.n + 1, LEAST_SEEDS)
+        needed = seeds_for_mean(differences(outcomes, treated, controls, part.outcome))
+    return None if needed is None else max(needed, n + 1, LEAST_SEEDS)
+
+
+def _shrunk(outcomes: pd.DataFrame, arms: Sequence[str]) -> float:
+    """Collapse rate drawn a little towards one half: 0 of 5 is no proof of 0."""
+    values = outcomes.loc[outcomes["arm"].isin(arms), "collapsed"].dropna()
+    return float((values.sum() + 0.5) / (len(values) + 1))
 
 
 def _describe(part: Part, outcomes: pd.DataFrame, treated: Sequence[str], controls: Sequence[str], effect: Effect) -> str:
@@ -200,4 +203,3 @@ def _describe(part: Part, outcomes: pd.DataFrame, treated: Sequence[str], contro
     other = outcomes.loc[outcomes["arm"].isin(controls), part.outcome].mean()
     interval = f"difference {effect.estimate:+.2f} [{effect.low:.2f}, {effect.high:.2f}], p = {effect.p:.2g}"
     return f"{name} of {who} {value:.2f} against {other:.2f} of {against} ({interval}, {effect.n} seeds), expected {part.expects}"
-

@@ -73,7 +73,9 @@ def threshold_curve(runs: pd.DataFrame, curves: pd.DataFrame, thresholds: np.nda
             event = (part["severity"] > threshold) | (part["status"] == "diverged")
             collapses, n = int(event.sum()), int((event | ended).sum())
             rate = clopper_pearson(collapses, n)
-            rows.append(dict(arm=arm, threshold=float(threshold), collapses=collapses, n=n, rate=rate.estimate, low=rate.low, high=rate.high))
+            rows.append(
+                dict(arm=arm, threshold=float(threshold), collapses=collapses, n=n, rate=rate.estimate, low=rate.low, high=rate.high)
+            )
     return pd.DataFrame(rows)
 
 

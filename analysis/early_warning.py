@@ -58,14 +58,14 @@ def first_alarms(run: np.ndarray, score: np.ndarray, thresholds: np.ndarray) -> 
     """
     starts = np.flatnonzero(np.append(True, run[1:] != run[:-1])) if len(run) else np.empty(0, dtype=int)
     alarm = np.full((len(starts), len(thresholds)), -1)
-    for index, (start, stop) in enumerate(zip(starts, np.append(starts[1:], len(run)))):
+    for index, (start, stop) in enumerate(zip(starts, np.append(starts[1:], len(run)), strict=True)):
         first = np.searchsorted(np.maximum.accumulate(score[start:stop]), thresholds, side="right")
         alarm[index] = np.where(first < stop - start, start + first, -1)
     return starts, alarm
 
 
 def alarms(rows: pd.DataFrame, score: np.ndarray, threshold: float) -> pd.DataFrame:
-    """A row a run: collapse, collapses, alarm (update of the first score above `threshold`, NaN if none), hit (collapse follows in time)."""
+    """A row a run: collapse, collapses, alarm (first update with a score above `threshold`, or NaN), hit (the collapse follows in time)."""
     starts, (index,) = _transposed(first_alarms(rows["run"].to_numpy(), score, np.array([threshold])))
     collapse, sounded = rows["collapse"].to_numpy()[starts], index >= 0
     return pd.DataFrame(dict(

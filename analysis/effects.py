@@ -43,20 +43,30 @@ def change(settings: pd.DataFrame, arm: str, base: str) -> str:
     return ", ".join(f"{name.removeprefix('ppo.')} {settings.loc[base, name]} → {settings.loc[arm, name]}" for name in apart)
 
 
-def pairs(outcomes: pd.DataFrame, treatment: Sequence[str], control: Sequence[str], outcome: str) -> pd.DataFrame:
-    """Columns treatment and control by seed: mean over matched arm pairs (treatment[i], control[i]); complete seeds only."""
-    wide = outcomes.pivot(index="seed", columns="arm", values=outcome)
-    both = pd.DataFrame({"treatment": wide[list(treatment)].mean(axis=1, skipna=False), "control": wide[list(control)].mean(axis=1, skipna=False)})
-    return both.dropna()
+def by_seed(outcomes: pd.DataFrame, outcome: str, arms: Sequence[str]) -> np.ndarray:
+    """(seeds, arms) of an outcome, NaN where an arm lacks the seed or its value is not known."""
+    seeds, row = np.unique(outcomes["seed"].to_numpy(), return_inverse=True)
+    names, values = outcomes["arm"].to_numpy(), outcomes[outcome].to_numpy(dtype=float)
+    table = np.full((len(seeds), len(arms)), np.nan)
+    for column, arm in enumerate(arms):
+        member = names == arm
+        table[row[member], column] = values[member]
+    return table
+
+
+def differences(outcomes: pd.DataFrame, treatment: Sequence[str], control: Sequence[str], outcome: str) -> np.ndarray:
+    """Treatment − control for every seed that all arms have: the mean over matched arm pairs (treatment[i], control[i])."""
+    gaps = (by_seed(outcomes, outcome, treatment) - by_seed(outcomes, outcome, control)).mean(axis=1)
+    return gaps[np.isfinite(gaps)]
 
 
 def arm_effect(outcomes: pd.DataFrame, treatment: Sequence[str], control: Sequence[str], outcome: str, level: float = 0.95) -> Effect:
     """Effect of `treatment` against `control` on `outcome`: exact for one pair's collapse rate, else a paired t over seeds."""
     if outcome == "collapsed" and len(treatment) == 1:
-        a, b = (outcomes.loc[outcomes["arm"] == arm, "collapsed"].dropna() for arm in (treatment[0], control[0]))
-        return rate_effect(int(a.sum()), len(a), int(b.sum()), len(b), level)
-    both = pairs(outcomes, treatment, control, outcome)
-    return paired_effect((both["treatment"] - both["control"]).to_numpy(), level)
+        known = [values[np.isfinite(values)] for values in by_seed(outcomes, outcome, [*treatment, *control]).T]
+        counts = [(int(values.sum()), len(values)) for values in known]
+        return rate_effect(*counts[0], *counts[1], level)
+    return paired_effect(differences(outcomes, treatment, control, outcome), level)
 
 
 def trick_effects(outcomes: pd.DataFrame, settings: pd.DataFrame, base: str | None = None,
@@ -67,7 +77,7 @@ def trick_effects(outcomes: pd.DataFrame, settings: pd.DataFrame, base: str | No
     for measure in measures:
         found = {arm: arm_effect(outcomes, [arm], [base], measure) for arm in settings.index if arm != base}
         adjusted = holm(np.array([effect.p if effect.n > 1 else np.nan for effect in found.values()]))
-        for (arm, effect), p_holm in zip(found.items(), adjusted):
+        for (arm, effect), p_holm in zip(found.items(), adjusted, strict=True):
             rows.append(dict(arm=arm, base=base, change=change(settings, arm, base), outcome=measure, **effect._asdict(), p_holm=p_holm))
     return pd.DataFrame(rows)
 
@@ -85,10 +95,11 @@ def factors(settings: pd.DataFrame) -> dict[str, dict[str, int]]:
         signs = tuple(1 if value == high else -1 for value in values)
         opposite = tuple(-sign for sign in signs)
         columns.setdefault(opposite if opposite in columns else signs, []).append(name)
-    cells = set(zip(*columns)) if columns else set()
+    cells = set(zip(*columns, strict=True)) if columns else set()
     if len(columns) < 2 or len(cells) != 2 ** len(columns) or len(settings) != len(cells):
         return {}
-    return {"+".join(name.removeprefix("ppo.") for name in names): dict(zip(settings.index, signs)) for signs, names in columns.items()}
+    labels = {signs: "+".join(name.removeprefix("ppo.") for name in names) for signs, names in columns.items()}
+    return {label: dict(zip(settings.index, signs, strict=True)) for signs, label in labels.items()}
 
 
 def _order(text: str) -> tuple:
@@ -104,12 +115,14 @@ def factorial_effects(outcomes: pd.DataFrame, design: Mapping[str, Mapping[str, 
     With ±1 coding a main effect is mean(y | +) − mean(y | −) and a two-way effect half the difference between one factor's
     effects at the other's two levels. Each is a contrast within a seed, so seeds are blocks and the test is a paired t.
     """
-    wide = outcomes.pivot(index="seed", columns="arm", values=outcome).dropna()
+    arms = list(next(iter(design.values())))
+    wide = by_seed(outcomes, outcome, arms)
+    wide = wide[np.isfinite(wide).all(axis=1)]
     terms = [(name,) for name in design] + list(itertools.combinations(design, 2))
     rows = []
     for term in terms:
-        signs = np.array([np.prod([design[name][arm] for name in term]) for arm in wide.columns])
-        effect = paired_effect(2 * (wide.to_numpy() * signs).mean(axis=1))
+        signs = np.array([np.prod([design[name][arm] for name in term]) for arm in arms])
+        effect = paired_effect(2 * (wide * signs).mean(axis=1))
         rows.append(dict(term=" × ".join(term), outcome=outcome, **effect._asdict()))
     table = pd.DataFrame(rows)
     return table.assign(p_holm=holm(table["p"].to_numpy()))

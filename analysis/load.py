@@ -87,12 +87,12 @@ def _frames(records: dict[str, Record]) -> tuple[pd.DataFrame, pd.DataFrame]:
     runs = pd.DataFrame([{"folder": folder, **record.row} for folder, record in records.items()])
     if runs.empty:
         return pd.DataFrame(columns=[*IDENTITY, "folder", "status"]), pd.DataFrame(columns=[*IDENTITY, "update"])
-    runs.insert(0, "run", [f"{study}/{arm}/seed={seed}" for study, arm, seed in zip(runs["study"], runs["arm"], runs["seed"])])
+    runs.insert(0, "run", [f"{study}/{arm}/seed={seed}" for study, arm, seed in zip(runs["study"], runs["arm"], runs["seed"], strict=True)])
     names = list(dict.fromkeys(name for record in records.values() for name in record.names))
     lengths = [len(record.values) for record in records.values()]
     columns = np.full((len(names), sum(lengths)), np.nan)
     position, start = {name: index for index, name in enumerate(names)}, 0
-    for record, length in zip(records.values(), lengths):
+    for record, length in zip(records.values(), lengths, strict=True):
         columns[[position[name] for name in record.names], start : start + length] = record.values.T
         start += length
     curves = pd.DataFrame(columns.T, columns=names, copy=False)

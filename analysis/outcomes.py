@@ -13,7 +13,7 @@ from analysis.collapse import collapse_times, evaluations
 
 ENDED = ("completed", "diverged")
 END_METRICS = {"gold": "eval/gold", "proxy": "eval/proxy", "kl": "eval/kl_to_sft", "length": "eval/length", "perplexity": "eval/perplexity"}
-MATCHED_ON = {"kl": "eval/kl_to_sft", "proxy": "eval/proxy"}
+MATCHED_ON = {"kl": "eval/sqrt_kl", "proxy": "eval/proxy"}
 
 
 def outcomes(runs: pd.DataFrame, curves: pd.DataFrame, *, threshold: float | None = None, patience: int | None = None) -> pd.DataFrame:
@@ -22,13 +22,17 @@ def outcomes(runs: pd.DataFrame, curves: pd.DataFrame, *, threshold: float | Non
     Columns: run, study, arm, seed, status; event, time (updates; for survival); collapsed (1, 0, NaN unknown);
     stable_updates = min(time, horizon), NaN if not known up to the study's horizon, the shortest planned length;
     gold, proxy, win (ties half), kl, length, perplexity at the last evaluation (NaN unless ended); gold_gain, proxy_gain
-    over SFT; sft_gold_sd, the unit of gold; gold_at_kl, gold_at_proxy, win_at_kl, win_at_proxy at the study's matched values.
+    over SFT; sft_gold_sd, the unit of gold; gold_at_kl, gold_at_proxy, win_at_kl, win_at_proxy where the run first reaches
+    the study's matched_kl or matched_proxy.
     """
     table = runs[["run", "study", "arm", "seed", "status"]].copy()
     times = collapse_times(runs, curves, threshold, patience).set_index("run").loc[table["run"]]
     at_evaluations = evaluations(curves)
     if {"eval/win", "eval/tie"} <= set(at_evaluations.columns):
         at_evaluations = at_evaluations.assign(**{"eval/half_win": at_evaluations["eval/win"] + at_evaluations["eval/tie"] / 2})
+    if "eval/kl_to_sft" in at_evaluations:
+        # Gold is far from linear in KL but close to it in √KL: between distant evaluations, lines in KL would favour slow arms.
+        at_evaluations = at_evaluations.assign(**{"eval/sqrt_kl": np.sqrt(at_evaluations["eval/kl_to_sft"].clip(lower=0))})
     diverged, last = table["status"].to_numpy() == "diverged", runs["last_update"].to_numpy(dtype=float)
     collapse, judged = times["collapse_update"].to_numpy(), times["judged"].to_numpy()
     ended = table["status"].isin(ENDED).to_numpy()
@@ -59,8 +63,10 @@ def _add_ends(table: pd.DataFrame, at_evaluations: pd.DataFrame, ended: np.ndarr
             target = matched_value(part, metric)
             for value, column in (("gold", "eval/gold"), ("win", "eval/half_win")):
                 if column in part and np.isfinite(target):
-                    table.loc[members.index, f"{value}_at_{on}"] = at_matched(part, metric, target, column).reindex(members["run"]).to_numpy()
-            table.loc[members.index, f"matched_{on}"] = target
+                    table.loc[members.index, f"{value}_at_{on}"] = (
+                        at_matched(part, metric, target, column).reindex(members["run"]).to_numpy()
+                    )
+            table.loc[members.index, f"matched_{on}"] = target**2 if on == "kl" else target
     return table
 
 

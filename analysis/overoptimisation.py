@@ -109,20 +109,22 @@ def _bootstrap_fits(part: pd.DataFrame, generator: np.random.Generator, repetiti
 def frontier_test(curves: pd.DataFrame, treatment: str, control: str, margin: float, *, grid: int = 16) -> Frontier:
     """Does `treatment` (a KL penalty) reach other gold than `control` (none) at equal KL?
 
-    For every seed, gold at first crossing is compared on an even grid of √KL over the upper three quarters of the range that
-    both runs reach (below it both are still SFT), and averaged: one number a seed, tested by paired t. 'moves the
-    frontier' / 'lowers the frontier': the 95 % interval excludes 0 and is not within the margin; 'acts like early
-    stopping': the 90 % interval lies within ± margin.
+    For every seed, gold at first crossing, linear in √KL between evaluations, is compared on an even grid of √KL over the
+    upper three quarters of the range that both runs reach (below it both are still SFT), and averaged: one number a seed,
+    tested by paired t. 'acts like early stopping': the 90 % interval lies within ± margin (two one-sided tests); else
+    'moves' or 'lowers the frontier' if the 95 % interval excludes 0. An arm whose KL jumps far between evaluations is known
+    only at its jumps: evaluate often.
     """
     wide = curves[curves["arm"].isin([treatment, control]) & curves[GOLD].notna()]
     paths = {(run.arm, run.seed): part for run, part in _runs(wide)}
     differences = []
     for seed in sorted({seed for arm, seed in paths if arm == treatment} & {seed for arm, seed in paths if arm == control}):
         a, b = paths[treatment, seed], paths[control, seed]
-        top = np.sqrt(min(a[KL].max(), b[KL].max()))
-        targets = np.linspace(top / 4, top, grid) ** 2
-        gap = [interpolate_at(a[KL].to_numpy(), a[GOLD].to_numpy(), kl) - interpolate_at(b[KL].to_numpy(), b[GOLD].to_numpy(), kl) for kl in targets * (1 - 1e-9)]
-        differences.append(np.mean(gap))
+        distances = [np.sqrt(path[KL].to_numpy().clip(min=0)) for path in (a, b)]
+        top = min(np.nanmax(distance) for distance in distances)
+        gold = [[interpolate_at(distance, path[GOLD].to_numpy(), d) for d in np.linspace(top / 4, top, grid)]
+                for distance, path in zip(distances, (a, b), strict=True)]  # fmt: skip
+        differences.append(np.mean(gold[0]) - np.mean(gold[1]))
     effect, inner = paired_effect(np.array(differences)), paired_effect(np.array(differences), 0.90)
     if effect.n < 5:
         verdict = CANNOT_TELL

@@ -5,64 +5,80 @@ The words are ours. A claim is judged in every study that holds its arms; "colla
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Any
+
 from analysis.claims import Claim, Part
+
+
+def ppo(**settings: Any) -> dict[str, Any]:
+    """Settings under their dotted names."""
+    return {f"ppo.{name}": value for name, value in settings.items()}
+
 
 KL = ("ppo.kl_coef", "ppo.kl_estimator")
 ENTROPY = ("ppo.entropy_coef", "ppo.entropy_clip", "ppo.entropy_clip_form")
-PLAIN = {"ppo.kl_penalty": False, "ppo.entropy_bonus": False, "ppo.importance_sampling": "behaviour"}
-VANILLA = {**PLAIN, "ppo.reward_scaling": False, "ppo.reward_norm": False, "ppo.reward_clip": None, "ppo.advantage_clip": None}
+PLAIN = ppo(kl_penalty=False, entropy_bonus=False, importance_sampling="behaviour")
+KL_ALONE = {**PLAIN, **ppo(kl_penalty=True)}
+REFERENCE = ppo(importance_sampling="reference")
+VANILLA = {**PLAIN, **ppo(reward_scaling=False, reward_norm=False, reward_clip=None, advantage_norm=False, critic_pretrain=False)}
+MAX = ppo(kl_penalty=True, reward_norm=True, critic_pretrain=True, critic_init="reward", policy_init="sft", grad_clip=True, value_clip=True)
+BOTH_CLIPPED = ppo(reward_norm=True, reward_clip=0.8, advantage_norm=True, advantage_clip=0.8)
 
 
-def _against(outcome: str, expects: str, on: dict, off: dict, linked: tuple[str, ...] = ()) -> Part:
-    return Part(outcome, expects, on, off, linked=linked)
+def _vanilla_collapses() -> tuple[Part, ...]:
+    return Part("collapsed", "above", VANILLA, bound=0.5), Part("proxy_gain", "above", VANILLA), Part("gold_gain", "below", VANILLA)
 
 
-def _kl_order(outcome: str, expects: str) -> tuple[Part, ...]:
-    """η ∈ {0.05, 0.1, 0.2}: each step up moves the outcome one way."""
-    etas = (0.05, 0.1, 0.2)
-    at = [{"ppo.kl_penalty": True, "ppo.kl_coef": eta} for eta in etas]
-    return tuple(_against(outcome, expects, stronger, weaker) for weaker, stronger in zip(at, at[1:]))
+def _with(outcome: str, expects: str, on: dict, off: dict, *linked: str) -> tuple[Part, ...]:
+    return (Part(outcome, expects, on, off, linked=linked),)
+
+
+def _clipped(trick: str, clip: str, deltas: tuple[float, ...]) -> tuple[Part, ...]:
+    """A part a δ: the normalisation with its clip at δ against neither."""
+    off = ppo(**{trick: False, clip: None})
+    return tuple(
+        Part("stable_updates", "higher", ppo(**{trick: True, clip: delta}), off, linked=("ppo.reward_norm_over",)) for delta in deltas
+    )
+
+
+def _kl_order(outcome: str) -> tuple[Part, ...]:
+    """η ∈ {0.05, 0.1, 0.2}: each step up lowers the outcome."""
+    at = [ppo(kl_penalty=True, kl_coef=eta) for eta in (0.05, 0.1, 0.2)]
+    return tuple(Part(outcome, "lower", stronger, weaker) for weaker, stronger in pairwise(at))
 
 
 PAPER_CLAIMS = (
-    Claim("Fig. 4", "vanilla PPO collapses: proxy reward rises while gold falls",
-          (Part("collapsed", "above", VANILLA, bound=0.5), Part("proxy_gain", "above", VANILLA), Part("gold_gain", "below", VANILLA))),
+    Claim("Fig. 4", "vanilla PPO collapses: proxy reward rises while gold falls", _vanilla_collapses()),
     Claim("Fig. 6", "reward scaling alone changes nothing",
-          (_against("stable_updates", "same", {"ppo.reward_scaling": True}, {"ppo.reward_scaling": False}),)),
-    Claim("Fig. 6", "reward normalisation with clipping steadies training",
-          (_against("stable_updates", "higher", {"ppo.reward_norm": True}, {"ppo.reward_norm": False}, ("ppo.reward_clip", "ppo.reward_norm_over")),)),
-    Claim("Fig. 7", "a token-level KL penalty prevents collapse",
-          (_against("collapsed", "lower", {**PLAIN, "ppo.kl_penalty": True}, PLAIN, KL),)),
+          _with("stable_updates", "same", ppo(reward_scaling=True), ppo(reward_scaling=False))),
+    Claim("Fig. 6", "reward normalisation with clipping steadies training", _clipped("reward_norm", "reward_clip", (0.3, 0.8))),
+    Claim("Fig. 6", "advantage normalisation with clipping steadies training", _clipped("advantage_norm", "advantage_clip", (0.12, 0.5))),
+    Claim("Fig. 7", "a token-level KL penalty prevents collapse", _with("collapsed", "lower", KL_ALONE, PLAIN, *KL)),
     Claim("Fig. 7", "an entropy bonus prevents collapse",
-          (_against("collapsed", "lower", {**PLAIN, "ppo.entropy_bonus": True}, PLAIN, ENTROPY),)),
+          _with("collapsed", "lower", {**PLAIN, **ppo(entropy_bonus=True)}, PLAIN, *ENTROPY)),
     Claim("Fig. 7", "importance sampling against the reference does not prevent collapse",
-          (_against("collapsed", "same", {**PLAIN, "ppo.importance_sampling": "reference"}, PLAIN),)),
+          _with("collapsed", "same", {**PLAIN, **REFERENCE}, PLAIN)),
     Claim("Fig. 7", "importance sampling on top of the KL penalty costs reward",
-          (_against("proxy", "lower", {**PLAIN, "ppo.kl_penalty": True, "ppo.importance_sampling": "reference"}, {**PLAIN, "ppo.kl_penalty": True}),)),
-    Claim("Fig. 8", "without SFT the policy fails",
-          (_against("gold", "lower", {"ppo.policy_init": "pretrained"}, {"ppo.policy_init": "sft"}),)),
-    Claim("Fig. 8", "the critic's initial weights hardly matter",
-          (_against("gold", "same", {"ppo.critic_init": "sft"}, {"ppo.critic_init": "reward"}),)),
+          _with("proxy", "lower", {**KL_ALONE, **REFERENCE}, KL_ALONE)),
+    Claim("Fig. 8", "without SFT the policy fails", _with("gold", "lower", ppo(policy_init="pretrained"), ppo(policy_init="sft"))),
+    Claim("Fig. 8", "the critic's initial weights hardly matter", _with("gold", "same", ppo(critic_init="sft"), ppo(critic_init="reward"))),
     Claim("Fig. 8", "critic pre-training steadies training",
-          (_against("stable_updates", "higher", {"ppo.critic_pretrain": True}, {"ppo.critic_pretrain": False}, ("ppo.critic_pretrain_updates",)),)),
-    Claim("Fig. 9", "PPO-max stays stable: fewer than one run in four collapses",
-          (Part("collapsed", "below", {"ppo.kl_penalty": True, "ppo.reward_norm": True, "ppo.critic_pretrain": True, "ppo.grad_clip": True,
-                                       "ppo.value_clip": True, "ppo.critic_init": "reward", "ppo.policy_init": "sft"}, bound=0.25),)),
-    Claim("Fig. 14", "on normalised, clipped rewards a value clip does not help unless advantages are clipped too",
-          (_against("stable_updates", "higher", {"ppo.reward_norm": True, "ppo.advantage_clip": 0.8}, {"ppo.reward_norm": True, "ppo.advantage_clip": None},
-                    ("ppo.advantage_norm",)),)),
-    Claim("Fig. 15", "a weaker KL penalty drifts further", _kl_order("kl", "lower")),
-    Claim("Fig. 15", "a weaker KL penalty wins more reward", _kl_order("proxy", "lower")),
+          _with("stable_updates", "higher", ppo(critic_pretrain=True), ppo(critic_pretrain=False), "ppo.critic_pretrain_updates")),
+    Claim("Fig. 9", "PPO-max stays stable: fewer than one run in four collapses", (Part("collapsed", "below", MAX, bound=0.25),)),
+    Claim("Fig. 14", "a value clip on top of reward and advantage clips destabilises",
+          _with("stable_updates", "lower", {**BOTH_CLIPPED, **ppo(value_clip=True)}, {**BOTH_CLIPPED, **ppo(value_clip=False)},
+                "ppo.value_clip_range")),
+    Claim("Fig. 15", "a weaker KL penalty drifts further", _kl_order("kl")),
+    Claim("Fig. 15", "a weaker KL penalty wins more reward", _kl_order("proxy")),
     Claim("Fig. 16", "the entropy bonus depends on its clip",
-          (_against("stable_updates", "different", {"ppo.entropy_bonus": True, "ppo.entropy_clip_form": "min"}, {"ppo.entropy_bonus": True, "ppo.entropy_clip": None},
-                    ("ppo.entropy_clip",)),)),
+          _with("stable_updates", "different", ppo(entropy_bonus=True, entropy_clip_form="min"), ppo(entropy_bonus=True, entropy_clip=None),
+                "ppo.entropy_clip")),
     Claim("Fig. 17", "the clipped surrogate has little effect on stability",
-          (_against("stable_updates", "same", {"ppo.ratio_clip": True}, {"ppo.ratio_clip": False}, ("ppo.clip_range",)),)),
+          _with("stable_updates", "same", ppo(ratio_clip=True), ppo(ratio_clip=False), "ppo.clip_range")),
     Claim("Fig. 17", "the clipped surrogate is no substitute for a KL penalty",
-          (_against("collapsed", "higher", {"ppo.ratio_clip": True, "ppo.kl_penalty": False}, {"ppo.ratio_clip": False, "ppo.kl_penalty": True},
-                    (*KL, "ppo.clip_range")),)),
+          _with("collapsed", "higher", {**PLAIN, **ppo(ratio_clip=True)}, KL_ALONE, *KL, "ppo.clip_range")),
     Claim("Fig. 18", "gradient clipping makes no difference",
-          (_against("stable_updates", "same", {"ppo.grad_clip": True}, {"ppo.grad_clip": False}, ("ppo.max_grad_norm",)),)),
-    Claim("Fig. 19", "λ = 0 is less stable than λ near 1",
-          (_against("stable_updates", "lower", {"ppo.gae_lambda": 0.0}, {"ppo.gae_lambda": 0.9}),)),
+          _with("stable_updates", "same", ppo(grad_clip=True), ppo(grad_clip=False), "ppo.max_grad_norm")),
+    Claim("Fig. 19", "λ = 0 is less stable than λ near 1", _with("stable_updates", "lower", ppo(gae_lambda=0.0), ppo(gae_lambda=0.9))),
 )  # fmt: skip

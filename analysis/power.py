@@ -47,11 +47,11 @@ def seeds_for_rates(rate_a: float, rate_b: float, power: float = 0.8, alpha: flo
 
 def seeds_for_bound(rate: float, bound: float, alpha: float = 0.05) -> int | None:
     """Least runs whose Clopper-Pearson upper end is below `bound` if events go on at `rate`; None above `MOST`."""
-    for n in range(1, MOST + 1):
-        events = round(rate * n)
-        if events < n and stats.beta.ppf(1 - alpha / 2, events + 1, n - events) < bound:
-            return n
-    return None
+    n = np.arange(1, MOST + 1)
+    events = np.rint(rate * n)
+    with np.errstate(invalid="ignore"):
+        reached = (events < n) & (stats.beta.ppf(1 - alpha / 2, events + 1, n - events) < bound)
+    return int(n[reached.argmax()]) if reached.any() else None
 
 
 def seeds_for_equivalence(differences: np.ndarray, margin: float, power: float = 0.8, alpha: float = 0.05) -> int | None:
@@ -73,3 +73,19 @@ def seeds_for_equivalence(differences: np.ndarray, margin: float, power: float =
         quantiles = stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(power)
     n = math.ceil((quantiles * differences.std(ddof=1) / distance) ** 2)
     return max(n, 2) if n <= MOST else None
+
+
+def seeds_for_same_rates(rate_a: float, rate_b: float, margin: float, power: float = 0.8, alpha: float = 0.05) -> int | None:
+    """Least runs an arm to show two rates like these the same within ± margin (two one-sided tests); None above `MOST`.
+
+    n = ((z_{1−α} + z_{(1 + power) / 2}) / (margin − |a − b|))² (a(1 − a) + b(1 − b)), never below the n at which even 0 of n
+    against 0 of n has a 90 % Wilson bound within the margin.
+    """
+    distance = margin - abs(rate_a - rate_b)
+    if distance <= 0:
+        return None
+    z = stats.norm.ppf(1 - alpha)
+    variance = rate_a * (1 - rate_a) + rate_b * (1 - rate_b)
+    n = math.ceil(((z + stats.norm.ppf((1 + power) / 2)) / distance) ** 2 * variance)
+    least = math.ceil(z * z * (1 - margin) / margin + 1e-9)
+    return max(n, least) if n <= MOST else None

@@ -21,6 +21,9 @@ _SUMMARY_FIELDS = ("status", "reason", "collapsed", "collapse_update", "updates"
                    "git_commit", "config_hash")  # fmt: skip
 
 
+_NOT_SETTINGS = ("study", "arm", "config_hash", "identity")  # written into config.yaml beside the settings
+
+
 class NotARun(Exception):
     """The folder cannot be used as a run; the message says why."""
 
@@ -78,11 +81,11 @@ def read_run(folder: Path) -> Record:
         "study": config.get("study") or summary.get("study") or folder.parent.parent.name,
         "arm": config.get("arm") or summary.get("arm") or folder.parent.name,
         **{name: summary.get(name) for name in _SUMMARY_FIELDS},
-        "version": (summary.get("versions") or {}).get("ablate"),
+        "version": (summary.get("versions") or {}).get("ppo-ablation"),
         "last_update": int(values[-1, names.index("update")]),
         **{f"final/{name}": value for name, value in (summary.get("final") or {}).items()},
         **{f"sft/{name}": value for name, value in (summary.get("sft") or {}).items()},
-        **flatten({name: value for name, value in config.items() if name not in ("study", "arm")}),
+        **flatten({name: value for name, value in config.items() if name not in _NOT_SETTINGS}),
     }
     row["status"] = row["status"] or "running"
     row["sft/eval/gold"], row["sft/eval/gold_sd"] = _sft_gold(folder, row, names, values)

@@ -10,6 +10,7 @@ tests with small-sample guarantees decide: see `paired_effect`, `rate_effect`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -147,9 +148,13 @@ def rate_effect(treated: int, n_treated: int, controls: int, n_control: int, lev
     if a == b:
         p = 1.0
     else:
-        table = [[treated, controls], [n_treated - treated, n_control - controls]]
-        p = stats.boschloo_exact(table, n=64).pvalue
-    return Effect(a - b, float(low), float(high), float(min(p, 1.0)), min(n_treated, n_control))
+        p = _boschloo(treated, n_treated, controls, n_control)
+    return Effect(a - b, float(low), float(high), p, min(n_treated, n_control))
+
+
+@lru_cache(maxsize=4096)
+def _boschloo(a: int, n_a: int, b: int, n_b: int) -> float:
+    return float(min(stats.boschloo_exact([[a, b], [n_a - a, n_b - b]], n=64).pvalue, 1.0))
 
 
 def holm(p: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,12 @@ def online_collapse(gold: np.ndarray, updates: np.ndarray, threshold: float = 1.
     return None
 
 
+@lru_cache(maxsize=1024)
+def block(name: str, value: str) -> str:
+    """One top-level block of config.yaml, `value` as JSON; kept because thousands of runs share theirs."""
+    return yaml.dump({name: json.loads(value)}, sort_keys=False)
+
+
 def write_run(folder: Path, arm: Arm, luck: np.ndarray, generator: np.random.Generator, *, seed: int, config: dict = CONFIG,
               study: str = "study", every_update: bool = True, extra: dict[str, float] | None = None) -> int | None:  # fmt: skip
     """Write one finished run folder and return its collapse update. `extra` metrics are added to every row."""
@@ -105,12 +112,12 @@ def write_run(folder: Path, arm: Arm, luck: np.ndarray, generator: np.random.Gen
     at_evaluations = np.isin(updates, evaluated)
     collapse = online_collapse(metrics["eval/gold"][at_evaluations], updates[at_evaluations])
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(yaml.dump(config, sort_keys=False))
+    (folder / "config.yaml").write_text("".join(block(name, json.dumps(value)) for name, value in config.items()))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     summary = {
         "status": "completed", "reason": None, "collapsed": collapse is not None, "collapse_update": collapse, "updates": last,
         "wall_seconds": 60.0, "responses_per_second": 300.0, "final": {"eval/gold": rows[-1]["eval/gold"]},
-        "sft": {"eval/gold": SFT_GOLD, "eval/gold_sd": SFT_SD}, "versions": {"ablate": "0.1.0"}, "git_commit": "abc",
+        "sft": {"eval/gold": SFT_GOLD, "eval/gold_sd": SFT_SD}, "versions": {"ppo-ablation": "0.1.0"}, "git_commit": "abc",
         "config_hash": f"{folder.parent.name}-{seed}", "study": study, "arm": folder.parent.name, "seed": seed,
     }  # fmt: skip
     (folder / "summary.json").write_text(json.dumps(summary))
@@ -118,11 +125,11 @@ def write_run(folder: Path, arm: Arm, luck: np.ndarray, generator: np.random.Gen
 
 
 def write_study(root: Path, arms: dict[str, Arm], seeds: int, generator: np.random.Generator, *, shared: float = 0.5,
-                **options) -> Path:  # fmt: skip
-    """Write `seeds` runs of every arm under `root`/study; `shared` is the correlation of a seed's luck across arms."""
+                study: str = "study", **options) -> Path:  # fmt: skip
+    """Write `seeds` runs of every arm under `root`/`study`; `shared` is the correlation of a seed's luck across arms."""
     for seed in range(seeds):
         common = generator.standard_normal(3)
         for name, arm in arms.items():
             luck = np.sqrt(shared) * common + np.sqrt(1 - shared) * generator.standard_normal(3)
-            write_run(root / "study" / name / f"seed={seed}", arm, luck, generator, seed=seed, **options)
-    return root / "study"
+            write_run(root / study / name / f"seed={seed}", arm, luck, generator, seed=seed, study=study, **options)
+    return root / study

@@ -1,0 +1,91 @@
+"""Early warning: planted warnings are found on seeds that took no part in learning them, and noise is not."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from simulate import Arm, write_study
+
+from analysis.early_warning import alarms, at_risk, choose_threshold, early_warning, first_alarms, roc_area
+from analysis.load import load
+from analysis.outcomes import outcomes
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory):
+    arms = {"vanilla": Arm(collapse_probability=1.0), "kl": Arm({"ppo.kl_penalty": True})}
+    loaded = load(write_study(tmp_path_factory.mktemp("warning"), arms, 8, np.random.default_rng(11)))
+    return outcomes(loaded.runs, loaded.curves), loaded.curves
+
+
+def test_the_roc_area_is_mann_whitneys_with_ties_as_halves():
+    generator = np.random.default_rng(0)
+    score, label = generator.integers(0, 5, 60), generator.integers(0, 2, 60)
+    expected = stats.mannwhitneyu(score[label == 1], score[label == 0]).statistic / ((label == 1).sum() * (label == 0).sum())
+    assert roc_area(score, label) == pytest.approx(expected, abs=1e-14)
+    assert roc_area(np.array([1, 2, 3, 4]), np.array([0, 0, 1, 1])) == 1.0
+    assert np.isnan(roc_area(np.array([1, 2]), np.array([1, 1])))
+
+
+def test_rows_are_updates_at_risk_whose_future_is_known():
+    curves = pd.DataFrame(dict(run=["a"] * 12 + ["b"] * 12, update=[*range(1, 13)] * 2, m=np.arange(24.0)))
+    known = pd.DataFrame(dict(run=["a", "b"], seed=[0, 1], event=[True, False], time=[10.0, 12.0]))
+    rows = at_risk(known, curves, within=3, names=["m"], smooth=1, baseline=1)
+    a, b = rows[rows["run"] == "a"], rows[rows["run"] == "b"]
+    assert a["update"].tolist() == [2, 3, 4, 5, 6, 7, 8, 9]  # none from the baseline, none from the collapse on
+    assert a["label"].tolist() == [0, 0, 0, 0, 0, 1, 1, 1]  # 7 + 3 reaches 10
+    assert b["update"].tolist() == [2, 3, 4, 5, 6, 7, 8, 9] and b["label"].sum() == 0  # 10 + 3 is past what is known
+    assert a["m"].tolist() == [1, 2, 3, 4, 5, 6, 7, 8]  # over the level at the start
+
+
+def test_the_first_alarm_of_each_run_is_what_a_loop_finds():
+    generator = np.random.default_rng(1)
+    run, score = np.repeat(np.arange(6), 7), generator.normal(size=42)
+    thresholds = np.linspace(-2, 2, 9)
+    starts, found = first_alarms(run, score, thresholds)
+    assert starts.tolist() == [0, 7, 14, 21, 28, 35]
+    for i, start in enumerate(starts):
+        for j, threshold in enumerate(thresholds):
+            above = [k for k in range(start, start + 7) if score[k] > threshold]
+            assert found[i, j] == (above[0] if above else -1)
+
+
+def test_alarms_too_early_and_in_runs_that_hold_are_false():
+    rows = pd.DataFrame(dict(
+        run=["late"] * 3 + ["early"] * 3 + ["holds"] * 3, seed=0, update=[1, 2, 3] * 3, collapse=[4.0] * 3 + [9.0] * 3 + [np.inf] * 3,
+        label=[0, 1, 1, 0, 0, 0, 0, 0, 0],
+    ))  # fmt: skip
+    score = np.array([0, 0, 5.0, 0, 5, 0, 0, 0, 5])
+    table = alarms(rows, score, 1.0)
+    assert table["alarm"].tolist() == [3, 2, 3] and table["hit"].tolist() == [True, False, False]
+    assert np.isnan(alarms(rows, score, 5.0)["alarm"]).all()  # above, not at
+    assert choose_threshold(rows, np.array([0, 0, 5.0, 0, 0, 0, 0, 0, 0])) < 5.0
+    assert choose_threshold(rows.assign(label=0), score) == np.inf  # nothing to gain
+
+
+def test_the_planted_warning_is_found_and_noise_is_not(simulated):
+    found = early_warning(*simulated, within=15).set_index("monitor")
+    assert found.index[0] == "monitor/entropy"  # falls from ten updates before gold does
+    entropy, noise = found.loc["monitor/entropy"], found.loc["monitor/distinct"]
+    assert entropy["direction"] == -1 and entropy["auc"] > 0.95 and entropy["detected"] >= 0.8 and entropy["false_alarms"] <= 0.2
+    assert 3 <= entropy["lead"] <= 15
+    assert noise["low"] < 0.5 < noise["high"] and noise["auc"] < 0.65
+    assert entropy["collapses"] == 8 and entropy["runs"] == 16 and entropy["seeds"] == 8
+
+
+def test_without_a_collapse_or_a_second_seed_there_is_nothing_to_learn(simulated):
+    table, curves = simulated
+    held = table["arm"] == "kl"
+    assert early_warning(table[held], curves[curves["arm"] == "kl"]).empty
+    assert early_warning(table[table["seed"] == 0], curves[curves["seed"] == 0]).empty
+
+
+def test_labels_swapped_between_seeds_leave_no_skill(simulated):
+    table, curves = simulated
+    areas = []
+    for repetition in range(20):
+        generator = np.random.default_rng(repetition)
+        shuffled = curves.copy()
+        shuffled["monitor/entropy"] = generator.standard_normal(len(curves))
+        areas.append(early_warning(table, shuffled, names=["monitor/entropy"])["auc"].iloc[0])
+    assert abs(np.mean(areas) - 0.5) < 0.1

@@ -88,13 +88,13 @@ class PPOConfig:
         source="lm-human-preferences; TRL",
     )  # fmt: skip
     bootstrap_truncated: bool = setting(False, "a truncated response goes on: bootstrap from the critic's value after its last token")
-    updates: int = setting(80, "PPO updates", low=1)
+    updates: int = setting(100, "PPO updates", low=1)
     batch_size: int = setting(128, "responses sampled per update (the experience buffer)", low=1, source=f"{PAPER} code")
     minibatch_size: int = setting(32, "responses per gradient step", low=1, source=f"{PAPER} code")
     micro_batch_size: int = setting(32, "responses per forward pass; never changes the result", low=1)
     epochs: int = setting(1, "passes over the buffer", low=1, source=f"{PAPER} code")
-    learning_rate: float = setting(1e-4, "policy learning rate", low=0)
-    critic_learning_rate: float = setting(3e-4, "critic learning rate", low=0)
+    learning_rate: float = setting(5e-4, "policy learning rate", low=0)
+    critic_learning_rate: float = setting(1.5e-3, "critic learning rate", low=0)
     lr_schedule: str = setting("constant", "after warm-up: constant, or inverse square root of the step", choices=("constant", "inverse_sqrt"))
     warmup_ratio: float = setting(0.0, "share of gradient steps over which the rates rise linearly from 0", low=0, high=1)
     adam_betas: List[float] = setting([0.9, 0.95], "Adam's β", source=f"{PAPER} code")
@@ -174,7 +174,7 @@ class StageConfig:
 @dataclass
 class PreferencesConfig:
     path: Optional[str] = setting(None, "a folder with train.jsonl and held_out.jsonl (prompt, chosen, rejected) instead of drawing pairs")
-    pairs: int = setting(6000, "training pairs sampled from SFT", low=1)
+    pairs: int = setting(2000, "training pairs sampled from SFT", low=1)
     held_out_pairs: int = setting(1000, "pairs kept for the RM's accuracy", low=1)
     noise: float = setting(0.5, "labels follow sigmoid(Δgold / noise); 0 is noiseless", unit="gold", low=0)
     margin: float = setting(0.0, "least |Δgold| of a pair", unit="gold", low=0)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import OverrideParseException
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -44,7 +44,7 @@ def check_overrides(arguments: Sequence[str]) -> None:
             continue
         try:
             override = OverridesParser.create().parse_override(argument)
-        except OverrideParseException as error:
+        except HydraException as error:
             raise UserError(f"{argument!r} is not an override ({str(error).splitlines()[0]}): write setting=value") from error
         check_override(override, argument)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import hydra
 import torch
@@ -63,7 +64,7 @@ def failure(config: Config, error: BaseException) -> dict:
     return {"status": status, "reason": reason, "collapsed": None, "collapse_update": None} | place
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+@hydra.main(version_base="1.3", config_path=str(Path(__file__).parent / "conf"), config_name="config")
 def task(composed: DictConfig) -> None:
     """One run from the command line; `-m` goes through the sweeper and the launcher instead."""
     settings = HydraConfig.get()

@@ -78,11 +78,14 @@ def writing(folder: Path) -> Iterator[None]:
 def write_atomically(path: Path, text: str) -> None:
     """All of the file or nothing, on disk before the name appears."""
     partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "w") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(partial, path)
+    try:
+        with open(partial, "w") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 class RunStore:

@@ -13,8 +13,6 @@ from ablate.config import Config
 
 TIMES = ("time/", "responses_per_second", "wall_seconds")
 STREAMS = ("metrics.jsonl", "scores.jsonl", "samples.jsonl")
-STATEFUL = ("ppo.kl_adaptive=true", "ppo.kl_horizon=50", "ppo.warmup_ratio=0.7", "ppo.epochs=2", "ppo.lr_schedule=inverse_sqrt",
-            "ppo.ptx=true", "ppo.adam_betas=[0.9,0.99]")  # fmt: skip
 
 
 @pytest.fixture(scope="session")

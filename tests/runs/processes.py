@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -15,21 +16,21 @@ CONTEXT.set_forkserver_preload(["ablate.run", "ablate.pipeline.build", "wandb", 
 ROOT = Path(__file__).parents[2]
 
 
-def on_call(function: str, count: int, number: int) -> None:
-    """Send this process the signal `number` at the `count`-th call of a Python function of that name."""
+def on_call(function: str, count: int, number: int, times: int) -> None:
+    """Send this process the signal `number` at the `count`-th call of a Python function of that name, and so on, `times` in all."""
     left = count
 
     def look(frame: FrameType, event: str, argument: object) -> None:
         nonlocal left
         if event == "call" and frame.f_code.co_name == function:
             left -= 1
-            if left == 0:
+            if -times < left <= 0:
                 os.kill(os.getpid(), number)
 
     sys.setprofile(look)
 
 
-def work(config, function: str | None, count: int, number: int, log: Path) -> None:
+def work(config, function: str | None, count: int, number: int, times: int, log: Path) -> None:
     """A run, its output in `log`; it gets a signal on the way where a function is named."""
     from ablate.errors import UserError
     from ablate.run import execute
@@ -38,25 +39,31 @@ def work(config, function: str | None, count: int, number: int, log: Path) -> No
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     if function is not None:
-        on_call(function, count, number)
+        on_call(function, count, number, times)
     try:
         execute(config)
     except UserError as error:
         sys.exit(f"error: {error}")
 
 
-def start(config, function: str | None = None, count: int = 1, number: int = signal.SIGKILL):
+def limited(config, size: int, log: Path) -> None:
+    """A run that may write no file of more than `size` bytes: to its eyes the disk is full then."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    work(config, None, 0, 0, 0, log)
+
+
+def start(config, function: str | None = None, count: int = 1, number: int = signal.SIGKILL, times: int = 1):
     """A started process that runs `config`."""
     folder = Path(config.results)
     folder.mkdir(parents=True, exist_ok=True)
-    process = CONTEXT.Process(target=work, args=(config, function, count, number, folder / "output.log"))
+    process = CONTEXT.Process(target=work, args=(config, function, count, number, times, folder / "output.log"))
     process.start()
     return process
 
 
-def run(config, function: str | None = None, count: int = 1, number: int = signal.SIGKILL) -> int:
+def run(config, function: str | None = None, count: int = 1, number: int = signal.SIGKILL, times: int = 1) -> int:
     """Exit code of a run in a process of its own; negative where a signal ended it."""
-    process = start(config, function, count, number)
+    process = start(config, function, count, number, times)
     process.join(120)
     assert process.exitcode is not None
     return process.exitcode

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import resource
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import FrameType
 
@@ -75,3 +77,26 @@ def command_line(*arguments: str, module: str = "ablate.run", cwd: Path, **envir
     return subprocess.run(
         [sys.executable, "-m", module, *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=300, check=False
     )
+
+
+def ask(cache: Path, key: str, seconds: float, out: Path) -> None:
+    """Ask the cache for an entry whose building takes so long, and append to `out` who built it and where it is."""
+    from ablate.pipeline.cache import cached
+
+    def build(folder: Path) -> None:
+        (folder / "half").write_text("half")
+        time.sleep(seconds)
+        (folder / "whole").write_text(str(os.getpid()))
+
+    with out.with_name(f"{out.name}.said").open("ab") as said:
+        os.dup2(said.fileno(), 2)
+    entry = cached(cache, "sft", key, {"pipeline_seed": 7}, build)
+    with out.open("a") as file:
+        file.write(json.dumps({"entry": str(entry), "builder": (entry / "whole").read_text()}) + "\n")
+
+
+def spawn(target, *arguments):
+    """A started process."""
+    process = CONTEXT.Process(target=target, args=arguments)
+    process.start()
+    return process

@@ -46,7 +46,7 @@ class PPOConfig:
         False, "steer kl_coef so that the KL per response approaches kl_target", source="Ziegler et al. 1909.08593, §2.2"
     )
     kl_target: float = setting(6.0, "target of the adaptive controller", unit="nats per response", above=0)
-    kl_horizon: float = setting(10_000, "responses over which the controller can double the coefficient", above=0)
+    kl_horizon: float = setting(10_000.0, "responses over which the controller can double the coefficient", above=0)
     importance_sampling: str = setting(
         "behaviour", "whose log-probs are the old ones in the ratio: the sampling policy's or the SFT reference's",
         choices=("behaviour", "reference"), source=f"{PAPER} §5.3.3",

@@ -1,4 +1,7 @@
-"""The entry: config → validate → stages → PPO → summary. `python -m ablate.run --help` teaches the rest."""
+"""The entry: config → validate → stages → PPO → summary. `python -m ablate.run --help` teaches the rest.
+
+torch and transformers are imported where a run starts, so that help, a refusal and the planning of a sweep take no seconds.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ import sys
 from pathlib import Path
 
 import hydra
-import torch
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -18,18 +20,19 @@ from ablate.config import Config
 from ablate.errors import UserError
 from ablate.fork import forked
 from ablate.overrides import check_overrides
-from ablate.pipeline.build import Stages, build
 from ablate.store import RunStore, is_finished, read_summary, run_folder
 from ablate.sweeps import check_sweep_choice
-from ablate.tracking import Trackers, open_trackers
-from ablate.trainer import Trainer
 from ablate.validation import validate
 
 STAGE_RECORDS = ("training.jsonl", "pairs.csv", "report.json")
 
 
-def prepare(config: Config) -> Stages:
-    """Build the stages a run starts from, or find them in the cache."""
+def prepare(config: Config):
+    """Build the stages a run starts from, or find them in the cache; returns `ablate.pipeline.build.Stages`."""
+    import torch
+
+    from ablate.pipeline.build import build
+
     torch.set_num_threads(config.threads)
     return build(config)
 
@@ -39,6 +42,9 @@ def execute(config: Config) -> dict:
     validate(config)
     if is_finished(config):
         return read_summary(run_folder(config))
+    from ablate.tracking import Trackers, open_trackers
+    from ablate.trainer import Trainer
+
     stages = prepare(config)
     store, tracker = RunStore(config), Trackers([])
     try:

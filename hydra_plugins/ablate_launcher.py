@@ -16,7 +16,10 @@ from ablate.sweeps import cores, pipeline_key
 from hydra_plugins._ablate_compose import Composed, Composer
 from hydra_plugins._ablate_pool import build_stages, caught_signals, run_jobs, start_server
 
-PRELOAD = ("torch", "transformers.models.llama.modeling_llama", "wandb", "ablate.run", "hydra_plugins._ablate_pool")
+PRELOAD = (
+    "torch", "transformers.models.llama.modeling_llama", "wandb", "ablate.run", "ablate.trainer", "ablate.tracking",
+    "ablate.pipeline.build", "hydra_plugins._ablate_pool",
+)  # fmt: skip
 
 
 @dataclass

@@ -18,7 +18,7 @@ import ablate
 from ablate import models, optimise, trainer
 from ablate.config import BugsConfig, PPOConfig
 from ablate.optimise import new_optimizer, update
-from ablate.run import execute
+from ablate.session import execute
 from ablate.shaping import (
     critic_pretrain_loss,
     estimate_targets,

@@ -1,0 +1,81 @@
+"""Every file of ablate/conf composes through Hydra, says what it should, and is valid."""
+
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+import ablate
+import ablate.run
+from ablate.config import Config, PPOConfig
+from ablate.validation import config_hash, validate
+
+CONF = Path(ablate.__file__).parent / "conf"
+FILES = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml"))
+PRESETS = [name for group, name in FILES if group == "ppo"]
+SHARED = ("learning_rate", "critic_learning_rate", "lr_schedule", "warmup_ratio", "batch_size", "minibatch_size", "micro_batch_size",
+          "epochs", "updates", "adam_betas", "adam_eps", "critic_adam_eps", "gamma")  # fmt: skip
+
+
+def composed(*overrides: str) -> Config:
+    """What the command line would run."""
+    assert ConfigStore.instance().repo["schema.yaml"].provider == ablate.run.__package__
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return OmegaConf.to_object(compose("config", list(overrides)))
+
+
+@pytest.mark.parametrize(("group", "name"), FILES)
+def test_every_config_file_composes_and_is_valid(group, name):
+    config = composed(f"{group}={name}")
+    assert isinstance(config, Config)
+    validate(config)
+
+
+def test_there_are_the_five_presets_of_the_contract():
+    assert set(PRESETS) == {"vanilla", "ppo_max", "instructgpt", "n_details", "moss_script"}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_lists_every_setting_of_ppo_and_cites_its_source(name):
+    text = (CONF / "ppo" / f"{name}.yaml").read_text()
+    assert list(yaml.safe_load(text)["ppo"]) == [f.name for f in fields(PPOConfig)]
+    assert "2307.04964" in text or "2203.02155" in text or "2403.17031" in text or "MOSS-RLHF" in text
+
+
+def test_ppo_max_is_the_default_and_equals_the_dataclass():
+    assert asdict(composed("ppo=ppo_max")) == asdict(composed()) == asdict(Config())
+    assert config_hash(composed()) == config_hash(Config())
+
+
+def test_vanilla_and_ppo_max_share_rates_sizes_and_sampling_and_differ_only_in_tricks():
+    vanilla, ppo_max = composed("ppo=vanilla"), composed("ppo=ppo_max")
+    for name in SHARED:
+        assert getattr(vanilla.ppo, name) == getattr(ppo_max.ppo, name), name
+    assert asdict(vanilla) | {"ppo": None} == asdict(ppo_max) | {"ppo": None}
+    differing = {f.name for f in fields(PPOConfig) if getattr(vanilla.ppo, f.name) != getattr(ppo_max.ppo, f.name)}
+    assert differing == {"kl_penalty", "reward_norm", "reward_clip", "advantage_norm", "value_clip", "grad_clip", "critic_pretrain"}
+
+
+def test_vanilla_has_the_ratio_clip_and_gae_and_nothing_else_of_the_tricks():
+    ppo = composed("ppo=vanilla").ppo
+    on = {f.name for f in fields(PPOConfig) if getattr(ppo, f.name) is True}
+    assert on == {"ratio_clip"}
+    assert {ppo.reward_clip, ppo.advantage_clip, ppo.entropy_clip, ppo.missing_eos_penalty} == {None}
+    assert ppo.gae_lambda == 0.95 and ppo.importance_sampling == "behaviour"
+
+
+def test_only_the_moss_script_samples_from_another_distribution_than_it_trains_on():
+    mismatched = {name for name in PRESETS if not composed(f"ppo={name}").sampling.match_training_distribution}
+    assert mismatched == {"moss_script"}
+
+
+def test_no_preset_switches_a_bug_on():
+    assert not any(any(asdict(composed(f"ppo={name}").bugs).values()) for name in PRESETS)
+
+
+def test_an_override_beats_its_preset():
+    assert composed("ppo=vanilla", "ppo.kl_penalty=true").ppo.kl_penalty is True

@@ -1,0 +1,208 @@
+"""What is refused, and which settings decide what a run is."""
+
+import ast
+import typing
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ablate import validation
+from ablate.config import Config
+from ablate.errors import UserError
+from ablate.store import RunStore, run_folder
+from ablate.validation import config_hash, identity, validate
+
+
+def setting(config: Config, name: str, value: object) -> Config:
+    """`config` with one setting changed in place, by its dotted name."""
+    *path, last = name.split(".")
+    node = config
+    for part in path:
+        node = getattr(node, part)
+    setattr(node, last, value)
+    return config
+
+
+def settings(node: object = None, prefix: str = "") -> list[tuple[str, object, typing.Any]]:
+    """(dotted name, field, its type) of every setting."""
+    node, found = Config() if node is None else node, []
+    hints = typing.get_type_hints(type(node))
+    for f in fields(node):
+        value = getattr(node, f.name)
+        found += settings(value, f"{prefix}{f.name}.") if is_dataclass(value) else [(prefix + f.name, f, hints[f.name])]
+    return found
+
+
+MISMATCH = {"sampling.match_training_distribution": False}
+REFUSALS = {
+    "norm and scaling": ({"ppo.reward_norm": True, "ppo.reward_scaling": True}, "set ppo.reward_norm=false"),
+    "adaptive KL without KL": ({"ppo.kl_penalty": False, "ppo.kl_adaptive": True}, "set ppo.kl_penalty=true"),
+    "entropy clip without bonus": ({"ppo.entropy_clip": 1.0}, "set ppo.entropy_bonus=true or ppo.entropy_clip=null"),
+    "moss without threshold": ({"ppo.entropy_bonus": True, "ppo.entropy_clip_form": "moss"}, "set ppo.entropy_clip"),
+    "bootstrap and missing end": ({"ppo.bootstrap_truncated": True, "ppo.missing_eos_penalty": 1.0}, "switch one off"),
+    "KL of nothing": ({"ppo.kl_coef": 0.0}, "set ppo.kl_penalty=false"),
+    "bonus of nothing": ({"ppo.entropy_bonus": True, "ppo.entropy_coef": 0.0}, "set ppo.entropy_bonus=false"),
+    "policy KL of nothing": ({"ppo.policy_kl": True, "ppo.policy_kl_coef": 0.0}, "set ppo.policy_kl=false"),
+    "ptx of nothing": ({"ppo.ptx": True, "ppo.ptx_coef": 0.0}, "set ppo.ptx=false"),
+    "no pre-training updates": ({"ppo.critic_pretrain_updates": 0}, "set ppo.critic_pretrain=false"),
+    "batch and minibatch": ({"ppo.batch_size": 100}, "ppo.batch_size=100 is not a multiple of ppo.minibatch_size=32"),
+    "one beta": ({"ppo.adam_betas": [0.9]}, "ppo.adam_betas"),
+    "a beta of one": ({"ppo.adam_betas": [0.9, 1.0]}, "ppo.adam_betas"),
+    "top-p alone": ({"sampling.top_p": 0.9}, "set sampling.match_training_distribution=false .* or sampling.top_p=1"),
+    "penalty alone": ({"sampling.repetition_penalty": 1.1}, "or sampling.repetition_penalty=1"),
+    "a mismatch of nothing": (MISMATCH, "sampling.match_training_distribution=false changes nothing"),
+    "nested norm without norm": ({"bugs.nested_reward_norm": True, "ppo.reward_norm": False}, "set ppo.reward_norm=true"),
+    "wrong sign without KL": ({"bugs.kl_wrong_sign": True, "ppo.kl_penalty": False}, "set ppo.kl_penalty=true"),
+    "whitening bug without norm": ({"bugs.unmasked_whitening": True, "ppo.advantage_norm": False}, "set ppo.advantage_norm=true"),
+    "odd head width": ({"model.hidden_size": 60}, "model.hidden_size=60 must be a multiple of 2 × model.heads=4"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_an_inert_or_contradictory_combination_is_refused_naming_the_setting_to_change(name):
+    changes, message = REFUSALS[name]
+    config = Config()
+    for key, value in changes.items():
+        setting(config, key, value)
+    with pytest.raises(UserError, match=message) as caught:
+        validate(config)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_line_that_refuses_a_combination_is_reached_by_a_test():
+    """Values out of their range, which `check_values` refuses, have tests of their own below."""
+    functions = [node for node in ast.parse(Path(validation.__file__).read_text()).body if isinstance(node, ast.FunctionDef)]
+    written = {n.lineno for f in functions if f.name != "check_values" for n in ast.walk(f) if isinstance(n, ast.Raise)}
+    reached = set()
+    for changes, _ in REFUSALS.values():
+        config = Config()
+        for key, value in changes.items():
+            setting(config, key, value)
+        with pytest.raises(UserError) as caught:
+            validate(config)
+        reached.add(caught.traceback[-1].lineno + 1)
+    assert reached == written
+
+
+def test_the_defaults_are_valid_and_so_are_the_refused_settings_with_what_they_ask_for():
+    validate(Config())
+    for changes in (
+        {"ppo.entropy_bonus": True, "ppo.entropy_clip": 1.0, "ppo.entropy_clip_form": "moss"},
+        {"ppo.reward_norm": False, "ppo.reward_scaling": True},
+        {**MISMATCH, "sampling.top_p": 0.9}, {"sampling.temperature": 0.7}, {"ppo.kl_penalty": False, "ppo.kl_coef": 0.0},
+    ):  # fmt: skip
+        config = Config()
+        for key, value in changes.items():
+            setting(config, key, value)
+        validate(config)
+
+
+RANGED = [(name, f, kind) for name, f, kind in settings() if any(f.metadata[key] is not None for key in ("low", "high", "above"))]
+
+
+@pytest.mark.parametrize(("name", "field", "kind"), RANGED, ids=[name for name, _, _ in RANGED])
+def test_a_value_outside_its_range_is_refused_by_name(name, field, kind):
+    whole = int in (kind, *typing.get_args(kind))
+    beyond = {
+        "low": None if field.metadata["low"] is None else field.metadata["low"] - (1 if whole else 1e-6),
+        "above": field.metadata["above"],
+        "high": None if field.metadata["high"] is None else field.metadata["high"] + (1 if whole else 1e-6),
+        "finite": None if whole else float("nan"),
+        "bounded": None if whole else float("inf"),
+    }
+    for value in (value for value in beyond.values() if value is not None):
+        with pytest.raises(UserError, match=f"^{name}="):
+            validate(setting(Config(), name, value))
+
+
+CHOSEN = [(name, f) for name, f, _ in settings() if f.metadata["choices"]]
+
+
+@pytest.mark.parametrize(("name", "field"), CHOSEN, ids=[name for name, _ in CHOSEN])
+def test_a_choice_that_there_is_not_is_refused_with_the_choices_there_are(name, field):
+    with pytest.raises(UserError, match=f"{name}=nonsense is not one of {', '.join(field.metadata['choices'])}"):
+        validate(setting(Config(), name, "nonsense"))
+
+
+def test_every_setting_says_what_it_means():
+    for name, f, _ in settings():
+        assert f.metadata["meaning"].strip(), name
+
+
+def test_a_default_has_the_type_that_hydra_gives_it():
+    """An int where a float is declared would hash differently in Python than on the command line."""
+    assert [name for name, f, kind in settings() if kind is float and not isinstance(f.default, float)] == []
+
+
+def everything_on() -> Config:
+    """Every toggle on, so that every amount counts (not a valid config: some toggles exclude each other)."""
+    config = Config()
+    for name, f, kind in settings():
+        if name.startswith("ppo.") and kind is bool:
+            setting(config, name, True)
+        elif name.startswith("ppo.") and f.default is None:
+            setting(config, name, 1.5)
+    return config
+
+
+def other(value: object, f, kind) -> object:
+    """Another value of a setting's type."""
+    if f.metadata["choices"]:
+        return next(choice for choice in f.metadata["choices"] if choice != value) if len(f.metadata["choices"]) > 1 else "another"
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, list):
+        return [0.1, 0.2]
+    if isinstance(value, (int, float)):
+        return value + 1
+    return 3 if int in typing.get_args(kind) else "elsewhere"
+
+
+INFRASTRUCTURE = {"study", "arm", "results", "cache", "jobs", "tracker", "sweep", "checkpoint.every", "checkpoint.keep"}
+
+
+@pytest.mark.parametrize(("name", "field", "kind"), settings(), ids=[name for name, _, _ in settings()])
+def test_the_hash_sees_every_setting_but_infrastructure(name, field, kind):
+    before, after = everything_on(), everything_on()
+    value = before
+    for part in name.split("."):
+        value = getattr(value, part)
+    setting(after, name, other(value, field, kind))
+    assert (config_hash(before) == config_hash(after)) == (name in INFRASTRUCTURE)
+
+
+OFF = {
+    ("kl_penalty", False): ("kl_coef", "kl_estimator", "kl_adaptive", "kl_target", "kl_horizon"),
+    ("kl_adaptive", False): ("kl_target", "kl_horizon"),
+    ("entropy_bonus", False): ("entropy_coef", "entropy_clip", "entropy_clip_form"),
+    ("entropy_clip", None): ("entropy_clip_form",),
+    ("reward_norm", False): ("reward_norm_over",),
+    ("value_clip", False): ("value_clip_range",),
+    ("ratio_clip", False): ("clip_range",),
+    ("policy_kl", False): ("policy_kl_coef",),
+    ("grad_clip", False): ("max_grad_norm",),
+    ("critic_pretrain", False): ("critic_pretrain_updates",),
+    ("ptx", False): ("ptx_coef",),
+}
+
+
+@pytest.mark.parametrize(("toggle", "off"), OFF)
+def test_the_amounts_of_a_trick_that_is_off_do_not_change_the_hash_and_no_others_are_left_out(toggle, off):
+    known = {name: (f, kind) for name, f, kind in settings()}
+    config = setting(everything_on(), f"ppo.{toggle}", off)
+    ignored = set()
+    for f in fields(config.ppo):
+        changed = setting(everything_on(), f"ppo.{toggle}", off)
+        setting(changed, f"ppo.{f.name}", other(getattr(config.ppo, f.name), *known[f"ppo.{f.name}"]))
+        if config_hash(changed) == config_hash(config):
+            ignored.add(f.name)
+    assert ignored == set(OFF[toggle, off])
+
+
+def test_the_identity_that_is_written_into_a_run_folder_is_the_one_that_is_hashed(tiny_config):
+    config = tiny_config()
+    RunStore(config).close()
+    written = yaml.safe_load((run_folder(config) / "config.yaml").read_text())
+    assert written["identity"] == identity(config) and written["hash"] == config_hash(config)

@@ -1,6 +1,7 @@
-"""The entry: config → validate → stages → PPO → summary. `python -m ablate.run --help` teaches the rest.
+"""The command line: arguments → config → `ablate.session`. `python -m ablate.run --help` teaches the rest.
 
-torch and transformers are imported where a run starts, so that help, a refusal and the planning of a sweep take no seconds.
+The session, and with it torch, is imported only where a run starts, so that help, a refusal and the planning of a sweep take no
+seconds.
 """
 
 from __future__ import annotations
@@ -20,54 +21,9 @@ from ablate.config import Config
 from ablate.errors import UserError
 from ablate.fork import forked
 from ablate.overrides import check_overrides
-from ablate.store import RunStore, is_finished, read_summary, run_folder
+from ablate.store import run_folder
 from ablate.sweeps import check_sweep_choice
 from ablate.validation import validate
-
-STAGE_RECORDS = ("training.jsonl", "pairs.csv", "report.json")
-
-
-def prepare(config: Config):
-    """Build the stages a run starts from, or find them in the cache; returns `ablate.pipeline.build.Stages`."""
-    import torch
-
-    from ablate.pipeline.build import build
-
-    torch.set_num_threads(config.threads)
-    return build(config)
-
-
-def execute(config: Config) -> dict:
-    """Do one run and return its summary; a run that is finished is not done again. Raises UserError."""
-    validate(config)
-    if is_finished(config):
-        return read_summary(run_folder(config))
-    from ablate.tracking import Trackers, open_trackers
-    from ablate.trainer import Trainer
-
-    stages = prepare(config)
-    store, tracker = RunStore(config), Trackers([])
-    try:
-        store.copy_stage("reward_model", stages.reward_model, STAGE_RECORDS)
-        trainer = Trainer(config, stages, store)
-        tracker = open_trackers(config, run_folder(config))
-        summary = trainer.run(tracker)
-    except BaseException as error:
-        failed = failure(config, error)
-        tracker.finish(failed)
-        store.finish(failed)
-        raise
-    summary = store.finish(summary)
-    tracker.finish(summary)
-    return summary
-
-
-def failure(config: Config, error: BaseException) -> dict:
-    """The summary of a run that an exception ended."""
-    status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-    reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    place = {"study": config.study, "arm": config.arm, "seed": config.seed}
-    return {"status": status, "reason": reason, "collapsed": None, "collapse_update": None} | place
 
 
 @hydra.main(version_base="1.3", config_path=str(Path(__file__).parent / "conf"), config_name="config")
@@ -79,6 +35,9 @@ def task(composed: DictConfig) -> None:
         config = forked(OmegaConf.to_object(composed), overrides)
         if config.arm is None:
             config.arm = arm_name(overrides, settings.runtime.choices["ppo"])
+        validate(config)
+        from ablate.session import execute
+
         summary = execute(config)
     except UserError as error:
         raise SystemExit(f"error: {error}") from None  # Hydra would add lines of its own to any other exception

@@ -16,18 +16,15 @@ from ablate.sweeps import cores, pipeline_key
 from hydra_plugins._ablate_compose import Composed, Composer
 from hydra_plugins._ablate_pool import build_stages, caught_signals, run_jobs, start_server
 
-PRELOAD = (
-    "torch", "transformers.models.llama.modeling_llama", "wandb", "ablate.run", "ablate.trainer", "ablate.tracking",
-    "ablate.pipeline.build", "hydra_plugins._ablate_pool",
-)  # fmt: skip
+PRELOAD = ("transformers.models.llama.modeling_llama", "wandb", "ablate.session", "hydra_plugins._ablate_pool")
 
 
 @dataclass
 class LocalLauncherConf:
     _target_: str = "hydra_plugins.ablate_launcher.LocalLauncher"
     timeout: Optional[float] = None  # seconds a run may take; null is no limit
-    task: str = "ablate.run.execute"  # called on each run's config
-    prepare: Optional[str] = "ablate.run.prepare"  # called once for each set of pipeline settings, before the runs
+    task: str = "ablate.session.execute"  # called on each run's config
+    prepare: Optional[str] = "ablate.session.prepare"  # called once for each set of pipeline settings, before the runs
     preload: List[str] = field(default_factory=lambda: list(PRELOAD))  # modules that all runs share the import of
 
 

@@ -26,7 +26,7 @@ from ablate.config import Config
 from ablate.data.source import open_source
 from ablate.models import load_scorer, load_tokenizer, log_softmax, response_logits, score_shift, sequence_score
 from ablate.rollout import encode_prompt, encode_prompts
-from ablate.run import execute, prepare
+from ablate.session import execute, prepare
 from ablate.store import RunStore, run_folder
 from ablate.streams import numpy_stream
 

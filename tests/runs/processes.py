@@ -35,7 +35,7 @@ def on_call(function: str, count: int, number: int, times: int) -> None:
 def work(config, function: str | None, count: int, number: int, times: int, log: Path) -> None:
     """A run, its output in `log`; it gets a signal on the way where a function is named."""
     from ablate.errors import UserError
-    from ablate.run import execute
+    from ablate.session import execute
 
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)

@@ -13,7 +13,8 @@ import pytest
 import torch
 from processes import CONTEXT, command_line, limited
 
-from ablate.run import execute, main
+from ablate.run import main
+from ablate.session import execute
 from ablate.store import read_summary, run_folder
 
 

@@ -10,7 +10,7 @@ import time
 import pytest
 from processes import run, start
 
-from ablate.run import execute
+from ablate.session import execute
 from ablate.store import read_summary, run_folder
 
 # What has state of its own: the KL controller, history moments, Adam over two epochs, warm-up and decay, text for ptx.

@@ -1,0 +1,51 @@
+"""One run from its config to its summary: validate → stages → PPO → summary.json."""
+
+from __future__ import annotations
+
+import torch
+
+from ablate.config import Config
+from ablate.errors import UserError
+from ablate.pipeline.build import Stages, build
+from ablate.store import RunStore, is_finished, read_summary, run_folder
+from ablate.tracking import Trackers, open_trackers
+from ablate.trainer import Trainer
+from ablate.validation import validate
+
+STAGE_RECORDS = ("training.jsonl", "pairs.csv", "report.json")
+
+
+def prepare(config: Config) -> Stages:
+    """Build the stages a run starts from, or find them in the cache."""
+    torch.set_num_threads(config.threads)
+    return build(config)
+
+
+def execute(config: Config) -> dict:
+    """Do one run and return its summary; a run that is finished is not done again. Raises UserError."""
+    validate(config)
+    if is_finished(config):
+        return read_summary(run_folder(config))
+    stages = prepare(config)
+    store, tracker = RunStore(config), Trackers([])
+    try:
+        store.copy_stage("reward_model", stages.reward_model, STAGE_RECORDS)
+        trainer = Trainer(config, stages, store)
+        tracker = open_trackers(config, run_folder(config))
+        summary = trainer.run(tracker)
+    except BaseException as error:
+        failed = failure(config, error)
+        tracker.finish(failed)
+        store.finish(failed)
+        raise
+    summary = store.finish(summary)
+    tracker.finish(summary)
+    return summary
+
+
+def failure(config: Config, error: BaseException) -> dict:
+    """The summary of a run that an exception ended."""
+    status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+    reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    place = {"study": config.study, "arm": config.arm, "seed": config.seed}
+    return {"status": status, "reason": reason, "collapsed": None, "collapse_update": None} | place

@@ -28,17 +28,29 @@ def at_risk(outcomes: pd.DataFrame, curves: pd.DataFrame, within: int, names: Se
 
     `smooth`: updates in the trailing mean. `baseline`: first updates whose mean is subtracted; they give no rows.
     """
-    known = outcomes.set_index("run")
-    parts = []
-    for run, part in curves[curves["update"] > 0].groupby("run", observed=True, sort=False):
-        values = part[list(names)]
-        values = values.rolling(smooth, min_periods=1).mean() - values.iloc[:baseline].mean()
-        event, time = bool(known.loc[run, "event"]), float(known.loc[run, "time"])
-        values = values.assign(run=run, seed=known.loc[run, "seed"], update=part["update"], collapse=time if event else np.inf)
-        values["label"] = (values["collapse"] <= values["update"] + within).astype(float)
-        certain = event | (values["update"] + within <= time)
-        parts.append(values[certain & (values["update"] < values["collapse"])].iloc[baseline:])
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["run", "seed", "update", "collapse", "label", *names])
+    curves = curves[curves["update"] > 0]
+    known = outcomes.set_index("run")[["seed", "event", "time"]]
+    values, updates = curves[list(names)].to_numpy(dtype=float), curves["update"].to_numpy()
+    monitored, rest = [np.empty((0, len(names)))], []
+    for run, index in curves.groupby("run", observed=True, sort=False).indices.items():
+        seed, event, time = known.loc[run]
+        update, collapse = updates[index], float(time) if event else np.inf
+        certain = event | (update + within <= time)
+        kept = np.flatnonzero(certain & (update < collapse) & (np.arange(len(index)) >= baseline))
+        level = trailing_mean(values[index[:baseline]], baseline)[-1]
+        monitored.append((trailing_mean(values[index], smooth) - level)[kept])
+        label = (collapse <= update[kept] + within).astype(float)
+        rest.append(pd.DataFrame(dict(run=run, seed=seed, update=update[kept], collapse=collapse, label=label)))
+    table = pd.concat(rest, ignore_index=True) if rest else pd.DataFrame(columns=["run", "seed", "update", "collapse", "label"])
+    return pd.concat([table, pd.DataFrame(np.concatenate(monitored), columns=list(names))], axis=1)
+
+
+def trailing_mean(values: np.ndarray, width: int) -> np.ndarray:
+    """(rows, columns) → mean of the last `width` rows up to each, of what was measured; NaN where nothing was."""
+    before = np.full((width - 1, values.shape[1]), np.nan)
+    windows = np.lib.stride_tricks.sliding_window_view(np.concatenate([before, values]), width, axis=0)
+    counts = np.isfinite(windows).sum(axis=-1)
+    return np.divide(np.nansum(windows, axis=-1), counts, out=np.full(values.shape, np.nan), where=counts > 0)
 
 
 def roc_area(score: np.ndarray, label: np.ndarray) -> float:

@@ -2,13 +2,22 @@
 
 import itertools
 import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
 from planted import OFF, ON, verdicts
 from simulate import CONFIG, SFT_GOLD, SFT_SD, Arm, override, write_study
 
+import ablate
+from ablate.config import Config
+from ablate.sweeps import expand, load_study
 from analysis import verdicts as verdicts_module
 from analysis.claims import Claim, Part, find_arms, judge
 from analysis.collapse import collapse_times, disagreements, sustained_deficits, threshold_curve
@@ -16,6 +25,7 @@ from analysis.effects import arm_settings, base_arm, change, factorial_effects, 
 from analysis.load import load
 from analysis.outcomes import interpolate_at, matched_value, outcomes
 from analysis.paper_claims import PAPER_CLAIMS
+from analysis.runfolder import flatten
 
 
 def table_of(arms: dict[str, dict[str, list]], sd: float = 2.0, horizon: float = 80.0) -> pd.DataFrame:
@@ -99,8 +109,6 @@ def test_the_matched_value_is_reached_by_half_the_runs_of_every_arm():
 
 
 def test_outcomes_know_only_what_each_status_lets_them_know(study, tmp_path):
-    import shutil
-
     root = tmp_path / "study"
     shutil.copytree(study, root)
     for arm, seed, status in [("kl", 0, "interrupted"), ("kl", 1, "diverged"), ("vanilla", 0, "failed")]:
@@ -229,21 +237,36 @@ def test_a_claim_holds_if_all_its_parts_do_and_falls_with_one():
     assert overall == ["supported", "cannot tell", "contradicted"]
 
 
-def test_every_paper_claim_names_real_settings_and_an_outcome(loaded):
-    from ablate.config import PPOConfig
+SWEEP_OF = {
+    "Fig. 4": "vanilla", "Fig. 6": "score_reparameterisation", "Fig. 7": "policy_constraints", "Fig. 8": "initialisation",
+    "Fig. 9": "ppo_max_long", "Fig. 14": "joint_clipping", "Fig. 15": "kl_coef", "Fig. 16": "entropy_clip",
+    "Fig. 17": "surrogate_clip", "Fig. 18": "grad_clip", "Fig. 19": "gae_lambda",
+}  # fmt: skip
 
+
+@pytest.fixture(scope="module")
+def composed():
+    """sweep → arms × settings, composed as the runs of that sweep would be."""
+    ConfigStore.instance().store(name="schema", node=Config, provider="ablate")
+    found = {}
+    with initialize_config_dir(version_base="1.3", config_dir=str(Path(ablate.__file__).parent / "conf")):
+        for name in SWEEP_OF.values():
+            jobs = expand(load_study(name), {}, "ppo_max")
+            configs = [asdict(OmegaConf.to_object(compose("config", overrides=list(job)))) for job in jobs]
+            found[name] = arm_settings(pd.DataFrame([{"arm": config["arm"], **flatten(config)} for config in configs]))
+    return found
+
+
+@pytest.mark.parametrize("claim", PAPER_CLAIMS, ids=lambda claim: claim.text)
+def test_every_claim_of_the_paper_finds_its_arms_in_the_sweep_of_its_figure(claim, composed, loaded):
     known = set(outcomes(loaded.runs, loaded.curves).columns)
-    for claim in PAPER_CLAIMS:
-        for part in claim.parts:
-            for name in [*part.treatment, *(part.control or {}), *part.linked]:
-                assert hasattr(PPOConfig(), name.removeprefix("ppo.")), name
-            assert part.expects in ("higher", "lower", "same", "different", "below", "above")
-            assert part.outcome in known
+    for part in claim.parts:
+        treated, controls = find_arms(composed[SWEEP_OF[claim.figure]], part)
+        assert treated and len(controls) == (0 if part.control is None else len(treated))
+        assert part.expects in ("higher", "lower", "same", "different", "below", "above") and part.outcome in known
 
 
 def test_the_command_prints_planted_truths_and_what_it_left_out(study, tmp_path, capsys):
-    import shutil
-
     shutil.copytree(study, tmp_path / "study")
     (tmp_path / "study" / "kl" / "seed=9").mkdir()
     (tmp_path / "study" / "kl" / "seed=9" / "config.yaml").write_text("seed: 9\n")

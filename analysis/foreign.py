@@ -1,0 +1,118 @@
+"""Another tool's PPO runs beside ours: a wandb offline run, or a CSV exported from wandb, as the frames that `load` gives.
+
+Foreign runs have monitors but rarely a gold reward, so they join curves and monitors, not verdicts on collapse.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.load import IDENTITY, Loaded
+from analysis.runfolder import flatten
+
+# TRL's PPOTrainer; objective/kl sums log ratios over a response, our k1. Its entropy is such a sum too, and has no name here.
+TRL_NAMES = {
+    "objective/kl": "monitor/kl_k1",
+    "objective/scores": "reward/proxy_mean",
+    "policy/approxkl_avg": "ppo/approx_kl",
+    "policy/clipfrac_avg": "ppo/clip_fraction",
+    "loss/policy_avg": "ppo/policy_loss",
+    "loss/value_avg": "ppo/value_loss",
+}
+
+
+def load_wandb_run(path: str | Path, *, study: str = "foreign", names: Mapping[str, str] = TRL_NAMES) -> Loaded:
+    """A wandb offline run: its `.wandb` file, or the folder that holds one.
+
+    `names` maps foreign metrics to ours; a leading "train/" is ignored, other metrics keep their names. `update` is
+    wandb's step; the arm is the run's display name and the seed its config's `seed` (0 without one).
+
+    Raises:
+        ModuleNotFoundError: without wandb.
+        ValueError: wandb cannot read the file, or it holds no history.
+    """
+    lines = _inspect(Path(path))
+    records = [json.loads(line) for line in lines]
+    config: dict[str, Any] = {}
+    title, run_id = None, Path(path).name
+    for record in records:
+        if record["type"] == "run":
+            config |= record["run"].get("config", {}).get("update", {})
+            title, run_id = record["run"].get("display_name", title), record["run"].get("run_id", run_id)
+        elif record["type"] == "config":
+            config |= record["config"].get("update", {})
+    history = [record["history"]["item"] for record in records if record["type"] == "history"]
+    rows = [{"update": item.get("_step", index), **_numbers(item, names)} for index, item in enumerate(history)]
+    if not rows:
+        raise ValueError(f"{path}: no history in this wandb run")
+    settings = flatten({name: value for name, value in config.items() if name != "_wandb"})
+    exited = any(record["type"] == "exit" for record in records)
+    who = dict(study=study, arm=title or run_id, seed=int(settings.get("seed", 0)))
+    run = {**settings, **who, "folder": str(path), "status": "completed" if exited else "running"}
+    return _loaded([run], [pd.DataFrame(rows)])
+
+
+def load_wandb_export(path: str | Path, *, study: str = "foreign", names: Mapping[str, str] = TRL_NAMES) -> Loaded:
+    """A CSV exported from a wandb chart: a column Step and columns "RUN - METRIC" (their __MIN and __MAX are not used).
+
+    Raises:
+        ValueError: no Step column or no "RUN - METRIC" column.
+    """
+    table = pd.read_csv(path)
+    columns = [name for name in table.columns if " - " in name and not name.endswith(("__MIN", "__MAX"))]
+    if "Step" not in table or not columns:
+        raise ValueError(f'{path}: not a chart exported from wandb, which has a column Step and columns "RUN - METRIC"')
+    runs, curves = [], []
+    for arm in dict.fromkeys(name.rsplit(" - ", 1)[0] for name in columns):
+        mine = {name: _ours(name.rsplit(" - ", 1)[1], names) for name in columns if name.rsplit(" - ", 1)[0] == arm}
+        part = table[["Step", *mine]].rename(columns={"Step": "update", **mine}).dropna(subset=list(mine.values()), how="all")
+        runs.append(dict(study=study, arm=arm, seed=0, folder=str(path), status="completed"))
+        curves.append(part)
+    return _loaded(runs, curves)
+
+
+def combine(*parts: Loaded) -> Loaded:
+    """Several loads as one. Columns that one lacks are missing there."""
+    frames = [pd.concat([getattr(part, name) for part in parts], ignore_index=True) for name in ("runs", "curves", "left_out")]
+    return Loaded(*frames)
+
+
+def _inspect(path: Path) -> list[str]:
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if "No module named wandb" in done.stderr:
+        raise ModuleNotFoundError("reading a wandb run needs wandb: pip install wandb")
+    if done.returncode != 0:
+        raise ValueError(f"{path}: wandb cannot read it: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout.splitlines()
+
+
+def _ours(name: str, names: Mapping[str, str]) -> str:
+    bare = name.removeprefix("train/")
+    return names.get(bare, bare)
+
+
+def _numbers(item: dict[str, Any], names: Mapping[str, str]) -> dict[str, float]:
+    """A history row's metrics under our names; text, histograms, media and wandb's own clocks are left out."""
+    numeric = {name: value for name, value in item.items() if not name.startswith("_") and isinstance(value, (int, float))}
+    return {_ours(name, names): float(value) for name, value in numeric.items()}
+
+
+def _loaded(runs: list[dict[str, Any]], curves: list[pd.DataFrame]) -> Loaded:
+    parts = []
+    for run, part in zip(runs, curves, strict=True):
+        run["run"] = f"{run['study']}/{run['arm']}/seed={run['seed']}"
+        run["last_update"] = int(part["update"].max())
+        run["sft/eval/gold"] = run["sft/eval/gold_sd"] = np.nan
+        parts.append(part.assign(**{name: run[name] for name in IDENTITY}))
+    columns = pd.concat(parts, ignore_index=True)
+    order = [*IDENTITY, "update", *(name for name in columns if name not in (*IDENTITY, "update"))]
+    return Loaded(pd.DataFrame(runs), columns[order], pd.DataFrame(columns=["folder", "what", "reason"]))

@@ -15,7 +15,7 @@ import yaml
 from synthetic import random_rollout, random_targets, with_pads
 
 import ablate
-from ablate import models, optimise, trainer
+from ablate import models, optimise, trainer, validation
 from ablate.config import BugsConfig, PPOConfig
 from ablate.optimise import new_optimizer, update
 from ablate.session import execute
@@ -252,6 +252,25 @@ def test_pads_never_change_any_output(name, fill):
     clean, filled = pure_stages(ppo), pure_stages(ppo, fill)
     for stage in PURE:
         assert same(clean[stage], filled[stage]), stage
+
+
+BELONGS = [(toggle, amount) for toggle, amounts in validation.AMOUNTS.items() for amount in amounts]
+
+
+@pytest.mark.parametrize(("toggle", "amount"), BELONGS)
+def test_the_amount_of_a_trick_that_is_off_changes_no_number(toggle, amount, tiny_models, tiny_config, stage_folders):
+    """What lets two configs that differ only there be one run."""
+    flip = FLIPS[amount]
+    off = replace(VANILLA, **SMALL, ratio_clip=False)
+    assert getattr(off, toggle) in (False, None)
+    changed = replace(off, **{amount: flip.to})
+    before, after = pure_stages(off), pure_stages(changed)
+    if amount == "kl_coef":  # the state carries η whether or not it is used
+        before["shape_rewards"].pop(), after["shape_rewards"].pop()
+    assert all(same(before[stage], after[stage]) for stage in PURE)
+    if flip.stage == "update":
+        first = weights_after_update(tiny_models, tiny_config, off)
+        assert same(first, weights_after_update(fresh(tiny_models, stage_folders), tiny_config, changed))
 
 
 def readings() -> dict[str, set[str]]:

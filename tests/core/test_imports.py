@@ -82,7 +82,7 @@ def test_types_to_tricks_to_shaping_to_trainer_to_run_is_one_way():
         assert reached_from(module).isdisjoint(STORY[position + 1 :]), module
     for below in ("ablate.shaping", "ablate.types"):
         assert below in reached_from("ablate.trainer")
-    assert "ablate.trainer" in own("ablate.run")
+    assert "ablate.trainer" in reached_from("ablate.run")
 
 
 @pytest.mark.parametrize("module", [f"ablate.{name}" for name in ("monitor", "evaluate", "store", "rollout", "models", "optimise")])

@@ -43,6 +43,7 @@ class WandbTracker:
         self.wandb = wandb
         mode = os.environ.get("WANDB_MODE", "offline")
         if mode != "online":
+            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # telemetry would go over the network, offline mode or not
             shutil.rmtree(folder / "wandb", ignore_errors=True)
         self.run = wandb.init(
             project="ppo-ablation",

@@ -125,8 +125,6 @@ def identity(config: Config) -> dict:
         if ppo.get(toggle) in (False, None):
             for amount in amounts:
                 ppo.pop(amount, None)
-    if not ppo.get("kl_adaptive") and "kl_target" in ppo:
-        del ppo["kl_target"], ppo["kl_horizon"]
     return tree
 
 

@@ -31,10 +31,14 @@ def differing(settings: pd.DataFrame) -> pd.DataFrame:
 
 
 def base_arm(settings: pd.DataFrame) -> str:
-    """The arm that the fewest changes separate from all others: vanilla in add-one-in, PPO-max in leave-one-out."""
+    """The arm that the fewest changes separate from all others: vanilla in add-one-in, PPO-max in leave-one-out.
+
+    Of equals the one with the fewest tricks on: between two arms, the one without.
+    """
     different = differing(settings)
     changes = {arm: (different != different.loc[arm]).sum(axis=1).sum() for arm in settings.index}
-    return min(sorted(changes), key=changes.get)
+    on = (different == "True").sum(axis=1)
+    return min(sorted(changes), key=lambda arm: (changes[arm], on[arm]))
 
 
 def change(settings: pd.DataFrame, arm: str, base: str) -> str:
@@ -61,11 +65,17 @@ def differences(outcomes: pd.DataFrame, treatment: Sequence[str], control: Seque
 
 
 def arm_effect(outcomes: pd.DataFrame, treatment: Sequence[str], control: Sequence[str], outcome: str, level: float = 0.95) -> Effect:
-    """Effect of `treatment` against `control` on `outcome`: exact for one pair's collapse rate, else a paired t over seeds."""
-    if outcome == "collapsed" and len(treatment) == 1:
-        known = [values[np.isfinite(values)] for values in by_seed(outcomes, outcome, [*treatment, *control]).T]
-        counts = [(int(values.sum()), len(values)) for values in known]
-        return rate_effect(*counts[0], *counts[1], level)
+    """Effect of `treatment` against `control` on `outcome`: a paired t over seeds, but exact for collapse rates.
+
+    With several arm pairs a seed counts as collapsed if it did in all of them: where every seed is unanimous the seeds are
+    the runs of the exact test; else the seeds' shares of collapses are compared by the paired t.
+    """
+    if outcome == "collapsed":
+        shares = [by_seed(outcomes, outcome, arms).mean(axis=1) for arms in (treatment, control)]
+        known = [share[np.isfinite(share)] for share in shares]
+        if all(np.isin(share, (0.0, 1.0)).all() for share in known):
+            (a, n_a), (b, n_b) = [(int(share.sum()), len(share)) for share in known]
+            return rate_effect(a, n_a, b, n_b, level)
     return paired_effect(differences(outcomes, treatment, control, outcome), level)
 
 

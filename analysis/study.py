@@ -112,8 +112,10 @@ def _remarks(runs: pd.DataFrame, curves: pd.DataFrame, table: pd.DataFrame) -> l
     remarks = []
     if runs.get("pipeline_seed", pd.Series(dtype=float)).nunique() == 1:
         remarks.append(f"Given this world and reward model: every run has pipeline_seed={runs['pipeline_seed'].iloc[0]}.")
-    if table["collapsed"].isna().all():
+    if "eval/gold" not in curves or curves["eval/gold"].isna().all():
         remarks.append("No run has a gold reward: nothing is said about collapse, only about monitors.")
+    elif table["collapsed"].isna().all():
+        remarks.append("No run has ended or collapsed yet.")
     if runs["git_commit"].nunique() > 1:
         remarks.append(f"The runs come from {runs['git_commit'].nunique()} commits of the code.")
     if table["arm"].nunique() > 1 and table["event"].any():

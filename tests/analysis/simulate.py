@@ -22,6 +22,8 @@ from scipy.stats import norm
 SFT_GOLD, SFT_SD = 0.9, 2.0
 CONFIG = {
     "ppo": {"kl_penalty": False, "kl_coef": 0.1, "reward_scaling": False, "entropy_bonus": False, "entropy_clip": None,
+            "importance_sampling": "behaviour", "reward_norm": False, "reward_clip": None, "advantage_norm": False,
+            "critic_pretrain": False,
             "gae_lambda": 0.95, "updates": 80, "adam_betas": [0.9, 0.95]},
     "sampling": {"temperature": 1.0}, "evaluation": {"every": 5, "prompts": 32},
     "collapse": {"threshold": 1.0, "patience": 3, "stop": False},

@@ -26,6 +26,7 @@ from analysis.load import load
 from analysis.outcomes import interpolate_at, matched_value, outcomes
 from analysis.paper_claims import PAPER_CLAIMS
 from analysis.runfolder import flatten
+from analysis.stats import paired_effect, rate_effect
 
 
 def table_of(arms: dict[str, dict[str, list]], sd: float = 2.0, horizon: float = 80.0) -> pd.DataFrame:
@@ -198,6 +199,16 @@ COLLAPSES = {"base": {"collapsed": [1.0] * 5}, "kl": {"collapsed": [0.0] * 5}}
 def test_five_of_five_against_none_of_five_supports_and_its_opposite_contradicts():
     assert verdict_of(Part("collapsed", "lower", ON, OFF), COLLAPSES).verdict == "supported"
     assert verdict_of(Part("collapsed", "higher", ON, OFF), COLLAPSES).verdict == "contradicted"
+
+
+def test_the_same_collapses_in_every_context_of_a_factorial_count_once_a_seed():
+    grid = {f"{trick}_{kl}": {"ppo.kl_penalty": kl, "ppo.ptx": trick} for trick in (False, True) for kl in (False, True)}
+    arms = {arm: {"collapsed": [0.0 if cell["ppo.kl_penalty"] else 1.0] * 5} for arm, cell in grid.items()}
+    found = verdict_of(Part("collapsed", "lower", ON, OFF), arms, settings_of(grid))
+    assert found.verdict == "supported" and found.effect == rate_effect(0, 5, 5, 5)
+    arms["False_True"]["collapsed"] = [1.0, 0, 0, 0, 0]  # seeds no longer agree: shares 0.5, 0, 0, 0, 0 against 1
+    shares = np.array([-0.5, -1, -1, -1, -1])
+    assert verdict_of(Part("collapsed", "lower", ON, OFF), arms, settings_of(grid)).effect == paired_effect(shares)
 
 
 def test_four_seeds_never_decide_however_clear():

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from ablate.pipeline.build import Stages
+from ablate.rollout import collect
 from ablate.store import RunStore, read_rows, run_folder
 from ablate.streams import numpy_stream, torch_stream
 from ablate.tracking import Trackers
@@ -39,7 +40,8 @@ def run(tiny_config, stage_folders):
 
 def rollouts(trainer: Trainer) -> list[Rollout]:
     """What the run's policy, as it is now, says at the updates that were made."""
-    return [trainer.collect(trainer.models, "rollout", number) for number in (1, 2, 3)]
+    config, models = trainer.config, trainer.models
+    return [collect(models, *trainer.draw(models, "rollout", number), config.sampling, config.bugs) for number in (1, 2, 3)]
 
 
 def seen(row: dict) -> dict:
@@ -77,6 +79,15 @@ def test_other_seeds_see_other_prompts_and_other_noise(run):
     assert seen(rows[0]) != seen(other_rows[0])
     one, two = rollouts(first)[0], rollouts(second)[0]
     assert prompts_of(one).shape != prompts_of(two).shape or not torch.equal(prompts_of(one), prompts_of(two))
+
+
+def test_14_pretraining_text_counts_its_end_even_where_the_pad_is_the_end_token(run):
+    """The loss of ptx is one number whatever token pads are."""
+    _, trainer = run("ptx", "ppo.ptx=true")
+    tokenizer = trainer.models.tokenizer
+    apart = trainer.ptx_loss(0)
+    tokenizer.pad_token = tokenizer.eos_token
+    torch.testing.assert_close(trainer.ptx_loss(0), apart, rtol=0, atol=1e-6)
 
 
 def without_times(rows: list[dict]) -> list[dict]:

@@ -1,0 +1,44 @@
+# make demo   the signature sweep on the embedded world, from a bare clone
+# make test   every fast test, in the same environment
+# make bench  responses/s against TRL 1.12's PPOTrainer
+PYTHON ?= python3
+# Another package index, for instance PIP_OPTIONS="--index-url https://download.pytorch.org/whl/cpu --extra-index-url https://pypi.org/simple"
+PIP_OPTIONS ?=
+BIN := .venv/bin
+
+.DELETE_ON_ERROR:
+.PHONY: demo test bench bench-env lint wheel clean
+
+demo: .venv/installed
+	$(BIN)/python -m ablate.run -m ppo.kl_penalty=true,false
+
+test: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+wheel: .venv/installed
+	$(BIN)/python -m build --wheel
+
+# torch first: alone, pip keeps the constraint's CPU wheel where the index holds one.
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 demo")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+bench: .venv/installed bench-env
+	$(BIN)/python tests/benchmarks/bench.py
+
+bench-env: .venv-bench/installed
+
+.venv-bench/installed: constraints.txt
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) --constraint constraints.txt torch
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) --constraint constraints.txt trl==1.12.0
+	touch $@
+
+clean:
+	rm -rf .venv .venv-bench dist build

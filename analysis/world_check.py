@@ -1,0 +1,114 @@
+"""The README's table: does the embedded world behave as a world must?
+
+    python -m ablate.run -m sweep=world_check 'seed=range(5)' && python -m analysis.world_check results/world_check
+
+Five statements are read off the runs, each with its numbers; what does not hold is printed as such.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis.load import load, load_rows
+
+ORDER = (
+    "vanilla", "vanilla_kl_0.05", "vanilla_kl_0.1", "vanilla_kl_0.2", "ppo_max", "ppo_max_no_kl", "ppo_max_kl_0.05", "ppo_max_kl_0.2",
+    "rm_default", "rm_fewer_pairs", "rm_noisier_pairs",
+)  # fmt: skip
+Z = 1.96  # two-sided 95 %
+
+
+def win_bounds(runs: pd.DataFrame) -> pd.Series:
+    """Lower 95 % bound, a run, of the mean of (win = 1, tie = ½, lose = 0) over held-out prompts; normal approximation.
+
+    The pairing is by prompt: the answers of SFT are those of update 0, where policy and SFT are the same.
+    """
+    scores = load_rows(runs, "scores")
+    bounds = {}
+    for run, rows in scores.groupby("run"):
+        gold = rows.pivot(index="prompt", columns="update", values="gold")
+        difference = gold[gold.columns.max()] - gold[0]
+        outcome = np.where(difference > 0, 1.0, np.where(difference < 0, 0.0, 0.5))
+        bounds[run] = outcome.mean() - Z * outcome.std(ddof=1) / len(outcome) ** 0.5
+    return runs["run"].map(bounds)
+
+
+def with_reward_models(runs: pd.DataFrame) -> pd.DataFrame:
+    """Add `rm_accuracy`, on held-out pairs, and `win_bound`; a run of `rm_default` that is one of `ppo_max` is listed as both."""
+    reports = [json.loads((Path(folder) / "reward_model" / "report.json").read_text()) for folder in runs["folder"]]
+    runs = runs.assign(rm_accuracy=[report["held_out_accuracy"] for report in reports], win_bound=win_bounds(runs))
+    runs["win_rate"] = runs["final/eval/win"] + runs["final/eval/tie"] / 2
+    shared = runs[(runs["arm"] == "ppo_max") & (runs["seed"] == runs["pipeline_seed"])]
+    return pd.concat([runs, shared.assign(arm="rm_default")], ignore_index=True)
+
+
+def table(runs: pd.DataFrame) -> str:
+    """One Markdown row an arm: means over seeds, the range of gold, collapses and their updates."""
+    lines = [
+        "| arm | seeds | RM accuracy | gold (least … greatest) | win rate (least lower bound) | proxy | KL | ppl | length | collapsed |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for arm in [name for name in ORDER if name in set(runs["arm"])]:
+        rows = runs[runs["arm"] == arm]
+        gold = rows["final/eval/gold"]
+        events = sorted(int(update) for update in rows["collapse_update"].dropna())
+        when = f" (updates {', '.join(map(str, events))})" if events else ""
+        lines.append(
+            f"| {arm} | {len(rows)} | {rows['rm_accuracy'].mean():.2f} | {gold.mean():+.2f} ({gold.min():+.2f} … {gold.max():+.2f}) "
+            f"| {rows['win_rate'].mean():.2f} ({rows['win_bound'].min():.2f}) | {rows['final/eval/proxy'].mean():.2f} "
+            f"| {rows['final/eval/kl_to_sft'].mean():.1f} | {rows['final/eval/perplexity'].mean():.2f} "
+            f"| {rows['final/eval/length'].mean():.1f} | {len(events)} of {len(rows)}{when} |"
+        )
+    return "\n".join(lines)
+
+
+def statements(runs: pd.DataFrame, curves: pd.DataFrame) -> list[tuple[str, bool, str]]:
+    """(statement, whether it holds, the numbers) for each thing that the world must show."""
+    arm = {name: rows for name, rows in runs.groupby("arm")}
+    vanilla, best, without = arm["vanilla"], arm["ppo_max"], arm["ppo_max_no_kl"]
+    gold = curves[curves["arm"] == "vanilla"].dropna(subset=["eval/gold"]).pivot(index="update", columns="seed", values="eval/gold")
+    proxy = curves[curves["arm"] == "vanilla"].dropna(subset=["eval/proxy"]).pivot(index="update", columns="seed", values="eval/proxy")
+    share = vanilla["collapse_update"].median() / vanilla["ppo.updates"].iloc[0]
+    half = proxy.index[proxy.index <= proxy.index.max() / 2].max()
+    rising = (proxy.iloc[-1] > proxy.loc[half]).sum()
+    kl = {name: rows["final/eval/kl_to_sft"].mean() for name, rows in arm.items()}
+    orders = [[kl[name] for name in names] for names in (ORDER[1:4], (ORDER[6], ORDER[4], ORDER[7]))]
+    worse = [
+        (arm["rm_default"][name].mean(), [arm[other][name].mean() for other in ORDER[9:]]) for name in ("rm_accuracy", "final/eval/gold")
+    ]
+    n = len(vanilla)
+    return [
+        ("a. vanilla collapses", bool(vanilla["collapsed"].sum() >= n - 1), f"{int(vanilla['collapsed'].sum())} of {n}"),
+        ("a. … its gold first not worse than SFT's", bool((gold.max() >= gold.loc[0]).all()),
+         f"peak {gold.max().mean():+.2f} from {gold.loc[0].mean():+.2f}, end {gold.iloc[-1].mean():+.2f}"),
+        ("a. … while proxy keeps rising", bool(rising == n), f"higher at the end than at update {half} in {rising} of {n}"),
+        ("a. … at 30–60 % of the updates (median)", bool(0.3 <= share <= 0.6), f"{share:.0%}"),
+        ("b. PPO-max does not collapse", bool(best["collapsed"].sum() == 0), f"{int(best['collapsed'].sum())} of {len(best)}"),
+        ("b. … and beats SFT on every seed", bool((best["win_bound"] > 0.5).all()), f"least lower bound {best['win_bound'].min():.2f}"),
+        ("c. KL(0.05) > KL(0.1) > KL(0.2) on both presets", all(a > b > c for a, b, c in orders),
+         "; ".join(" > ".join(f"{value:.1f}" for value in order) for order in orders)),
+        ("d. fewer or noisier pairs lower RM accuracy", all(value < worse[0][0] for value in worse[0][1]),
+         f"{worse[0][0]:.3f} against " + ", ".join(f"{value:.3f}" for value in worse[0][1])),
+        ("d. … and final gold", all(value < worse[1][0] for value in worse[1][1]),
+         f"{worse[1][0]:+.2f} against " + ", ".join(f"{value:+.2f}" for value in worse[1][1])),
+        ("e. PPO-max without its KL penalty collapses", bool(without["collapsed"].sum() >= n - 1), f"{int(without['collapsed'].sum())} of {len(without)}"),
+    ]  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", help="the folder of the study, results/world_check")
+    loaded = load(parser.parse_args().study)
+    runs = with_reward_models(loaded.runs[loaded.runs["status"] == "completed"])
+    print(table(runs), end="\n\n")
+    for statement, holds, numbers in statements(runs, loaded.curves):
+        print(f"{'holds    ' if holds else 'FAILS    '} {statement}: {numbers}")
+
+
+if __name__ == "__main__":
+    main()

@@ -61,9 +61,13 @@ def collect(
     bugs: BugsConfig,
 ) -> Rollout:
     """Sample a response to every prompt and measure it. prompts: tokens and attention [B, P]; noise [B, T] uniform."""
+    return measure(models, prompts, respond(models, prompts, noise, sampling), sampling, bugs)
+
+
+def respond(models: Models, prompts: tuple[Tensor, Tensor], noise: Tensor, sampling: SamplingConfig) -> Sampled:
+    """Responses of the policy, under the tokenizer's end and pad tokens."""
     tokenizer = models.tokenizer
-    sampled = sample(models.policy, *prompts, noise, sampling, tokenizer.eos_token_id, tokenizer.pad_token_id)
-    return measure(models, prompts, sampled, sampling, bugs)
+    return sample(models.policy, *prompts, noise, sampling, tokenizer.eos_token_id, tokenizer.pad_token_id)
 
 
 @torch.no_grad()

@@ -16,7 +16,9 @@ from transformers import DynamicCache, PreTrainedModel
 from ablate.config import SamplingConfig
 from ablate.models import entropy_of, log_softmax
 
-DISTRIBUTION_BYTES = 2**29  # the sampler's distributions are kept for the KL up to this size; beyond it they are computed again
+# The sampler's distributions are kept for the KL up to this size. Beyond it they are computed again, as they are in bfloat16, where
+# a cached and an uncached pass round differently and the ratio of the first minibatch would not be 1.
+DISTRIBUTION_BYTES = 2**29
 COMPACT_BELOW = 0.75  # the cache is copied without its ended rows once this share of them is left
 
 
@@ -47,7 +49,7 @@ def sample(
     rows, steps = noise.shape
     temperature = sampling.temperature if sampling.match_training_distribution else 1.0
     vocabulary = policy.config.vocab_size
-    keep = rows * steps * vocabulary * 4 <= DISTRIBUTION_BYTES
+    keep = rows * steps * vocabulary * 4 <= DISTRIBUTION_BYTES and not torch.is_autocast_enabled(prompts.device.type)
     responses = torch.full((rows, steps), pad, device=prompts.device)
     mask = torch.zeros((rows, steps), dtype=torch.bool, device=prompts.device)
     logprobs, entropy = torch.zeros_like(noise), torch.zeros_like(noise)

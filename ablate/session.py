@@ -6,7 +6,7 @@ import torch
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.pipeline.build import Stages, build
+from ablate.pipeline.build import Stages, build, choose_device
 from ablate.store import RunStore, is_finished, read_summary, run_folder
 from ablate.tracking import Trackers, open_trackers
 from ablate.trainer import Trainer
@@ -30,9 +30,10 @@ def execute(config: Config) -> dict:
     store, tracker = RunStore(config), Trackers([])
     try:
         store.copy_stage("reward_model", stages.reward_model, STAGE_RECORDS)
-        trainer = Trainer(config, stages, store)
-        tracker = open_trackers(config, run_folder(config))
-        summary = trainer.run(tracker)
+        with autocast(config):
+            trainer = Trainer(config, stages, store)
+            tracker = open_trackers(config, run_folder(config))
+            summary = trainer.run(tracker)
     except BaseException as error:
         failed = failure(config, error)
         tracker.finish(failed)
@@ -41,6 +42,11 @@ def execute(config: Config) -> dict:
     summary = store.finish(summary)
     tracker.finish(summary)
     return summary
+
+
+def autocast(config: Config) -> torch.autocast:
+    """`precision=bf16`: matrix products of PPO's models in bfloat16; weights, log-softmax and losses stay float32 (pitfall 12)."""
+    return torch.autocast(choose_device(config).type, dtype=torch.bfloat16, enabled=config.precision == "bf16")
 
 
 def failure(config: Config, error: BaseException) -> dict:

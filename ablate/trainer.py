@@ -21,13 +21,13 @@ from ablate.models import Models, freeze, load_policy, load_scorer, load_tokeniz
 from ablate.monitor import monitors, rewards_seen, targets_seen
 from ablate.optimise import critic_update, new_optimizer, steps_per_update, update
 from ablate.pipeline.build import Stages, choose_device
+from ablate.pipeline.sft import response_targets
 from ablate.pipeline.supervised import language_model_loss, pad_right
-from ablate.rollout import collect, encode_prompts
+from ablate.rollout import collect, encode_prompts, measure, respond
 from ablate.shaping import estimate_targets, initial_state, shape_rewards
 from ablate.store import RunStore, read_config
 from ablate.streams import numpy_stream, torch_stream
 from ablate.tracking import Tracker
-from ablate.types import Rollout
 
 
 class Trainer:
@@ -133,29 +133,31 @@ class Trainer:
         config = self.config
         teacher = Models(self.models.reference, self.models.reference, self.models.reward, self.models.critic, self.models.tokenizer)
         for step in range(config.ppo.critic_pretrain_updates):
-            rollout = self.collect(teacher, "critic pre-training", step)
+            rollout = collect(teacher, *self.draw(teacher, "critic pre-training", step), config.sampling, config.bugs)
             rewards, self.progress.shaping = shape_rewards(rollout, config.ppo, config.bugs, self.progress.shaping)
             targets = estimate_targets(rollout, rewards, config.ppo)
             generator = torch_stream(config.seed, "critic pre-training order", step)
             critic_update(self.models, self.optimizer, rollout, targets, config.ppo, generator)
 
-    def collect(self, models: Models, stream: str, step: int) -> Rollout:
-        """Responses of `models.policy` to fresh prompts; prompts and noise depend on seed, stream and step alone."""
+    def draw(self, models: Models, stream: str, step: int) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
+        """Fresh prompts, encoded, and sampling noise [B, T]; they depend on seed, stream and step alone."""
         config = self.config
         prompts = self.source.prompts(config.ppo.batch_size, numpy_stream(config.seed, f"{stream} prompts", step))
         noise = torch.rand(
             config.ppo.batch_size, config.sampling.max_new_tokens, generator=torch_stream(config.seed, f"{stream} noise", step)
         )
         encoded = encode_prompts(models.tokenizer, [prompt.text for prompt in prompts], self.device)
-        return collect(models, encoded, noise.to(self.device), config.sampling, config.bugs)
+        return encoded, noise.to(self.device)
 
     def step(self) -> None:
         """One update, from prompts to a row of metrics."""
         config, models = self.config, self.models
         number = self.progress.update + 1
         clock = Clock()
-        rollout = self.collect(models, "rollout", number)
+        prompts, noise = self.draw(models, "rollout", number)
+        sampled = respond(models, prompts, noise, config.sampling)
         clock.lap("time/rollout_s")
+        rollout = measure(models, prompts, sampled, config.sampling, config.bugs)
         rewards, shaping = shape_rewards(rollout, config.ppo, config.bugs, self.progress.shaping)
         if not torch.isfinite(rollout.score).all():
             raise Diverged("the reward model's score is not finite")
@@ -185,8 +187,8 @@ class Trainer:
         text = self.source.corpus(config.ppo.minibatch_size, numpy_stream(config.seed, "ptx", step))
         rows = [ids + [tokenizer.eos_token_id] for ids in tokenizer(list(text), add_special_tokens=False)["input_ids"]]
         tokens = pad_right(rows, tokenizer.pad_token_id, self.device)
-        policy = self.models.policy
-        return language_model_loss(policy, policy.get_output_embeddings(), tokens, tokens != tokenizer.pad_token_id)
+        policy, real = self.models.policy, response_targets([(row, 0) for row in rows], tokens)
+        return language_model_loss(policy, policy.get_output_embeddings(), tokens, real)
 
     def judge(self) -> dict[str, float]:
         """Evaluate the policy, keep scores and samples, and let the collapse watch see the gold."""

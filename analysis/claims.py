@@ -20,6 +20,23 @@ rates, one of the differences within pairs that shared a fate.
 So each part errs in at most 5 % of studies whatever the truth, where a difference below m is neither. A claim is supported
 if all its parts are (which needs no correction), contradicted if one is, and nothing is decided from fewer than
 `LEAST_SEEDS` seeds.
+
+Measured on simulated run folders (`tests/analysis/planted.py`, 200 studies a cell, a seed's luck correlated 0.5 between
+arms; the slow tests repeat it): without an effect 0 to 6 % of directional verdicts claimed one, 2 % on average over rates,
+outcomes and seeds (standard error of a cell 1.5 %; a t test's own rate is 5 %, both directions together). Share of studies that
+found the planted effect:
+
+| truth | outcome | 5 seeds | 8 | 16 |
+|---|---|---|---|---|
+| collapse rate 0.9 → 0.02 | collapse rate | 82 % | 100 % | 100 % |
+| | updates before collapse | 82 % | 100 % | 100 % |
+| | gold at the end | 84 % | 100 % | 100 % |
+| collapse rate 0.9 → 0.3 | collapse rate | 37 % | 68 % | 98 % |
+| | updates before collapse | 38 % | 79 % | 99 % |
+| | gold at the end | 36 % | 85 % | 99 % |
+| collapse always, at 30 → 50 | updates before collapse | 88 % | 100 % | |
+| collapse rate 0.02, "below 0.25" | collapse rate | 0 % | 0 % | 78 % |
+| no effect, both collapse at 0.9 | "the same" collapse rate | 0 % | 0 % | 42 % |
 """
 
 from __future__ import annotations

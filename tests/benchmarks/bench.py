@@ -6,14 +6,16 @@
 
 TRL lives in an environment of its own, named by --trl-python:
 
+    make bench-env                                                     or by hand:
     python3 -m venv .venv-bench
-    .venv-bench/bin/pip install torch==2.13.0 "transformers>=5,<6" trl==1.12.0
+    .venv-bench/bin/pip install --constraint constraints.txt torch transformers trl==1.12.0
 
 Both sides train on the same SFT, reward-model and critic weights and the same prompts, in turn, each run a process of its
 own with one thread: 128 responses an update, minibatch 32, one epoch, at most 48 new tokens, temperature 1, learning rate 0.
-The first updates are skipped. A pair is one run of this core and then one of the other; its ratio is that of responses/s
-over the measured updates. The ratio by CPU time is given beside it: on a machine shared with others it is the steadier one.
+The first updates are skipped. A pair is one run of this core and then one of the other; its ratio is that of responses/s over
+the measured updates. The ratio by CPU time is given beside it: on a machine shared with others it is the steadier one.
 What TRL is given is told in side_trl.py, what this core is given in side_ablate.py.
+A commit to compare with must have the functions that side_ablate.py imports.
 
 Before any time is believed, both sides must give the same log-probs, scores and values on a few prompts after their training,
 which shows that they trained the same weights and that a learning rate of 0 left them alone. Mean length and mean score of
@@ -27,6 +29,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -163,6 +166,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a worktree is removed on this way out too
     if options.against_commit:
         with worktree(options.against_commit) as place:
             compare(options, (sys.executable, "side_ablate.py", place), ("this tree", options.against_commit))

@@ -16,7 +16,8 @@ def offline_run(tmp_path_factory):
     for step in range(3):
         run.log({"train/objective/kl": 0.5 * step, "val/ratio": 1.0, "note": "text", "h": wandb.Histogram([1, 2])}, step=10 * step)
     run.finish()
-    return next(folder.glob("wandb/offline-run-*"))
+    (written,) = folder.glob("wandb/offline-run-*")
+    return written
 
 
 def test_an_offline_run_is_read_under_our_names(offline_run):

@@ -31,7 +31,7 @@ ROLLOUT_DROPOUT = 0.1  # of the arm bugs.dropout_in_rollouts
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[str], device: torch.device) -> tuple[Tensor, Tensor]:
     """User turns → left-padded tokens and attention [B, P], in the tokenizer's chat template."""
-    rows = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    rows = encode_turns(tokenizer, prompts)
     width = max(map(len, rows))
     tokens = torch.full((len(rows), width), tokenizer.pad_token_id)
     attention = torch.zeros((len(rows), width), dtype=torch.bool)
@@ -41,10 +41,11 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[str], devic
     return tokens.to(device), attention.to(device)
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """Token ids of one user turn, up to and with the mark after which the assistant speaks."""
-    text = tokenizer.apply_chat_template([{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False)
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+def encode_turns(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> list[list[int]]:
+    """Token ids of user turns, each up to and with the mark after which the assistant speaks."""
+    turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    texts = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    return tokenizer(texts, add_special_tokens=False)["input_ids"]
 
 
 def decode_responses(tokenizer: PreTrainedTokenizerBase, responses: Tensor, mask: Tensor, ended: Tensor) -> list[str]:

@@ -14,12 +14,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from analysis.figures.collapse import proxy_and_gold
 from analysis.load import load, load_rows
 
 ORDER = (
     "vanilla", "vanilla_kl_0.05", "vanilla_kl_0.1", "vanilla_kl_0.2", "ppo_max", "ppo_max_no_kl", "ppo_max_kl_0.05", "ppo_max_kl_0.2",
     "rm_default", "rm_fewer_pairs", "rm_noisier_pairs",
 )  # fmt: skip
+PICTURED = {"vanilla": "vanilla PPO", "ppo_max_no_kl": "PPO-max without its KL penalty", "ppo_max": "PPO-max"}
 Z = 1.96  # two-sided 95 %
 
 
@@ -103,7 +105,13 @@ def statements(runs: pd.DataFrame, curves: pd.DataFrame) -> list[tuple[str, bool
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", help="the folder of the study, results/world_check")
-    loaded = load(parser.parse_args().study)
+    parser.add_argument("--figure", type=Path, help="also draw proxy and gold of three arms to this PNG")
+    arguments = parser.parse_args()
+    loaded = load(arguments.study)
+    if arguments.figure:
+        sft = loaded.runs[(loaded.runs["arm"] == "vanilla") & (loaded.runs["status"] == "completed")]
+        limit = (sft["sft/eval/gold"] - sft["collapse.threshold"] * sft["sft/eval/gold_sd"]).mean()
+        proxy_and_gold(loaded.curves, PICTURED, limit).savefig(arguments.figure, dpi=160)
     runs = with_reward_models(loaded.runs[loaded.runs["status"] == "completed"])
     print(table(runs), end="\n\n")
     for statement, holds, numbers in statements(runs, loaded.curves):

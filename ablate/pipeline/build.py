@@ -16,7 +16,7 @@ from ablate.pipeline.cache import cached, folder_key, stage_key
 from ablate.world import gold, grammar, grammar_en, grammar_zh, structure, tokenizer
 
 WORLD = [grammar, grammar_en, grammar_zh, structure, tokenizer, source]
-TRAINING = [supervised, models, streams, rollout.encode_prompt]
+TRAINING = [supervised, models, streams, rollout.encode_turns]
 SAMPLING = [sampling, rollout, gold]
 
 

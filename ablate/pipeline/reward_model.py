@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ablate.config import Config
 from ablate.models import SCORE_SHIFT, hidden_states, load_policy, load_scorer, load_tokenizer
 from ablate.pipeline.preferences import read
-from ablate.pipeline.sft import encode_dialogue, response_targets
+from ablate.pipeline.sft import encode_dialogues, response_targets
 from ablate.pipeline.supervised import batches, fit, pad_right, token_nll
 from ablate.streams import numpy_stream
 
@@ -58,12 +58,15 @@ def reward_model(config: Config, sft: Path, pairs: Path, folder: Path, device: t
     tokenizer.save_pretrained(folder)
 
 
-def encode_pairs(tokenizer, rows: list[dict]) -> list[tuple[tuple[list[int], int], tuple[list[int], int]]]:
-    """(chosen, rejected) of each pair, each as token ids and prompt length."""
-    return [
-        tuple(encode_dialogue(tokenizer, row["prompt"], row[side]["response"], row[side].get("ended", True)) for side in ("chosen", "rejected"))
-        for row in rows
+def encode_pairs(tokenizer: PreTrainedTokenizerBase, rows: list[dict]) -> list[tuple[tuple[list[int], int], tuple[list[int], int]]]:
+    """(chosen, rejected) of each pair, each as token ids and prompt length. An answer that does not say so has ended."""
+    prompts = [row["prompt"] for row in rows]
+    sides = [[row[side] for row in rows] for side in ("chosen", "rejected")]
+    encoded = [
+        encode_dialogues(tokenizer, prompts, [answer["response"] for answer in side], [answer.get("ended", True) for answer in side])
+        for side in sides
     ]
+    return list(zip(*encoded, strict=True))
 
 
 def last_score(scorer: PreTrainedModel, hidden: Tensor, lengths: list[int]) -> Tensor:

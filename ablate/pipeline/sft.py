@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from ablate.config import Config
 from ablate.data.source import open_source
 from ablate.models import load_policy, load_tokenizer
 from ablate.pipeline.supervised import batches, fit, language_model_loss, pad_right
-from ablate.rollout import encode_prompt
+from ablate.rollout import encode_turns
 from ablate.streams import numpy_stream
 
 
@@ -19,7 +20,8 @@ def sft(config: Config, pretrained: Path, folder: Path, device: torch.device) ->
     tokenizer, model = load_tokenizer(pretrained), load_policy(pretrained, device)
     seed, stage = config.pipeline_seed, config.sft
     demonstrations = open_source(config).demonstrations(stage.examples, numpy_stream(seed, "demonstrations"))
-    rows = [encode_dialogue(tokenizer, prompt.text, response, ended=True) for prompt, response in demonstrations]
+    prompts, responses = [prompt.text for prompt, _ in demonstrations], [response for _, response in demonstrations]
+    rows = encode_dialogues(tokenizer, prompts, responses, [True] * len(demonstrations))
     order = batches(len(rows), stage.batch_size, numpy_stream(seed, "sft order"))
 
     def loss_of(step: int):
@@ -32,11 +34,14 @@ def sft(config: Config, pretrained: Path, folder: Path, device: torch.device) ->
     tokenizer.save_pretrained(folder)
 
 
-def encode_dialogue(tokenizer, prompt: str, response: str, ended: bool) -> tuple[list[int], int]:
-    """Token ids of a prompt and its response, and how many of them are the prompt's. A truncated response has no end token."""
-    before = encode_prompt(tokenizer, prompt)
-    after = tokenizer(response, add_special_tokens=False)["input_ids"]
-    return before + after + [tokenizer.eos_token_id] * ended, len(before)
+def encode_dialogues(
+    tokenizer: PreTrainedTokenizerBase, prompts: list[str], responses: list[str], ended: list[bool]
+) -> list[tuple[list[int], int]]:
+    """Of each dialogue, the token ids of prompt and response and how many are the prompt's. A truncated response has no end token."""
+    turns = encode_turns(tokenizer, prompts)
+    answers = tokenizer(responses, add_special_tokens=False)["input_ids"]
+    end = [tokenizer.eos_token_id]
+    return [(turn + answer + end * whole, len(turn)) for turn, answer, whole in zip(turns, answers, ended, strict=True)]
 
 
 def response_targets(rows: list[tuple[list[int], int]], tokens: torch.Tensor) -> torch.Tensor:

@@ -25,7 +25,7 @@ from ablate.checkpoint import load_weights
 from ablate.config import Config
 from ablate.data.source import open_source
 from ablate.models import load_scorer, load_tokenizer, log_softmax, response_logits, score_shift, sequence_score
-from ablate.rollout import encode_prompt, encode_prompts
+from ablate.rollout import encode_prompts, encode_turns
 from ablate.session import execute, prepare
 from ablate.store import RunStore, run_folder
 from ablate.streams import numpy_stream
@@ -67,7 +67,7 @@ def write_work(options: argparse.Namespace) -> None:
         "sft": str(stages.sft),
         "preferences": str(stages.preferences),
         "reward_model": str(stages.reward_model),
-        "prompts": [[encode_prompt(tokenizer, prompt.text) for prompt in prompts] for prompts in drawn],
+        "prompts": [encode_turns(tokenizer, [prompt.text for prompt in prompts]) for prompts in drawn],
         "check": [prompt.text for prompt in drawn[0][:CHECKED_ROWS]],
         "batch": options.batch,
         "minibatch": options.minibatch,

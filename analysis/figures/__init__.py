@@ -1,0 +1,1 @@
+"""Frames → matplotlib Figures. A figure reads no file and writes none."""

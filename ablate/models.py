@@ -99,17 +99,17 @@ def new_critic(
     """The critic's starting weights (Secrets of RLHF I, §5.3.4).
 
     reward: the reward model, head included; sft: the SFT trunk with a new head; random: a new trunk and a new head. New
-    weights are drawn from `generator`, so that they belong to the run's seed.
+    weights are drawn on the CPU from `generator`, so that they belong to the run's seed on every device.
     """
     if init == "reward":
         return load_scorer(reward, device)
-    critic = load_scorer(sft, device)
+    critic = load_scorer(sft, torch.device("cpu"))
     if init == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator.initial_seed())
-            critic = AutoModelForSequenceClassification.from_config(critic.config).to(device).eval()
+            critic = AutoModelForSequenceClassification.from_config(critic.config).eval()
     nn.init.normal_(critic.score.weight, std=critic.config.initializer_range, generator=generator)
-    return critic
+    return critic.to(device)
 
 
 def freeze(model: PreTrainedModel) -> PreTrainedModel:

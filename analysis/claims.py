@@ -8,14 +8,15 @@ When a part is decided (α = 5 %, k the number of the claim's parts, m the least
 
 | expects | supported | contradicted |
 |---|---|---|
-| higher, lower | two-sided p < α on that side | p < α / k on the other side, or shown the same |
+| higher, lower | two-sided p < α on that side | p < α / k on the other side, or shown the same (not for ends of runs) |
 | same | shown the same | 1 − α / k interval outside ± m |
 | different | two-sided p < α | shown the same |
 | below, above (a rate or level against a bound) | 95 % interval on that side | 1 − α / k interval on the other |
 
 Shown the same: two one-sided tests at α, that is a 90 % interval within ± m. A mean over five runs says nothing about a
 collapse that one run in ten would have, so for outcomes at the end of runs it takes two such intervals: one of the collapse
-rates, one of the differences within pairs that shared a fate.
+rates, one of the differences within pairs that shared a fate. Rates that differ by less than their margin can still move a
+mean by more than its own, so this does not contradict a direction at the end of runs: only the opposite sign does.
 
 So each part errs in at most 5 % of studies whatever the truth, where a difference below m is neither. A claim is supported
 if all its parts are (which needs no correction), contradicted if one is, and nothing is decided from fewer than
@@ -169,7 +170,7 @@ def decide(part: Part, effect: Effect, strict: Effect, alpha: float, margin: flo
         contradicted = max(side * (strict.low - part.bound), side * (strict.high - part.bound)) < 0
     else:
         supported = effect.p < ALPHA and side * effect.estimate > 0
-        contradicted = same or (strict.p < alpha and side * effect.estimate < 0)
+        contradicted = (same and part.outcome not in FATED) or (strict.p < alpha and side * effect.estimate < 0)
     return SUPPORTED if supported else CONTRADICTED if contradicted else CANNOT_TELL
 
 

@@ -78,13 +78,13 @@ def start(task: str, config: Any, log: Optional[Path]) -> Any:
 
 
 def end(process: Any, how: signal.Signals) -> None:
-    """Send a signal; SIGKILL goes to the whole group, so that nothing a job started outlives it."""
-    with suppress(ProcessLookupError):  # it may have gone already, or have no group of its own yet
-        if how == signal.SIGKILL:
+    """Send a signal; SIGKILL goes to the whole group too, so that nothing a job started outlives it, even a job that has ended."""
+    if process.exitcode is None:
+        with suppress(ProcessLookupError):  # it may have gone already
             os.kill(process.pid, how)
+    if how == signal.SIGKILL:
+        with suppress(ProcessLookupError):  # it may have no group of its own yet, or have left nothing in it
             os.killpg(process.pid, how)
-        else:
-            os.kill(process.pid, how)
 
 
 @contextmanager

@@ -47,7 +47,7 @@ def listing(cache: Path) -> str:
         return f"no stages in {cache}"
     rows = [HEADER, *(row(entry, time.time()) for entry in found)]
     widths = [max(len(line[i]) for line in rows) for i in range(len(HEADER) - 1)]
-    lines = ["  ".join([*(cell.ljust(width) for cell, width in zip(line, widths)), line[-1]]) for line in rows]
+    lines = ["  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[-1]]) for line in rows]
     return "\n".join([*lines, f"{len(found)} stages in {cache}"])
 
 
@@ -88,7 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(listing(cache))
         return
     removed, busy = prune(cache, asked.older_than, asked.all)
-    print("\n".join([*(f"removed {name}" for name in removed), *(f"kept {name}: it is being built" for name in busy)]) or "nothing to remove")
+    lines = [*(f"removed {name}" for name in removed), *(f"kept {name}: it is being built" for name in busy)]
+    print("\n".join(lines) or "nothing to remove")
 
 
 if __name__ == "__main__":

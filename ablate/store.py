@@ -97,7 +97,8 @@ class RunStore:
         self.hash = config_hash(config)
         known = read_config(self.folder)
         if known is not None and known["hash"] != self.hash:
-            raise UserError(f"{self.folder} belongs to other settings ({first_difference(known['identity'], identity(config))}): set study=<name> or remove it")
+            difference = first_difference(known["identity"], identity(config))
+            raise UserError(f"{self.folder} belongs to other settings ({difference}): set study=<name> or remove it")
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             self.handles = {name: open(self.folder / name, "ab", buffering=0) for name in STREAMS}

@@ -102,7 +102,9 @@ class Trackers:
 def open_trackers(config: Config, folder: Path) -> Trackers:
     """The console always, wandb if `tracker=wandb`; wandb is told first what the run folder already holds."""
     mirrors: list[Tracker] = [ConsoleTracker(config)]
-    return Trackers(mirrors + [WandbTracker(config, folder)] if config.tracker == "wandb" else mirrors)
+    if config.tracker == "wandb":
+        mirrors.append(WandbTracker(config, folder))
+    return Trackers(mirrors)
 
 
 def replay(folder: Path, tracker: Tracker) -> None:

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from ablate.config import Config
 
-TIMES = ("time/", "responses_per_second", "wall_seconds")
+APART = ("time/", "responses_per_second", "wall_seconds", "git_commit")  # somebody may commit between two runs of a test
 STREAMS = ("metrics.jsonl", "scores.jsonl", "samples.jsonl")
 
 
@@ -33,7 +33,7 @@ def make_config(stage_folders) -> Callable[..., Config]:
 
 
 def timeless(row: dict) -> dict:
-    return {key: value for key, value in row.items() if not key.startswith(TIMES)}
+    return {key: value for key, value in row.items() if not key.startswith(APART)}
 
 
 def numbers(folder: Path) -> dict:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -71,12 +72,23 @@ def run(config, function: str | None = None, count: int = 1, number: int = signa
     return process.exitcode
 
 
-def command_line(*arguments: str, module: str = "ablate.run", cwd: Path, **environment: str) -> subprocess.CompletedProcess:
-    """`python -m <module> …` as a user types it."""
+def command_line(*arguments: str, cwd: Path, meanwhile: Callable[[subprocess.Popen], None] | None = None, **environment: str):
+    """`python -m ablate.run …` as a user types it, to its end; `meanwhile` is called on the running process."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=300, check=False
-    )
+    command = [sys.executable, "-m", "ablate.run", *arguments]
+    with subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        if meanwhile is not None:
+            meanwhile(process)
+        out, err = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def wait_for(path: Path) -> None:
+    """Until another process has made the file."""
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert time.monotonic() < deadline, path
+        time.sleep(0.005)
 
 
 def ask(cache: Path, key: str, seconds: float, out: Path) -> None:

@@ -8,7 +8,7 @@ import signal
 import time
 
 import pytest
-from processes import run, start
+from processes import command_line, run, start, wait_for
 
 from ablate.session import execute
 from ablate.store import read_summary, run_folder
@@ -88,6 +88,26 @@ def test_a_signal_finishes_the_update_then_says_interrupted_and_the_run_goes_on_
     same_numbers(run_folder(config), unbroken)
 
 
+def test_the_command_stopped_by_ctrl_c_exits_with_130_and_without_a_traceback(stage_folders, tmp_path):
+    paths = [f"{name}.path={path}" for name, path in stage_folders.items() if name != "pretrained"]
+    folder = tmp_path / "results/default/a/seed=0"
+
+    def interrupt(process) -> None:
+        wait_for(folder / "checkpoints/1")
+        process.send_signal(signal.SIGINT)
+
+    done = command_line(
+        f"model.path={stage_folders['pretrained']}", *paths, "arm=a", "tracker=none", "cache=cache", "ppo.updates=100000",
+        "ppo.batch_size=8", "ppo.minibatch_size=4", "ppo.critic_pretrain=false", "sampling.max_new_tokens=4", "evaluation.prompts=4",
+        "checkpoint.every=1", cwd=tmp_path, meanwhile=interrupt,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (130, "")
+    summary = read_summary(folder)
+    assert summary["status"] == "interrupted" and summary["updates"] < 100_000
+    assert summary["reason"] == f"stopped by a signal after update {summary['updates']}"
+    assert (folder / f"checkpoints/{summary['updates']}/state.json").exists()
+
+
 def test_a_second_signal_ends_the_run_at_once_and_it_still_goes_on_to_the_same_bits(unbroken, make_config, tmp_path, same_numbers):
     config = make_config(tmp_path, *STATEFUL)
     assert run(config, "apply_gradients", 4 + 4 * 2 + 2, signal.SIGINT, times=2) != 0
@@ -98,12 +118,14 @@ def test_a_second_signal_ends_the_run_at_once_and_it_still_goes_on_to_the_same_b
 
 
 def test_a_run_stopped_at_collapse_and_killed_before_its_summary_does_no_further_update(make_config, tmp_path, same_numbers):
-    overrides = ("collapse.stop=true", "collapse.threshold=0", "collapse.patience=1", "ppo.learning_rate=0.02", "ppo.kl_penalty=false")
-    whole, killed = make_config(tmp_path / "whole", *overrides), make_config(tmp_path / "killed", *overrides)
-    assert run(whole) == 0
-    summary = read_summary(run_folder(whole))
-    assert (summary["collapsed"], summary["reason"]) == (True, "stopped at collapse")
-    assert summary["updates"] == summary["collapse_update"] < 6
+    strict = ("collapse.stop=true", "collapse.threshold=0", "collapse.patience=1", "ppo.learning_rate=0.02", "ppo.kl_penalty=false")
+    for seed in range(20):  # which seeds make gold fall is a matter of luck with random models
+        whole, killed = (make_config(tmp_path / name, *strict, f"seed={seed}") for name in ("whole", "killed"))
+        summary = execute(whole)
+        if summary["updates"] < 6:
+            break
+    assert (summary["collapsed"], summary["reason"], summary["collapse_update"]) == (True, "stopped at collapse", summary["updates"])
+    assert summary["updates"] in (2, 4)
     assert run(killed, "finish", 1) == -signal.SIGKILL
     assert run(killed) == 0
     same_numbers(run_folder(killed), run_folder(whole))

@@ -151,7 +151,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
 def test_two_processes_never_write_to_one_run_folder(make_config, tmp_path):
     config = make_config(tmp_path)
     store = RunStore(config)
-    with pytest.raises(UserError, match="is being written by another process: wait for it, or set study=<name>$"):
+    with pytest.raises(UserError, match=r"is being written by another process: wait for it, or set study=<name>$"):
         execute(config)
     store.close()
     assert execute(config)["status"] == "completed"

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from processes import ask, run, spawn
+from processes import ask, run, spawn, wait_for
 
 from ablate import stages
 from ablate.config import Config
@@ -31,14 +31,6 @@ TRAINED = (
     "pretrain.examples=100", "pretrain.steps=30", "pretrain.batch_size=8", "sft.examples=100", "sft.steps=30", "sft.batch_size=8",
     "preferences.pairs=48", "preferences.held_out_pairs=16", "reward_model.steps=20", "reward_model.batch_size=8",
 )  # fmt: skip
-
-
-def wait_for(path: Path) -> None:
-    """Until another process has made the file."""
-    deadline = time.monotonic() + 60
-    while not path.exists():
-        assert time.monotonic() < deadline, path
-        time.sleep(0.005)
 
 
 def write(folder: Path) -> None:
@@ -106,7 +98,7 @@ def test_a_builder_that_fails_leaves_nothing_and_its_error_passes_through(tmp_pa
         write(folder)
         raise UserError("not today")
 
-    with pytest.raises(UserError, match="^not today$"):
+    with pytest.raises(UserError, match=r"^not today$"):
         cached(tmp_path, "sft", "k", {}, fail)
     assert list(tmp_path.iterdir()) == []
 

@@ -14,9 +14,8 @@ import pytest
 from processes import command_line, run
 
 from ablate import mirror
-from ablate.config import Config
 from ablate.session import execute
-from ablate.store import read_rows, read_summary, run_folder
+from ablate.store import RunStore, read_rows, read_summary, run_folder
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 COLUMNS = ["prompt", "kind", "response", "proxy", "gold", "length"]
@@ -25,7 +24,8 @@ COLUMNS = ["prompt", "kind", "response", "proxy", "gold", "length"]
 def records(folder: Path) -> list[dict]:
     """What the one offline file of a run folder holds, as wandb's own reader prints it."""
     (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    done = subprocess.run([sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -56,7 +56,8 @@ def mirrored(stage_folders, tmp_path_factory, listener) -> tuple[Path, Path, lis
     root = tmp_path_factory.mktemp("mirrored")
     paths = [f"{name}.path={path}" for name, path in stage_folders.items() if name != "pretrained"]
     proxy = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    proxies = {name: proxy for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy", "WANDB_BASE_URL")}
+    names = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy", "WANDB_BASE_URL")
+    proxies = dict.fromkeys(names, proxy)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("WANDB_MODE")
         done = command_line(
@@ -177,8 +178,6 @@ def test_the_mirror_of_a_killed_run_holds_its_rows_and_says_that_it_did_not_end(
 
 
 def test_the_mirror_passes_over_a_run_that_is_going_on(make_config, tmp_path, capsys):
-    from ablate.store import RunStore
-
     store = RunStore(make_config(tmp_path))
     mirror.main([str(tmp_path)])
     assert capsys.readouterr().out == f"{store.folder}: passed over, the run is going on\n"

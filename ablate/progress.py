@@ -1,4 +1,4 @@
-"""Progress of anything over two seconds: a bar on a terminal, a plain line every tenth elsewhere."""
+"""Progress of anything over two seconds: a bar on a terminal, a plain line at the half and the end elsewhere."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ def track(items: Iterable[T], total: int, description: str) -> Iterator[T]:
     if sys.stderr.isatty():
         yield from rich_track(items, description=description, total=total, console=Console(stderr=True), transient=True)
         return
-    tenth = max(total // 10, 1)
     for done, item in enumerate(items, 1):
         yield item
-        if done % (5 * tenth) == 0 or done == total:
+        if done in (total // 2, total):
             print(f"{description}: {done}/{total}", file=sys.stderr, flush=True)

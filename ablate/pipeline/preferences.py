@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -28,18 +29,9 @@ def preferences(config: Config, sft: Path, folder: Path, device: torch.device) -
     """
     wanted = config.preferences.pairs + config.preferences.held_out_pairs
     source, tokenizer, policy = open_source(config), load_tokenizer(sft), load_policy(sft, device)
-    pairs: list[dict] = []
-    limit = ROUNDS * -(-wanted // BATCH)
-    progress = iter(track(range(wanted), wanted, "preference pairs"))
-    for step in range(limit):
-        fresh = draw_pairs(config, source, tokenizer, policy, step, device)[: wanted - len(pairs)]
-        pairs += fresh
-        for _ in fresh:
-            next(progress, None)
-        if len(pairs) == wanted:
-            next(progress, None)
-            break
-    else:
+    rounds = (draw_pairs(config, source, tokenizer, policy, step, device) for step in range(ROUNDS * -(-wanted // BATCH)))
+    pairs = list(track(islice(chain.from_iterable(rounds), wanted), wanted, "preference pairs"))
+    if len(pairs) < wanted:
         raise UserError(f"preferences.margin={config.preferences.margin} leaves too few pairs ({len(pairs)} of {wanted}): lower it")
     label(pairs, config.preferences.noise, numpy_stream(config.pipeline_seed, "labels"))
     write(folder / "train.jsonl", pairs[: config.preferences.pairs])

@@ -1,4 +1,7 @@
-"""Studies: what `sweeps/*.yaml` says, and the jobs it expands to. `python -m ablate.sweeps` lists them."""
+"""Studies: what `sweeps/*.yaml` says, and the jobs it expands to. `python -m ablate.sweeps` lists them.
+
+A file named `tune_…` is no study but a search for `python -m ablate.tune`, and is read by `ablate.tune_space`.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from ablate.overview import duration
 from ablate.store import read_summary
 from ablate.validation import config_hash, identity, validate
 
+SEARCH = "tune_"  # how the name of a search begins
 # Settings that no shared stage reads: runs that differ in these alone are built on the same SFT model, pairs and RM.
 OUTSIDE_PIPELINE = ("ppo", "evaluation", "collapse", "bugs", "seed", "fork")
 
@@ -48,15 +52,22 @@ def sweep_folder() -> Path:
 
 
 def sweep_names() -> list[str]:
+    """Everything that `sweep=` can name: studies, and searches."""
     return sorted(path.stem for path in sweep_folder().glob("*.yaml"))
+
+
+def study_names() -> list[str]:
+    return [name for name in sweep_names() if not name.startswith(SEARCH)]
 
 
 def load_study(name: str) -> Study:
     """Read one study. UserError for a name that is none (naming them all) or a file of another form."""
-    if name not in sweep_names():
-        near = get_close_matches(name, sweep_names(), n=1)
+    if name not in study_names():
+        if name in sweep_names():
+            raise UserError(f"sweep={name} is a search, not a study: run python -m ablate.tune sweep={name}")
+        near = get_close_matches(name, study_names(), n=1)
         meant = f"did you mean {near[0]}? The studies are" if near else "the studies are"
-        raise UserError(f"sweep={name} is not a study: {meant} {', '.join(sweep_names())}")
+        raise UserError(f"sweep={name} is not a study: {meant} {', '.join(study_names())}")
     content = yaml.safe_load((sweep_folder() / f"{name}.yaml").read_text(encoding="utf-8"))
     known = {"question", "figure", "claim", "base", "arms", "grid"}
     if set(content) - known or not {"question", "figure", "claim"} <= set(content):
@@ -177,7 +188,7 @@ def listing(results: Path, at_a_time: int) -> str:
     """Every study with its figure, question, number of runs a seed, and the time that PPO takes for one seed of them."""
     speed = measured_speed(results)
     lines = []
-    for name in sweep_names():
+    for name in study_names():
         study = load_study(name)
         jobs = expand(study, {}, preset="ppo_max")
         total = sum(responses(job) for job in jobs)
@@ -196,7 +207,7 @@ def register() -> None:
     """Put every study in Hydra's ConfigStore as group `sweep`, so that `--help` and completion know them."""
     from hydra.core.config_store import ConfigStore
 
-    for name in sweep_names():
+    for name in study_names():
         node = {key: value for key, value in asdict(load_study(name)).items() if key in ("question", "figure", "claim")}
         ConfigStore.instance().store(group="sweep", name=name, node=node, provider="ablate")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from textwrap import wrap
 
 from ablate.errors import UserError
 from ablate.overview import number
-from ablate.store import read_summary
+from ablate.store import read_rows, read_summary
 
 COLUMNS = ("arm", "seed", "gold", "win", "proxy", "KL", "ppl", "length", "collapsed", "resp/s", "folder in ")
 LEFT = ("arm", "collapsed", "folder in ")
@@ -88,10 +87,7 @@ def _cut(text: str, width: int) -> str:
 
 def last_samples(folder: Path) -> dict[str, dict]:
     """prompt → its row of `samples.jsonl`, of the last evaluation there."""
-    path = folder / "samples.jsonl"
-    if not path.exists():
-        return {}
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]  # a torn last line is left out
+    rows = read_rows(folder / "samples.jsonl")
     newest = max((row["update"] for row in rows), default=0)
     return {row["prompt"]: row for row in rows if row["update"] == newest}
 

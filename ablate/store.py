@@ -173,7 +173,7 @@ def hold(handle: IO) -> bool:
 
 def read_rows(path: Path) -> list[dict]:
     """The whole lines of a JSONL file; what a kill tore off the last one is left out. No file is no rows."""
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
+    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []  # in bytes: the tear may be inside a character
     return [json.loads(line) for line in lines]
 
 

@@ -1,0 +1,21 @@
+"""A file that was torn at any byte still gives its whole rows."""
+
+from __future__ import annotations
+
+import json
+
+from ablate.closing import last_samples
+from ablate.store import read_rows
+
+ROWS = [{"update": 0, "prompt": "面包 怎么 做 ?", "response": "好 的"}, {"update": 0, "prompt": "猫", "response": "ä"}]
+TEXT = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).encode()
+FIRST = TEXT.index(b"\n") + 1
+
+
+def test_the_whole_rows_are_read_wherever_the_file_ends_within_a_character_too(tmp_path):
+    path = tmp_path / "samples.jsonl"
+    for size in range(len(TEXT) + 1):
+        path.write_bytes(TEXT[:size])
+        whole = ROWS[: (size >= FIRST) + (size == len(TEXT))]
+        assert read_rows(path) == whole
+        assert last_samples(tmp_path) == {row["prompt"]: row for row in whole}

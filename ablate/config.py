@@ -88,7 +88,7 @@ class PPOConfig:
         source="lm-human-preferences; TRL",
     )  # fmt: skip
     bootstrap_truncated: bool = setting(False, "a truncated response goes on: bootstrap from the critic's value after its last token")
-    updates: int = setting(100, "PPO updates", low=1)
+    updates: int = setting(150, "PPO updates", low=1)
     batch_size: int = setting(128, "responses sampled per update (the experience buffer)", low=1, source=f"{PAPER} code")
     minibatch_size: int = setting(32, "responses per gradient step", low=1, source=f"{PAPER} code")
     micro_batch_size: int = setting(32, "responses per forward pass; never changes the result", low=1)

@@ -78,7 +78,7 @@ def test_leave_one_out_switches_each_trick_of_ppo_max_off_alone():
 
 def test_buffer_sizes_take_equal_gradient_steps():
     configs = [config.ppo for config in compose_all(expand(load_study("buffer_size"), {}, "ppo_max"))]
-    assert {ppo.updates * ppo.batch_size // ppo.minibatch_size * ppo.epochs for ppo in configs} == {320}
+    assert {ppo.updates * ppo.batch_size // ppo.minibatch_size * ppo.epochs for ppo in configs} == {600}
 
 
 def test_five_factors_is_the_full_factorial():

@@ -21,6 +21,7 @@ from hydra_plugins._ablate_compose import Composed, Composer
 from hydra_plugins.ablate_launcher import LocalLauncher, RunInterrupted
 
 SPELLING = {"True": "true", "False": "false"}  # Hydra's iterator writes Python's booleans; arms are named as YAML has them
+SLURM = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"
 
 
 @dataclass
@@ -49,21 +50,25 @@ class AblateSweeper(Sweeper):
         """Run the sweep; SystemExit 1 where a run failed or nothing could start, 130 where it was interrupted."""
         try:
             planned = self.plan(arguments)
+            missing = [job for job in planned if not is_done(job)]
+            if len(missing) < len(planned):
+                print(f"{len(planned) - len(missing)} of {len(planned)} runs are done already, and are not run again")
+            returns = self.launch(missing) if missing else []
         except UserError as error:
             raise SystemExit(f"error: {error}") from None
-        missing = [job for job in planned if not is_done(job)]
-        if len(missing) < len(planned):
-            print(f"{len(planned) - len(missing)} of {len(planned)} runs are done already, and are not run again")
-        returns = self.launch(missing) if missing else []
         print(closing([run_folder(job.config) for job in planned]), flush=True)
         report(returns)
         return [returns]
 
     def launch(self, jobs: List[Composed]) -> Any:
-        """Hand the jobs over: composed to this package's launcher, as overrides to any other."""
-        assert self.launcher is not None
+        """Hand the jobs over: composed to this package's launcher and to Slurm, as overrides to any other. Raises UserError."""
+        assert self.launcher is not None and self.config is not None
         if isinstance(self.launcher, LocalLauncher):
             return self.launcher.run(jobs)
+        if self.config.hydra.launcher._target_ == SLURM:
+            from hydra_plugins._ablate_slurm import run
+
+            return run(self.launcher.params, jobs)
         return self.launcher.launch([list(job.overrides) for job in jobs], initial_job_idx=0)
 
     def plan(self, arguments: List[str]) -> List[Composed]:

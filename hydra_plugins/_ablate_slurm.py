@@ -1,0 +1,194 @@
+"""The jobs of a sweep as an array in Slurm: submitted by submitit, watched with squeue, told of as the local launcher tells of its own.
+
+hydra-submitit-launcher has the settings (`hydra.launcher.*`). Its own way of waiting needs Slurm's accounting, stops at the first
+job without a result, and knows nothing of run folders; so the jobs are waited for here, and judged by their summaries.
+The name starts with `_` so that Hydra's plugin scan passes over it: submitit is an optional dependency.
+"""
+
+import faulthandler
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from types import FrameType
+from typing import Any, Optional
+
+import submitit
+from hydra.core.utils import JobReturn
+from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
+
+from ablate.config import Config
+from ablate.errors import UserError
+from ablate.overview import Job, Overview
+from ablate.store import FINISHED, read_summary, run_folder
+from hydra_plugins._ablate_compose import Composed
+from hydra_plugins._ablate_pool import caught_signals, exit_reason
+from hydra_plugins.ablate_launcher import job_return
+
+LONGEST_LOOK = 30.0  # seconds between two calls of squeue, once the sweep is minutes old
+AT_SUBMISSION = ("submitit_folder", "max_num_timeout")  # settings of submitit itself; the others describe the job
+# Slurm's names of ends that an exit code does not tell; https://slurm.schedmd.com/squeue.html, "Job state codes"
+ENDS = {
+    "CANCELLED": "cancelled in Slurm",
+    "TIMEOUT": "timed out after {timeout_min:g} min",
+    "DEADLINE": "its deadline in Slurm passed",
+    "OUT_OF_MEMORY": "out of memory: raise hydra.launcher.mem_gb",
+    "PREEMPTED": "preempted, and not put back in the queue",
+    "NODE_FAIL": "its node failed",
+    "BOOT_FAIL": "its node did not start",
+}
+ENDED = (*ENDS, "COMPLETED", "FAILED")
+GONE = ("", 0)  # Slurm forgets a job some minutes after its end
+
+
+class ClusterRun:
+    """What a job of the array does: one run, its output in `run.log`. It stops between two updates, with a checkpoint, when asked.
+
+    SIGTERM (scancel, preemption) ends it there. Slurm's warning before the time limit (submitit's signal, SIGUSR2) also puts it back
+    in the queue, as often as `max_num_timeout` allows. While no update is under way both act at once: nothing is lost by it.
+    """
+
+    def __call__(self, config: Config) -> None:
+        print_to(run_folder(config) / "run.log")
+        warning = signal.Signals[f"SIG{submitit.JobEnvironment.USR_SIG}"]
+        put_back = signal.getsignal(warning)
+        warned: list[int] = []
+
+        def stop(number: int, frame: Optional[FrameType]) -> None:
+            warned.append(number)
+            listening = signal.getsignal(signal.SIGTERM)
+            if listening == signal.default_int_handler:
+                put_back(number, frame)
+            elif listening != signal.SIG_DFL:  # the trainer, which has not been asked to stop before
+                signal.raise_signal(signal.SIGTERM)
+
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        signal.signal(warning, stop)
+        from ablate.session import execute
+
+        try:
+            summary = execute(config)
+        except UserError as error:
+            sys.exit(f"error: {error}")
+        if warned and summary["status"] == "interrupted":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Slurm sends it to a job that is put back
+            put_back(warning, None)
+
+    def checkpoint(self, config: Config) -> submitit.helpers.DelayedSubmission:
+        """The job as it is put back in the queue: the same, since the run folder holds how far it is."""
+        return submitit.helpers.DelayedSubmission(self, config)
+
+
+def print_to(log: Path) -> None:
+    """From here on all that this process prints is appended to `log`, tracebacks of hard crashes too."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.stdout.reconfigure(line_buffering=True)
+    faulthandler.enable()
+
+
+def run(settings: Mapping[str, Any], composed: Sequence[Composed]) -> list[JobReturn]:
+    """Submit the jobs as one array and wait until Slurm has ended them all. A JobReturn each, as from the local launcher.
+
+    settings: `hydra.launcher.*` of submitit_slurm.
+    """
+    jobs = [Job(config=item.config, folder=run_folder(item.config)) for item in composed]
+    with caught_signals() as caught:
+        numbers = submit(settings, [job.config for job in jobs])
+        print(f"{len(jobs)} runs are in Slurm's queue as job {numbers[0].partition('_')[0]}", flush=True)
+        with Overview(jobs) as overview:
+            watch(dict(zip(numbers, jobs, strict=True)), settings, overview, caught)
+    return [job_return(job, item) for job, item in zip(jobs, composed, strict=True)]
+
+
+def submit(settings: Mapping[str, Any], configs: Sequence[Config]) -> list[str]:
+    """Slurm's number of each job, `<array>_<task>`. Raises UserError where Slurm takes none."""
+    threads = max(config.threads for config in configs)
+    job = {name: value for name, value in settings.items() if name not in AT_SUBMISSION}
+    job["cpus_per_task"] = settings["cpus_per_task"] or threads
+    job["setup"] = [f"export OMP_NUM_THREADS={threads} MKL_NUM_THREADS={threads}", *(settings["setup"] or [])]
+    try:
+        executor = submitit.AutoExecutor(
+            cluster="slurm", folder=settings["submitit_folder"], slurm_max_num_timeout=settings["max_num_timeout"]
+        )
+        common = {field.name for field in fields(BaseQueueConf)}  # the others are Slurm's own, and are said to be so
+        executor.update_parameters(**{name if name in common else f"slurm_{name}": value for name, value in job.items()})
+        return [submitted.job_id for submitted in executor.map_array(ClusterRun(), configs)]
+    except (RuntimeError, ValueError) as error:
+        said = str(error).strip().splitlines()[-1].removeprefix("sbatch: error: ")
+        raise UserError(f"Slurm did not take the sweep ({said}): correct hydra.launcher.*") from error
+
+
+def watch(jobs: Mapping[str, Job], settings: Mapping[str, Any], overview: Overview, caught: list[int]) -> None:
+    """Follow the jobs, number → job, until all have ended; their states say how.
+
+    caught: signals received so far. The first cancels the jobs, which checkpoint and stop; a second ends them now.
+    """
+    array, asked, began = next(iter(jobs)).partition("_")[0], 0, time.monotonic()
+    left = dict(jobs)
+    while left:
+        pause(min(LONGEST_LOOK, max(1.0, (time.monotonic() - began) / 10)), overview, caught, asked)
+        if len(caught) > asked:
+            subprocess.run(["scancel", *(["--full", "--signal=KILL"] if asked else []), array], check=False)
+            asked = len(caught)
+        seen = look(array)
+        for number, job in left.items() if seen is not None else ():
+            before = job.state
+            follow(job, *seen.get(number, GONE), settings, bool(caught))
+            if job.state != before:
+                overview.event(job)
+        left = {number: job for number, job in left.items() if job.state in ("waiting", "running")}
+
+
+def pause(seconds: float, overview: Overview, caught: list[int], asked: int) -> None:
+    """Wait, keeping the overview alive, until the time is up or a signal comes."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and len(caught) == asked:
+        time.sleep(0.2)
+        overview.refresh()
+
+
+def look(array: str) -> Optional[dict[str, tuple[str, int]]]:
+    """Number → (state, exit code; negative where a signal ended it) of the jobs Slurm knows; None where it does not answer."""
+    columns = "--Format=JobArrayID:40,State:40,exit_code:40"
+    asked = subprocess.run(["squeue", "--noheader", "--array", "--states=all", f"--jobs={array}", columns], capture_output=True, text=True)
+    if asked.returncode:
+        return {} if "Invalid job id" in asked.stderr else None
+    rows = [line.split() for line in asked.stdout.splitlines()]
+    return {number: (state, exit_code(int(status))) for number, state, status in rows}
+
+
+def exit_code(status: int) -> int:
+    """Of the run, from the wait status of the batch script: a shell says 128 + n of what signal n has ended."""
+    code = os.waitstatus_to_exitcode(status)
+    return 128 - code if code > 128 else code
+
+
+def follow(job: Job, state: str, code: int, settings: Mapping[str, Any], stopping: bool) -> None:
+    """Bring a job up to date with what Slurm says of it. A requeued job waits again."""
+    if state in ENDED or (state, code) == GONE:
+        settle(job, state, code, settings, stopping)
+    elif state == "RUNNING" and job.state == "waiting":
+        job.state, job.started = "running", time.monotonic()
+    elif state in ("PENDING", "REQUEUED"):
+        job.state = "waiting"
+    if job.started:
+        job.seconds = time.monotonic() - job.started
+
+
+def settle(job: Job, state: str, code: int, settings: Mapping[str, Any], stopping: bool) -> None:
+    """How a job ended: its summary, where that is a result; else Slurm's word, else the exit code and the log."""
+    summary = read_summary(job.folder)
+    if summary is not None and summary["status"] in FINISHED:
+        job.state, job.collapsed, job.reason = summary["status"], bool(summary["collapsed"]), summary["reason"] or ""
+        return
+    stopped = summary["reason"] if summary is not None and "updates" in summary else ""  # it got to say after which update
+    said = ENDS[state].format(**settings) if state in ENDS else ""
+    job.state = "interrupted" if stopping else "failed"
+    job.reason = ", ".join(filter(None, (said, stopped))) or exit_reason(code, job.folder / "run.log")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -38,10 +39,11 @@ def setting_names(kind: type = Config, prefix: str = "") -> list[str]:
 
 
 def check_overrides(arguments: Sequence[str]) -> None:
-    """Raise UserError for an override that names no setting, group or preset, or whose value has the wrong type."""
-    for argument in arguments:
-        if argument.startswith("-"):
-            continue
+    """Raise UserError for an override that names no setting, group or preset, or whose value has the wrong type.
+
+    arguments: the command line's; which of them are flags of Hydra's, and values of such flags, Hydra's own parser knows.
+    """
+    for argument in get_args_parser().parse_args(arguments).overrides:
         try:
             override = OverridesParser.create().parse_override(argument)
         except HydraException as error:

@@ -8,6 +8,7 @@ import faulthandler
 import importlib
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -24,6 +25,7 @@ from ablate.overview import Job, Overview
 from ablate.store import read_summary
 
 GRACE_SECONDS = 30.0  # between asking a job that ran out of time to stop, and ending it
+FULL_BYTES = 2**16
 CONTEXT = multiprocessing.get_context("forkserver")
 
 
@@ -187,6 +189,13 @@ def exit_reason(code: int, log: Optional[Path]) -> str:
         return f"ended by {name}" + (", perhaps for want of memory" if name == "SIGKILL" else "")
     if code == 0:
         return "it wrote no summary.json"
+    if log is not None and disk_is_full(log):  # what it said is then lost, and the log ends with what was said before
+        return f"exit code {code}, and the disk is full: free space or set results=<folder>"
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log is not None and log.exists() else []
     said = [line.strip() for line in lines if line.strip()]
     return said[-1] if code == 1 and said else f"exit code {code}"
+
+
+def disk_is_full(path: Path) -> bool:
+    """Whether no more than a few lines can be written where `path` is, or would be."""
+    return shutil.disk_usage(next(folder for folder in path.parents if folder.exists())).free < FULL_BYTES

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from orphans import Note
+from bad_jobs import Note
 
 from ablate.overview import Job, Overview
 from hydra_plugins._ablate_pool import run_jobs
@@ -23,7 +23,7 @@ def test_a_process_that_a_killed_job_had_started_does_not_outlive_it(tmp_path):
     note = tmp_path / "pid"
     job = Job(config=Note(note), folder=tmp_path / "run")
     overview = Overview([])
-    run_jobs([job], 1, "orphans.leave", None, overview, [])
+    run_jobs([job], 1, "bad_jobs.leave", None, overview, [])
     assert (job.state, job.reason) == ("failed", "ended by SIGKILL, perhaps for want of memory")
     until = time.monotonic() + 5
     while alive(int(note.read_text())):

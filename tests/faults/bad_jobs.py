@@ -1,4 +1,4 @@
-"""A job that is killed while a process that it started, as wandb starts one, goes on."""
+"""Jobs that end badly: one is killed while a process that it started goes on, as wandb's does; one is refused."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+
+from ablate.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -23,3 +25,7 @@ def leave(note: Note) -> None:
     child = subprocess.Popen(["sleep", "60"])
     note.path.write_text(str(child.pid))
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def refuse(note: Note) -> None:
+    raise UserError(f"cannot write {note.path} (No space left on device): free space or set results=<folder>")

@@ -34,9 +34,7 @@ def setting(
 class PPOConfig:
     """The toggles and their amounts. Defaults are the preset `ppo_max`; a null amount is a trick that is off."""
 
-    kl_penalty: bool = setting(
-        True, "subtract kl_coef × KL(π‖π_SFT) from the reward of every token", source=f"{PAPER} eqs. 3, 19"
-    )
+    kl_penalty: bool = setting(True, "subtract kl_coef × KL(π‖π_SFT) from the reward of every token", source=f"{PAPER} eqs. 3, 19")
     kl_coef: float = setting(0.1, "η, the weight of the token-level KL", unit="score per nat", low=0)
     kl_estimator: str = setting(
         "k1", "how the KL of a token is estimated in the penalty", choices=("k1", "k2", "k3", "full"),
@@ -63,7 +61,9 @@ class PPOConfig:
     )
     advantage_norm: bool = setting(True, "whiten advantages over the tokens of each minibatch", source=f"{PAPER} §5.3.1")
     advantage_clip: Optional[float] = setting(None, "δ: advantages are clipped to ±δ, after norm; null is off", above=0)
-    value_clip: bool = setting(True, "hold the new value within ±value_clip_range of the old one in the value loss", source=f"{PAPER} eq. 16")
+    value_clip: bool = setting(
+        True, "hold the new value within ±value_clip_range of the old one in the value loss", source=f"{PAPER} eq. 16"
+    )
     value_clip_range: float = setting(0.2, "range of the value clip", unit="reward", above=0)
     value_coef: float = setting(1.0, "weight of the value loss", above=0)
     ratio_clip: bool = setting(True, "PPO's clipped surrogate", source=f"{PAPER} eq. 15; Schulman et al. 1707.06347, eq. 7")
@@ -95,7 +95,9 @@ class PPOConfig:
     epochs: int = setting(1, "passes over the buffer", low=1, source=f"{PAPER} code")
     learning_rate: float = setting(5e-4, "policy learning rate", low=0)
     critic_learning_rate: float = setting(1.5e-3, "critic learning rate", low=0)
-    lr_schedule: str = setting("constant", "after warm-up: constant, or inverse square root of the step", choices=("constant", "inverse_sqrt"))
+    lr_schedule: str = setting(
+        "constant", "after warm-up: constant, or inverse square root of the step", choices=("constant", "inverse_sqrt")
+    )
     warmup_ratio: float = setting(0.0, "share of gradient steps over which the rates rise linearly from 0", low=0, high=1)
     adam_betas: List[float] = setting([0.9, 0.95], "Adam's β", source=f"{PAPER} code")
     adam_eps: float = setting(1e-6, "Adam's ε for the policy", above=0, source=f"{PAPER} code")
@@ -106,7 +108,9 @@ class PPOConfig:
 class SamplingConfig:
     temperature: float = setting(1.0, "sampling temperature", above=0)
     top_p: float = setting(1.0, "nucleus; below 1 only as an explicit mismatch", above=0, high=1)
-    repetition_penalty: float = setting(1.0, "logits of seen tokens are divided by it (×, where negative); not 1 only as a mismatch", above=0)
+    repetition_penalty: float = setting(
+        1.0, "logits of seen tokens are divided by it (×, where negative); not 1 only as a mismatch", above=0
+    )
     max_new_tokens: int = setting(48, "longest response", unit="tokens", low=1)
     match_training_distribution: bool = setting(
         True, "log-probs of policy and reference are those of the distribution sampled from; false reproduces MOSS's mismatch (raw T = 1)"
@@ -207,12 +211,16 @@ class Config:
     pipeline_seed: int = setting(0, "moves world, SFT, pairs and RM", low=0)
     study: str = setting("default", "folder of the runs that are compared: results/<study>/<arm>/seed=<n>")
     arm: Optional[str] = setting(None, "name of the arm's folder; null makes it from the overrides")
-    fork: Optional[str] = setting(None, "a checkpoint folder to branch from; its policy, critic and optimiser continue under these settings")
+    fork: Optional[str] = setting(
+        None, "a checkpoint folder to branch from; its policy, critic and optimiser continue under these settings"
+    )
     results: str = setting("results", "where run folders are written")
     cache: str = setting("~/.cache/ppo-ablation", "where built stages are kept")
     device: str = setting("auto", "auto takes a GPU where there is one", choices=("auto", "cpu", "cuda", "mps"))
     precision: str = setting("fp32", "fp32, or bf16 by autocast (weights, log-softmax and losses stay float32)", choices=("fp32", "bf16"))
     threads: int = setting(1, "CPU threads of a run; equal bits need equal threads", low=1)
     jobs: Optional[int] = setting(None, "runs at a time in a sweep; null is cores divided by threads", low=1)
-    tracker: str = setting("wandb", "wandb mirrors the run folder (offline unless WANDB_MODE=online); none is off", choices=("wandb", "none"))
+    tracker: str = setting(
+        "wandb", "wandb mirrors the run folder (offline unless WANDB_MODE=online); none is off", choices=("wandb", "none")
+    )
     sweep: Any = setting(None, "a study from sweeps/; needs -m")

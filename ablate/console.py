@@ -17,7 +17,13 @@ class ConsoleTracker:
         self.bar = None
         self.figures = ""
         if sys.stderr.isatty():
-            columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[figures]}")]
+            columns = [
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[figures]}"),
+            ]
             self.bar = Progress(*columns, console=Console(stderr=True))
             self.task = self.bar.add_task(f"{config.arm} seed={config.seed}", total=config.ppo.updates, figures="")
             self.bar.start()

@@ -19,7 +19,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-
 from transformers.utils import logging as transformers_logging
 
 from ablate.errors import UserError
@@ -93,9 +92,7 @@ def check_folder(folder: str | Path) -> None:
         raise UserError(f"{folder} is not a Hugging Face model folder (no config.json): correct the path")
 
 
-def new_critic(
-    init: str, sft: str | Path, reward: str | Path, device: torch.device, generator: torch.Generator
-) -> PreTrainedModel:
+def new_critic(init: str, sft: str | Path, reward: str | Path, device: torch.device, generator: torch.Generator) -> PreTrainedModel:
     """The critic's starting weights (Secrets of RLHF I, §5.3.4).
 
     reward: the reward model, head included; sft: the SFT trunk with a new head; random: a new trunk and a new head. New

@@ -34,7 +34,7 @@ def steps_per_update(ppo: PPOConfig) -> int:
 
 
 def rate_factor(step: int, ppo: PPOConfig) -> float:
-    """Factor of the peak rate at gradient step `step` (from 0): linear warm-up over W steps, then 1 (`constant`) or √(W / step) (`inverse_sqrt`).
+    """Factor of the peak rate at gradient step `step` (from 0): linear warm-up over W steps, then `constant` 1 or `inverse_sqrt` √(W / step).
 
     Without warm-up W counts as one step in the inverse square root.
     """
@@ -101,14 +101,14 @@ def backward_minibatch(
     whole_entropy = None
     if ppo.entropy_clip is not None and len(parts) > 1:
         with torch.no_grad():
-            whole_entropy = sum(masked_sum(forward(models, rollout.rows(part), sampling)[1], rollout.rows(part).mask) for part in parts) / tokens
+            whole_entropy = (
+                sum(masked_sum(forward(models, rollout.rows(part), sampling)[1], rollout.rows(part).mask) for part in parts) / tokens
+            )
     sums: dict[str, float] = {}
     for part in parts:
         batch = rollout.rows(part)
         logprobs, entropy, values = forward(models, batch, sampling)
-        terms = ppo_loss(
-            logprobs, entropy, values, batch, targets.rows(part, batch.mask.shape[1]), ppo, tokens, whole_entropy
-        )
+        terms = ppo_loss(logprobs, entropy, values, batch, targets.rows(part, batch.mask.shape[1]), ppo, tokens, whole_entropy)
         check_finite(terms)
         terms.total.backward()
         for name in ("policy", "value", "approx_kl", "clip_fraction"):

@@ -72,9 +72,7 @@ def respond(models: Models, prompts: tuple[Tensor, Tensor], noise: Tensor, sampl
 
 
 @torch.no_grad()
-def measure(
-    models: Models, prompts: tuple[Tensor, Tensor], sampled: Sampled, sampling: SamplingConfig, bugs: BugsConfig
-) -> Rollout:
+def measure(models: Models, prompts: tuple[Tensor, Tensor], sampled: Sampled, sampling: SamplingConfig, bugs: BugsConfig) -> Rollout:
     """Score sampled responses: reference log-probs and full KL, values, reward. Chunked by length; every row is its own."""
     temperature = sampling.temperature if sampling.match_training_distribution else 1.0
     tokens, attention = join(*prompts, sampled)

@@ -53,7 +53,11 @@ def reference(match: str = "") -> str:
     for title, kind, prefix in groups:
         lines = rows(kind, prefix, match.lower())
         if lines:
-            parts.append(f"## {title}\n\n| setting | default | unit | values | meaning | source |\n|---|---|---|---|---|---|\n" + "\n".join(lines) + "\n")
+            parts.append(
+                f"## {title}\n\n| setting | default | unit | values | meaning | source |\n|---|---|---|---|---|---|\n"
+                + "\n".join(lines)
+                + "\n"
+            )
     return "\n".join(parts) or f"no setting matches {match!r}\n"
 
 

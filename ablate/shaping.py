@@ -28,9 +28,7 @@ def initial_state(ppo: PPOConfig) -> ShapingState:
     return ShapingState(moments=RunningMoments(), kl_coef=ppo.kl_coef)
 
 
-def shape_rewards(
-    rollout: Rollout, ppo: PPOConfig, bugs: BugsConfig, state: ShapingState
-) -> tuple[Tensor, ShapingState]:
+def shape_rewards(rollout: Rollout, ppo: PPOConfig, bugs: BugsConfig, state: ShapingState) -> tuple[Tensor, ShapingState]:
     """Scores → per-token rewards [B, T], and the state for the next update. The moments include this batch before they are used."""
     score = rollout.score
     if ppo.missing_eos_penalty is not None:

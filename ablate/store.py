@@ -1,13 +1,13 @@
 """The run folder, the truth about a run. No torch here; wandb only mirrors what is written.
 
-    results/<study>/<arm>/seed=<n>/
-      config.yaml      every setting, resolved, and the hash of those that decide the numbers
-      metrics.jsonl    a flat object an update, on disk before the next update starts
-      scores.jsonl     at each evaluation, a row a held-out prompt
-      samples.jsonl    at each evaluation, some answers as text
-      reward_model/    training.jsonl and pairs.csv of the reward model used
-      checkpoints/<update>/
-      summary.json     last, atomically
+results/<study>/<arm>/seed=<n>/
+  config.yaml      every setting, resolved, and the hash of those that decide the numbers
+  metrics.jsonl    a flat object an update, on disk before the next update starts
+  scores.jsonl     at each evaluation, a row a held-out prompt
+  samples.jsonl    at each evaluation, some answers as text
+  reward_model/    training.jsonl and pairs.csv of the reward model used
+  checkpoints/<update>/
+  summary.json     last, atomically
 """
 
 from __future__ import annotations

@@ -70,7 +70,9 @@ class Trainer:
         reference = freeze(load_policy(stages.sft, device))
         reward = freeze(load_scorer(stages.reward_model, device))
         if policy.config.vocab_size != reference.config.vocab_size:
-            raise UserError(f"the policy has {policy.config.vocab_size} tokens and SFT {reference.config.vocab_size}: they must share a tokenizer")
+            raise UserError(
+                f"the policy has {policy.config.vocab_size} tokens and SFT {reference.config.vocab_size}: they must share a tokenizer"
+            )
         return Models(policy, reference, reward, critic, load_tokenizer(stages.sft))
 
     def restore(self, start: Path, watch: CollapseWatch) -> None:

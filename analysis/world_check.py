@@ -98,7 +98,8 @@ def statements(runs: pd.DataFrame, curves: pd.DataFrame) -> list[tuple[str, bool
          f"{worse[0][0]:.3f} against " + ", ".join(f"{value:.3f}" for value in worse[0][1])),
         ("d. … and final gold", all(value < worse[1][0] for value in worse[1][1]),
          f"{worse[1][0]:+.2f} against " + ", ".join(f"{value:+.2f}" for value in worse[1][1])),
-        ("e. PPO-max without its KL penalty collapses", bool(without["collapsed"].sum() >= n - 1), f"{int(without['collapsed'].sum())} of {len(without)}"),
+        ("e. PPO-max without its KL penalty collapses", bool(without["collapsed"].sum() >= n - 1),
+         f"{int(without['collapsed'].sum())} of {len(without)}"),
     ]  # fmt: skip
 
 

@@ -16,10 +16,7 @@ def gae(rewards: Row, values: Row, bootstrap: float, gamma: float, gae_lambda: f
     """A_t = Σ_l (γλ)^l δ_{t+l}, summed out for every t instead of by recursion (Schulman et al. 1506.02438, eq. 16)."""
     following = [*values[1:], bootstrap]
     deltas = [r + gamma * after - v for r, v, after in zip(rewards, values, following, strict=True)]
-    return [
-        sum((gamma * gae_lambda) ** (later - t) * deltas[later] for later in range(t, len(deltas)))
-        for t in range(len(deltas))
-    ]
+    return [sum((gamma * gae_lambda) ** (later - t) * deltas[later] for later in range(t, len(deltas))) for t in range(len(deltas))]
 
 
 def mean_and_std(numbers: Row) -> tuple[float, float]:

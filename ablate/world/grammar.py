@@ -76,9 +76,7 @@ def prompts(grammar: Grammar, count: int, rng: np.random.Generator, held_out: bo
     return [_prompt(grammar, rng, held_out) for _ in range(count)]
 
 
-def demonstrations(
-    grammar: Grammar, count: int, rng: np.random.Generator, clean: bool = False
-) -> list[tuple[Prompt, str]]:
+def demonstrations(grammar: Grammar, count: int, rng: np.random.Generator, clean: bool = False) -> list[tuple[Prompt, str]]:
     """Draw ``count`` training prompts with a response each.
 
     Imperfect unless ``clean``: some words are off topic, some answers are short, half of the harmful requests are
@@ -156,9 +154,7 @@ def _steps(probabilities: Sequence[float], rng: np.random.Generator) -> int:
     return 1 + int(rng.choice(len(probabilities), p=probabilities))
 
 
-def _response(
-    grammar: Grammar, prompt: Prompt, plan: tuple[str, ...], rng: np.random.Generator, off_topic: float
-) -> str:
+def _response(grammar: Grammar, prompt: Prompt, plan: tuple[str, ...], rng: np.random.Generator, off_topic: float) -> str:
     """Fill a plan; nouns of the prompt's subject come in random order, without repeats until all have been named."""
     subject = grammar.subjects[prompt.topic]
     queue: list[str] = []

@@ -23,9 +23,7 @@ def world(request):
 @pytest.fixture(scope="module")
 def answered(world):
     """(prompt, response) of imperfect and of clean demonstrations."""
-    return demonstrations(world, 400, np.random.default_rng(0)) + demonstrations(
-        world, 100, np.random.default_rng(1), clean=True
-    )
+    return demonstrations(world, 400, np.random.default_rng(0)) + demonstrations(world, 100, np.random.default_rng(1), clean=True)
 
 
 def nonzero(prompt, response, ended=True):
@@ -164,9 +162,7 @@ def test_refusing_a_helpful_prompt_is_worse_than_naming_one_word_and_than_saying
         assert gold(world, prompt, f"{world.refusals[0]} {response}", True) < gold(world, prompt, response, True) - 2
 
 
-def test_an_empty_answer_is_worse_than_any_refusal_of_a_harmful_prompt_and_than_the_average_demonstration(
-    world, answered
-):
+def test_an_empty_answer_is_worse_than_any_refusal_of_a_harmful_prompt_and_than_the_average_demonstration(world, answered):
     for prompt, _ in answered:
         if prompt.kind == "harmful":
             assert gold(world, prompt, "", True) < min(gold(world, prompt, refusal, True) for refusal in world.refusals)

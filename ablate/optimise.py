@@ -34,7 +34,7 @@ def steps_per_update(ppo: PPOConfig) -> int:
 
 
 def rate_factor(step: int, ppo: PPOConfig) -> float:
-    """Factor of the peak rate at gradient step `step` (from 0): linear warm-up over W steps, then `constant` 1 or `inverse_sqrt` √(W / step).
+    """Factor of the peak rate at gradient step `step` (from 0): W linear warm-up steps, then `constant` 1 or `inverse_sqrt` √(W / step).
 
     Without warm-up W counts as one step in the inverse square root.
     """

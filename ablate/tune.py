@@ -58,6 +58,7 @@ def main(arguments: Sequence[str], task: str, prepare: str | None, preload: Sequ
     """Tune as the command line asks. A UserError is one sentence on stderr and exit status 1.
 
     task, prepare: dotted names, called in processes of their own on a run's Config to do it and to build what runs share.
+    preload: modules that these processes find imported. Each imports again the program it comes from: what that needs is among them.
     """
     if {"-h", "--help"} & set(arguments):
         print("\n".join([HELP, *(f"  {name:<15}{load_search(name)[0]}" for name in search_names())]))
@@ -78,8 +79,8 @@ def run(search: Search, task: str, prepare: str | None, preload: Sequence[str]) 
     """The exit status: 1 where no trial of the study has a result, 130 after an interrupt."""
     config = composed([*search.fixed, f"seed={search.seeds[0]}"])
     check_some_trial(search)
-    start_server(config.threads, preload)
     study, folder = open_study(search, config), study_folder(config)
+    start_server(config.threads, preload)
     with caught_signals() as caught:
         if prepare is not None and all(key.split(".")[0] in OUTSIDE_PIPELINE for key in search.space):
             shared = Job(config=config, folder=folder)
@@ -190,4 +191,5 @@ def conclude(attempt: Attempt, found: Outcome, study: optuna.Study, folder: Path
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:], task="ablate.session.execute", prepare="ablate.session.prepare", preload=PRELOAD)
+    needed = ("hydra", "ablate.tune_study", "ablate.tune_report", "hydra_plugins.ablate_launcher")
+    main(sys.argv[1:], task="ablate.session.execute", prepare="ablate.session.prepare", preload=(*PRELOAD, *needed))

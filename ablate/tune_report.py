@@ -12,7 +12,6 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ablate.overview import number
 
-WIDTH = 120
 NO_FANOVA = "fANOVA needs scikit-learn: pip install scikit-learn, and run the same command again"
 ENOUGH = 50  # trials; PED-ANOVA compares the best tenth with all, and wants five in it
 MEASURES = ("gold", "KL")
@@ -59,7 +58,7 @@ def importance_table(held: Sequence[FrozenTrial]) -> list[str]:
     for name in first:
         cells = "".join(f"  {column[name]:>{len(title)}.2f}" for title, column in columns.items())
         lines.append(f"  {name:<{width}}{cells}")
-    return lines if find_spec("sklearn") else [*lines, NO_FANOVA]
+    return lines if fanova() else [*lines, NO_FANOVA]
 
 
 def importances(held: Sequence[FrozenTrial]) -> dict[str, dict[str, float]]:
@@ -75,9 +74,19 @@ def importances(held: Sequence[FrozenTrial]) -> dict[str, dict[str, float]]:
             continue
         study = one_objective(held, index, direction)
         found[f"{MEASURES[index]} PED-ANOVA"] = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
-        if find_spec("sklearn"):
-            found[f"{MEASURES[index]} fANOVA"] = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
+        if evaluator := fanova():
+            found[f"{MEASURES[index]} fANOVA"] = get_param_importances(study, evaluator=evaluator)
     return found
+
+
+def fanova() -> FanovaImportanceEvaluator | None:
+    """None without scikit-learn, or with half of it."""
+    if find_spec("sklearn") is None:
+        return None
+    try:
+        return FanovaImportanceEvaluator(seed=0)
+    except ImportError:
+        return None
 
 
 def one_objective(held: Sequence[FrozenTrial], index: int, direction: str) -> optuna.Study:

@@ -52,4 +52,4 @@ def task(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:], task="tune_planted.task", prepare=None, preload=())
+    main(sys.argv[1:], task="tune_planted.task", prepare=None, preload=("ablate.tune",))

@@ -95,7 +95,7 @@ def build_entry(entry: Path, stage: str, settings: dict, build: Callable[[Path],
     partial.mkdir()
     try:
         build(partial)
-        files = {str(path.relative_to(partial)): file_digest(path) for path in partial.rglob("*") if path.is_file()}
+        files = {str(path.relative_to(partial)): file_digest(path) for path in sorted(partial.rglob("*")) if path.is_file()}
         (partial / STAMP).write_text(json.dumps({"stage": stage, "settings": settings, "files": files}, indent=1))
         os.replace(partial, entry)
     except SafetensorError as error:  # how safetensors says that the disk is full

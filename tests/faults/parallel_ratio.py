@@ -36,7 +36,7 @@ SMALL_STAGES = [
 
 def command(folder: Path, *overrides: str) -> subprocess.Popen:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
-    arguments = [*SMALL_STAGES, "device=cpu", "study=ratio", "arm=a", f"results={folder}", f"cache={folder.parent / 'cache'}", *overrides]
+    arguments = [*overrides, *SMALL_STAGES, "device=cpu", "study=ratio", "arm=a", f"results={folder}", f"cache={folder.parent / 'cache'}"]
     with (folder.parent / "output.log").open("ab") as out:
         return subprocess.Popen(
             [sys.executable, "-m", "ablate.run", *arguments], cwd=folder.parent, env=environment, stdout=out, stderr=out

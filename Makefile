@@ -13,7 +13,7 @@ demo: .venv/installed
 	$(BIN)/python -m ablate.run -m ppo.kl_penalty=true,false
 
 test: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 lint: .venv/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -56,7 +56,7 @@ class Campaign:
     def follow(self, said: str) -> None:
         """Remove what a message asks the user to remove. Only damage that was done here may be named."""
         assert "exit code 70" not in said, "hook/sitecustomize.py names a function that is not there any more"
-        if "No space left" in said or "File too large" in said:
+        if any(words in said for words in ("No space left", "File too large", "the disk is full")):
             self.events["full disk named"] += 1
         for path in advised(said):
             if path not in self.damaged:
@@ -89,10 +89,12 @@ class Campaign:
 
         def action(invocation: Invocation) -> None:
             kind = "stage builder" if phase == "stage build" else "job"
-            target = self.place.rows() + rows
-            reached = invocation.until(lambda: self.place.rows() >= target and phase in (None, *invocation.workers().values()))
+            grown = self.grown(rows)
+            reached = invocation.until(lambda: grown() and phase in (None, *invocation.workers().values()))
             time.sleep(self.draw.uniform(0, 0.3))
-            died = invocation.kill_worker(self.draw, phase) if reached else None
+            died = None
+            while reached and died is None and invocation.running:  # no job may be there just now
+                died = invocation.kill_worker(self.draw, phase)
             if died is None:
                 self.events["no process left for a kill from outside"] += 1
                 return
@@ -103,8 +105,7 @@ class Campaign:
 
     def kill_forkserver(self, rows: int) -> Callable[[Invocation], None]:
         def action(invocation: Invocation) -> None:
-            target = self.place.rows() + rows
-            phases = invocation.kill_forkserver() if invocation.until(lambda: self.place.rows() >= target) else None
+            phases = invocation.kill_forkserver() if invocation.until(self.grown(rows)) else None
             if phases is None:
                 self.events["no process left for a kill from outside"] += 1
                 return
@@ -115,18 +116,29 @@ class Campaign:
 
     def fill_disk(self, rows: int) -> Callable[[Invocation], None]:
         def action(invocation: Invocation) -> None:
-            target = self.place.rows() + rows
-            if invocation.until(lambda: self.place.rows() >= target):
+            if invocation.until(self.grown(rows)):
                 self.disk.fill()
                 self.events["disk filled"] += 1
                 say("  the disk is full")
 
         return action if self.disk.mounted else lambda invocation: None
 
+    def grown(self, rows: int) -> Callable[[], bool]:
+        """Whether so many rows of metrics have been added since it was least; a run that resumes takes some away first."""
+        least = self.place.rows()
+
+        def look() -> bool:
+            nonlocal least
+            now = self.place.rows()
+            least = min(least, now)
+            return now >= least + rows
+
+        return look
+
     def after_rows(self, least: int, most: int) -> Callable[[Invocation], bool]:
         """Once a number of rows between these two has been added to all the metrics."""
-        target = self.place.rows() + self.draw.randrange(least, most + 1)
-        return lambda invocation: self.place.rows() >= target
+        grown = self.grown(self.draw.randrange(least, most + 1))
+        return lambda invocation: grown()
 
     # -- while nothing runs --
 

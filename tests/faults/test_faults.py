@@ -25,3 +25,4 @@ def test_a_sweep_under_fire_ends_with_the_bits_of_one_left_alone(seed, tmp_path)
     assert not report["phases_missed"] and not report["orders_open"]
     assert {kind for kind in KINDS for name in report["kills_by_kind_and_phase"] if name.startswith(f"{kind},")} == set(KINDS)
     assert report["exit_codes"][0][-1] == 0
+    assert report["events"]["full disk named"] >= 1 and report["events"]["removed as told"] >= 3

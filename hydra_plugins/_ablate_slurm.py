@@ -25,6 +25,7 @@ from ablate.config import Config
 from ablate.errors import UserError
 from ablate.overview import Job, Overview
 from ablate.store import FINISHED, read_summary, run_folder
+from ablate.validation import config_hash
 from hydra_plugins._ablate_compose import Composed
 from hydra_plugins._ablate_pool import caught_signals, exit_reason
 from hydra_plugins.ablate_launcher import job_return
@@ -76,7 +77,11 @@ class ClusterRun:
             sys.exit(f"error: {error}")
         if warned and summary["status"] == "interrupted":
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Slurm sends it to a job that is put back
-            put_back(warning, None)
+            try:
+                put_back(warning, None)
+            except submitit.core.utils.UncompletedJobError:
+                after = f"out of time after update {summary['updates']}"
+                sys.exit(f"error: {after}: the same command continues it; or raise hydra.launcher.timeout_min or max_num_timeout")
 
     def checkpoint(self, config: Config) -> submitit.helpers.DelayedSubmission:
         """The job as it is put back in the queue: the same, since the run folder holds how far it is."""
@@ -167,7 +172,7 @@ def look(array: str) -> Optional[dict[str, tuple[str, int]]]:
 def exit_code(status: int) -> int:
     """Of the run, from the wait status of the batch script: a shell says 128 + n of what signal n has ended."""
     code = os.waitstatus_to_exitcode(status)
-    return 128 - code if code > 128 else code
+    return 128 - code if code - 128 in list(signal.Signals) else code
 
 
 def follow(job: Job, state: str, code: int, settings: Mapping[str, Any], stopping: bool) -> None:
@@ -184,11 +189,17 @@ def follow(job: Job, state: str, code: int, settings: Mapping[str, Any], stoppin
 
 def settle(job: Job, state: str, code: int, settings: Mapping[str, Any], stopping: bool) -> None:
     """How a job ended: its summary, where that is a result; else Slurm's word, else the exit code and the log."""
-    summary = read_summary(job.folder)
-    if summary is not None and summary["status"] in FINISHED:
+    summary = read_summary(job.folder) or {}
+    if summary.get("config_hash") != config_hash(job.config):
+        summary = {}  # of other settings: the run was refused
+    if summary.get("status") in FINISHED:
         job.state, job.collapsed, job.reason = summary["status"], bool(summary["collapsed"]), summary["reason"] or ""
         return
-    stopped = summary["reason"] if summary is not None and "updates" in summary else ""  # it got to say after which update
-    said = ENDS[state].format(**settings) if state in ENDS else ""
+    stopped = summary["reason"] if "updates" in summary else ""  # it got to say after which update
     job.state = "interrupted" if stopping else "failed"
-    job.reason = ", ".join(filter(None, (said, stopped))) or exit_reason(code, job.folder / "run.log")
+    if state in ENDS:
+        job.reason = ", ".join(filter(None, (ENDS[state].format(**settings), stopped)))
+    elif code or not stopped:
+        job.reason = exit_reason(code, job.folder / "run.log")
+    else:
+        job.reason = stopped

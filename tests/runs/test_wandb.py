@@ -60,6 +60,7 @@ def mirrored(stage_folders, tmp_path_factory, listener) -> tuple[Path, Path, lis
     proxies = dict.fromkeys(names, proxy)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("WANDB_MODE")
+        patch.delenv("WANDB_SERVICE", raising=False)  # of a run that another test mirrored in this process
         done = command_line(
             f"model.path={stage_folders['pretrained']}", *paths, "study=my_study", "arm=an_arm", "device=cpu", "cache=cache", "seed=4",
             "ppo.updates=3", "ppo.batch_size=8", "ppo.minibatch_size=4", "ppo.critic_pretrain=false", "sampling.max_new_tokens=6",

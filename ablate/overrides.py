@@ -38,6 +38,13 @@ def setting_names(kind: type = Config, prefix: str = "") -> list[str]:
     return names
 
 
+def quoted(argument: str) -> str:
+    """`fork=` or `….path=` with its value in quotes where it holds `=`, as run folders (seed=0) do: Hydra's grammar asks for them."""
+    key, _, value = argument.partition("=")
+    is_path = key == "fork" or key.endswith(".path")
+    return f"{key}='{value}'" if is_path and "=" in value and not value.startswith(("'", '"')) else argument
+
+
 def check_overrides(arguments: Sequence[str]) -> None:
     """Raise UserError for an override that names no setting, group or preset, or whose value has the wrong type.
 

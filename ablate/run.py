@@ -20,7 +20,7 @@ from ablate.closing import closing
 from ablate.config import Config
 from ablate.errors import UserError
 from ablate.fork import forked
-from ablate.overrides import check_overrides
+from ablate.overrides import check_overrides, quoted
 from ablate.store import run_folder
 from ablate.sweeps import check_sweep_choice
 from ablate.validation import validate
@@ -51,7 +51,7 @@ ConfigStore.instance().store(name="schema", node=Config, provider="ablate")
 
 def main() -> None:
     """Check the command line, then let Hydra compose it. A UserError is one sentence on stderr and exit status 1."""
-    arguments = sys.argv[1:]
+    arguments = sys.argv[1:] = [quoted(argument) for argument in sys.argv[1:]]
     try:
         check_overrides(arguments)
         check_sweep_choice(arguments, multirun=any(flag in arguments for flag in ("-m", "--multirun")))

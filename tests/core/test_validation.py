@@ -206,3 +206,13 @@ def test_the_identity_that_is_written_into_a_run_folder_is_the_one_that_is_hashe
     RunStore(config).close()
     written = yaml.safe_load((run_folder(config) / "config.yaml").read_text())
     assert written["identity"] == identity(config) and written["hash"] == config_hash(config)
+
+
+def test_a_path_with_an_equals_sign_is_quoted_for_hydra_and_nothing_else_is():
+    from ablate.overrides import check_overrides, quoted
+
+    fork = quoted("fork=results/a/b/seed=0/checkpoints/40")
+    assert fork == "fork='results/a/b/seed=0/checkpoints/40'"
+    assert quoted(fork) == fork
+    assert quoted("ppo.kl_coef=0.1") == "ppo.kl_coef=0.1"
+    check_overrides([fork, quoted("sft.path=x/seed=1/policy")])

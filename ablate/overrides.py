@@ -84,7 +84,7 @@ def values(override: Override) -> list:
 def check_type(key: str, value: object, argument: str) -> None:
     """Set the value on an empty config: OmegaConf knows the types."""
     config = OmegaConf.structured(Config)
-    text = OverridesParser.create().parse_override(f"{key}={value}").value() if isinstance(value, str) else value
+    text = OverridesParser.create().parse_override(quoted(f"{key}={value}")).value() if isinstance(value, str) else value
     try:
         OmegaConf.update(config, key, text if not isinstance(text, str) else str(text))
     except OmegaConfBaseException as error:

@@ -1,0 +1,66 @@
+"""What every figure shares: the order, colour, line style and label of arms; sizes and fonts; captions."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.effects import arm_settings, base_arm
+
+# Okabe and Ito's palette, safe for colour-blind readers, without black and without yellow, which white paper swallows; the base arm
+# is grey. Every colour keeps a contrast of 2.2 or more on white and on black.
+PALETTE = ("#666666", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)))
+WIDTH = 7.2  # inches: the text width of a page
+WORDS = {"kl": "KL", "ppo": "PPO", "sft": "SFT", "rm": "RM", "gae": "GAE", "eos": "EOS", "lambda": "λ =", "en": "English", "zh": "Chinese"}
+RC = {
+    "font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 7.5, "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6,
+    "axes.titlelocation": "left", "axes.titlepad": 5, "axes.labelcolor": "0.25", "lines.linewidth": 1.5, "pdf.fonttype": 42,
+}  # fmt: skip
+
+
+def style() -> AbstractContextManager:
+    """The context in which figures are made and saved."""
+    return matplotlib.rc_context(RC)
+
+
+def arm_order(runs: pd.DataFrame) -> list[str]:
+    """Arms of `runs` (as `analysis.load.load` gives them) in drawing order: the base arm first, then by name, numbers as numbers."""
+    arms = [str(arm) for arm in runs["arm"].unique()]
+    base = base_arm(arm_settings(runs)) if len(arms) > 1 else None
+    return sorted(arms, key=lambda arm: (arm != base, natural(arm)))
+
+
+def natural(name: str) -> list:
+    """A key that sorts kl_0.05, kl_0.2, kl_10 in this order."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", name)
+    return [(1, float(part), "") if index % 2 else (0, 0.0, part) for index, part in enumerate(parts)]
+
+
+def arm_colours(arms: Sequence[str]) -> dict[str, str]:
+    """A colour an arm, by its place in `arm_order`; past seven arms colours come again, with another line style."""
+    return {arm: PALETTE[index % len(PALETTE)] for index, arm in enumerate(arms)}
+
+
+def arm_dashes(arms: Sequence[str]) -> dict[str, str | tuple]:
+    """A matplotlib line style an arm: solid for the first seven, then dashed, dotted and mixed."""
+    return {arm: DASHES[index // len(PALETTE) % len(DASHES)] for index, arm in enumerate(arms)}
+
+
+def arm_label(arm: str) -> str:
+    """The arm's name in words: 'kl_and_importance_sampling' → 'KL and importance sampling'."""
+    text = arm.replace("ppo_max", "PPO-max").replace("data.language=", "").replace("preferences=", "").replace(",", ", ")
+    return re.sub(r"[A-Za-z]+", lambda word: WORDS.get(word[0], word[0]), text.replace("_", " "))
+
+
+def add_caption(figure: Figure, caption: str) -> None:
+    """The caption below the panels, in the figure itself, so that the PNG alone says what it shows."""
+    width = int(figure.get_size_inches()[0] * 17.5)
+    figure.supxlabel(textwrap.fill(caption, width), x=0.01, ha="left", fontsize=7, color="0.25", linespacing=1.25)

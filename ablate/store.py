@@ -41,6 +41,12 @@ def run_folder(config: Config) -> Path:
     return Path(config.results) / config.study / str(config.arm) / f"seed={config.seed}"
 
 
+def config_text(config: Config) -> str:
+    """What config.yaml holds: every setting, the run's identity and the identity's hash."""
+    tree = {**asdict(config), "identity": identity(config), "hash": config_hash(config)}
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+
+
 def read_summary(folder: Path) -> dict | None:
     """summary.json, or null while a run has none. Raises UserError if it is not readable."""
     path = folder / "summary.json"
@@ -105,8 +111,7 @@ class RunStore:
             if not hold(self.handles["metrics.jsonl"]):
                 self.close()
                 raise UserError(f"{self.folder} is being written by another process: wait for it, or set study=<name>")
-            text = yaml.safe_dump({**asdict(config), "identity": identity(config), "hash": self.hash}, sort_keys=False, allow_unicode=True)
-            write_atomically(self.folder / "config.yaml", text)
+            write_atomically(self.folder / "config.yaml", config_text(config))
             (self.folder / "summary.json").unlink(missing_ok=True)
 
     def append(self, stream: str, rows: Iterable[dict]) -> None:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from ablate.closing import closing
 from ablate.errors import UserError
+from ablate.reuse import take_over
 from ablate.store import is_finished, run_folder
 from ablate.sweeps import distinct, expand, load_study, refuse_invalid, register
 from hydra_plugins._ablate_compose import Composed, Composer
@@ -53,6 +54,10 @@ class AblateSweeper(Sweeper):
             missing = [job for job in planned if not is_done(job)]
             if len(missing) < len(planned):
                 print(f"{len(planned) - len(missing)} of {len(planned)} runs are done already, and are not run again")
+            taken = take_over(job.config for job in missing)
+            if taken:
+                print(f"{taken} of {len(planned)} runs are taken over: another study has them, of the same settings and versions")
+                missing = [job for job in missing if not is_done(job)]
             returns = self.launch(missing) if missing else []
         except UserError as error:
             raise SystemExit(f"error: {error}") from None

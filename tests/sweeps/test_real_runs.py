@@ -33,3 +33,14 @@ def test_arms_run_in_parallel_and_are_summed_up_and_are_not_run_again(sweep, tmp
     again = sweep(*command)
     assert again.returncode == 0 and "3 of 3 runs are done already" in again.stdout
     assert {folder: (folder / "summary.json").read_bytes() for folder in folders} == summaries
+
+
+def test_a_study_takes_over_the_runs_it_shares_with_another(sweep, tmp_path):
+    first = sweep("sweep=policy_constraints", "ppo.importance_sampling=behaviour", "jobs=2")
+    assert first.returncode == 0, first.stderr
+    second = sweep("sweep=vanilla", "ppo.importance_sampling=behaviour")
+    assert second.returncode == 0 and "1 of 1 runs are taken over" in second.stdout, second.stdout + second.stderr
+    assert "held" in second.stdout or "at update" in second.stdout
+    (source,), (target,) = (list((tmp_path / "results").glob(f"{study}/vanilla*/seed=0")) for study in ("policy_constraints", "vanilla"))
+    for name in ("metrics.jsonl", "scores.jsonl", "samples.jsonl"):
+        assert (target / name).read_bytes() == (source / name).read_bytes()

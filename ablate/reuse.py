@@ -1,0 +1,63 @@
+"""A finished run of the same settings in another study is taken over, not computed again: vanilla PPO is an arm of many studies."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from ablate.config import Config
+from ablate.errors import UserError
+from ablate.store import FINISHED, STREAMS, config_text, read_summary, run_folder, versions, write_atomically, writing
+from ablate.validation import config_hash
+
+
+def take_over(configs: Iterable[Config]) -> int:
+    """Give each run that another study of its results folder has finished that result; how many there were.
+
+    The same run is one of equal config hash and equal package versions. A run folder that exists is left alone: it has its own
+    rows and checkpoints to go on from.
+    """
+    configs = list(configs)
+    finished = {results: finished_runs(Path(results)) for results in {config.results for config in configs}}
+    taken = 0
+    for config in configs:
+        source = finished[config.results].get(config_hash(config))
+        if source is not None and not run_folder(config).exists():
+            copy_run(source, config)
+            taken += 1
+    return taken
+
+
+def finished_runs(results: Path) -> dict[str, Path]:
+    """Config hash → folder of a finished run that these package versions computed there, first by name."""
+    found: dict[str, Path] = {}
+    here = versions()
+    for path in sorted(results.glob("*/*/seed=*/summary.json")):
+        try:
+            summary = read_summary(path.parent)
+        except UserError:  # damaged: its own study says so
+            continue
+        if summary is not None and summary["status"] in FINISHED and summary.get("versions") == here:
+            found.setdefault(summary["config_hash"], path.parent)
+    return found
+
+
+def copy_run(source: Path, config: Config) -> None:
+    """The records of a finished run under this run's study and arm, its summary last; checkpoints stay where they are.
+
+    `taken_from` in the summary is the run's place in the results folder. Raises UserError if the folder cannot be written.
+    """
+    target = run_folder(config)
+    with writing(target):
+        target.mkdir(parents=True)
+        write_atomically(target / "config.yaml", config_text(config))
+        for name in STREAMS:
+            shutil.copyfile(source / name, target / name)
+        if (source / "reward_model").is_dir():
+            shutil.copytree(source / "reward_model", target / "reward_model")
+        summary = json.loads((source / "summary.json").read_text())
+        origin = summary.get("taken_from", source.relative_to(config.results).as_posix())
+        summary |= {"study": config.study, "arm": config.arm, "taken_from": origin}
+        write_atomically(target / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False))

@@ -27,7 +27,8 @@ def closing(folders: Sequence[Path]) -> str:
     runs = [(folder, _summary(folder)) for folder in folders]
     parent = Path(os.path.commonpath([folder.parents[1] for folder in folders]))
     header = (*COLUMNS[:-1], f"{COLUMNS[-1]}{parent}")
-    table = _aligned([header, *(_row(folder, parent, summary) for folder, summary in runs)])
+    arms = telling([str(summary.get("arm") or folder.parent.name) for folder, summary in runs])
+    table = _aligned([header, *((arm, *_row(folder, parent, summary)) for arm, (folder, summary) in zip(arms, runs, strict=True))])
     return "\n".join([table, LEGEND, *_two_answers(runs)])
 
 
@@ -39,11 +40,23 @@ def _summary(folder: Path) -> dict:
         return {"status": "unreadable"}
 
 
+def telling(arms: Sequence[str]) -> list[str]:
+    """Arms without the parts that all of them share, as a command line's fixed settings are: the folder names an arm in full.
+
+    >>> telling(["kl_penalty=true,updates=9", "kl_penalty=false,updates=9"])
+    ['kl_penalty=true', 'kl_penalty=false']
+    """
+    parts = [arm.split(",") for arm in arms]
+    shared = set.intersection(*map(set, parts))
+    if all(set(own) == shared for own in parts):
+        return list(arms)
+    return [",".join(part for part in own if part not in shared) or own[0] for own in parts]
+
+
 def _row(folder: Path, parent: Path, summary: dict) -> tuple[str, ...]:
     final = summary.get("final") or {}
     win, tie = final.get("eval/win"), final.get("eval/tie")
     return (
-        str(summary.get("arm") or folder.parent.name),
         str(summary.get("seed", folder.name.removeprefix("seed="))),
         number(final.get("eval/gold")),
         "–" if win is None or tie is None else f"{win + tie / 2:.0%}",

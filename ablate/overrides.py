@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
@@ -60,6 +61,8 @@ def check_overrides(arguments: Sequence[str]) -> None:
 
 def check_override(override: Override, argument: str) -> None:
     key, options = override.key_or_group, groups()
+    if key == "hydra/launcher" and str(override.value()).startswith("submitit") and find_spec("submitit") is None:
+        raise UserError(f"{argument} needs submitit, which the extra `cluster` installs: pip install -e '.[cluster]'")
     if key.split(".")[0] == "hydra" or key.startswith("hydra/"):
         return
     if key in options:

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,11 @@ MISTAKES = {
 def test_a_mistaken_setting_is_refused_by_name_before_anything_is_made(mistake, refused, tmp_path):
     assert MISTAKES[mistake] in refused(mistake)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(find_spec("submitit") is not None, reason="the extra cluster is installed")
+def test_slurm_without_its_extra_names_the_extra(refused):
+    assert "needs submitit, which the extra `cluster` installs" in refused("-m", "hydra/launcher=submitit_slurm")
 
 
 @pytest.mark.parametrize("name", ["model", "pretrain", "sft", "preferences", "reward_model"])

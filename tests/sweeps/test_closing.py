@@ -7,7 +7,7 @@ import json
 
 from rich.console import Console
 
-from ablate.closing import closing
+from ablate.closing import closing, telling
 from ablate.config import Config, PPOConfig
 from ablate.overview import Job, Progress, last_rows, read_progress, seconds_left, table, totals
 
@@ -67,6 +67,12 @@ def test_the_table_fits_120_columns_by_cutting_the_arm_that_the_folder_repeats(t
     header, row, *_ = closing([folder]).splitlines()
     assert max(len(header), len(row)) == 120
     assert row.startswith("kl_penalty=false,upda") and "…" in row and row.endswith("kl_penalty=false,updates=10/seed=0")
+
+
+def test_the_table_leaves_out_of_an_arm_what_all_arms_share():
+    assert telling(["kl_coef=0.1,updates=9", "kl_coef=0.2,updates=9"]) == ["kl_coef=0.1", "kl_coef=0.2"]
+    assert telling(["vanilla,updates=9", "vanilla,kl_penalty=true,updates=9"]) == ["vanilla", "kl_penalty=true"]
+    assert telling(["vanilla,updates=9"] * 2) == ["vanilla,updates=9"] * 2
 
 
 def test_two_arms_answer_the_prompt_of_median_difference_at_the_last_evaluation(tmp_path):

@@ -25,6 +25,8 @@ from ablate.store import run_folder
 from ablate.sweeps import check_sweep_choice
 from ablate.validation import validate
 
+MULTIRUN = ("-m", "--multirun")
+
 
 @hydra.main(version_base="1.3", config_path=str(Path(__file__).parent / "conf"), config_name="config")
 def task(composed: DictConfig) -> None:
@@ -51,10 +53,11 @@ ConfigStore.instance().store(name="schema", node=Config, provider="ablate")
 
 def main() -> None:
     """Check the command line, then let Hydra compose it. A UserError is one sentence on stderr and exit status 1."""
-    arguments = sys.argv[1:] = [quoted(argument) for argument in sys.argv[1:]]
+    arguments = [quoted(argument) for argument in sys.argv[1:]]
+    arguments = sys.argv[1:] = sorted(arguments, key=lambda argument: argument not in MULTIRUN)  # argparse wants flags before or after
     try:
         check_overrides(arguments)
-        check_sweep_choice(arguments, multirun=any(flag in arguments for flag in ("-m", "--multirun")))
+        check_sweep_choice(arguments, multirun=any(flag in arguments for flag in MULTIRUN))
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # our own errors are caught below; anything else deserves its traceback
         task()
     except UserError as error:

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import cache as parquet
+from analysis.packed import resolve
 from analysis.runfolder import NotARun, Record, find_run_folders, fingerprint, iter_jsonl, read_run
 
 IDENTITY = ("run", "study", "arm", "seed")
@@ -33,7 +34,7 @@ def load(roots: str | Path | Sequence[str | Path], *, cache: bool = False) -> Lo
     """Read every run folder below `roots`, finished or not.
 
     Args:
-        roots: a study, a results folder, one run, or several of them.
+        roots: a study, a results folder, one run, a packed set such as results/reference or a study in it, or several of them.
         cache: keep what was read in `<root>/.analysis/` as Parquet (needs pyarrow) and read only what has changed since.
 
     Raises:
@@ -43,9 +44,10 @@ def load(roots: str | Path | Sequence[str | Path], *, cache: bool = False) -> Lo
     records: dict[str, Record] = {}
     left_out: list[dict[str, str]] = []
     for root in [roots] if isinstance(roots, (str, Path)) else roots:
-        if not Path(root).is_dir():
+        folder = resolve(Path(root))
+        if not folder.is_dir():
             raise FileNotFoundError(f"{root} is not a folder: name a study or results folder")
-        _read_root(Path(root), cache, records, left_out)
+        _read_root(folder, cache, records, left_out)
     _leave_out_twins(records, left_out)
     left_out += [dict(folder=folder, what="part", reason=note) for folder, record in records.items() for note in record.notes]
     return Loaded(*_frames(records), pd.DataFrame(left_out, columns=["folder", "what", "reason"]))

@@ -1,0 +1,160 @@
+"""Runs → a packed set, the other side of `analysis.packed`: rounded, thinned, each shared file once, and checked.
+
+What is packed are ordinary run folders in one tar.xz whose bytes depend on nothing but their content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import tarfile
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from analysis.load import load
+from analysis.outcomes import ENDED, outcomes
+from analysis.packed import ARCHIVE, SUMS, unpack
+from analysis.runfolder import find_run_folders, iter_jsonl, read_summary
+
+METRIC_DIGITS, ROW_DIGITS, CLOCK_DIGITS = 5, 4, 3  # significant
+CLOCK = ("time/", "responses_per_second")
+EVERY = 3  # evaluations
+RULES = f"""\
+- `metrics.jsonl`: every update and every metric, to {METRIC_DIGITS} significant digits; `time/*` and `responses_per_second`
+  to {CLOCK_DIGITS}.
+- `scores.jsonl`, `samples.jsonl`: the first, every {EVERY}rd and the last evaluation, and the one at which the run collapsed, to
+  {ROW_DIGITS} digits.
+- `summary.json`, `reward_model/`: as they were. `config.yaml`: as it was, but the folders of results and cache are the defaults.
+- Not packed: checkpoints, logs, wandb files, and runs that did not end by themselves.
+- Files that runs share are stored once. So are metrics that differ in nothing but wall-clock time: the later run by name then
+  shows the times of the first."""
+FILES = ("config.yaml", "summary.json", "metrics.jsonl", "scores.jsonl", "samples.jsonl", "reward_model/report.json",
+         "reward_model/training.jsonl", "reward_model/pairs.csv")  # fmt: skip
+FOLDERS = {"results": "results", "cache": "~/.cache/ppo-ablation"}
+A_PATH = re.compile(r"""(?:^|[\s"'=(\[])(/(?:[\w.+~-]+/)+[\w.+~-]*)""", re.MULTILINE)
+
+
+def pack(folders: Sequence[Path], out: Path) -> list[str]:
+    """Write `out`/runs.tar.xz and SHA256SUMS from the finished runs below `folders`; a sentence for each run left out.
+
+    Raises:
+        ValueError: no finished run; a path of this machine in a file; a verdict or curve that packing would change.
+    """
+    runs, left_out = finished_runs(folders)
+    if not runs:
+        raise ValueError(f"no finished run below {', '.join(map(str, folders))}")
+    out.mkdir(parents=True, exist_ok=True)
+    contents = {name: content for folder in runs for name, content in packed_files(folder)}
+    data = compressed(contents)
+    (out / ARCHIVE).write_bytes(data)
+    (out / SUMS).write_text(f"{hashlib.sha256(data).hexdigest()}  {ARCHIVE}\n")
+    check(runs, out)
+    return left_out
+
+
+def finished_runs(folders: Iterable[Path]) -> tuple[list[Path], list[str]]:
+    """(run folders that completed or diverged, a sentence for each other one)."""
+    runs, left_out = [], []
+    for folder in sorted({run for root in folders for run in find_run_folders(root)}):
+        status = read_summary(folder / "summary.json", []).get("status", "running")
+        if status in ENDED:
+            runs.append(folder)
+        else:
+            left_out.append(f"{_place(folder)}: {status}")
+    return runs, left_out
+
+
+def packed_files(folder: Path) -> list[tuple[str, bytes]]:
+    """(study/arm/seed=n/file, content as it is packed) of one run."""
+    collapse = json.loads((folder / "summary.json").read_text()).get("collapse_update")
+    found = []
+    for name in FILES:
+        path = folder / name
+        if not path.is_file():
+            continue
+        if name == "metrics.jsonl":
+            content = json_lines(iter_jsonl(path), METRIC_DIGITS)
+        elif name in ("scores.jsonl", "samples.jsonl"):
+            content = json_lines(thinned(list(iter_jsonl(path)), collapse), ROW_DIGITS)
+        else:
+            content = path.read_text()
+        if name == "config.yaml":
+            for setting, default in FOLDERS.items():
+                content = re.sub(rf"(?m)^{setting}: .*$", f"{setting}: {default}", content)
+        if name != "samples.jsonl" and (paths := A_PATH.findall(content)):
+            raise ValueError(f"{path} names a path of this machine, {paths[0]}: only runs whose settings name none can be packed")
+        found.append((f"{_place(folder)}/{name}", content.encode()))
+    return found
+
+
+def _place(folder: Path) -> str:
+    """study/arm/seed=n"""
+    return "/".join(folder.resolve().parts[-3:])
+
+
+def thinned(rows: list[dict], collapse: int | None) -> list[dict]:
+    """The rows of the first, every `EVERY`th and the last evaluation, and of the one at which the run collapsed."""
+    updates = list(dict.fromkeys(row["update"] for row in rows))
+    kept = {*updates[::EVERY], *updates[-1:], collapse}
+    return [row for row in rows if row["update"] in kept]
+
+
+def json_lines(rows: Iterable[dict], digits: int) -> str:
+    """A JSON object a line, floats rounded to significant digits."""
+    rounded = ({name: _round(name, value, digits) for name, value in row.items()} for row in rows)
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rounded)
+
+
+def _round(name: str, value: object, digits: int) -> object:
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.{CLOCK_DIGITS if name.startswith(CLOCK) else digits}g}")
+
+
+def compressed(contents: dict[str, bytes]) -> bytes:
+    """A tar.xz of the files: equal contents, equal bytes. Like files lie together; a repeated one is a hard link to the first."""
+    stored: dict[tuple[str, bytes], str] = {}
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:xz", preset=9, format=tarfile.USTAR_FORMAT) as archive:
+        for name in sorted(contents, key=lambda name: (name.rpartition("/")[2], name)):
+            first = stored.setdefault((name.rpartition("/")[2], _without_clock(name, contents[name])), name)
+            member = tarfile.TarInfo(name)
+            if first == name:
+                member.size = len(contents[name])
+                archive.addfile(member, io.BytesIO(contents[name]))
+            else:
+                member.type, member.linkname = tarfile.LNKTYPE, first
+                archive.addfile(member)
+    return buffer.getvalue()
+
+
+def _without_clock(name: str, content: bytes) -> bytes:
+    """Digest of a file by which it counts as another's copy."""
+    if name.endswith("/metrics.jsonl"):
+        rows = [{key: value for key, value in json.loads(line).items() if not key.startswith(CLOCK)} for line in content.splitlines()]
+        content = json.dumps(rows).encode()
+    return hashlib.sha256(content).digest()
+
+
+def check(runs: Sequence[Path], packed: Path) -> None:
+    """Unpack what was packed, and hold it to the runs: the same outcomes, run by run, and every metric within its rounding.
+
+    Raises:
+        ValueError: they differ.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        unpack(packed, Path(place))
+        before, after = load(runs), load(place)
+    names = [name for name in before.curves.select_dtypes("number") if not name.startswith(CLOCK)]
+    ours, theirs = (frame.astype({"run": str}).sort_values(["run", "update"])[names].to_numpy() for frame in (before.curves, after.curves))
+    if ours.shape != theirs.shape or not np.allclose(ours, theirs, rtol=0.51 * 10 ** (1 - METRIC_DIGITS), atol=0, equal_nan=True):
+        raise ValueError("packing changed a curve by more than its rounding")
+    told = [outcomes(loaded.runs, loaded.curves).set_index("run").sort_index() for loaded in (before, after)]
+    kept = ["status", "event", "time", "collapsed", "stable_updates"]
+    if not told[0][kept].equals(told[1][kept]):
+        raise ValueError("packing changed an outcome: a run is within rounding of the collapse threshold; raise METRIC_DIGITS")

@@ -1,0 +1,125 @@
+"""The reference set: finished runs that are committed, and the figure made from them.
+
+    python -m analysis.reference pack results/add_one_in results/leave_one_out --out results/reference
+    python -m analysis.reference unpack results/reference --to DIR
+    python -m analysis.reference figure results/reference --out docs/opening.png
+
+To read it, nothing needs to be unpacked: `python -m analysis.verdicts results/reference`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.figures.opening import opening
+from analysis.load import load
+from analysis.packed import ARCHIVE, REFERENCE, SUMS, unpack
+from analysis.packing import RULES, pack
+
+
+def describe(packed: Path, left_out: Sequence[str]) -> str:
+    """README.md of a packed set: what it holds, by which code, commands and rules."""
+    runs = load(packed).runs
+    studies = sorted(runs["study"].unique())
+    commits = ", ".join(f"`{commit}`" for commit in sorted(runs["git_commit"].dropna().unique()))
+    data = (packed / ARCHIVE).stat().st_size
+    lines = [
+        "# Reference set",
+        "",
+        f"{len(runs)} real runs as ordinary run folders ([docs/run_folder.md](../../docs/run_folder.md)), packed into `{ARCHIVE}`, "
+        f"{data / 1e6:.1f} MB. Every command of `analysis` reads this folder as it is:",
+        "",
+        "```",
+        *(f"python -m analysis.verdicts results/reference/{study}" for study in studies),
+        "python -m analysis.reference unpack results/reference --to DIR      # the run folders themselves",
+        "```",
+        "",
+        study_table(runs),
+        "",
+        "## Where it comes from",
+        "",
+        "```",
+        *(command(study, part) for study, part in runs.groupby("study")),
+        f"python -m analysis.reference pack {' '.join(f'results/{study}' for study in studies)} --out results/reference",
+        "```",
+        "",
+        f"Commit {commits}; {versions(runs)}. This file is written by the last command.",
+        "",
+        "## What was changed",
+        "",
+        RULES,
+        "",
+        "Packing ends by unpacking: every outcome (status, collapse, its update) must be that of the runs, every metric within its",
+        f"rounding. Checksum: `sha256sum -c {SUMS}`.",
+    ]
+    if left_out:
+        lines += ["", "Left out:", "", *(f"- {sentence}" for sentence in left_out)]
+    return "\n".join(lines) + "\n"
+
+
+def study_table(runs: pd.DataFrame) -> str:
+    """A Markdown row a study: how much of what."""
+    lines = ["| study | arms | seeds | runs | updates | collapsed | arms' names |", "|---|---|---|---|---|---|---|"]
+    for study, part in runs.groupby("study"):
+        arms, seeds = sorted(part["arm"].unique()), sorted(part["seed"].unique())
+        lines.append(f"| {study} | {len(arms)} | {', '.join(map(str, seeds))} | {len(part)} | {part['updates'].max():.0f} "
+                     f"| {(part['collapsed'] == True).sum()} | {', '.join(arms)} |")  # fmt: skip  # noqa: E712
+    return "\n".join(lines)
+
+
+def command(study: str, runs: pd.DataFrame) -> str:
+    """The command that makes a study's runs."""
+    seeds = sorted(runs["seed"].unique())
+    chosen = f"'seed=range({len(seeds)})'" if seeds == list(range(len(seeds))) else f"seed={','.join(map(str, seeds))}"
+    return f"python -m ablate.run -m sweep={study} {chosen}"
+
+
+def versions(runs: pd.DataFrame) -> str:
+    """'Python 3.11.7, torch 2.13.0', all versions of each package that any run was made with."""
+    found = defaultdict(set)
+    for folder in runs["folder"]:
+        for package, version in json.loads((Path(folder) / "summary.json").read_text())["versions"].items():
+            found[package].add(version)
+    return ", ".join(f"{package} {' and '.join(sorted(known))}" for package, known in found.items())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """pack, unpack or figure; 1, and one sentence, if that cannot be done."""
+    parser = argparse.ArgumentParser(prog="python -m analysis.reference", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    commands = parser.add_subparsers(dest="command", required=True)
+    packing = commands.add_parser("pack", help="finished runs → a folder that can be committed")
+    packing.add_argument("studies", nargs="+", type=Path, help="results/STUDY, one or several")
+    packing.add_argument("--out", type=Path, default=REFERENCE)
+    unpacking = commands.add_parser("unpack", help="a packed set → run folders")
+    unpacking.add_argument("packed", nargs="?", type=Path, default=REFERENCE)
+    unpacking.add_argument("--to", type=Path, required=True, help="the folder that gets a folder for each study, for instance results")
+    drawing = commands.add_parser("figure", help="the figure that opens the README")
+    drawing.add_argument("folders", nargs="*", type=Path, default=[REFERENCE], help="the packed set, or results/STUDY, one or several")
+    drawing.add_argument("--out", type=Path, required=True, help="PNG, PDF or SVG")
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "pack":
+            left_out = pack(options.studies, options.out)
+            (options.out / "README.md").write_text(describe(options.out, left_out))
+            print("\n".join([*(f"left out: {sentence}" for sentence in left_out), f"{options.out}: {len(load(options.out).runs)} runs"]))
+        elif options.command == "unpack":
+            unpack(options.packed, options.to)
+        else:
+            loaded = load(options.folders)
+            opening(loaded.runs, loaded.curves).savefig(options.out, dpi=160)
+    except (FileNotFoundError, FileExistsError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

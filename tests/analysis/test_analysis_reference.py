@@ -1,0 +1,208 @@
+"""Packed sets: what comes out is what went in, to the digits promised; and the committed one keeps its promises."""
+
+import io
+import json
+import shutil
+import tarfile
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from simulate import Arm, write_study
+
+from analysis.load import load, load_reward_models, load_rows
+from analysis.outcomes import outcomes
+from analysis.packed import ARCHIVE, REFERENCE, SUMS, unpack
+from analysis.packing import CLOCK, METRIC_DIGITS, json_lines, pack, thinned
+from analysis.reference import main
+
+EVERY_RUN = ["vanilla/seed=0", "vanilla/seed=1", "kl/seed=0", "kl/seed=1"]
+ARMS = {"vanilla": Arm(collapse_probability=1.0), "kl": Arm({"ppo.kl_penalty": True})}
+
+
+def jsonl(rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """Two studies of four whole run folders; the second's vanilla runs are those of the first, made at another pace."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = tmp_path / "results"
+    for name in ("one", "two"):
+        study = write_study(root, ARMS, 2, np.random.default_rng(3), study=name)
+        for folder in study.glob("*/*"):
+            rows = [{"update": u, "prompt": p, "proxy": u + p / 3, "gold": -0.1 * p} for u in range(0, 81, 5) for p in range(2)]
+            (folder / "scores.jsonl").write_text(jsonl(rows))
+            (folder / "samples.jsonl").write_text(jsonl([{**row, "response": "see /etc/hosts/ for ½"} for row in rows]))
+            (folder / "run.log").write_text("/home/someone/secret")
+            (folder / "checkpoints" / "80").mkdir(parents=True)
+            (folder / "reward_model").mkdir()
+            (folder / "reward_model" / "training.jsonl").write_text(jsonl([{"step": 1, "loss": 0.123456789}]))
+            (folder / "reward_model" / "pairs.csv").write_text("score_difference,gold_difference\n1.23456789,0.5\n")
+            pace = 1 / 3 if name == "one" else 2 / 3
+            metrics = [{**json.loads(line), "time/update_s": pace} for line in (folder / "metrics.jsonl").read_text().splitlines()]
+            (folder / "metrics.jsonl").write_text(jsonl(metrics))
+    return root
+
+
+@pytest.fixture
+def packed(results, tmp_path):
+    assert pack([results / "one", results / "two"], tmp_path / "packed") == []
+    return tmp_path / "packed"
+
+
+def test_a_packed_set_loads_like_the_runs_themselves(results, packed):
+    before, after = load(results), load(packed)
+    assert list(after.runs["run"]) == list(before.runs["run"]) and after.left_out.empty
+    told = [outcomes(loaded.runs, loaded.curves) for loaded in (before, after)]
+    for name in ("status", "event", "time", "collapsed", "stable_updates"):
+        assert told[0][name].equals(told[1][name])
+    names = [name for name in before.curves.select_dtypes("number") if not name.startswith(CLOCK)]
+    np.testing.assert_allclose(after.curves[names], before.curves[names], rtol=0.5 * 10 ** (1 - METRIC_DIGITS), atol=0)
+    assert not after.curves[names].equals(before.curves[names])  # it was rounded
+    settings = [name for name in before.runs.columns if name != "folder"]
+    pd.testing.assert_frame_equal(after.runs[settings], before.runs[settings])
+
+
+def test_what_is_unpacked_by_command_is_what_load_reads(packed, tmp_path, capsys):
+    assert main(["unpack", str(packed), "--to", str(tmp_path / "here")]) == 0
+    unpacked, direct = load(tmp_path / "here"), load(packed)
+    pd.testing.assert_frame_equal(unpacked.curves, direct.curves)
+    assert main(["unpack", str(packed), "--to", str(tmp_path / "here")]) == 1
+    assert "exists" in capsys.readouterr().err
+
+
+def test_a_study_of_a_packed_set_is_named_like_a_folder(packed):
+    assert set(load(packed / "two").runs["run"]) == {f"two/{run}" for run in EVERY_RUN}
+    with pytest.raises(FileNotFoundError, match="three is not a folder"):
+        load(packed / "three")
+
+
+def test_a_set_is_unpacked_once_for_each_archive(packed, tmp_path):
+    (folder,) = {path.split("/one/")[0] for path in load(packed / "one").runs["folder"]}
+    marker = tmp_path / folder / "kept"
+    marker.touch()
+    load(packed)
+    assert marker.exists() and [path.name for path in marker.parent.parent.iterdir()] == [marker.parent.name]
+
+
+def test_equal_runs_give_equal_bytes(results, packed, tmp_path):
+    for path in results.rglob("*.jsonl"):
+        path.touch()
+    pack([results / "two", results / "one"], tmp_path / "again")
+    assert (tmp_path / "again" / ARCHIVE).read_bytes() == (packed / ARCHIVE).read_bytes()
+
+
+def test_rows_are_those_of_every_third_evaluation_of_the_last_and_of_the_collapse(results, packed):
+    scores = load_rows(load(packed).runs, "scores")
+    full = {*range(0, 81, 15), 80}
+    for run, collapse in load(results).runs.set_index("run")["collapse_update"].items():
+        part = scores[scores["run"] == run]
+        assert set(part["update"]) == full | ({int(collapse)} if not np.isnan(collapse) else set())
+        assert len(part) == 2 * part["update"].nunique()
+    assert set(scores["proxy"]) <= {float(f"{value:.4g}") for u in range(0, 81, 5) for value in (u, u + 1 / 3)}
+
+
+def test_the_rules_of_thinning_and_rounding_by_hand():
+    rows = [{"update": update} for update in (0, 5, 10, 15, 20, 25) for _ in range(2)]
+    assert [row["update"] for row in thinned(rows, 20)] == [0, 0, 15, 15, 20, 20, 25, 25]
+    assert thinned([], None) == []
+    line = json_lines([{"a": 123456.789, "n": 123456, "time/update_s": 0.012345, "t": "é", "x": None}], 4)
+    assert line == '{"a": 123500.0, "n": 123456, "time/update_s": 0.0123, "t": "é", "x": null}\n'
+
+
+def test_shared_files_are_stored_once_and_owned_by_each_run(packed, tmp_path):
+    with tarfile.open(packed / ARCHIVE) as archive:
+        links = {member.name: member.linkname for member in archive.getmembers() if member.islnk()}
+        names = archive.getnames()
+    assert sum(name.endswith("pairs.csv") and name not in links for name in names) == 1
+    assert links["two/vanilla/seed=1/metrics.jsonl"] == "one/vanilla/seed=1/metrics.jsonl"  # another pace, the same run
+    unpack(packed, tmp_path / "here")
+    first, second = (tmp_path / "here" / study / "vanilla" / "seed=1" for study in ("one", "two"))
+    assert (first / "metrics.jsonl").read_bytes() == (second / "metrics.jsonl").read_bytes()
+    (second / "metrics.jsonl").write_text("changed")
+    assert "changed" not in (first / "metrics.jsonl").read_text()
+    assert json.loads((second / "summary.json").read_text())["study"] == "two"
+
+
+def test_reward_models_travel_whole(packed):
+    training, pairs = load_reward_models(load(packed).runs)
+    assert len(training) == len(pairs) == 8
+    assert set(training["loss"]) == {0.123456789} and set(pairs["score_difference"]) == {1.23456789}
+
+
+def test_no_log_and_no_path_of_this_machine_is_packed(results, tmp_path):
+    config = results / "one" / "kl" / "seed=0" / "config.yaml"
+    config.write_text(config.read_text() + "results: /home/someone/results\ncache: /home/someone/cache\n")
+    pack([results / "one"], tmp_path / "packed")
+    with tarfile.open(tmp_path / "packed" / ARCHIVE) as archive:
+        contents = {name: archive.extractfile(name).read() for name in archive.getnames()}
+    assert not any("log" in name or "checkpoints" in name for name in contents)
+    assert not any(b"/home" in content for content in contents.values())
+    config.write_text(config.read_text() + "sft:\n  path: /home/someone/sft\n")
+    with pytest.raises(ValueError, match="/home/someone/sft"):
+        pack([results / "one"], tmp_path / "refused")
+
+
+def test_runs_that_have_not_ended_are_left_out_by_name(results, tmp_path, capsys):
+    (results / "one" / "kl" / "seed=1" / "summary.json").unlink()
+    assert main(["pack", str(results / "one"), "--out", str(tmp_path / "packed")]) == 0
+    assert "left out: one/kl/seed=1: running" in capsys.readouterr().out
+    assert len(load(tmp_path / "packed").runs) == 3
+    readme = (tmp_path / "packed" / "README.md").read_text()
+    assert "3 real runs" in readme and "- one/kl/seed=1: running" in readme and str(tmp_path) not in readme
+    shutil.rmtree(results / "one" / "kl")
+    shutil.rmtree(results / "one" / "vanilla")
+    assert main(["pack", str(results / "one"), "--out", str(tmp_path / "nothing")]) == 1
+    assert "no finished run" in capsys.readouterr().err
+
+
+def test_the_readme_says_what_is_in_the_set_and_how_it_was_made(results, tmp_path):
+    assert main(["pack", str(results / "one"), str(results / "two"), "--out", str(tmp_path / "packed")]) == 0
+    readme = (tmp_path / "packed" / "README.md").read_text()
+    assert "| one | 2 | 0, 1 | 4 | 80 | 2 | kl, vanilla |" in readme
+    assert "python -m ablate.run -m sweep=two 'seed=range(2)'" in readme
+    assert "`abc`" in readme and "ppo-ablation 0.1.0" in readme
+
+
+def test_a_damaged_archive_is_refused(packed):
+    data = bytearray((packed / ARCHIVE).read_bytes())
+    data[len(data) // 2] ^= 1
+    (packed / ARCHIVE).write_bytes(data)
+    with pytest.raises(ValueError, match="damaged"):
+        load(packed)
+
+
+@pytest.mark.parametrize("name", ["../outside", "one/../../outside", "/tmp/outside-of-the-set"])
+def test_an_archive_never_writes_outside_its_folder(name, tmp_path):
+    packed, to = tmp_path / "packed", tmp_path / "to" / "here"
+    packed.mkdir()
+    with tarfile.open(packed / ARCHIVE, "w:xz") as archive:
+        member = tarfile.TarInfo(name)
+        member.size = 1
+        archive.addfile(member, io.BytesIO(b"x"))
+    (packed / SUMS).write_text(sha256((packed / ARCHIVE).read_bytes()).hexdigest())
+    if name.startswith("/"):  # an absolute name is taken as one below the folder
+        unpack(packed, to)
+        assert (to / name[1:]).is_file() and not Path(name).exists()
+    else:
+        with pytest.raises(ValueError, match="unsafe"):
+            unpack(packed, to)
+        assert not list(tmp_path.rglob("outside"))
+
+
+needs_reference = pytest.mark.skipif(not (REFERENCE / ARCHIVE).is_file(), reason="results/reference is not in this checkout")
+
+
+@needs_reference
+def test_the_committed_set_is_whole_small_and_agrees_with_its_summaries():
+    loaded = load(REFERENCE)
+    assert (REFERENCE / ARCHIVE).stat().st_size < 8e6
+    assert loaded.left_out.empty and set(loaded.runs["status"]) <= {"completed", "diverged"}
+    assert (loaded.runs.groupby(["study", "arm"])["seed"].nunique() >= 5).all()
+    told = outcomes(loaded.runs, loaded.curves)
+    assert (told["collapsed"] == loaded.runs["collapsed"].astype(float)).all()
+    assert f"{len(loaded.runs)} real runs" in (REFERENCE / "README.md").read_text()

@@ -1,0 +1,79 @@
+"""`python -m analysis.report results/STUDY`: one HTML page that opens without a network."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import webbrowser
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from analysis.load import load
+from analysis.report.data import report_data
+from analysis.report.page import page
+from analysis.report.watch import SECONDS, watch, write_page
+
+
+def build(root: Path, out: Path, *, base: str | None, seed: int, reload_seconds: int = 0) -> str:
+    """Read the study, write its page, and return a line that says so.
+
+    Raises:
+        FileNotFoundError: `root` is not a folder.
+        ValueError: it holds no run, or several studies; or `base` is no arm.
+    """
+    started = time.monotonic()
+    loaded = load(root)
+    studies = list(dict.fromkeys(loaded.runs["study"]))
+    if not studies:
+        reasons = "".join(f"\n  {row.folder}: {row.reason}" for row in loaded.left_out.itertuples())
+        raise ValueError(f"no run folder could be used below {root}{reasons}")
+    if len(studies) > 1:
+        raise ValueError(f"{root} holds {len(studies)} studies, a page shows one: name {' or '.join(str(root / study) for study in studies)}")
+    data = report_data(loaded, studies[0], np.random.default_rng(seed), base=base)
+    text = page(data, built=time.strftime("%Y-%m-%d %H:%M"), reload_seconds=reload_seconds)
+    write_page(out, text)
+    return f"{out}: {len(loaded.runs)} runs, {len(text.encode()) / 1e6:.1f} MB, {time.monotonic() - started:.1f} s"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the page, with --watch again and again; 1 if there is nothing to show."""
+    parser = argparse.ArgumentParser(prog="python -m analysis.report", description=__doc__)
+    parser.add_argument("study", type=Path, help="the folder of a study: results/STUDY")
+    parser.add_argument("--out", type=Path, help="where to write the page (default: report.html in the study's folder)")
+    parser.add_argument("--base", help="arm that the others are compared with (default: the most central one)")
+    parser.add_argument("--watch", action="store_true", help="write it again whenever runs go on, until Ctrl-C; the open page follows")
+    parser.add_argument("--open", action="store_true", help="open it in the browser")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
+    options = parser.parse_args(arguments)
+    out = options.out or options.study / "report.html"
+
+    def rebuild(reload_seconds: int = 0) -> None:
+        print(build(options.study, out, base=options.base, seed=options.seed, reload_seconds=reload_seconds), flush=True)
+
+    try:
+        rebuild(2 * SECONDS if options.watch else 0)
+        if options.open:
+            webbrowser.open(out.resolve().as_uri())
+        if options.watch:
+            follow(options.study, rebuild)
+    except (FileNotFoundError, NotADirectoryError, PermissionError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def follow(study: Path, rebuild) -> None:
+    """Watch until Ctrl-C; the last page no longer reloads itself."""
+    print("watching; Ctrl-C ends it", flush=True)
+    try:
+        watch(study, lambda: rebuild(2 * SECONDS))
+    except KeyboardInterrupt:
+        print("\none last page, which does not reload itself", flush=True)
+        rebuild()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,207 @@
+"""Frames → one plain dict, everything that the page shows: lists, numbers, text and None; no HTML, no NaN."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.claims import NAMES
+from analysis.effects import arm_settings, base_arm, change, differing
+from analysis.equivalence import margin_of
+from analysis.figures.style import arm_colours, arm_dashes, arm_order
+from analysis.load import Loaded, load_rows
+from analysis.overoptimisation import GOLD, KL, fit_arms, gao, points
+from analysis.report.curves import curve_data, short
+from analysis.report.texts import text_data
+from analysis.study import LEVELS, StudyVerdicts, study_verdicts
+from analysis.survival import kaplan_meier
+
+UNITS = {"collapsed": "share of runs", "stable_updates": "updates", "gold": "gold", "win": "share of prompts", "gold_at_kl": "gold"}
+RUN_COLUMNS = ("collapsed", "time", "gold", "win", "kl", "proxy", "length")
+
+
+def report_data(loaded: Loaded, study: str, generator: np.random.Generator, *, base: str | None = None) -> dict[str, Any]:
+    """Everything about one study.
+
+    Raises:
+        ValueError: no run of the study, or `base` is none of its arms.
+    """
+    runs = loaded.runs[loaded.runs["study"] == study].reset_index(drop=True)
+    if runs.empty:
+        raise ValueError(f"no run folder of {study} could be used")
+    curves = loaded.curves[loaded.curves["study"] == study]
+    settings = arm_settings(runs)
+    base = base_arm(settings) if base is None else base
+    verdicts = study_verdicts(loaded, study, generator, base=base)
+    arms = sorted(arm_order(runs), key=lambda arm: arm != base)
+    index = {arm: position for position, arm in enumerate(arms)}
+    return {
+        "study": study, "base": base, "arms": arm_rows(verdicts.arms, settings, arms, base), "facts": facts(runs, verdicts),
+        "claims": [claim_row(claim, verdict) for claim, verdict in verdicts.claims], "remarks": verdicts.remarks,
+        "left_out": loaded.left_out.to_dict("records"), "runs": run_rows(runs, verdicts.outcomes, settings, index),
+        "curves": curve_data(runs, curves, arms), "lines": gold_lines(runs), "effects": effect_panels(verdicts, index),
+        "factorial": factorial_panels(verdicts), "thresholds": threshold_lines(verdicts.thresholds, arms),
+        "survival": survival_steps(verdicts.outcomes, arms), "over": over_optimisation(runs, curves, arms, generator),
+        "frontier": plain(verdicts.frontier), "warnings": plain(verdicts.warnings), "texts": text_data(runs, load_rows(runs, "samples")),
+    }  # fmt: skip
+
+
+def plain(frame: pd.DataFrame, digits: int = 4) -> list[dict[str, Any]]:
+    """A frame's rows as dicts; floats short, and None where they are not finite."""
+    columns = {name: short(frame[name], digits) if frame[name].dtype.kind == "f" else frame[name].tolist() for name in frame.columns}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def facts(runs: pd.DataFrame, verdicts: StudyVerdicts) -> dict[str, Any]:
+    """Counts for the head of the page and for captions; `rule` is the collapse rule of the runs, None where they differ."""
+    rules = runs[[name for name in ("collapse.threshold", "collapse.patience") if name in runs]].drop_duplicates()
+    seeds = verdicts.arms["runs"]
+    return {
+        "runs": len(runs), "arms": len(verdicts.arms), "seeds": [int(seeds.min()), int(seeds.max())],
+        "updates": int(runs["last_update"].max()), "status": runs["status"].value_counts().to_dict(),
+        "collapses": int(verdicts.arms["collapses"].sum()), "judged": int(verdicts.arms["n"].sum()),
+        "rule": [float(value) for value in rules.iloc[0]] if rules.shape == (1, 2) else None,
+        "commits": sorted({str(commit)[:10] for commit in runs["git_commit"].dropna()}),
+        "matched_kl": number(verdicts.outcomes["matched_kl"].iloc[0]), "has_gold": bool(verdicts.outcomes["gold"].notna().any()),
+    }  # fmt: skip
+
+
+def number(value: Any) -> float | None:
+    """A float, or None where there is none."""
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def arm_rows(table: pd.DataFrame, settings: pd.DataFrame, arms: Sequence[str], base: str) -> list[dict[str, Any]]:
+    """`arm_table` in drawing order, with what the arm changes, its colour on light and on dark paper, and its dashes.
+
+    Unlike other numbers the median time keeps its infinities, as 'never': they are estimates, not gaps.
+    """
+    colours, dashes = arm_colours(arms), arm_dashes(arms)
+    numbers = [name for name in table.columns if name.startswith((*LEVELS, "rate"))]
+    rows = []
+    for arm, row in ((arm, table.set_index("arm").loc[arm]) for arm in arms):
+        entry = {name: int(row[name]) for name in ("runs", "unfinished", "diverged", "collapses", "n")}
+        entry |= dict(zip(numbers, short(row[numbers].astype(float)), strict=True))
+        entry |= {name: "never" if row[name] == np.inf else number(row[name]) for name in ("median_time", "median_time_low", "median_time_high")}
+        dash = "" if dashes[arm] == "-" else " ".join(f"{2 * length:g}" for length in dashes[arm][1])
+        colour = [colours[arm], on_dark(colours[arm])]
+        rows.append({"arm": arm, "change": change(settings, arm, base), "colour": colour, "dash": dash, **entry})
+    return rows
+
+
+def on_dark(colour: str, contrast: float = 4.5, paper: float = 0.009) -> str:
+    """The colour mixed with as little white as gives it `contrast` (WCAG) on paper of that relative luminance."""
+    rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    for white in np.linspace(0, 1, 21):
+        mixed = rgb + white * (1 - rgb)
+        linear = np.where(mixed <= 0.04045, mixed / 12.92, ((mixed + 0.055) / 1.055) ** 2.4)
+        if (linear @ [0.2126, 0.7152, 0.0722] + 0.05) / (paper + 0.05) >= contrast:
+            break
+    return "#" + "".join(f"{round(255 * channel):02x}" for channel in mixed)
+
+
+def claim_row(claim: Any, verdict: Any) -> dict[str, Any]:
+    """One claim of the paper; the verdict's word is taken off the sentences, the page shows it as a badge."""
+    parts = [{"verdict": part.verdict, "sentence": part.sentence.removeprefix(f"{part.verdict}: "), "seeds": part.seeds}
+             for part in verdict.parts]  # fmt: skip
+    return {"verdict": verdict.verdict, "text": claim.text, "figure": claim.figure, "parts": parts}
+
+
+def run_rows(runs: pd.DataFrame, outcomes: pd.DataFrame, settings: pd.DataFrame, index: dict[str, int]) -> dict[str, Any]:
+    """{'settings': names that differ between arms, 'rows': [{arm (index), seed, status, reason, updates, …, settings}]}."""
+    different = differing(settings)
+    names = [name for name in different.columns]
+    rows = []
+    table = outcomes.set_index("run")
+    for run in runs.itertuples():
+        known = table.loc[run.run]
+        entry = {"arm": index[run.arm], "seed": int(run.seed), "status": run.status, "reason": run.reason if isinstance(run.reason, str) else "",
+                 "updates": int(run.last_update), "event": bool(known["event"])}  # fmt: skip
+        entry |= dict(zip(RUN_COLUMNS, short(known[list(RUN_COLUMNS)].astype(float), 3), strict=True))
+        rows.append(entry | {"settings": different.loc[run.arm].tolist()})
+    return {"settings": names, "rows": rows}
+
+
+def gold_lines(runs: pd.DataFrame) -> dict[str, Any]:
+    """SFT's gold and the collapse limit, where all runs agree to within a hundredth of an SD; else None."""
+    mean, deviation = runs["sft/eval/gold"].astype(float), runs["sft/eval/gold_sd"].astype(float)
+    if "collapse.threshold" not in runs or mean.isna().all() or not (mean.max() - mean.min() <= 0.01 * deviation.mean()):
+        return {"sft": None, "limit": None}
+    limits = mean - runs["collapse.threshold"].astype(float) * deviation
+    same = limits.max() - limits.min() <= 0.01 * deviation.mean()
+    return {"sft": number(mean.mean()), "limit": number(limits.mean()) if same else None}
+
+
+def effect_panels(verdicts: StudyVerdicts, index: dict[str, int]) -> list[dict[str, Any]]:
+    """A forest panel an outcome: every arm's effect against the base, and the margin below which a difference does not matter."""
+    panels = []
+    for outcome, part in verdicts.effects.groupby("outcome", sort=False) if len(verdicts.effects) else ():
+        rows = [row | {"arm": index[row["arm"]], "label": row["arm"]} for row in plain(part.drop(columns=["base", "outcome"]))]
+        panels.append(_panel(outcome, sorted((row for row in rows if row["n"]), key=lambda row: row["arm"]), verdicts))
+    return [panel for panel in panels if panel["rows"]]
+
+
+def factorial_panels(verdicts: StudyVerdicts) -> list[dict[str, Any]]:
+    """The same for the main and two-way effects of a full factorial; no panel otherwise."""
+    grouped = verdicts.factorial.groupby("outcome", sort=False) if len(verdicts.factorial) else ()
+    panels = [_panel(outcome, [row | {"label": row["term"]} for row in plain(part.drop(columns="outcome")) if row["n"]], verdicts)
+              for outcome, part in grouped]  # fmt: skip
+    return [panel for panel in panels if panel["rows"]]
+
+
+def _panel(outcome: str, rows: list[dict[str, Any]], verdicts: StudyVerdicts) -> dict[str, Any]:
+    margin = number(margin_of(outcome, verdicts.outcomes))
+    return {"outcome": outcome, "label": NAMES.get(outcome, outcome), "unit": UNITS.get(outcome, ""), "margin": margin, "rows": rows}
+
+
+def threshold_lines(table: pd.DataFrame, arms: Sequence[str]) -> list[dict[str, list]] | None:
+    """Collapse rate over thresholds, a dict of lists an arm; None if nothing is judged."""
+    if table.empty:
+        return None
+    parts = [table[table["arm"] == arm] for arm in arms]
+    names = ("threshold", "rate", "low", "high", "collapses", "n")
+    return [{name: short(part[name]) for name in names} for part in parts]
+
+
+def survival_steps(outcomes: pd.DataFrame, arms: Sequence[str]) -> list[dict[str, list]] | None:
+    """Kaplan–Meier's estimate, a dict of lists an arm, with the times of censored runs; None without a gold reward."""
+    if outcomes["collapsed"].isna().all() and not outcomes["event"].any():
+        return None
+    steps = []
+    for part in (outcomes[outcomes["arm"] == arm] for arm in arms):
+        table = kaplan_meier(part["time"].to_numpy(), part["event"].to_numpy())
+        lists = {name: short(table[name]) for name in ("time", "survival", "low", "high", "at_risk", "events")}
+        steps.append(lists | {"censored": sorted(part.loc[~part["event"], "time"].astype(int).tolist())})
+    return steps
+
+
+def over_optimisation(runs: pd.DataFrame, curves: pd.DataFrame, arms: Sequence[str], generator: np.random.Generator) -> list | None:
+    """Gold gained and proxy gained against d = √KL(π‖SFT), an entry an arm: paths a seed, the fit of d(α − β log d) and its line.
+
+    Runs known at fewer than two distances above 0 stay out of the fits: redrawn alone they would leave α and β undetermined.
+    """
+    if not {KL, GOLD} <= set(curves.columns):
+        return None
+    table = points(curves)
+    distances = table[table["d"] > 0].groupby("run", observed=True)["d"].nunique()
+    enough = curves[curves["run"].isin(distances.index[distances >= 2])]
+    fits = {row["arm"]: row for row in plain(fit_arms(enough, generator))} if len(enough) else {}
+    proxy = points(curves.assign(**{GOLD: curves["eval/proxy"]})) if "eval/proxy" in curves else table.iloc[:0]
+    entries = []
+    for arm in arms:
+        part = table[table["arm"] == arm]
+        fit = fits.get(arm)
+        grid = np.linspace(0, part["d"].max(), 41) if fit else np.empty(0)
+        line = {"x": short(grid, 3), "y": short(gao(grid, fit["alpha"], fit["beta"]), 3)} if fit else None
+        entries.append({"gold": _paths(part), "proxy": _paths(proxy[proxy["arm"] == arm]), "fit": fit, "line": line})
+    return entries if any(entry["gold"] for entry in entries) else None
+
+
+def _paths(part: pd.DataFrame) -> list[dict[str, list]]:
+    return [{"seed": int(path["seed"].iloc[0]), "x": short(path["d"], 3), "y": short(path["gain"], 3), "update": path["update"].tolist()}
+            for _, path in part.groupby("run", observed=True, sort=False)]  # fmt: skip
+

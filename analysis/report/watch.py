@@ -1,0 +1,41 @@
+"""Rebuild a page while its run folders change."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from analysis.runfolder import find_run_folders, fingerprint
+
+SECONDS = 5
+
+
+def write_page(path: Path, text: str) -> None:
+    """Replace the page whole: a browser never reads half of one."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def marks(root: Path) -> dict[str, str]:
+    """Every run folder below `root` with sizes and times of its files."""
+    return {str(folder): fingerprint(folder) for folder in find_run_folders(root)}
+
+
+def watch(root: Path, rebuild: Callable[[], None], *, seconds: float = SECONDS, sleep: Callable[[float], None] = time.sleep) -> None:
+    """Call `rebuild` whenever a run folder below `root` has changed, until KeyboardInterrupt.
+
+    Looks every `seconds`, and leaves four times as long as a rebuild took between two of them: the sweep needs the processor.
+    """
+    known = marks(root)
+    pause = seconds
+    while True:
+        sleep(pause)
+        found = marks(root)
+        if found == known:
+            continue
+        started = time.monotonic()
+        rebuild()
+        known, pause = found, max(seconds, 4 * (time.monotonic() - started))

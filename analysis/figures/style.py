@@ -38,10 +38,10 @@ def arm_order(runs: pd.DataFrame) -> list[str]:
     return sorted(arms, key=lambda arm: (arm != base, natural(arm)))
 
 
-def natural(name: str) -> list:
+def natural(name: str) -> tuple:
     """A key that sorts kl_0.05, kl_0.2, kl_10 in this order."""
     parts = re.split(r"(\d+(?:\.\d+)?)", name)
-    return [(1, float(part), "") if index % 2 else (0, 0.0, part) for index, part in enumerate(parts)]
+    return tuple((1, float(part), "") if index % 2 else (0, 0.0, part) for index, part in enumerate(parts))
 
 
 def arm_colours(arms: Sequence[str]) -> dict[str, str]:
@@ -62,5 +62,5 @@ def arm_label(arm: str) -> str:
 
 def add_caption(figure: Figure, caption: str) -> None:
     """The caption below the panels, in the figure itself, so that the PNG alone says what it shows."""
-    width = int(figure.get_size_inches()[0] * 17.5)
+    width = int(figure.get_size_inches()[0] * 18)
     figure.supxlabel(textwrap.fill(caption, width), x=0.01, ha="left", fontsize=7, color="0.25", linespacing=1.25)

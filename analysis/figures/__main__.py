@@ -1,0 +1,151 @@
+"""The paper's figures from run folders.
+
+    python -m analysis.figures fig07 results/policy_constraints
+    python -m analysis.figures --all results
+    python -m analysis.figures fig07 results --study add_one_in --arms vanilla,kl_penalty,entropy_bonus
+
+Each is written as vector PDF, as PNG, and as CSV of exactly what is drawn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from analysis.figures.catalogue import FIGURES, Entry, Source, find_source
+from analysis.figures.estimate import Drawn, Frames
+from analysis.figures.style import style
+from analysis.load import Loaded, load, load_reward_models, load_rows
+
+DPI = 200
+SEED = 0  # of the bootstrap: the same runs give the same bands
+
+
+def frames_of(loaded: Loaded, source: Source, reads: str) -> Frames:
+    """The runs of `source`, and of the large files only those that the figure reads."""
+    runs = loaded.runs[loaded.runs["study"] == source.study]
+    if source.arms:
+        runs = runs[runs["arm"].isin(source.arms)]
+    runs = runs.reset_index(drop=True)
+    curves = loaded.curves[loaded.curves["run"].isin(set(runs["run"]))]
+    if reads == "scores":
+        return Frames(runs, curves, scores=load_rows(runs, "scores"))
+    if reads == "reward_models":
+        return Frames(runs, curves, None, *load_reward_models(runs))
+    return Frames(runs, curves)
+
+
+def write(drawn: Drawn, name: str, out: Path) -> None:
+    """`name`.pdf, .png and .csv in `out`; equal figures give equal bytes."""
+    out.mkdir(parents=True, exist_ok=True)
+    with style():
+        drawn.figure.savefig(out / f"{name}.pdf", metadata={"CreationDate": None})
+        drawn.figure.savefig(out / f"{name}.png", dpi=DPI, metadata={"Software": None})
+    drawn.table.to_csv(out / f"{name}.csv", index=False, float_format="%.6g")
+
+
+def draw(name: str, loaded: Loaded, source: Source, out: Path) -> str:
+    """Draw and write one figure; what was done, in a line."""
+    entry = FIGURES[name]
+    frames = frames_of(loaded, source, entry.reads)
+    write(entry.draw(frames, np.random.default_rng(SEED)), name, out)
+    return f"{name:10}  {out / name}.pdf .png .csv: {len(frames.runs)} runs of {source.study}"
+
+
+def missing(name: str, entry: Entry) -> str:
+    """What is not there and what makes it, in a line."""
+    own = entry.sources[0].study
+    return f"{name}: no runs of {own} here; python -m ablate.run -m sweep={own} 'seed=range(5)' makes them"
+
+
+def chosen_source(loaded: Loaded, study: str, arms: str | None) -> Source:
+    """--study and --arms as a source.
+
+    Raises:
+        ValueError: there is no such study or arm.
+    """
+    studies = sorted(loaded.runs["study"].unique())
+    if study not in studies:
+        raise ValueError(f"--study {study}: no such study here; there are {', '.join(studies)}")
+    present = sorted(loaded.runs.loc[loaded.runs["study"] == study, "arm"].unique())
+    named = tuple(arms.split(",")) if arms else ()
+    unknown = [arm for arm in named if arm not in present]
+    if unknown:
+        raise ValueError(f"--arms {','.join(unknown)}: not in {study}; there are {', '.join(present)}")
+    return Source(study, named)
+
+
+def draw_all(loaded: Loaded, out: Path) -> int:
+    """Every figure whose runs are there; how many there were. What is left out is said in a line each."""
+    drawn, left_out = 0, []
+    for name, entry in FIGURES.items():
+        source = find_source(entry, loaded.runs)
+        if source is None:
+            left_out.append(missing(name, entry))
+            continue
+        try:
+            print(draw(name, loaded, source, out), flush=True)
+            drawn += 1
+        except ValueError as reason:
+            left_out.append(f"{name}: {reason}")
+    print("\n".join(["", f"{drawn} figures drawn, {len(left_out)} left out:"[: None if left_out else -1], *left_out]))
+    return drawn
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m analysis.figures", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("what", nargs="*", metavar="FIGURE … FOLDER …", help="figures by name, then studies or results folders")
+    parser.add_argument("--all", action="store_true", help="every figure whose runs are there")
+    parser.add_argument("--list", action="store_true", help="the figures and the studies they show")
+    parser.add_argument("--study", help="draw from this study instead of the figure's own")
+    parser.add_argument("--arms", help="with --study: only these arms, separated by commas")
+    parser.add_argument("--out", type=Path, default=Path("figures"), help="where to write (default: figures/)")
+    arguments = parser.parse_intermixed_args()
+    if arguments.list:
+        for name, entry in FIGURES.items():
+            print(f"{name:10}  {entry.sources[0].study:26}{(entry.draw.__doc__ or '').splitlines()[0]}")
+        return
+    try:
+        run(arguments)
+    except (ValueError, OSError) as error:
+        sys.exit(f"{error}")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """What the command line asks for.
+
+    Raises:
+        ValueError, OSError: a user's mistake, in a sentence.
+    """
+    names = [word for word in arguments.what if word in FIGURES]
+    folders = [word for word in arguments.what if word not in FIGURES]
+    unknown = [word for word in folders if re.fullmatch(r"fig\d+", word)]
+    if unknown:
+        raise ValueError(f"no figure {unknown[0]}: there are {', '.join(FIGURES)}")
+    if not folders or bool(names) == arguments.all:
+        raise ValueError("name figures or --all, and a folder: python -m analysis.figures fig07 results/policy_constraints")
+    if (arguments.all and arguments.study) or (arguments.arms and not arguments.study):
+        raise ValueError("--study goes with named figures, and --arms with --study")
+    loaded = load(folders)
+    if loaded.runs.empty:
+        raise ValueError(f"no runs below {', '.join(folders)}: name a study or results folder that python -m ablate.run has written")
+    if arguments.all:
+        if not draw_all(loaded, arguments.out):
+            raise ValueError("nothing to draw: name a study with --study and a figure")
+        return
+    for name in names:
+        found = find_source(FIGURES[name], loaded.runs)
+        source = chosen_source(loaded, arguments.study, arguments.arms) if arguments.study else found
+        if source is None:
+            held = ", ".join(sorted(loaded.runs["study"].unique()))
+            raise ValueError(f"{missing(name, FIGURES[name])}, or draw another study with --study (here: {held})")
+        print(draw(name, loaded, source, arguments.out), flush=True)
+
+
+if __name__ == "__main__":
+    main()

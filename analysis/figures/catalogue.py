@@ -1,0 +1,61 @@
+"""Every figure: the function that draws it and the studies whose runs it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from analysis.figures import curves, distribution, judged, reward_models, tax
+from analysis.figures.estimate import Drawn, Frames
+
+
+class Source(NamedTuple):
+    """A study, and the arms of it that a figure shows (all, if none is named)."""
+
+    study: str
+    arms: tuple[str, ...] = ()
+
+
+class Entry(NamedTuple):
+    """A figure: `draw`, where its runs come from, the figure's own sweep first, and what it reads beside the curves."""
+
+    draw: Callable[[Frames, np.random.Generator], Drawn]
+    sources: tuple[Source, ...]
+    reads: str = "curves"  # or "scores", "reward_models"
+
+
+# Other sweeps that hold a figure's arms with the same settings stand in where its own has not been run.
+VANILLA = (Source("vanilla"), *(Source(study, ("vanilla",)) for study in ("policy_constraints", "add_one_in", "world_check")))
+RM = (Source("rm_training"), Source("world_check", ("rm_default", "rm_fewer_pairs", "rm_noisier_pairs")))
+WINS = (Source("win_rate"), *(Source(study, ("ppo_max",)) for study in ("leave_one_out", "world_check")))
+KL_COEF = (Source("kl_coef"), Source("world_check", ("vanilla_kl_0.05", "vanilla_kl_0.1", "vanilla_kl_0.2")))
+
+FIGURES: dict[str, Entry] = {
+    "fig02": Entry(reward_models.fig02, RM, "reward_models"),
+    "fig03": Entry(reward_models.fig03, RM, "reward_models"),
+    "fig04": Entry(curves.fig04, VANILLA),
+    "fig06": Entry(curves.fig06, (Source("score_reparameterisation"),)),
+    "fig07": Entry(curves.fig07, (Source("policy_constraints"),)),
+    "fig08": Entry(curves.fig08, (Source("initialisation"),)),
+    "fig09": Entry(curves.fig09, (Source("ppo_max_long"),)),
+    "fig10": Entry(judged.fig10, WINS),
+    "fig11": Entry(judged.fig11, WINS, "scores"),
+    "fig12": Entry(tax.fig12, (Source("ptx"),)),
+    "fig13": Entry(distribution.fig13, VANILLA, "scores"),
+    "fig14": Entry(curves.fig14, (Source("joint_clipping"),)),
+    "fig15": Entry(curves.fig15, KL_COEF),
+    "fig16": Entry(curves.fig16, (Source("entropy_clip"),)),
+    "fig17": Entry(curves.fig17, (Source("surrogate_clip"),)),
+    "fig18": Entry(curves.fig18, (Source("grad_clip"),)),
+    "fig19": Entry(curves.fig19, (Source("gae_lambda"),)),
+    "perplexity": Entry(curves.perplexity, (Source("policy_constraints"), *VANILLA)),
+}
+
+
+def find_source(entry: Entry, runs: pd.DataFrame) -> Source | None:
+    """The first of the entry's sources that `runs` hold, with all of its arms."""
+    held = {study: set(part["arm"]) for study, part in runs.groupby("study")}
+    return next((source for source in entry.sources if source.study in held and set(source.arms) <= held[source.study]), None)

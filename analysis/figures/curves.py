@@ -1,0 +1,116 @@
+"""Figures 4, 6 to 9 and 14 to 19, and perplexity under the microscope: arms over PPO updates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from analysis.figures.captions import bands, collapse_is, gold_source, seeds
+from analysis.figures.estimate import GOLD, KL, LENGTH, PERPLEXITY, PROXY, WIN, Drawn, Frames, Panel, trajectories
+from analysis.figures.panels import MOST_LABELLED, draw_panels
+from analysis.figures.style import arm_order
+
+POLICY_LOSS = Panel("ppo/policy_loss", "Policy loss")
+VALUE_LOSS = Panel("ppo/value_loss", "Value loss", "sqrt")
+ENTROPY = Panel("monitor/entropy", "Entropy (nats per token)")
+PERPLEXITY_MOSS = Panel("monitor/perplexity_moss", "MOSS-RLHF's perplexity")
+ADVANTAGE_SD = Panel("ppo/advantage_std", "SD of advantages")
+EXPLAINED = Panel("ppo/explained_variance", "Explained variance of returns")
+GRAD_NORM = Panel("ppo/grad_norm", "Gradient norm before clipping", "sqrt")
+APPROX_KL = Panel("ppo/approx_kl", "KL of one update (nats per token)")
+SIX = (PROXY, GOLD, WIN, KL, PERPLEXITY, LENGTH)
+
+
+def draw(frames: Frames, generator: np.random.Generator, lead: str, panels: Sequence[Panel] = SIX, *, columns: int = 2,
+         groups: Mapping[str, Sequence[str]] | None = None) -> Drawn:  # fmt: skip
+    """`panels` of all arms of `frames`. lead: the caption's first words. groups: title → arms, a column of panels each."""
+    arms = arm_order(frames.runs)
+    many = len(arms) > MOST_LABELLED
+    table = trajectories(frames, panels, groups or {"": arms}, generator, many=many)
+    logged = set(table["panel"])
+    absent = [panel.title for panel in panels if panel.title not in logged]
+    rooted = [panel.title.split(" (")[0] for panel in panels if panel.scale == "sqrt" and panel.title in logged]
+    caption = " ".join(filter(None, [
+        lead, seeds(frames.runs), bands(frames.runs, table),
+        gold_source(frames.runs) if logged & {GOLD.title, WIN.title} else "",
+        collapse_is(frames.runs) if GOLD.title in logged else "",
+        f"Square-root scale: {', '.join(rooted)}." if rooted else "",
+        f"Not logged by these runs: {'; '.join(absent)}." if absent else "",
+    ]))  # fmt: skip
+    scales = {panel.title: panel.scale for panel in panels}
+    return Drawn(draw_panels(table, arms, caption, columns=len(groups) if groups else columns, scales=scales), table)
+
+
+def fig04(frames: Frames, generator: np.random.Generator) -> Drawn:
+    """Vanilla PPO: what is trained on rises, what it is worth falls, and losses look healthy."""
+    lead = "Figure 4. Vanilla PPO, nothing constrains the policy: what it is trained on, what its answers are worth, what can be watched."
+    return draw(frames, generator, lead, (PROXY, GOLD, WIN, POLICY_LOSS, VALUE_LOSS, KL, LENGTH, PERPLEXITY, PERPLEXITY_MOSS), columns=3)
+
+
+def fig06(frames: Frames, generator: np.random.Generator) -> Drawn:
+    """Reward scaling, reward normalisation with a clip δ, and clipped advantages, each added to vanilla PPO."""
+    return draw(frames, generator, "Figure 6. Scaling, normalising and clipping rewards and advantages: each added to vanilla PPO.")
+
+
+def fig07(frames: Frames, generator: np.random.Generator) -> Drawn:
+    """Constraints on the policy, added to vanilla PPO: KL penalty, entropy bonus, importance sampling, KL with the last."""
+    return draw(frames, generator, "Figure 7. Constraints on the policy, each added to vanilla PPO.")
+
+
+def fig08(frames: Frames, generator: np.random.Generator) -> Drawn:
+    """What policy and critic start from; on PPO-max and on vanilla PPO, a column each."""
+    arms = arm_order(frames.runs)
+    vanilla = [arm for arm in arms if arm.startswith("vanilla")]
+    others = [arm for arm in arms if arm not in vanilla]
+    groups = {"PPO-max": others, "Vanilla": vanilla} if vanilla and others else None
+    lead = "Figure 8. What policy and critic start from, changed on PPO-max (left) and on vanilla PPO (right)."
+    return draw(frames, generator, lead, (PROXY, GOLD, KL, VALUE_LOSS, EXPLAINED), groups=groups)
+
+
+def fig09(frames: Frames, generator: np.random.Generator) -> Drawn:
+    """PPO-max, ten times as long."""
+    return draw(frames, generator, "Figure 9. PPO-max, ten times as long as the other studies.", columns=3)
+
+
+def fig14(frames: Frames, generator: np.random.Generator) -> Drawn:
+    """Operations on reward, advantage and value used together."""
+    lead = "Figure 14. Operations on reward, advantage and value together, on vanilla PPO (reward and advantage clips 0.8, value clip 0.2)."
+    return draw(frames, generator, lead, (PROXY, GOLD, WIN, KL, PERPLEXITY, VALUE_LOSS))
+
+
+def fig15(frames: Frames, generator: np.random.Generator) -> Drawn:
+    """The weight η of the token-level KL penalty."""
+    return draw(frames, generator, "Figure 15. The weight of the token-level KL penalty on vanilla PPO.")
+
+
+def fig16(frames: Frames, generator: np.random.Generator) -> Drawn:
+    """Entropy bonus with and without a clip."""
+    lead = "Figure 16. An entropy bonus on vanilla PPO, with and without a clip on the entropy."
+    return draw(frames, generator, lead, (PROXY, GOLD, ENTROPY, KL, PERPLEXITY, LENGTH))
+
+
+def fig17(frames: Frames, generator: np.random.Generator) -> Drawn:
+    """The clipped surrogate against a KL penalty."""
+    lead = "Figure 17. No clip on the ratio, a wide one, and a KL penalty instead."
+    return draw(frames, generator, lead, (PROXY, GOLD, APPROX_KL, KL, PERPLEXITY, LENGTH))
+
+
+def fig18(frames: Frames, generator: np.random.Generator) -> Drawn:
+    """Global gradient clipping."""
+    return draw(frames, generator, "Figure 18. Clipping the gradient norm.", (PROXY, GOLD, GRAD_NORM, KL, PERPLEXITY, LENGTH))
+
+
+def fig19(frames: Frames, generator: np.random.Generator) -> Drawn:
+    """λ of GAE: variance against bias."""
+    lead = "Figure 19. λ of generalised advantage estimation on vanilla PPO."
+    return draw(frames, generator, lead, (PROXY, GOLD, ADVANTAGE_SD, VALUE_LOSS, KL, LENGTH))
+
+
+def perplexity(frames: Frames, generator: np.random.Generator) -> Drawn:
+    """Perplexity under the microscope: the true one and MOSS-RLHF's of the same responses, with their length."""
+    lead = (
+        "Perplexity under the microscope. True: exp(Σ NLL / Σ tokens) over response tokens. What MOSS-RLHF logs by that name is "
+        "exp(Σ mean NLL of prompt and response / Σ response tokens): it falls when responses merely get longer."
+    )
+    return draw(frames, generator, lead, (PERPLEXITY, PERPLEXITY_MOSS, LENGTH, GOLD))

@@ -1,0 +1,83 @@
+"""Figure 13: how the distribution of scores changes while the policy collapses."""
+
+from __future__ import annotations
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.figures.captions import gold_source, seeds
+from analysis.figures.estimate import Drawn, Frames
+from analysis.figures.style import WIDTH, add_caption, arm_label, arm_order, style
+
+RIDGES, BINS, HEIGHT = 9, 60, 0.92
+PANELS = {"proxy": "Proxy reward of held-out answers", "gold": "Gold reward of the same answers"}
+
+
+def shown_updates(updates: np.ndarray, count: int = RIDGES) -> list[int]:
+    """At most `count` of the evaluated updates, evenly spaced, the first and the last among them."""
+    distinct = np.unique(updates)
+    return distinct[np.unique(np.linspace(0, len(distinct) - 1, min(count, len(distinct))).round().astype(int))].tolist()
+
+
+def score_table(scores: pd.DataFrame, updates: list[int]) -> pd.DataFrame:
+    """Histograms of answers' scores, averaged over runs: panel, update, left, right, share, median, n (runs). Panels without values
+    are absent."""
+    rows = []
+    for panel in (name for name in PANELS if name in scores and scores[name].notna().any()):
+        shown = scores[scores["update"].isin(updates) & scores[panel].notna()].astype({panel: float})
+        # One answer in a thousand, at either end, would stretch the axis over nothing: those count in the outermost bins.
+        low, high = np.quantile(shown[panel], [0.001, 0.999])
+        edges = np.linspace(low - 0.03 * (high - low), high + 0.03 * (high - low), BINS + 1)
+        for update, part in shown.groupby("update"):
+            shares = [np.histogram(one[panel].clip(edges[0], edges[-1]), edges)[0] / len(one) for _, one in part.groupby("run")]
+            rows += [dict(panel=panel, update=update, left=left, right=right, share=share, median=part[panel].median(), n=len(shares))
+                     for left, right, share in zip(edges, edges[1:], np.mean(shares, axis=0), strict=False)]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def fig13(frames: Frames, generator: np.random.Generator) -> Drawn:
+    """Distribution of proxy scores over training of the base arm, beside that of gold.
+
+    Raises:
+        ValueError: no scores were kept.
+    """
+    arm = arm_order(frames.runs)[0]
+    scores = frames.scores[frames.scores["arm"] == arm] if len(frames.scores) else frames.scores
+    if scores.empty:
+        raise ValueError(f"no run of {arm} has kept its scores.jsonl")
+    table = score_table(scores, shown_updates(scores["update"].to_numpy()))
+    runs = frames.runs[frames.runs["arm"] == arm]
+    caption = (
+        f"Figure 13. Scores of held-out answers over the training of {arm_label(arm)}; each ridge is an evaluation, the mean of its runs' "
+        f"histograms, scaled to its peak; triangles: medians. {seeds(runs)}"
+    )
+    if "gold" in set(table["panel"]):
+        caption += f" {gold_source(runs)}"
+    with style():
+        figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
+        panels = list(dict.fromkeys(table["panel"]))
+        for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+            _draw_ridges(axes, table[table["panel"] == panel])
+            axes.set_title(PANELS[panel])
+        figure.axes[0].set_ylabel("PPO update")
+        add_caption(figure, caption)
+    return Drawn(figure, table)
+
+
+def _draw_ridges(axes: Axes, part: pd.DataFrame) -> None:
+    """The first update on top; every ridge as tall as the next, so that the tails of broad ones are seen too."""
+    ridges = list(part.groupby("update"))
+    colours = matplotlib.colormaps["cividis"](np.linspace(0.05, 0.8, len(ridges)))
+    for index, (_, rows) in enumerate(ridges):
+        base = len(ridges) - 1 - index
+        edges, heights = np.append(rows["left"], rows["right"].iloc[-1]), base + rows["share"] / rows["share"].max() * HEIGHT
+        axes.stairs(heights, edges, baseline=base, fill=True, color=colours[index])
+        axes.axhline(base, color=colours[index], linewidth=0.5)
+        axes.plot(rows["median"].iloc[0], base - 0.05, marker="^", markersize=4, color="#D55E00", clip_on=False, zorder=3)
+    axes.set_yticks(range(len(ridges)), [str(update) for update, _ in reversed(ridges)])
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlim(part["left"].min(), part["right"].max())

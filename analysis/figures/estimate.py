@@ -1,0 +1,123 @@
+"""Frames → the table that a figure draws, and that is written beside it as CSV: a row a point."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.collapse import collapse_times
+
+COLUMNS = ["group", "panel", "arm", "kind", "seed", "update", "value", "low", "high", "n"]
+
+
+@dataclass(frozen=True)
+class Frames:
+    """What a figure is made of: one study's runs and curves (`load`), scores (`load_rows`), reward models (`load_reward_models`)."""
+
+    runs: pd.DataFrame
+    curves: pd.DataFrame
+    scores: pd.DataFrame = field(default_factory=pd.DataFrame)
+    training: pd.DataFrame = field(default_factory=pd.DataFrame)
+    pairs: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+
+class Drawn(NamedTuple):
+    """A figure, and the table of exactly what it shows."""
+
+    figure: Figure
+    table: pd.DataFrame
+
+
+class Panel(NamedTuple):
+    """A metric as a column of `curves`, its title with the unit, and 'linear' or 'sqrt' for the axis."""
+
+    metric: str
+    title: str
+    scale: str = "linear"
+
+
+PROXY = Panel("eval/proxy", "Proxy reward (held-out)")
+GOLD = Panel("eval/gold", "Gold reward (held-out)")
+WIN = Panel("eval/half_win", "Win rate against SFT")
+KL = Panel("monitor/kl_to_sft", "KL to SFT (nats per response)", "sqrt")
+PERPLEXITY = Panel("monitor/perplexity", "Perplexity of the responses")
+LENGTH = Panel("monitor/response_length", "Response length (tokens)")
+
+
+def with_half_wins(curves: pd.DataFrame) -> pd.DataFrame:
+    """`curves` with eval/half_win: wins + ties / 2."""
+    if not {"eval/win", "eval/tie"} <= set(curves.columns):
+        return curves
+    return curves.assign(**{"eval/half_win": curves["eval/win"] + curves["eval/tie"] / 2})
+
+
+def mean_and_band(values: np.ndarray, generator: np.random.Generator, *, repetitions: int = 1000, level: float = 0.95) -> pd.DataFrame:
+    """Mean over seeds with its percentile bootstrap interval: values (points, seeds), NaN where absent → mean, low, high, n a point.
+
+    `analysis.stats.bootstrap` for every point of a curve at once: whole seeds are redrawn, the same ones at every point. One
+    seed has no interval.
+    """
+    values = np.asarray(values, dtype=float)
+    band = np.full((len(values), 4), np.nan)
+    patterns, which = np.unique(np.isfinite(values), axis=0, return_inverse=True)
+    for index, present in enumerate(patterns):
+        points, n = np.flatnonzero(which.ravel() == index), int(present.sum())
+        if n == 0:
+            continue
+        seeds = values[np.ix_(points, np.flatnonzero(present))]
+        band[points, 0], band[points, 3] = seeds.mean(axis=1), n
+        if n > 1:
+            draws = seeds[:, generator.integers(n, size=(repetitions, n))].mean(axis=-1)
+            band[points, 1:3] = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=1).T
+    return pd.DataFrame(band, columns=["mean", "low", "high", "n"])
+
+
+def trajectories(frames: Frames, panels: Sequence[Panel], groups: Mapping[str, Sequence[str]], generator: np.random.Generator, *,
+                 many: bool = False) -> pd.DataFrame:  # fmt: skip
+    """Curves over updates as one table of `COLUMNS`: of every group (title → arms), panel and arm.
+
+    kind: 'seed', a run; 'mean', over the runs that got there, with low, high and n; 'collapse', where a run collapsed and its
+    value there; 'limit', the gold below which a run counts as collapsed. `many` arms: without seeds and intervals. Panels that
+    no run has logged are absent.
+
+    Raises:
+        ValueError: no panel has been logged.
+    """
+    curves = with_half_wins(frames.curves)
+    collapses = collapse_times(frames.runs, curves).dropna(subset=["collapse_update"])
+    parts = []
+    for panel in (panel for panel in panels if panel.metric in curves):
+        logged = curves[curves[panel.metric].notna()]
+        for group, arms in groups.items():
+            members = [(arm, logged[logged["arm"] == arm]) for arm in arms]
+            drawn = [_arm(arm, rows, panel.metric, collapses, generator, many) for arm, rows in members if len(rows)]
+            if panel is GOLD and drawn:
+                drawn.append(pd.DataFrame([dict(arm="", kind="limit", value=collapse_limit(frames.runs))]))
+            parts += [part.assign(group=group, panel=panel.title) for part in drawn]
+    if not parts:
+        raise ValueError("none of the panels has been logged by these runs: " + ", ".join(panel.metric for panel in panels))
+    return pd.concat(parts, ignore_index=True).reindex(columns=COLUMNS)
+
+
+def _arm(arm: str, rows: pd.DataFrame, metric: str, collapses: pd.DataFrame, generator: np.random.Generator, many: bool) -> pd.DataFrame:
+    seeds = rows.pivot(index="update", columns="seed", values=metric)
+    band = mean_and_band(seeds.to_numpy(), generator).rename(columns={"mean": "value"}).assign(kind="mean", update=seeds.index)
+    when = rows["run"].astype(str).map(collapses.set_index("run")["collapse_update"])
+    events = rows[rows["update"] == when][["seed", "update", metric]].rename(columns={metric: "value"}).assign(kind="collapse")
+    if many:
+        parts = [band.drop(columns=["low", "high"]), events]
+    else:
+        faint = rows[["seed", "update", metric]].rename(columns={metric: "value"}).sort_values(["seed", "update"])
+        parts = [faint.assign(kind="seed"), band, events]
+    return pd.concat([part for part in parts if len(part)], ignore_index=True).assign(arm=arm)
+
+
+def collapse_limit(runs: pd.DataFrame) -> float:
+    """Gold below which a run counts as collapsed, averaged over runs: SFT's mean − threshold × SD of SFT's gold."""
+    threshold = pd.to_numeric(runs["collapse.threshold"]) if "collapse.threshold" in runs else 1.0
+    return float((runs["sft/eval/gold"] - threshold * runs["sft/eval/gold_sd"]).mean())

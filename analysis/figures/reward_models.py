@@ -1,0 +1,177 @@
+"""Figures 2 and 3: the reward models that the runs of a study used. The unit is a reward model, not a run: runs share them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.figures.captions import gold_source
+from analysis.figures.estimate import COLUMNS, Drawn, Frames, mean_and_band
+from analysis.figures.labels import spread_labels
+from analysis.figures.panels import draw_panel
+from analysis.figures.style import WIDTH, WORDS, add_caption, arm_colours, arm_dashes, arm_label, natural, style
+
+STAGES = ("preferences.", "reward_model.", "data.", "sft.", "pretrain.", "model.")
+
+
+def reward_models(runs: pd.DataFrame, recorded: pd.DataFrame) -> pd.DataFrame:
+    """One run for every reward model: run, arm, series, group, steps. Runs with equal settings of all stages before PPO and
+    equal pipeline_seed have the same reward model.
+
+    recorded: a frame of `load_reward_models`; runs that are not in it are left out. group: the language, if there are several.
+    series: 'clear pairs', 'hard pairs' under those presets, else the arm; arms that share their reward models are one series.
+
+    Raises:
+        ValueError: no run has recorded its reward model.
+    """
+    known = runs[runs["run"].isin(set(recorded["run"]) if len(recorded) else set())]
+    if known.empty:
+        raise ValueError("none of these runs holds reward_model/pairs.csv and training.jsonl: reward models given by a path have none")
+    settings = [name for name in known.columns if name.startswith(STAGES)]
+    kinds = pd.MultiIndex.from_frame(known[settings].astype(str)) if settings else pd.Index(["all"] * len(known))
+    kind, seed = pd.factorize(kinds)[0], known["pipeline_seed"].to_numpy() if "pipeline_seed" in known else known["seed"].to_numpy()
+    languages = known["data.language"].astype(str) if "data.language" in known else pd.Series("", index=known.index)
+    table = pd.DataFrame({
+        "run": known["run"].to_numpy(), "arm": known["arm"].to_numpy(), "kind": kind, "pipeline_seed": seed,
+        "group": [WORDS.get(name, name) for name in languages] if languages.nunique() > 1 else "",
+        "steps": known["reward_model.steps"].to_numpy(dtype=float) if "reward_model.steps" in known else np.nan,
+    }).drop_duplicates(["kind", "pipeline_seed"])  # fmt: skip
+    table["series"] = table["kind"].map(table.groupby("kind")["arm"].first().map(series))
+    return table.iloc[sorted(range(len(table)), key=lambda row: (table["group"].iloc[row], natural(table["series"].iloc[row])))]
+
+
+def series(arm: str) -> str:
+    """'rm_after_20_percent,data.language=en,preferences=clear' → 'clear pairs'; another arm → its label."""
+    pairs = [part.removeprefix("preferences=") for part in arm.split(",") if part.startswith("preferences=")]
+    return f"{pairs[0]} pairs" if pairs else arm_label(arm)
+
+
+def fully_trained(models: pd.DataFrame) -> pd.DataFrame:
+    """The models that were trained for the most steps."""
+    return models[models["steps"].isna() | (models["steps"] == models["steps"].max())]
+
+
+def difference_table(models: pd.DataFrame, pairs: pd.DataFrame, bins: int = 40) -> pd.DataFrame:
+    """Histogram of score differences, chosen − rejected, averaged over a series' reward models: group, series, left, right,
+    share, n (reward models), accuracy (share of differences above 0)."""
+    joined = pairs.merge(models[["run", "series", "group"]], on="run")
+    # The few most extreme differences would leave the panel empty: they count in the outermost bins.
+    edges = np.linspace(*np.quantile(joined["score_difference"], [0.002, 0.998]), bins + 1)
+    inside = joined["score_difference"].clip(edges[0], edges[-1])
+    rows = []
+    for (group, name), part in joined.assign(inside=inside).groupby(["group", "series"], sort=False):
+        shares = [np.histogram(one["inside"], edges)[0] / len(one) for _, one in part.groupby("run")]
+        accuracy = (part["score_difference"] > 0).groupby(part["run"]).mean().mean()
+        rows += [dict(group=group, series=name, left=left, right=right, share=share, n=len(shares), accuracy=accuracy)
+                 for left, right, share in zip(edges, edges[1:], np.mean(shares, axis=0), strict=False)]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def fig02(frames: Frames, generator: np.random.Generator) -> Drawn:
+    """Histograms of the reward model's score differences on held-out pairs."""
+    models = fully_trained(reward_models(frames.runs, frames.pairs))
+    table = difference_table(models, frames.pairs)
+    groups = list(dict.fromkeys(table["group"]))
+    caption = (
+        "Figure 2. What reward models say of held-out pairs: score of the chosen answer − score of the rejected one; left of 0 they are "
+        f"wrong. Mean over {_count(models)}, each on held-out pairs of its own kind, so that clear pairs are also easier to judge. "
+        "Percentages: accuracy."
+    )
+    with style():
+        figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
+        for axes, group in zip(figure.subplots(1, len(groups), squeeze=False, sharey=True)[0], groups, strict=True):
+            _draw_histograms(axes, table[table["group"] == group])
+            axes.set(title=group or "Reward models on held-out pairs", xlabel="score(chosen) − score(rejected)")
+        figure.axes[0].set_ylabel("share of pairs")
+        add_caption(figure, caption)
+    return Drawn(figure, table)
+
+
+def _draw_histograms(axes: Axes, part: pd.DataFrame) -> None:
+    axes.axvline(0, color="0.45", linewidth=0.8, linestyle=(0, (1, 2)))
+    colours = arm_colours(list(dict.fromkeys(part["series"])))
+    for name, rows in part.groupby("series", sort=False):
+        colour = colours[name]
+        axes.stairs(rows["share"], [*rows["left"], rows["right"].iloc[-1]], color=colour, fill=True, alpha=0.15)
+        axes.stairs(rows["share"], [*rows["left"], rows["right"].iloc[-1]], color=colour, linewidth=1.2,
+                    label=f"{name}: {rows['accuracy'].iloc[0]:.0%}")  # fmt: skip
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.1)
+    axes.legend(frameon=False, loc="upper left", handlelength=1.2, borderaxespad=0)
+
+
+def accuracy_table(models: pd.DataFrame, training: pd.DataFrame, generator: np.random.Generator) -> pd.DataFrame:
+    """Held-out accuracy over training steps, a seed being a reward model: the columns of `trajectories`, 'update' the step."""
+    joined = training.dropna(subset=["held_out_accuracy"]).merge(models[["run", "series", "group", "pipeline_seed"]], on="run")
+    parts = []
+    for (group, name), rows in joined.groupby(["group", "series"], sort=False):
+        seeds = rows.pivot(index="step", columns="pipeline_seed", values="held_out_accuracy")
+        band = mean_and_band(seeds.to_numpy(), generator).rename(columns={"mean": "value"}).assign(kind="mean", update=seeds.index)
+        faint = pd.DataFrame(dict(kind="seed", seed=rows["pipeline_seed"], update=rows["step"], value=rows["held_out_accuracy"]))
+        parts.append(pd.concat([faint, band], ignore_index=True).assign(group=group, arm=name, panel="Held-out accuracy"))
+    return pd.concat(parts, ignore_index=True).reindex(columns=COLUMNS)
+
+
+def fig03(frames: Frames, generator: np.random.Generator) -> Drawn:
+    """Accuracy of reward models while they train, and what PPO with each of them ends with."""
+    every = reward_models(frames.runs, frames.training)
+    table = accuracy_table(fully_trained(every), frames.training, generator)
+    ends = end_table(every, frames, generator)
+    names = list(dict.fromkeys(table["arm"]))
+    colours = arm_colours(names)
+    groups = list(dict.fromkeys(table["group"]))
+    stops = " Open: the shorter training, filled: the longer." if every["steps"].nunique() > 1 else ""
+    caption = (
+        f"Figure 3. Top: accuracy of reward models while they train, {_count(every)}, each on held-out pairs of its own kind; bold: mean, "
+        "band: its 95 % bootstrap interval. Bottom: gold at the end of PPO against the accuracy of the reward model used; bars: 95 % "
+        f"bootstrap intervals over reward models.{stops} {gold_source(frames.runs)}"
+    )
+    with style():
+        figure = Figure(figsize=(WIDTH, 4.9 if len(ends) else 2.9), layout="constrained")
+        grid, labels = figure.subplots(2 if len(ends) else 1, len(groups), squeeze=False, sharey="row"), {}
+        for column, group in enumerate(groups):
+            axes = grid[0][column]
+            labels[axes] = draw_panel(axes, table[table["group"] == group], colours, arm_dashes(names))
+            axes.set(title=f"{group} – held-out accuracy" if group else "Held-out accuracy", xlabel="reward model training step",
+                     xlim=(0, table["update"].max()))  # fmt: skip
+            if len(ends):
+                _draw_ends(grid[1][column], ends[ends["group"] == group], colours)
+        add_caption(figure, caption)
+        spread_labels(figure, labels)
+    return Drawn(figure, pd.concat([table, ends], ignore_index=True))
+
+
+def end_table(models: pd.DataFrame, frames: Frames, generator: np.random.Generator) -> pd.DataFrame:
+    """A row a kind of reward model: group, arm (series), steps, accuracy, and gold at the end of PPO as value, low, high, n."""
+    if "eval/gold" not in frames.curves:
+        return pd.DataFrame()
+    done = frames.runs.loc[frames.runs["status"] == "completed", "run"]
+    curves = frames.curves[frames.curves["run"].isin(done) & frames.curves["eval/gold"].notna()]
+    gold = curves.sort_values("update").groupby("run", observed=True)["eval/gold"].last().rename("gold")
+    accuracy = frames.training.dropna(subset=["held_out_accuracy"]).groupby("run")["held_out_accuracy"].last().rename("accuracy")
+    joined = models.merge(gold, left_on="run", right_index=True).merge(accuracy, left_on="run", right_index=True)
+    rows = []
+    for (group, name, steps), part in joined.groupby(["group", "series", "steps"], sort=False, dropna=False):
+        band = mean_and_band(part["gold"].to_numpy()[None], generator).iloc[0]
+        rows.append(dict(panel="Gold after PPO", group=group, arm=name, kind="end", steps=steps, accuracy=part["accuracy"].mean(),
+                         value=band["mean"], low=band["low"], high=band["high"], n=band["n"]))  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _draw_ends(axes: Axes, part: pd.DataFrame, colours: dict[str, str]) -> None:
+    for name, rows in part.sort_values("steps").groupby("arm", sort=False):
+        axes.plot(rows["accuracy"], rows["value"], color=colours[name], linewidth=0.7)
+        for index, row in enumerate(rows.itertuples()):
+            face = colours[name] if index == len(rows) - 1 else "white"
+            axes.plot([row.accuracy] * 2, [row.low, row.high], color=colours[name], linewidth=1)
+            axes.plot(row.accuracy, row.value, marker="o", markersize=5, color=colours[name], markerfacecolor=face)
+    axes.set(title="Gold reward after PPO", xlabel="held-out accuracy of the reward model")
+    axes.margins(0.15)
+
+
+def _count(models: pd.DataFrame) -> str:
+    each = models.groupby("kind").size()
+    least, most = int(each.min()), int(each.max())
+    n = f"{least}" if least == most else f"{least} to {most}"
+    return f"{n} reward model{'s' * (most > 1)} of each kind"

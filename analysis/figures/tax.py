@@ -1,0 +1,70 @@
+"""Figure 12: the alignment tax, as far as runs log it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.figures.captions import gold_source, seeds
+from analysis.figures.estimate import Drawn, Frames, mean_and_band
+from analysis.figures.judged import ended
+from analysis.figures.style import PALETTE, WIDTH, add_caption, arm_label, arm_order, style
+
+TAX = {
+    "eval/helpful/gold": "Gold, helpful prompts", "eval/harmful/gold": "Gold, harmful prompts",
+    "monitor/perplexity_ref": "Perplexity of answers\nunder SFT", "monitor/distinct": "Distinct bigrams\nin an answer",
+}  # fmt: skip
+
+
+def tax_table(frames: Frames, generator: np.random.Generator) -> pd.DataFrame:
+    """SFT and every arm at the end: panel, arm, kind ('mean' with low, high, n, or 'seed'), value."""
+    runs, rows = ended(frames), []
+    for metric, title in ((name, text) for name, text in TAX.items() if f"final/{name}" in runs and f"sft/{name}" in runs):
+        columns = {"SFT": runs.drop_duplicates("seed")[f"sft/{metric}"]}
+        columns |= {arm_label(arm): runs.loc[runs["arm"] == arm, f"final/{metric}"] for arm in arm_order(runs)}
+        for arm, values in columns.items():
+            band = mean_and_band(values.to_numpy(dtype=float)[None], generator).iloc[0]
+            rows += [dict(panel=title, arm=arm, kind="seed", value=value) for value in values]
+            rows.append(dict(panel=title, arm=arm, kind="mean", value=band["mean"], low=band["low"], high=band["high"], n=band["n"]))
+    if not rows:
+        raise ValueError("no summary.json holds the metrics of SFT and of the end: " + ", ".join(TAX))
+    return pd.DataFrame(rows)
+
+
+def fig12(frames: Frames, generator: np.random.Generator) -> Drawn:
+    """SFT, PPO-max and PPO-ptx: what alignment wins and what it costs.
+
+    The paper's measure of the cost, a language-understanding suite, has no counterpart in a run folder: neither the loss on
+    pretraining text nor the probe of it is logged. Drawn is the nearest: what is won, how far the language has left SFT's.
+    """
+    table = tax_table(frames, generator)
+    panels = list(dict.fromkeys(table["panel"]))
+    arms = list(dict.fromkeys(table["arm"]))
+    caption = (
+        "Figure 12. What PPO wins and what it may cost, with and without the loss on pretraining text. The paper's suite of language "
+        "understanding has no counterpart among what runs log; perplexity under SFT and distinct bigrams, the nearest, show how far the "
+        f"language has gone from SFT's. {seeds(frames.runs)} Points: means over seeds with 95 % bootstrap intervals; faint: seeds. "
+        f"{gold_source(frames.runs)}"
+    )
+    with style():
+        figure = Figure(figsize=(WIDTH, 0.27 * len(arms) + 1.6), layout="constrained")
+        for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False, sharey=True)[0], panels, strict=True):
+            _draw_points(axes, table[table["panel"] == panel], arms)
+            axes.set_title(panel)
+        add_caption(figure, caption)
+    return Drawn(figure, table)
+
+
+def _draw_points(axes: Axes, part: pd.DataFrame, arms: list[str]) -> None:
+    for place, arm in enumerate(arms):
+        own, colour = part[part["arm"] == arm], PALETTE[place % len(PALETTE)]
+        values, mean = own.loc[own["kind"] == "seed", "value"], own[own["kind"] == "mean"].iloc[0]
+        axes.plot(values, [place] * len(values), linestyle="", marker="o", markersize=3, color=colour, alpha=0.3, markeredgewidth=0)
+        axes.plot([mean["low"], mean["high"]], [place] * 2, color=colour, linewidth=1.5)
+        axes.plot(mean["value"], place, marker="o", markersize=5, color=colour)
+    axes.set_yticks(range(len(arms)), arms)
+    axes.set_ylim(len(arms) - 0.5, -0.5)
+    axes.grid(axis="x", color="0.9", linewidth=0.6)
+    axes.margins(x=0.15)

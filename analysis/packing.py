@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import lzma
 import re
 import tarfile
 import tempfile
@@ -120,7 +121,7 @@ def compressed(contents: dict[str, bytes]) -> bytes:
     """A tar.xz of the files: equal contents, equal bytes. Like files lie together; a repeated one is a hard link to the first."""
     stored: dict[tuple[str, bytes], str] = {}
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:xz", preset=9, format=tarfile.USTAR_FORMAT) as archive:
+    with tarfile.open(fileobj=buffer, mode="w:xz", preset=6 | lzma.PRESET_EXTREME, format=tarfile.USTAR_FORMAT) as archive:
         for name in sorted(contents, key=lambda name: (name.rpartition("/")[2], name)):
             first = stored.setdefault((name.rpartition("/")[2], _without_clock(name, contents[name])), name)
             member = tarfile.TarInfo(name)

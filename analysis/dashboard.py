@@ -1,0 +1,169 @@
+"""A wandb workspace for a study's mirrored runs: `python -m analysis.dashboard results/STUDY --entity E --project P`.
+
+Saved in wandb where there is a login, else written as JSON. The runs get to wandb by `tracker=wandb`, or afterwards by
+`python -m ablate.mirror results/STUDY`; offline ones by `wandb sync`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from analysis.effects import arm_settings, differing
+from analysis.load import load
+
+if TYPE_CHECKING:
+    from wandb_workspaces.workspaces import Workspace
+
+NAME = "PPO stability"
+LINES = {  # section → metric of metrics.jsonl → title
+    "Gold against proxy": {
+        "eval/gold": "gold reward: what the answers are worth",
+        "eval/proxy": "proxy reward: what PPO maximises",
+        "eval/win": "win rate against SFT",
+    },
+    "Distance from SFT": {"monitor/kl_to_sft": "KL to SFT, nats per response"},
+    "Text": {
+        "monitor/perplexity": "true perplexity",
+        "monitor/perplexity_moss": "perplexity as MOSS-RLHF logs it",
+        "monitor/response_length": "response length, tokens",
+        "monitor/entropy": "entropy, nats per token",
+        "monitor/distinct": "different bigrams, share",
+    },
+    "Optimiser": {"ppo/value_loss": "value loss", "ppo/clip_fraction": "clip fraction", "ppo/grad_norm": "gradient norm"},
+}
+SCATTERS = {  # section → (x, y, title), a point a run at its end
+    "Gold against proxy": ("eval/proxy", "eval/gold", "gold against proxy at the end"),
+    "Distance from SFT": ("eval/kl_to_sft", "eval/gold", "gold against KL at the end"),
+}
+SUMMARY = ("status", "collapsed", "collapse_update", "eval/gold")  # columns beside the runs
+MOST_LEVELS = 3  # of grouping, beyond which wandb's run table is no longer read
+MOST_RUNS = 100  # lines in a panel
+
+
+def separating(settings: pd.DataFrame) -> list[str]:
+    """The settings, of those that differ, that tell the arms apart; one that only follows others (an amount its toggle) is left out."""
+    kept: list[str] = []
+    for name in differing(settings).columns:
+        if len(settings[[*kept, name]].drop_duplicates()) > (len(settings[kept].drop_duplicates()) if kept else 1):
+            kept.append(name)
+    return kept
+
+
+def grouping(settings: pd.DataFrame) -> list[str]:
+    """What runs are grouped by: the settings that tell arms apart, or, where these are many, the arm that is named after them."""
+    names = separating(settings)
+    return names if 0 < len(names) <= MOST_LEVELS else ["arm"]
+
+
+def workspace(runs: pd.DataFrame, entity: str, project: str) -> Workspace:
+    """The workspace "PPO stability" of one study's runs, as `analysis.load.load` gives them.
+
+    Raises:
+        ModuleNotFoundError: without wandb-workspaces.
+        ValueError: no run, or several studies.
+    """
+    ws, wr = _wandb_workspaces()
+    studies = list(runs["study"].unique())
+    if len(studies) != 1:
+        raise ValueError(f"a dashboard shows one study; here are {', '.join(studies) or 'none'}: name results/STUDY")
+    settings = arm_settings(runs)
+    return ws.Workspace(
+        entity=entity,
+        project=project,
+        name=NAME,
+        sections=[ws.Section(name=name, is_open=True, panels=_panels(wr, name)) for name in LINES] + [_collapse(ws, wr)],
+        settings=ws.WorkspaceSettings(max_runs=min(max(len(settings), 10), MOST_RUNS)),
+        runset_settings=ws.RunsetSettings(
+            filters=ws.And(ws.Metric("Group") == studies[0]),
+            groupby=[ws.Config(name) for name in grouping(settings)],
+            pinned_columns=[_column(name) for name in separating(settings)] + [f"summary:{name}" for name in SUMMARY],
+        ),
+    )
+
+
+def _panels(wr, section: str) -> list:
+    """Lines over updates, mean and range of a group's runs, and the section's scatter."""
+    lines = [wr.LinePlot(title=title, x="Step", y=[metric], title_x="update", groupby_aggfunc="mean", groupby_rangefunc="minmax")
+             for metric, title in LINES[section].items()]  # fmt: skip
+    if section in SCATTERS:
+        x, y, title = SCATTERS[section]
+        lines.append(wr.ScatterPlot(title=title, x=wr.SummaryMetric(x), y=wr.SummaryMetric(y)))
+    return lines
+
+
+def _collapse(ws, wr):
+    bars = {"collapse_update": "update of collapse, of the runs that collapsed", "eval/gold": "gold reward at the end"}
+    panels = [
+        wr.BarPlot(title=title, metrics=[metric], groupby_aggfunc="mean", groupby_rangefunc="minmax") for metric, title in bars.items()
+    ]
+    return ws.Section(name="Collapse", is_open=True, panels=panels)
+
+
+def _column(setting: str) -> str:
+    """wandb keeps a nested setting under its first name: ppo.kl_penalty is `ppo.value.kl_penalty`."""
+    first, _, rest = setting.partition(".")
+    return f"config:{first}.value" + (f".{rest}" if rest else "")
+
+
+def _wandb_workspaces():
+    """The two modules; their import raises deprecation warnings about pydantic that are not ours to mend."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            import wandb_workspaces.reports.v2 as wr
+            import wandb_workspaces.workspaces as ws
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("a dashboard needs wandb-workspaces: pip install 'ppo-ablation[dashboard]'") from None
+    return ws, wr
+
+
+def specification(board: Workspace) -> str:
+    """The workspace as the JSON that wandb stores."""
+    return board._to_model().model_dump_json(by_alias=True, exclude_none=True, indent=1)
+
+
+def save(board: Workspace) -> str | None:
+    """Save in wandb; None if that is done, else the reason why not, in words."""
+    import wandb
+
+    if not wandb.login(prompt=False, verify=False):  # asks the environment and .netrc, not the network
+        return "there is no wandb login: run `wandb login` or set WANDB_API_KEY"
+    try:
+        board.save()
+    except (wandb.errors.Error, OSError) as error:
+        return f"wandb did not take it ({str(error).splitlines()[0]}): look at the network and the login"
+    return None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Build the dashboard of one study, and save it or write its specification; 1, and a sentence, if there is none to build."""
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.dashboard", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("study", type=Path, help="results/STUDY")
+    parser.add_argument("--entity", required=True, help="wandb user or team")
+    parser.add_argument("--project", default="ppo-ablation", help="wandb project (default: the one that runs are mirrored to)")
+    parser.add_argument("--out", type=Path, help="where the specification goes without a login (default: results/STUDY/dashboard.json)")
+    options = parser.parse_args(arguments)
+    try:
+        board = workspace(load(options.study).runs, options.entity, options.project)
+    except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    reason = save(board)
+    if reason is not None:
+        out = options.out or (options.study if options.study.is_dir() else Path()) / "dashboard.json"
+        out.write_text(specification(board) + "\n")
+        print(f"{out}: the specification of the workspace. Not saved in wandb: {reason}, and give this command again.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

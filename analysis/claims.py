@@ -50,20 +50,25 @@ import numpy as np
 import pandas as pd
 
 from analysis.effects import arm_effect, base_arm, by_seed, differences
-from analysis.equivalence import ALPHA, FATED, LEAST_SEEDS, MARGINS, margin_of, same_fate, shown_same
+from analysis.equivalence import ALPHA, FATED, MARGINS, margin_of, same_fate, shown_same
 from analysis.power import seeds_for_bound, seeds_for_equivalence, seeds_for_mean, seeds_for_rates, seeds_for_same_rates
-from analysis.stats import Effect, clopper_pearson, paired_effect
+from analysis.stats import LEAST_SEEDS, Effect, clopper_pearson, paired_effect
 
 SUPPORTED, CONTRADICTED, CANNOT_TELL = "supported", "contradicted", "cannot tell"
+MOST, LEAST = "largest amount in the study", "smallest amount in the study"
 NAMES = {"collapsed": "collapse rate", "stable_updates": "updates before collapse", "gold": "gold at the end",
          "win": "win rate at the end", "proxy": "proxy at the end", "kl": "KL at the end", "gold_gain": "gold gained over SFT",
          "proxy_gain": "proxy gained over SFT", "gold_at_kl": "gold at matched KL", "win_at_kl": "win rate at matched KL",
-         "gold_at_proxy": "gold at matched proxy", "win_at_proxy": "win rate at matched proxy", "length": "length at the end"}  # fmt: skip
+         "gold_at_proxy": "gold at matched proxy", "win_at_proxy": "win rate at matched proxy", "length": "length at the end",
+         "win_margin_helpful": "wins − losses against SFT on helpful prompts",
+         "win_margin_harmful": "wins − losses against SFT on harmful prompts", "rm_accuracy": "held-out accuracy of the reward model",
+         "proxy_tail": "growth of the excess kurtosis of proxy scores"}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Part:
-    """One comparison. `treatment`, `control`: dotted settings; no control: the treatment alone against `bound`."""
+    """One comparison. `treatment`, `control`: dotted settings, or `MOST` and `LEAST` for the largest and smallest amount in the
+    study; no control: the treatment alone against `bound`."""
 
     outcome: str
     expects: str  # higher | lower | same | different | below | above
@@ -108,7 +113,16 @@ def find_arms(settings: pd.DataFrame, part: Part) -> tuple[list[str], list[str]]
 def _having(settings: pd.DataFrame, wanted: dict[str, Any]) -> list[str]:
     if not set(wanted) <= set(settings.columns):
         return []
+    wanted = {name: _amount(settings[name], value) for name, value in wanted.items()}
     return [arm for arm in settings.index if all(_equal(settings.loc[arm, name], value) for name, value in wanted.items())]
+
+
+def _amount(column: pd.Series, value: Any) -> Any:
+    """`MOST` and `LEAST` as the amount they stand for among the study's arms; any other value as it is."""
+    if value not in (MOST, LEAST):
+        return value
+    amounts = pd.to_numeric(column, errors="coerce")
+    return float(amounts.max() if value == MOST else amounts.min())
 
 
 def _equal(text: str, value: Any) -> bool:
@@ -121,7 +135,9 @@ def _equal(text: str, value: Any) -> bool:
 
 
 def judge(claim: Claim, outcomes: pd.DataFrame, settings: pd.DataFrame) -> Verdict | None:
-    """The verdict on a claim from one study's outcomes; None if the study has no arms for one of its parts."""
+    """The verdict on a claim from one study's outcomes; None if the study has no arms or no such outcome for one of its parts."""
+    if not {part.outcome for part in claim.parts} <= set(outcomes.columns):
+        return None
     matched = [find_arms(settings, part) for part in claim.parts]
     if not all(treated for treated, _ in matched):
         return None
@@ -132,7 +148,21 @@ def judge(claim: Claim, outcomes: pd.DataFrame, settings: pd.DataFrame) -> Verdi
         overall = CONTRADICTED
     else:
         overall = SUPPORTED if set(verdicts) == {SUPPORTED} else CANNOT_TELL
-    return Verdict(overall, f"{overall}: {claim.text} [{claim.figure}]", parts)
+    sentence, seeds = f"{overall}: {claim.text} [{claim.figure}]", None
+    if overall == CANNOT_TELL:
+        unsure = [part for part in parts if part.verdict == CANNOT_TELL]
+        seeds = None if any(part.seeds is None for part in unsure) else max(part.seeds for part in unsure)
+        sentence += would_do(seeds, min(part.effect.n for part in unsure))
+    return Verdict(overall, sentence, parts, seeds=seeds)
+
+
+def would_do(seeds: int | None, n: int) -> str:
+    """How many seeds would decide what `n` could not, as the end of a sentence."""
+    if n == 0:
+        return "; not known of any seed yet"
+    if seeds is None:
+        return "; no number of seeds below 1000 would do at this size of effect"
+    return f"; at least {seeds} seeds are needed" if seeds == LEAST_SEEDS and n < 2 else f"; about {seeds} seeds would do"
 
 
 def judge_part(part: Part, outcomes: pd.DataFrame, treated: Sequence[str], controls: Sequence[str], *, parts: int = 1) -> Verdict:
@@ -153,7 +183,7 @@ def judge_part(part: Part, outcomes: pd.DataFrame, treated: Sequence[str], contr
     if verdict == CONTRADICTED and same:
         sentence += f"; any difference is smaller than {margin:.2g}"
     if verdict == CANNOT_TELL:
-        sentence += f"; about {seeds} seeds would do" if seeds else "; no number of seeds below 1000 would do at this size of effect"
+        sentence += would_do(seeds, effect.n)
     return Verdict(verdict, sentence, effect=effect, seeds=seeds, arms=(*treated, *controls))
 
 
@@ -183,41 +213,68 @@ def _level(outcomes: pd.DataFrame, treated: Sequence[str], part: Part, level: fl
 
 
 def seeds_needed(part: Part, outcomes: pd.DataFrame, treated: Sequence[str], controls: Sequence[str], n: int, margin: float) -> int | None:
-    """Seeds with which a study like this would decide with power 0.8, more than now; None: no sensible number."""
+    """Seeds with which a study like this would decide with power 0.8, more than now; None: no sensible number.
+
+    A direction is decided by a test of the difference or, where sameness contradicts it, by equivalence: the fewer seeds of
+    both. Without two seeds nothing is known of their spread, and the answer is `LEAST_SEEDS`.
+    """
+    collapsed = part.outcome == "collapsed"
+    if n < 2 and not collapsed:
+        return LEAST_SEEDS if n else None
     if n == 0:
         return None
     rates = [_shrunk(outcomes, arms) for arms in (treated, controls) if len(arms)]
-    if not controls and part.outcome == "collapsed":
+    if not controls and collapsed:
         flip = part.expects == "above"
-        needed = seeds_for_bound(1 - rates[0] if flip else rates[0], 1 - part.bound if flip else part.bound)
+        found = [seeds_for_bound(1 - rates[0] if flip else rates[0], 1 - part.bound if flip else part.bound)]
     elif not controls:
-        needed = seeds_for_mean(by_seed(outcomes, part.outcome, treated).mean(axis=1) - part.bound)
-    elif part.expects == "same":
-        counts = [seeds_for_same_rates(*rates, MARGINS["collapsed"])] if part.outcome in (*FATED, "collapsed") else []
-        if part.outcome != "collapsed":
-            counts.append(seeds_for_equivalence(same_fate(part.outcome, outcomes, treated, controls), margin))
-        needed = None if None in counts else max(counts)
-    elif part.outcome == "collapsed":
-        needed = seeds_for_rates(*rates)
+        found = [seeds_for_mean(by_seed(outcomes, part.outcome, treated).mean(axis=1) - part.bound)]
     else:
-        needed = seeds_for_mean(differences(outcomes, treated, controls, part.outcome))
+        gaps = differences(outcomes, treated, controls, part.outcome)
+        found = [] if part.expects == "same" else [seeds_for_rates(*rates) if collapsed else seeds_for_mean(gaps)]
+        if part.expects in ("same", "different") or (margin > 0 and part.outcome not in FATED):
+            found.append(_seeds_for_sameness(part, outcomes, treated, controls, rates, margin))
+    needed = min((seeds for seeds in found if seeds is not None), default=None)
     return None if needed is None else max(needed, n + 1, LEAST_SEEDS)
 
 
+def _seeds_for_sameness(part: Part, outcomes: pd.DataFrame, treated: Sequence[str], controls: Sequence[str], rates: list[float],
+                        margin: float) -> int | None:  # fmt: skip
+    """Seeds that decide whether two arms are the same; the ends of runs need like collapse rates and like values both."""
+    counts = [seeds_for_same_rates(*rates, MARGINS["collapsed"])] if part.outcome in (*FATED, "collapsed") else []
+    if part.outcome != "collapsed":
+        counts.append(seeds_for_equivalence(same_fate(part.outcome, outcomes, treated, controls), margin))
+    return None if None in counts else max(counts)
+
+
 def _shrunk(outcomes: pd.DataFrame, arms: Sequence[str]) -> float:
-    """Collapse rate drawn a little towards one half: 0 of 5 is no proof of 0."""
-    values = outcomes.loc[outcomes["arm"].isin(arms), "collapsed"].dropna()
-    return float((values.sum() + 0.5) / (len(values) + 1))
+    """Collapse rate over seeds drawn a little towards one half: 0 of 5 is no proof of 0."""
+    shares = by_seed(outcomes, "collapsed", arms).mean(axis=1)
+    known = shares[np.isfinite(shares)]
+    return float((known.sum() + 0.5) / (len(known) + 1))
 
 
 def _describe(part: Part, outcomes: pd.DataFrame, treated: Sequence[str], controls: Sequence[str], effect: Effect) -> str:
     name = NAMES.get(part.outcome, part.outcome)
-    who = " and ".join(treated) if len(treated) < 3 else f"{len(treated)} arms"
-    value = outcomes.loc[outcomes["arm"].isin(treated), part.outcome].mean()
+    who, seeds = _named(treated), f"{effect.n} seed{'s' * (effect.n != 1)}"
+    if effect.n == 0:
+        return f"{name} of {who}" + (f" against {_named(controls)}" if controls else "") + f", expected {part.expects}"
     if not controls:
-        expected = f"expected {part.expects} {part.bound:g}"
-        return f"{name} of {who} is {effect.estimate:.2f} [{effect.low:.2f}, {effect.high:.2f}], {expected}, {effect.n} seeds"
-    against = " and ".join(controls) if len(controls) < 3 else f"{len(controls)} arms"
-    other = outcomes.loc[outcomes["arm"].isin(controls), part.outcome].mean()
-    interval = f"difference {effect.estimate:+.2f} [{effect.low:.2f}, {effect.high:.2f}], p = {effect.p:.2g}"
-    return f"{name} of {who} {value:.2f} against {other:.2f} of {against} ({interval}, {effect.n} seeds), expected {part.expects}"
+        return f"{name} of {who} is {effect.estimate:.2f} {_bounds(effect)}, expected {part.expects} {part.bound:g}, {seeds}"
+    sides = [by_seed(outcomes, part.outcome, arms).mean(axis=1) for arms in (treated, controls)]
+    paired = np.isfinite(sides[0]) & np.isfinite(sides[1])
+    levels = [side[paired].mean() if paired.any() else np.nan for side in sides]
+    interval = f"difference {effect.estimate:+.2f} {_bounds(effect)}, p = {effect.p:.2g}, {seeds}"
+    return f"{name} {levels[0]:.2f} of {who} against {levels[1]:.2f} of {_named(controls)} ({interval}), expected {part.expects}"
+
+
+def _named(arms: Sequence[str]) -> str:
+    distinct = list(dict.fromkeys(arms))
+    return ", ".join(distinct) if len(distinct) < 5 else f"{len(distinct)} arms ({', '.join(distinct[:3])}, …)"
+
+
+def _bounds(effect: Effect) -> str:
+    """'[low, high]', or why there is none."""
+    if np.isfinite(effect.low) and np.isfinite(effect.high):
+        return f"[{effect.low:.2f}, {effect.high:.2f}]"
+    return "(equal in all seeds)" if effect.n > 1 else "(no interval)"

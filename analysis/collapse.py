@@ -62,16 +62,15 @@ def threshold_curve(runs: pd.DataFrame, curves: pd.DataFrame, thresholds: np.nda
                     patience: int | None = None) -> pd.DataFrame:  # fmt: skip
     """Collapse rate of every arm as a function of the threshold: arm, threshold, collapses, n, rate, low, high.
 
-    Runs that ended by themselves count; runs still going, interrupted or failed count only once they have collapsed.
+    Only runs that ended by themselves count, as in `outcomes`.
     """
     table = collapse_times(runs, curves, patience=patience).merge(runs[["run", "arm", "status"]], on="run")
-    table = table[table["judged"]]
+    table = table[table["judged"] & table["status"].isin(["completed", "diverged"])]
     rows = []
     for arm, part in table.groupby("arm", sort=True, observed=True):
-        ended = part["status"].isin(["completed", "diverged"])
         for threshold in thresholds:
             event = (part["severity"] > threshold) | (part["status"] == "diverged")
-            collapses, n = int(event.sum()), int((event | ended).sum())
+            collapses, n = int(event.sum()), len(part)
             rate = clopper_pearson(collapses, n)
             rows.append(
                 dict(arm=arm, threshold=float(threshold), collapses=collapses, n=n, rate=rate.estimate, low=rate.low, high=rate.high)

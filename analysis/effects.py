@@ -16,13 +16,30 @@ _NOT_AN_ARM = ("checkpoint.",)
 
 
 def arm_settings(runs: pd.DataFrame) -> pd.DataFrame:
-    """Arms × settings, as text; only settings that are one value within every arm (seeds and paths are not)."""
+    """Arms × settings, as text; only settings that are one value within every arm (seeds and paths are not).
+
+    `pipeline_seed` is a setting too: its value, or 'seed' where every run has a world and a reward model of its own.
+    """
     names = [name for name in runs.columns if ("." in name and "/" not in name and not name.startswith(_NOT_AN_ARM))
              or name in _TOP_LEVEL_SETTINGS]  # fmt: skip
     text = runs[names].astype(object).where(runs[names].notna(), None).map(str).assign(arm=runs["arm"].to_numpy())
     distinct = text.groupby("arm", observed=True).nunique()
     constant = distinct.columns[(distinct <= 1).all()]
-    return text.groupby("arm", observed=True)[list(constant)].first()
+    settings = text.groupby("arm", observed=True)[list(constant)].first()
+    return settings.assign(pipeline_seed=_pipeline_seeds(runs)) if "pipeline_seed" in runs else settings
+
+
+def _pipeline_seeds(runs: pd.DataFrame) -> pd.Series:
+    """Arm → its pipeline_seed as text. One run whose two seeds are equal could be either; it is read as the other arms are."""
+    found, unsure = {}, {}
+    for arm, part in runs.groupby("arm", observed=True):
+        values, own = part["pipeline_seed"], bool((part["pipeline_seed"] == part["seed"]).all())
+        if values.nunique() > 1:
+            found[arm] = "seed" if own else "several"
+        else:
+            (unsure if own else found)[arm] = str(values.iloc[0])
+    all_own = set(found.values()) == {"seed"}
+    return pd.Series({**{arm: "seed" if all_own else value for arm, value in unsure.items()}, **found}, dtype=object)
 
 
 def differing(settings: pd.DataFrame) -> pd.DataFrame:

@@ -8,14 +8,13 @@ import numpy as np
 import pandas as pd
 
 from analysis.effects import arm_effect, by_seed
-from analysis.stats import paired_effect
+from analysis.stats import LEAST_SEEDS, paired_effect
 
 ALPHA = 0.05
-LEAST_SEEDS = 5
 FATED = ("gold", "gold_gain", "win", "stable_updates")  # outcomes that a rare collapse dominates
-# What a researcher would call a difference: gold in SDs of SFT's gold, rates, updates as a share of the horizon.
+# What a researcher would call a difference: gold in SDs of SFT's gold, rates, accuracies, updates as a share of the horizon.
 MARGINS = {"gold": 0.5, "gold_gain": 0.5, "gold_at_kl": 0.5, "gold_at_proxy": 0.5, "win": 0.1, "win_at_kl": 0.1,
-           "win_at_proxy": 0.1, "collapsed": 0.25, "stable_updates": 0.2}  # fmt: skip
+           "win_at_proxy": 0.1, "collapsed": 0.25, "stable_updates": 0.2, "rm_accuracy": 0.03}  # fmt: skip
 
 
 def margin_of(outcome: str, outcomes: pd.DataFrame) -> float:

@@ -1,19 +1,24 @@
 """Curves → one row a run: did it collapse, when, and what it had at the end and at matched KL or proxy.
 
 `status` decides what is known. A run that diverged counts as an event at its last update: it was not stable. A run that is
-still going, was interrupted or failed tells its collapse if it had one, and is censored otherwise; its end is unknown.
+still going, was interrupted or failed counts in survival (an event if it has collapsed, censored otherwise) and nowhere
+else: of unfinished runs the collapsed ones would be known first, and a rate over those known would be too high.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from analysis.collapse import collapse_times, evaluations
+from analysis.effects import arm_settings
 
 ENDED = ("completed", "diverged")
 END_METRICS = {"gold": "eval/gold", "proxy": "eval/proxy", "kl": "eval/kl_to_sft", "length": "eval/length", "perplexity": "eval/perplexity"}
 MATCHED_ON = {"kl": "eval/sqrt_kl", "proxy": "eval/proxy"}
+KINDS = ("helpful", "harmful")
+REWARD_MODEL = ("pipeline_seed", "data.", "model.", "sft.", "preferences.", "reward_model.")  # settings that make a reward model
 
 
 def outcomes(runs: pd.DataFrame, curves: pd.DataFrame, *, threshold: float | None = None, patience: int | None = None) -> pd.DataFrame:
@@ -22,8 +27,10 @@ def outcomes(runs: pd.DataFrame, curves: pd.DataFrame, *, threshold: float | Non
     Columns: run, study, arm, seed, status; event, time (updates; for survival); collapsed (1, 0, NaN unknown);
     stable_updates = min(time, horizon), NaN if not known up to the study's horizon, the shortest planned length;
     gold, proxy, win (ties half), kl, length, perplexity at the last evaluation (NaN unless ended); gold_gain, proxy_gain
-    over SFT; sft_gold_sd, the unit of gold; gold_at_kl, gold_at_proxy, win_at_kl, win_at_proxy where the run first reaches
-    the study's matched_kl or matched_proxy.
+    over SFT; win_margin_helpful, win_margin_harmful: wins − losses against SFT on such prompts; sft_gold_sd, the unit of
+    gold; gold_at_kl, gold_at_proxy, win_at_kl, win_at_proxy where an ended run first reaches the study's matched_kl or
+    matched_proxy (none if arms have different reward models: their scores are on different scales); rm_accuracy of the run's
+    reward model on held-out pairs.
     """
     table = runs[["run", "study", "arm", "seed", "status"]].copy()
     times = collapse_times(runs, curves, threshold, patience).set_index("run").loc[table["run"]]
@@ -38,13 +45,61 @@ def outcomes(runs: pd.DataFrame, curves: pd.DataFrame, *, threshold: float | Non
     ended = table["status"].isin(ENDED).to_numpy()
     table["event"] = np.isfinite(collapse) | diverged
     table["time"] = np.where(np.isfinite(collapse), collapse, last)
-    table["collapsed"] = np.where(table["event"], 1.0, np.where(ended & judged, 0.0, np.nan))
+    table["collapsed"] = np.where(ended & (judged | diverged), table["event"].astype(float), np.nan)
     planned = runs["ppo.updates"].to_numpy(dtype=float) if "ppo.updates" in runs else last
     horizon = pd.Series(planned).groupby(runs["study"].to_numpy()).transform("min").to_numpy()
-    known = judged & (table["event"] | (last >= horizon))
+    known = judged & ((ended & table["event"]) | (last >= horizon))
     table["horizon"], table["sft_gold_sd"] = horizon, runs["sft/eval/gold_sd"].to_numpy(dtype=float)
     table["stable_updates"] = np.where(known, np.minimum(table["time"], horizon), np.nan)
-    return _add_ends(table, at_evaluations, ended)
+    table["rm_accuracy"] = runs["rm/held_out_accuracy"].to_numpy(dtype=float) if "rm/held_out_accuracy" in runs else np.nan
+    table = _add_ends(table, at_evaluations, ended)
+    return _add_matched(table, at_evaluations[at_evaluations["run"].isin(table["run"][ended])], scales_of_proxy(runs))
+
+
+def proxy_tails(table: pd.DataFrame, scores: pd.DataFrame) -> np.ndarray:
+    """Growth of the tails of proxy scores with the collapse, a value a row of `outcomes`; NaN for runs without a collapse or scores.
+
+    The tails of an evaluation are the excess kurtosis of its scores over held-out prompts, 0 for a normal distribution; their
+    growth is the median over evaluations from the collapse on minus the median before. `scores`: see `load.load_rows`.
+    """
+    times = table.set_index("run")["time"][table["event"].to_numpy()]
+    rows = scores[scores["run"].isin(times.index)] if "proxy" in scores else scores[:0]
+    if rows.empty:
+        return np.full(len(table), np.nan)
+    tails = rows.groupby(["run", "update"])["proxy"].agg(lambda values: stats.kurtosis(values)).reset_index()
+    after = tails["update"] >= times.loc[tails["run"]].to_numpy()
+    medians = tails.groupby(["run", after])["proxy"].median().unstack().reindex(columns=[False, True])
+    return (medians[True] - medians[False]).reindex(table["run"]).to_numpy()
+
+
+def scales_of_proxy(runs: pd.DataFrame) -> dict[str, bool]:
+    """Study → whether runs of one seed share their reward model, so that their proxy scores can be compared."""
+    names = [name for name in runs.columns if name.startswith(REWARD_MODEL)]
+    return {study: bool((part.groupby("seed")[names].nunique(dropna=False) <= 1).all(axis=None)) for study, part in runs.groupby("study")}
+
+
+def with_shared_runs(runs: pd.DataFrame, curves: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """One study's (runs, curves) with the runs that two of its arms share listed under both.
+
+    A sweep computes equal settings once. An arm with pipeline_seed = seed therefore lacks the seed c that an arm of the same
+    settings with pipeline_seed = c has already; that run is its run too.
+    """
+    settings = arm_settings(runs)
+    if "pipeline_seed" not in settings:
+        return runs, curves
+    others, added_runs, added_curves = settings.drop(columns="pipeline_seed"), [], []
+    for arm in settings.index[settings["pipeline_seed"] == "seed"]:
+        twins = [twin for twin in settings.index if twin != arm and (others.loc[twin] == others.loc[arm]).all()]
+        mine = set(runs["seed"][runs["arm"] == arm])
+        shared = runs[runs["arm"].isin(twins) & (runs["seed"] == runs["pipeline_seed"]) & ~runs["seed"].isin(mine)]
+        for row in shared.drop_duplicates("seed").to_dict("records"):
+            name = f"{row['study']}/{arm}/seed={row['seed']}"
+            added_runs.append(row | dict(run=name, arm=arm))
+            added_curves.append(curves[curves["run"] == row["run"]].assign(run=name, arm=arm))
+    if not added_runs:
+        return runs, curves
+    plain = curves.astype({name: object for name in ("run", "arm", "study") if name in curves})
+    return pd.concat([runs, pd.DataFrame(added_runs)], ignore_index=True), pd.concat([plain, *added_curves], ignore_index=True)
 
 
 def _add_ends(table: pd.DataFrame, at_evaluations: pd.DataFrame, ended: np.ndarray) -> pd.DataFrame:
@@ -55,12 +110,20 @@ def _add_ends(table: pd.DataFrame, at_evaluations: pd.DataFrame, ended: np.ndarr
     for name in ("gold", "proxy"):
         metric = END_METRICS[name]
         table[f"{name}_gain"] = table[name] - first[metric].where(first["update"] == 0).to_numpy() if metric in first else np.nan
+    for kind in KINDS:
+        won, lost = f"eval/{kind}/win", f"eval/{kind}/lose"
+        margin = final[won] - final[lost] if {won, lost} <= set(final.columns) else np.nan
+        table[f"win_margin_{kind}"] = np.where(ended, margin, np.nan)
+    return table
+
+
+def _add_matched(table: pd.DataFrame, at_evaluations: pd.DataFrame, comparable: dict[str, bool]) -> pd.DataFrame:
     for on, metric in MATCHED_ON.items():
         for value in ("gold", "win"):
             table[f"{value}_at_{on}"] = np.nan
         for study, members in table.groupby("study", observed=True):
             part = at_evaluations[at_evaluations["study"] == study]
-            target = matched_value(part, metric)
+            target = matched_value(part, metric) if on == "kl" or comparable[study] else np.nan
             for value, column in (("gold", "eval/gold"), ("win", "eval/half_win")):
                 if column in part and np.isfinite(target):
                     table.loc[members.index, f"{value}_at_{on}"] = (

@@ -12,18 +12,21 @@ import numpy as np
 import pandas as pd
 
 from analysis.outcomes import interpolate_at
-from analysis.stats import Effect, Interval, paired_effect
+from analysis.power import seeds_for_equivalence, seeds_for_mean
+from analysis.stats import LEAST_SEEDS, Effect, Interval, paired_effect
 
 KL, GOLD = "eval/kl_to_sft", "eval/gold"
 MOVES, STOPS_EARLIER, HARMS, CANNOT_TELL = "moves the frontier", "acts like early stopping", "lowers the frontier", "cannot tell"
 
 
 class Frontier(NamedTuple):
-    """`effect`: gold at equal KL, treatment − control, averaged over the shared range, paired by seed."""
+    """`effect`: gold at equal KL, treatment − control, averaged over the shared range, paired by seed. `seeds`: how many would
+    decide what these cannot, None if no sensible number."""
 
     verdict: str
     effect: Effect
     margin: float
+    seeds: int | None = None
 
 
 def gao(d: np.ndarray, alpha: float, beta: float) -> np.ndarray:
@@ -126,13 +129,21 @@ def frontier_test(curves: pd.DataFrame, treatment: str, control: str, margin: fl
                 for distance, path in zip(distances, (a, b), strict=True)]  # fmt: skip
         differences.append(np.mean(gold[0]) - np.mean(gold[1]))
     effect, inner = paired_effect(np.array(differences)), paired_effect(np.array(differences), 0.90)
-    if effect.n < 5:
+    if effect.n < LEAST_SEEDS:
         verdict = CANNOT_TELL
     elif -margin < inner.low and inner.high < margin:
         verdict = STOPS_EARLIER
     else:
         verdict = CANNOT_TELL if effect.p >= 0.05 else MOVES if effect.estimate > 0 else HARMS
-    return Frontier(verdict, effect, margin)
+    return Frontier(verdict, effect, margin, _seeds_needed(np.array(differences), margin) if verdict == CANNOT_TELL else None)
+
+
+def _seeds_needed(differences: np.ndarray, margin: float) -> int | None:
+    """Seeds with which differences like these would show a shift or the lack of one; `LEAST_SEEDS` where there is no spread yet."""
+    if len(differences) < 2:
+        return LEAST_SEEDS
+    found = [seeds for seeds in (seeds_for_mean(differences), seeds_for_equivalence(differences, margin)) if seeds is not None]
+    return max(min(found), len(differences) + 1, LEAST_SEEDS) if found else None
 
 
 def _runs(curves: pd.DataFrame):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from analysis.claims import Claim, Part
+from analysis.claims import LEAST, MOST, Claim, Part
 
 
 def ppo(**settings: Any) -> dict[str, Any]:
@@ -23,11 +23,27 @@ KL_ALONE = {**PLAIN, **ppo(kl_penalty=True)}
 REFERENCE = ppo(importance_sampling="reference")
 VANILLA = {**PLAIN, **ppo(reward_scaling=False, reward_norm=False, reward_clip=None, advantage_norm=False, critic_pretrain=False)}
 MAX = ppo(kl_penalty=True, reward_norm=True, critic_pretrain=True, critic_init="reward", policy_init="sft", grad_clip=True, value_clip=True)
+FEW_PAIRS, MANY_PAIRS = {"preferences.pairs": LEAST}, {"preferences.pairs": MOST}
+CLEAR_PAIRS = {"preferences.noise": LEAST, "preferences.margin": MOST}
+HARD_PAIRS = {"preferences.noise": MOST, "preferences.margin": LEAST}
+EARLY_RM, LATE_RM = {"reward_model.steps": LEAST}, {"reward_model.steps": MOST}
 BOTH_CLIPPED = ppo(reward_norm=True, reward_clip=0.8, advantage_norm=True, advantage_clip=0.8)
 
 
 def _vanilla_collapses() -> tuple[Part, ...]:
     return Part("collapsed", "above", VANILLA, bound=0.5), Part("proxy_gain", "above", VANILLA), Part("gold_gain", "below", VANILLA)
+
+
+def _beats_sft(language: str) -> tuple[Part, ...]:
+    """More wins than losses by the gold reward on either kind of prompt."""
+    arm = {**MAX, "data.language": language}
+    return tuple(Part(f"win_margin_{kind}", "above", arm) for kind in ("helpful", "harmful"))
+
+
+def _rm_bounds_policy() -> tuple[Part, ...]:
+    """Fewer pairs and noisier pairs each lower the reward model's accuracy and, through it, the policy's gold."""
+    pairs_of = ((MANY_PAIRS, FEW_PAIRS), (CLEAR_PAIRS, HARD_PAIRS))
+    return tuple(Part(outcome, "higher", better, worse) for outcome in ("rm_accuracy", "gold") for better, worse in pairs_of)
 
 
 def _with(outcome: str, expects: str, on: dict, off: dict, *linked: str) -> tuple[Part, ...]:
@@ -49,6 +65,10 @@ def _kl_order(outcome: str) -> tuple[Part, ...]:
 
 
 PAPER_CLAIMS = (
+    Claim("Fig. 2", "clearer preference pairs give a more accurate reward model", _with("rm_accuracy", "higher", CLEAR_PAIRS, HARD_PAIRS)),
+    Claim("Fig. 3", "the reward model's accuracy saturates early", _with("rm_accuracy", "same", EARLY_RM, LATE_RM)),
+    Claim("Fig. 3", "an early reward model makes a worse policy although its accuracy is close",
+          _with("rm_accuracy", "same", EARLY_RM, LATE_RM) + _with("gold", "lower", EARLY_RM, LATE_RM)),
     Claim("Fig. 4", "vanilla PPO collapses: proxy reward rises while gold falls", _vanilla_collapses()),
     Claim("Fig. 6", "reward scaling alone changes nothing",
           _with("stable_updates", "same", ppo(reward_scaling=True), ppo(reward_scaling=False))),
@@ -66,6 +86,9 @@ PAPER_CLAIMS = (
     Claim("Fig. 8", "critic pre-training steadies training",
           _with("stable_updates", "higher", ppo(critic_pretrain=True), ppo(critic_pretrain=False), "ppo.critic_pretrain_updates")),
     Claim("Fig. 9", "PPO-max stays stable: fewer than one run in four collapses", (Part("collapsed", "below", MAX, bound=0.25),)),
+    Claim("Fig. 10", "PPO-max beats SFT in English, on helpful and on harmful prompts", _beats_sft("en")),
+    Claim("Fig. 10", "PPO-max beats SFT in Chinese, on helpful and on harmful prompts", _beats_sft("zh")),
+    Claim("Fig. 13", "the collapse of vanilla PPO gives its proxy scores a long tail", (Part("proxy_tail", "above", VANILLA),)),
     Claim("Fig. 14", "a value clip on top of reward and advantage clips destabilises",
           _with("stable_updates", "lower", {**BOTH_CLIPPED, **ppo(value_clip=True)}, {**BOTH_CLIPPED, **ppo(value_clip=False)},
                 "ppo.value_clip_range")),
@@ -81,4 +104,12 @@ PAPER_CLAIMS = (
     Claim("Fig. 18", "gradient clipping makes no difference",
           _with("stable_updates", "same", ppo(grad_clip=True), ppo(grad_clip=False), "ppo.max_grad_norm")),
     Claim("Fig. 19", "λ = 0 is less stable than λ near 1", _with("stable_updates", "lower", ppo(gae_lambda=0.0), ppo(gae_lambda=0.9))),
+    Claim("main finding", "the reward model's quality bounds the policy's", _rm_bounds_policy()),
+)  # fmt: skip
+
+UNJUDGED = (
+    ("Fig. 11", "RLHF loses less often than SFT to a third model",
+     "no run holds a third model's answers; gold orders answers but is no opponent"),
+    ("Fig. 12", "PPO costs ability on general text and ptx wins part of it back",
+     "no run measures ability: the policy's loss on held-out pretraining text, after every run, would"),
 )  # fmt: skip

@@ -76,16 +76,20 @@ def seeds_for_equivalence(differences: np.ndarray, margin: float, power: float =
 
 
 def seeds_for_same_rates(rate_a: float, rate_b: float, margin: float, power: float = 0.8, alpha: float = 0.05) -> int | None:
-    """Least runs an arm to show two rates like these the same within ± margin (two one-sided tests); None above `MOST`.
+    """Least runs an arm to decide whether two rates like these are the same within ± margin; None above `MOST`.
 
-    n = ((z_{1−α} + z_{(1 + power) / 2}) / (margin − |a − b|))² (a(1 − a) + b(1 − b)), never below the n at which even 0 of n
-    against 0 of n has a 90 % Wilson bound within the margin.
+    Inside the margin by two one-sided tests, n = ((z_{1−α} + z_{(1 + power) / 2}) / (margin − |a − b|))² (a(1 − a) + b(1 − b)),
+    never below the n at which even 0 of n against 0 of n has a 90 % Wilson bound within the margin; outside it with z_{1−α/2}
+    and z_power in their places.
     """
     distance = margin - abs(rate_a - rate_b)
-    if distance <= 0:
+    if distance == 0:
         return None
-    z = stats.norm.ppf(1 - alpha)
     variance = rate_a * (1 - rate_a) + rate_b * (1 - rate_b)
+    if distance < 0:
+        n = math.ceil(((stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(power)) / distance) ** 2 * variance)
+        return max(n, 2) if n <= MOST else None
+    z = stats.norm.ppf(1 - alpha)
     n = math.ceil(((z + stats.norm.ppf((1 + power) / 2)) / distance) ** 2 * variance)
     least = math.ceil(z * z * (1 - margin) / margin + 1e-9)
     return max(n, least) if n <= MOST else None

@@ -85,6 +85,7 @@ def read_run(folder: Path) -> Record:
         "last_update": int(values[-1, names.index("update")]),
         **{f"final/{name}": value for name, value in (summary.get("final") or {}).items()},
         **{f"sft/{name}": value for name, value in (summary.get("sft") or {}).items()},
+        "rm/held_out_accuracy": read_summary(folder / "reward_model" / "report.json", notes).get("held_out_accuracy"),
         **flatten({name: value for name, value in config.items() if name not in _NOT_SETTINGS}),
     }
     row["status"] = row["status"] or "running"
@@ -129,16 +130,16 @@ def _parse_block(text: str) -> Any:
 
 
 def read_summary(path: Path, notes: list[str]) -> dict[str, Any]:
-    """summary.json, or {} while the run has none; an unreadable one is noted and treated as absent."""
+    """summary.json (or a report.json), or {} while the run has none; an unreadable one is noted and treated as absent."""
     try:
         summary = json.loads(path.read_bytes())
     except FileNotFoundError:
         return {}
     except ValueError:
-        notes.append("summary.json: not JSON, ignored")
+        notes.append(f"{path.name}: not JSON, ignored")
         return {}
     if not isinstance(summary, dict):
-        notes.append("summary.json: not an object, ignored")
+        notes.append(f"{path.name}: not an object, ignored")
         return {}
     return summary
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from analysis.claims import Claim, Verdict, judge
+from analysis.claims import Claim, Verdict, find_arms, judge
 from analysis.collapse import collapse_times, disagreements, threshold_curve
 from analysis.early_warning import early_warning
 from analysis.effects import arm_settings, base_arm, factorial_effects, factors, trick_effects
 from analysis.equivalence import margin_of
 from analysis.load import Loaded
-from analysis.outcomes import outcomes
+from analysis.outcomes import ENDED, outcomes, proxy_tails, scales_of_proxy, with_shared_runs
 from analysis.overoptimisation import against_early_stopping, frontier_test
 from analysis.paper_claims import PAPER_CLAIMS
-from analysis.stats import bootstrap, clopper_pearson, iqm
+from analysis.stats import LEAST_SEEDS, bootstrap, clopper_pearson, iqm
 from analysis.survival import logrank, median_time, restricted_mean
 
 FACTORIAL_OUTCOMES = ("collapsed", "stable_updates", "gold", "win")
@@ -35,20 +36,26 @@ class StudyVerdicts:
     factorial: pd.DataFrame  # a row a term and outcome; empty unless the arms are a full two-level design
     claims: list[tuple[Claim, Verdict]]
     thresholds: pd.DataFrame  # a row an arm and threshold
-    frontier: pd.DataFrame  # a row an arm with a KL penalty, against the base without, see `frontier_table`
+    frontier: pd.DataFrame  # a row an arm with a KL penalty, against the same without, see `frontier_table`
     warnings: pd.DataFrame  # a row a monitor, see `early_warning`
     remarks: list[str]
 
 
 def study_verdicts(loaded: Loaded, study: str, generator: np.random.Generator, *, base: str | None = None,
-                   claims: Sequence[Claim] = PAPER_CLAIMS) -> StudyVerdicts:  # fmt: skip
-    """All estimates of one study. `base` is the arm that others are compared with; by default the most central one."""
+                   claims: Sequence[Claim] = PAPER_CLAIMS, scores: pd.DataFrame | None = None) -> StudyVerdicts:  # fmt: skip
+    """All estimates of one study. `base` is the arm that others are compared with; by default the most central one.
+
+    `scores` are those of `runs_to_score`; without them nothing is said about the distribution of scores.
+    """
     runs = loaded.runs[loaded.runs["study"] == study].reset_index(drop=True)
-    curves = loaded.curves[loaded.curves["study"] == study]
+    own, curves = len(runs), loaded.curves[loaded.curves["study"] == study]
+    runs, curves = with_shared_runs(runs, curves)
     table, settings = outcomes(runs, curves), arm_settings(runs)
     base = base_arm(settings) if base is None else base
     if base not in settings.index:
         raise ValueError(f"--base {base}: no such arm in {study}; there are {', '.join(settings.index)}")
+    if scores is not None and len(scores):
+        table["proxy_tail"] = proxy_tails(table, scores)
     several = len(settings) > 1
     design = factors(settings) if several else {}
     factorial = [factorial_effects(table, design, measure) for measure in FACTORIAL_OUTCOMES] if design else []
@@ -61,10 +68,18 @@ def study_verdicts(loaded: Loaded, study: str, generator: np.random.Generator, *
         factorial=pd.concat(factorial, ignore_index=True) if factorial else pd.DataFrame(),
         claims=judged,
         thresholds=threshold_curve(runs, curves),
-        frontier=frontier_table(table, curves, settings, base),
-        warnings=early_warning(table, curves),
-        remarks=_remarks(runs, curves, table),
+        frontier=frontier_table(table, curves, settings),
+        warnings=early_warning(table[:own], curves[curves["run"].isin(runs["run"][:own])]),
+        remarks=_remarks(runs, curves, table, own),
     )
+
+
+def runs_to_score(loaded: Loaded, study: str, claims: Sequence[Claim] = PAPER_CLAIMS) -> pd.DataFrame:
+    """The runs of a study whose scores a claim is about: `study_verdicts(…, scores=load_rows(runs_to_score(…), "scores"))`."""
+    runs = loaded.runs[loaded.runs["study"] == study]
+    parts = [part for claim in claims for part in claim.parts if part.outcome == "proxy_tail"]
+    settings = arm_settings(runs)
+    return runs[runs["arm"].isin([arm for part in parts for side in find_arms(settings, part) for arm in side])]
 
 
 def arm_table(table: pd.DataFrame, generator: np.random.Generator) -> pd.DataFrame:
@@ -74,7 +89,7 @@ def arm_table(table: pd.DataFrame, generator: np.random.Generator) -> pd.DataFra
     rows = []
     for arm, part in table.groupby("arm", sort=True, observed=True):
         known = part["collapsed"].dropna()
-        row = dict(arm=arm, runs=len(part), unfinished=int((~part["status"].isin(["completed", "diverged"])).sum()),
+        row = dict(arm=arm, runs=len(part), unfinished=int((~part["status"].isin(ENDED)).sum()),
                    diverged=int((part["status"] == "diverged").sum()), collapses=int(known.sum()), n=len(known))  # fmt: skip
         intervals = {"rate": clopper_pearson(row["collapses"], row["n"])}
         times, events = part["time"].to_numpy(), part["event"].to_numpy()
@@ -90,26 +105,37 @@ def arm_table(table: pd.DataFrame, generator: np.random.Generator) -> pd.DataFra
     return pd.DataFrame(rows)
 
 
-def frontier_table(table: pd.DataFrame, curves: pd.DataFrame, settings: pd.DataFrame, base: str) -> pd.DataFrame:
-    """Does a KL penalty move gold at equal KL, or only stop earlier? A row an arm that adds nothing but the penalty to the base.
+def frontier_table(table: pd.DataFrame, curves: pd.DataFrame, settings: pd.DataFrame) -> pd.DataFrame:
+    """Does a KL penalty move gold at equal KL, or only stop earlier? A row a pair of arms that differ in nothing but the penalty.
 
-    Columns: arm, verdict, estimate, low, high, p, n of gold at equal KL, and `over_stopping…`: gold at the arm's end minus
-    that of the base stopped early. Empty if the base has a KL penalty or nothing is measured.
+    Columns: arm, control, verdict, estimate, low, high, p, n of gold at equal KL, margin (differences below it count as the
+    same), seeds (how many would do, NaN if decided or none would), and `over_stopping…`: gold at the arm's end minus that of
+    its control stopped early. Runs that have not ended take no part. Empty without such arms or where nothing is measured.
     """
-    if not {"eval/gold", "eval/kl_to_sft"} <= set(curves.columns) or settings.loc[base].get("ppo.kl_penalty") != "False":
+    if not {"eval/gold", "eval/kl_to_sft"} <= set(curves.columns) or "ppo.kl_penalty" not in settings:
         return pd.DataFrame()
+    curves = curves[curves["run"].isin(table["run"][table["status"].isin(ENDED)])]
     rows = []
-    for arm in settings.index[settings["ppo.kl_penalty"] == "True"]:
-        if all(name.startswith("ppo.kl_") for name in settings.columns[settings.loc[arm] != settings.loc[base]]):
-            found = frontier_test(curves, arm, base, margin_of("gold_at_kl", table))
-            stopping = against_early_stopping(curves, arm, base)
+    for arm, control in itertools.product(*(settings.index[settings["ppo.kl_penalty"] == on] for on in ("True", "False"))):
+        if all(name.startswith("ppo.kl_") for name in settings.columns[settings.loc[arm] != settings.loc[control]]):
+            found = frontier_test(curves, arm, control, margin_of("gold_at_kl", table))
+            stopping = against_early_stopping(curves, arm, control)
             over = dict(over_stopping=stopping.estimate, over_stopping_low=stopping.low, over_stopping_high=stopping.high)
-            rows.append(dict(arm=arm, verdict=found.verdict, **found.effect._asdict(), **over))
+            about = dict(margin=found.margin, seeds=np.nan if found.seeds is None else found.seeds)
+            rows.append(dict(arm=arm, control=control, verdict=found.verdict, **found.effect._asdict(), **about, **over))
     return pd.DataFrame(rows)
 
 
-def _remarks(runs: pd.DataFrame, curves: pd.DataFrame, table: pd.DataFrame) -> list[str]:
+def _remarks(runs: pd.DataFrame, curves: pd.DataFrame, table: pd.DataFrame, own: int) -> list[str]:
+    """Sentences on what the numbers rest on; the rows of `runs` from `own` on are runs listed under a second arm."""
     remarks = []
+    unfinished = table["status"][:own][~table["status"][:own].isin(ENDED)].value_counts()
+    if len(unfinished):
+        kinds = ", ".join(f"{count} {status}" for status, count in unfinished.items())
+        remarks.append(f"{unfinished.sum()} of {own} runs have not ended ({kinds}): they count in times to collapse and in nothing else.")
+    if len(runs) > own:
+        shared = sorted(set(runs["arm"][own:]))
+        remarks.append(f"Listed under two arms, as the settings of both are the same: {len(runs) - own} run(s) of {', '.join(shared)}.")
     if runs.get("pipeline_seed", pd.Series(dtype=float)).nunique() == 1:
         remarks.append(f"Given this world and reward model: every run has pipeline_seed={runs['pipeline_seed'].iloc[0]}.")
     if "eval/gold" not in curves or curves["eval/gold"].isna().all():
@@ -118,12 +144,14 @@ def _remarks(runs: pd.DataFrame, curves: pd.DataFrame, table: pd.DataFrame) -> l
         remarks.append("No run has ended or collapsed yet.")
     if runs["git_commit"].nunique() > 1:
         remarks.append(f"The runs come from {runs['git_commit'].nunique()} commits of the code.")
-    if table["arm"].nunique() > 1 and table["event"].any():
+    if table["arm"].nunique() > 1 and table["event"].any() and table["arm"].value_counts().min() >= LEAST_SEEDS:
         test = logrank(table["time"].to_numpy(), table["event"].to_numpy(), table["arm"].to_numpy().astype(str))
         remarks.append(f"Time to collapse differs between arms: log-rank p = {test.p:.2g}." if test.p < 0.05
                        else f"Time to collapse: no difference shown between arms (log-rank p = {test.p:.2g}).")  # fmt: skip
-    for on in ("kl", "proxy"):
+    for on, name in (("kl", "KL"), ("proxy", "proxy")):
         target = table[f"matched_{on}"].iloc[0]
         if np.isfinite(target):
-            remarks.append(f"Matched {on}: each run where it first reaches {target:.2f}, which half of every arm's runs do.")
+            remarks.append(f"Matched {name}: each run that has ended where it first reaches {target:.2f}, as half of every arm's runs do.")
+    if not all(scales_of_proxy(runs).values()):
+        remarks.append("Proxy scores of different reward models are on different scales: compare them only between arms of one.")
     return remarks + disagreements(runs, collapse_times(runs, curves))

@@ -1,4 +1,4 @@
-"""Verdicts of a sweep as plain text: `python -m analysis.verdicts results/STUDY`.
+"""Verdicts of a sweep as plain text, as Markdown or as CSV: `python -m analysis.verdicts results/STUDY`.
 
 Only layout: every number comes from `analysis.study`.
 """
@@ -6,75 +6,186 @@ Only layout: every number comes from `analysis.study`.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
+import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from analysis.load import load
-from analysis.study import LEVELS, StudyVerdicts, study_verdicts
+from analysis.load import load, load_rows
+from analysis.paper_claims import UNJUDGED
+from analysis.study import StudyVerdicts, runs_to_score, study_verdicts
 
+WIDTH = 130  # of lines of prose; tables are as wide as their arms' names need
+AT_END, AT_MATCHED = ("gold", "win", "proxy", "kl"), ("gold_at_kl", "win_at_kl", "gold_at_proxy", "win_at_proxy")
 WARNING = ["monitor", "direction", "area", "detected", "lead", "false_alarms", "collapses", "runs"]
+MONITORS = 12  # as many as fit a reader's screen; --csv has all
+FRAMES = ("outcomes", "arms", "effects", "factorial", "thresholds", "frontier", "warnings")
 
 
 def as_text(verdicts: StudyVerdicts) -> str:
     """The verdicts as plain text: claims first, then arms, effects, factorial terms, the threshold's influence."""
     lines = [f"== {verdicts.study} ==", ""]
     for _, verdict in verdicts.claims:
-        lines += [verdict.sentence, *(f"    {part.sentence}" for part in verdict.parts)]
+        lines += [_wrapped(verdict.sentence, ""), *(_wrapped(part.sentence, "    ") for part in verdict.parts)]
     if not verdicts.claims:
         lines.append("No claim of the paper can be judged with these arms.")
-    lines += [
-        "",
-        "Arms (mean of the middle half of seeds [95 % bootstrap]; rates [95 % exact]; time in updates)",
-        _arms_text(verdicts.arms),
-    ]
+    lines += [_wrapped(f"not judged by any run: {text} [{figure}]: {why}", "") for figure, text, why in UNJUDGED]
+    for title, table in _tables(verdicts):
+        lines += ["", _wrapped(title, ""), table.to_string(index=False)]
+    return "\n".join([*lines, "", *(_wrapped(remark, "") for remark in verdicts.remarks)])
+
+
+def as_markdown(verdicts: StudyVerdicts) -> str:
+    """Claims and arms as two Markdown tables, for a README."""
+    claims = [
+        dict(claim=f"{claim.text} [{claim.figure}]", verdict=f"**{verdict.verdict}**",
+             numbers="; ".join(part.sentence.partition(": ")[2] for part in verdict.parts))
+        for claim, verdict in verdicts.claims
+    ]  # fmt: skip
+    parts = [f"### {verdicts.study}"]
+    parts += [_markdown(pd.DataFrame(claims))] if claims else []
+    return "\n\n".join([*parts, _markdown(arms_shown(verdicts, AT_END)), *verdicts.remarks]) + "\n"
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    rows = [list(table.columns), ["---"] * len(table.columns), *table.astype(str).to_numpy().tolist()]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+
+
+def claims_frame(verdicts: StudyVerdicts) -> pd.DataFrame:
+    """A row a part of a claim: figure, claim, verdict, part (the part's own verdict), outcome, expects, arms, effect, seeds, sentence."""
+    rows = []
+    for claim, verdict in verdicts.claims:
+        for asked, found in zip(claim.parts, verdict.parts, strict=True):
+            rows.append(dict(figure=claim.figure, claim=claim.text, verdict=verdict.verdict, part=found.verdict, outcome=asked.outcome,
+                             expects=asked.expects, arms=" ".join(dict.fromkeys(found.arms)), **found.effect._asdict(),
+                             seeds=found.seeds, sentence=found.sentence))  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def write_csv(verdicts: StudyVerdicts, folder: Path) -> None:
+    """Every frame as folder/STUDY/NAME.csv; empty ones are not written."""
+    target = folder / verdicts.study
+    target.mkdir(parents=True, exist_ok=True)
+    for name, frame in {"claims": claims_frame(verdicts), **{name: getattr(verdicts, name) for name in FRAMES}}.items():
+        if len(frame):
+            frame.to_csv(target / f"{name}.csv", index=False)
+
+
+def _wrapped(text: str, indent: str) -> str:
+    return textwrap.fill(text, WIDTH, initial_indent=indent, subsequent_indent=indent + "    ", break_on_hyphens=False)
+
+
+def _tables(verdicts: StudyVerdicts) -> list[tuple[str, pd.DataFrame]]:
+    """(title, table) of everything that is a table and not empty."""
+    tables = [("Arms at the end of runs (mean of the middle half of seeds [95 % bootstrap]; rates [95 % exact]; time in updates, "
+               "– not reached; (n): known of n runs only)", arms_shown(verdicts, AT_END))]  # fmt: skip
+    if verdicts.arms[list(AT_MATCHED)].notna().any(axis=None):
+        tables.append(("Arms at matched KL and at matched proxy", arms_shown(verdicts, AT_MATCHED)))
     if len(verdicts.effects):
         base = verdicts.effects["base"].iloc[0]
-        lines += ["", f"Effect against {base} (paired by seed, 95 % intervals; p after Holm over arms)", _effects_text(verdicts.effects)]
+        title = f"Effect against {base} (paired by seed [95 %]; * p < 0.05, ** 0.01, *** 0.001 after Holm over arms)"
+        tables.append((title, _effects(verdicts.effects)))
+        tables.append((f"What sets the arms apart from {base} (+ switched on, − switched off)", _changes(verdicts.effects)))
     if len(verdicts.factorial):
         shown = verdicts.factorial.assign(effect=[_interval(row) for row in verdicts.factorial.to_dict("records")])
-        lines += [
-            "",
-            "Factorial: main and two-way effects (seeds as blocks)",
-            shown[["outcome", "term", "effect", "p_holm", "n"]].to_string(index=False),
-        ]
+        shown = shown[["outcome", "term", "effect", "p_holm", "n"]].round(3)
+        tables.append(("Factorial: main and two-way effects (seeds as blocks)", shown))
     if len(verdicts.frontier):
-        lines += ["", "KL penalty against early stopping (gold at equal KL, 95 %; and gold at the end over the base stopped early)"]
-        lines += [f"{row['arm']}: {row['verdict']}: {_interval(row)}, {row['n']} seeds; over stopping {_interval(row, 'over_stopping')}"
-                  for row in verdicts.frontier.to_dict("records")]  # fmt: skip
+        same = f"(the same if the 90 % interval is within ± {verdicts.frontier['margin'].iloc[0]:.2f})"
+        title = (
+            f"KL penalty against early stopping: gold at equal KL [95 %] {same}, and gold at the end over that of stopping early without it"
+        )
+        tables.append((title, _frontier(verdicts.frontier)))
     if len(verdicts.warnings):
-        shown = verdicts.warnings.assign(area=[_interval(row, "auc", prefix="") for row in verdicts.warnings.to_dict("records")])
-        lines += ["", "Early warning of a collapse within 15 updates, on held-out seeds", shown[WARNING].round(2).to_string(index=False)]
+        rows = verdicts.warnings.head(MONITORS)
+        shown = rows.assign(area=[_interval(row, "auc", prefix="") for row in rows.to_dict("records")], lead=_known(rows["lead"]))
+        title = f"Early warning of a collapse within 15 updates, on held-out seeds (best {len(rows)} of {len(verdicts.warnings)} monitors)"
+        tables.append((title, shown[WARNING].round(2)))
     if len(verdicts.thresholds):
         wide = verdicts.thresholds.assign(of=[f"{row.collapses}/{row.n}" for row in verdicts.thresholds.itertuples()])
-        lines += ["", "Collapses by threshold (SDs of SFT's gold)", wide.pivot(index="arm", columns="threshold", values="of").to_string()]
-    return "\n".join([*lines, "", *verdicts.remarks])
+        wide = wide.pivot(index="arm", columns="threshold", values="of")
+        tables.append(("Collapses by threshold (SDs of SFT's gold)", wide.rename_axis(columns=None).reset_index()))
+    return tables
 
 
-def _interval(row: dict, name: str = "", digits: int = 2, prefix: str | None = None) -> str:
-    """'estimate [low, high]' of the columns name, name_low, name_high (or of estimate, low, high); '-' if there is none."""
+def _known(values: pd.Series) -> list[str]:
+    return ["–" if pd.isna(value) else f"{value:g}" for value in values]
+
+
+def _number(value: float) -> str:
+    """Two decimals, fewer for large numbers; – for ∞."""
+    return "–" if np.isinf(value) else f"{value:.{2 if abs(value) < 10 else 1 if abs(value) < 100 else 0}f}"
+
+
+def _interval(row: dict, name: str = "", prefix: str | None = None) -> str:
+    """'estimate [low, high]' of the columns name, name_low, name_high (or of estimate, low, high); – if there is none."""
     prefix = (f"{name}_" if name else "") if prefix is None else prefix
-    estimate = row[name] if name else row["estimate"]
+    estimate, low, high = row[name or "estimate"], row[f"{prefix}low"], row[f"{prefix}high"]
     if pd.isna(estimate):
-        return "-"
-    return f"{estimate:.{digits}f} [{row[prefix + 'low']:.{digits}f}, {row[prefix + 'high']:.{digits}f}]"
+        return "–"
+    seeds = row.get(f"{name}_n" if name else "n", 2)
+    if seeds == 1 or np.isnan(low):
+        return f"{_number(estimate)} (1 seed)" if seeds == 1 else f"{_number(estimate)} (no interval)"
+    return f"{_number(estimate)} (all equal)" if np.isneginf(low) else f"{_number(estimate)} [{_number(low)}, {_number(high)}]"
 
 
-def _arms_text(arms: pd.DataFrame) -> str:
+def arms_shown(verdicts: StudyVerdicts, levels: Sequence[str]) -> pd.DataFrame:
+    """A row an arm as text: runs that have ended, collapses and when (with the levels at the end), and `levels`."""
+    last, rows = verdicts.outcomes.groupby("arm")["time"].max(), []
+    for row in verdicts.arms.to_dict("records"):
+        ended = row["runs"] - row["unfinished"]
+        shown = {"arm": row["arm"], "runs": f"{ended} of {row['runs']}" if row["unfinished"] else str(ended)}
+        if levels == AT_END:
+            shown["collapsed"] = f"{row['collapses']}/{row['n']} {_interval(row, 'rate').partition(' ')[2]}" if row["n"] else "–"
+            never = np.isinf(row["median_time"]) and np.isinf(row["median_time_low"])
+            shown["median time"] = f"> {last[row['arm']]:.0f}" if never else _times(row)
+        for level in levels:
+            missing = 1 < row[f"{level}_n"] < ended
+            shown[level.replace("_", " ")] = _interval(row, level) + (f" ({row[f'{level}_n']})" if missing else "")
+        rows.append(shown)
+    return pd.DataFrame(rows)
+
+
+def _times(row: dict) -> str:
+    if row["runs"] == 1:
+        return f"{row['median_time']:.0f} (1 run)"
+    low, high = (_number(row[f"median_time_{end}"]).partition(".")[0] for end in ("low", "high"))
+    return f"{_number(row['median_time']).partition('.')[0]} [{low}, {high}]"
+
+
+def _effects(effects: pd.DataFrame) -> pd.DataFrame:
+    shown = effects.assign(text=[_interval(row) + _stars(row) if row["n"] else "–" for row in effects.to_dict("records")])
+    wide = shown.pivot(index="arm", columns="outcome", values="text")[list(dict.fromkeys(effects["outcome"]))]
+    return wide.rename(columns=lambda name: name.replace("_", " ")).rename_axis(columns=None).reset_index()
+
+
+def _stars(row: dict) -> str:
+    return " " + "*" * sum(row["p_holm"] < level for level in (0.05, 0.01, 0.001)) if row["p_holm"] < 0.05 else ""
+
+
+def _changes(effects: pd.DataFrame) -> pd.DataFrame:
+    """arm, change; 'False → True' is said as + and its reverse as −, as most changes switch a trick."""
+    table = effects.drop_duplicates("arm")[["arm", "change"]]
+    short = [re.sub(r"(\S+) True → False", r"−\1", re.sub(r"(\S+) False → True", r"+\1", text)) for text in table["change"]]
+    width = WIDTH - table["arm"].str.len().max() - 2
+    rows = [(arm if not i else "", line) for arm, text in zip(table["arm"], short, strict=True)
+            for i, line in enumerate(textwrap.wrap(text, width, break_on_hyphens=False) or ["nothing: equal settings"])]  # fmt: skip
+    longest = max(len(line) for _, line in rows)
+    return pd.DataFrame([(arm, line.ljust(longest)) for arm, line in rows], columns=["arm", "change"])
+
+
+def _frontier(frontier: pd.DataFrame) -> pd.DataFrame:
     rows = []
-    for row in arms.to_dict("records"):
-        collapsed = f"{row['collapses']}/{row['n']} {_interval(row, 'rate').partition(' ')[2]}"
-        shown = {"arm": row["arm"], "runs": row["runs"], "collapsed": collapsed, "median time": _interval(row, "median_time", 0)}
-        rows.append(shown | {level.replace("_", " "): _interval(row, level) for level in LEVELS})
-    return pd.DataFrame(rows).to_string(index=False)
-
-
-def _effects_text(effects: pd.DataFrame) -> str:
-    shown = effects.assign(text=[f"{_interval(row)} p={row['p_holm']:.2g}" if row["n"] > 1 else "-" for row in effects.to_dict("records")])
-    wide = shown.pivot(index=["arm", "change"], columns="outcome", values="text")
-    return wide[list(dict.fromkeys(effects["outcome"]))].rename(columns=lambda name: name.replace("_", " ")).to_string()
+    for row in frontier.to_dict("records"):
+        undecided = "" if row["verdict"] != "cannot tell" else "none below 1000" if pd.isna(row["seeds"]) else f"about {row['seeds']:.0f}"
+        rows.append({"arm": row["arm"], "against": row["control"], "verdict": row["verdict"], "at equal KL": _interval(row), "n": row["n"],
+                     "over stopping": _interval(row, "over_stopping"), "seeds that would do": undecided})  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,12 +195,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--base", help="arm that the others are compared with")
     parser.add_argument("--cache", action="store_true", help="keep what was read as Parquet in <folder>/.analysis (needs pyarrow)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write claims and arms as Markdown tables")
+    parser.add_argument("--csv", type=Path, metavar="DIR", help="also write every table as DIR/STUDY/NAME.csv")
     options = parser.parse_args(arguments)
     try:
         loaded = load(options.folders, cache=options.cache)
-        for study in dict.fromkeys(loaded.runs["study"]):
-            print(as_text(study_verdicts(loaded, study, np.random.default_rng(options.seed), base=options.base)), end="\n\n")
-    except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
+        studies = list(dict.fromkeys(loaded.runs["study"]))
+        found = [
+            study_verdicts(loaded, study, np.random.default_rng(options.seed), base=options.base,
+                           scores=load_rows(runs_to_score(loaded, study), "scores"))
+            for study in studies
+        ]  # fmt: skip
+        for verdicts in found:
+            print(as_text(verdicts), end="\n\n")
+            if options.csv:
+                write_csv(verdicts, options.csv)
+        if options.markdown and found:
+            options.markdown.write_text("\n".join(as_markdown(verdicts) for verdicts in found))
+    except (OSError, ModuleNotFoundError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     for row in loaded.left_out.itertuples():

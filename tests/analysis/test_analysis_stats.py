@@ -144,7 +144,7 @@ def test_seeds_for_rates_agree_with_statsmodels(a, b, n):
 def test_no_effect_needs_no_sensible_number_of_seeds():
     assert power.seeds_for_mean(np.array([1.0, -1.0])) is None and power.seeds_for_rates(0.5, 0.5) is None
     assert power.seeds_for_mean(np.array([1.001, -1.0])) is None
-    assert power.seeds_for_same_rates(0.9, 0.1, 0.25) is None
+    assert power.seeds_for_same_rates(0.75, 0.5, 0.25) is None  # on the margin itself
 
 
 def test_thirteen_runs_without_collapse_bound_the_rate_by_a_quarter():
@@ -154,6 +154,7 @@ def test_thirteen_runs_without_collapse_bound_the_rate_by_a_quarter():
 
 def test_nine_runs_without_collapse_in_either_arm_show_the_rates_the_same():
     assert power.seeds_for_same_rates(0.0, 0.0, 0.25) == 9
+    assert power.seeds_for_same_rates(0.9, 0.1, 0.25) == 5  # outside: ((1.96 + 0.84) / 0.55)² × 0.18 = 4.7
     assert stats.rate_effect(0, 9, 0, 9, level=0.9).high < 0.25 < stats.rate_effect(0, 8, 0, 8, level=0.9).high
 
 

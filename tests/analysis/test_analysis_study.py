@@ -2,14 +2,15 @@
 
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from simulate import Arm, write_study
 
 from analysis.foreign import combine, load_wandb_export
-from analysis.load import load
-from analysis.study import study_verdicts
+from analysis.load import load, load_rows
+from analysis.study import runs_to_score, study_verdicts
 from analysis.verdicts import as_text
 
 
@@ -46,6 +47,107 @@ def test_the_arm_table_counts_and_orders_what_was_planted(tmp_path):
     frontier = verdicts.frontier.set_index("arm")
     assert frontier.index.tolist() == ["kl"] and frontier.loc["kl", "n"] == 6
     assert verdicts.warnings["monitor"].iloc[0] == "monitor/entropy"
+
+
+def quality_study(tmp_path, gold_per_accuracy: float):
+    """Reward models of two sizes of data and two noises, their accuracies planted, and gold that follows them or does not."""
+    generator = np.random.default_rng(9)
+    accuracy = {(6000, 0.0): 0.85, (1500, 0.0): 0.75, (6000, 1.0): 0.7, (1500, 1.0): 0.6}
+    arms = {f"{pairs}_{noise}": Arm({"preferences.pairs": pairs, "preferences.noise": noise, "preferences.margin": 0.0},
+                                    lift=gold_per_accuracy * (mean - 0.5), lift_sd=0.2)
+            for (pairs, noise), mean in accuracy.items()}  # fmt: skip
+    root = write_study(tmp_path, arms, 8, generator, every_update=False)
+    for (pairs, noise), mean in accuracy.items():
+        for folder in (root / f"{pairs}_{noise}").iterdir():
+            (folder / "reward_model").mkdir()
+            found = {"held_out_pairs": 1000, "held_out_accuracy": mean + 0.01 * generator.standard_normal(), "longer_wins_accuracy": 0.6}
+            (folder / "reward_model" / "report.json").write_text(json.dumps(found))
+    return {claim.text: verdict for claim, verdict in verdicts_of(root).claims}
+
+
+def test_gold_that_follows_the_reward_models_accuracy_is_bounded_by_it(tmp_path):
+    found = quality_study(tmp_path, 8.0)
+    bounded = found["the reward model's quality bounds the policy's"]
+    assert bounded.verdict == "supported" and [part.effect.n for part in bounded.parts] == [8] * 4
+    assert bounded.parts[0].effect.estimate == pytest.approx(0.1, abs=0.01)
+    assert found["clearer preference pairs give a more accurate reward model"].verdict == "supported"
+
+
+def test_gold_that_ignores_the_reward_model_is_not_bounded_by_it(tmp_path):
+    bounded = quality_study(tmp_path, 0.0)["the reward model's quality bounds the policy's"]
+    assert bounded.verdict == "cannot tell" and [part.verdict for part in bounded.parts] == ["supported"] * 2 + ["cannot tell"] * 2
+
+
+def early_study(tmp_path, accuracies: tuple[float, float], lifts: tuple[float, float]):
+    generator = np.random.default_rng(10)
+    arms = {f"steps_{n}": Arm({"reward_model.steps": n}, lift=lift, lift_sd=0.2) for n, lift in zip((80, 400), lifts, strict=True)}
+    root = write_study(tmp_path, arms, 16, generator, every_update=False)
+    for steps, mean in zip((80, 400), accuracies, strict=True):
+        for folder in (root / f"steps_{steps}").iterdir():
+            (folder / "reward_model").mkdir()
+            report = json.dumps({"held_out_accuracy": mean + 0.01 * generator.standard_normal()})
+            (folder / "reward_model" / "report.json").write_text(report)
+    found = {claim.text: verdict.verdict for claim, verdict in verdicts_of(root).claims}
+    texts = ("the reward model's accuracy saturates early", "an early reward model makes a worse policy although its accuracy is close")
+    return [found[text] for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "lifts", "expected"),
+    [
+        ((0.74, 0.75), (1.0, 3.0), ["supported", "supported"]),
+        ((0.60, 0.75), (1.0, 3.0), ["contradicted", "contradicted"]),
+        ((0.74, 0.75), (3.0, 1.0), ["supported", "contradicted"]),
+    ],
+)  # fmt: skip
+def test_an_early_reward_model_is_judged_by_its_accuracy_and_by_the_policy_it_makes(tmp_path, accuracies, lifts, expected):
+    assert early_study(tmp_path, accuracies, lifts) == expected
+
+
+MAX = {"kl_penalty": True, "reward_norm": True, "critic_pretrain": True, "critic_init": "reward", "policy_init": "sft", "grad_clip": True,
+       "value_clip": True}  # fmt: skip
+
+
+@pytest.mark.parametrize(("harmful", "expected"), [(0.3, "supported"), (-0.3, "contradicted"), (0.0, "cannot tell")])
+def test_beating_sft_takes_more_wins_than_losses_on_both_kinds_of_prompt(tmp_path, harmful, expected):
+    generator = np.random.default_rng(11)
+    arm = Arm({**{f"ppo.{name}": value for name, value in MAX.items()}, "data.language": "zh"})
+    root = write_study(tmp_path, {"ppo_max": arm}, 6, generator, every_update=False)
+    for path in root.glob("*/*/metrics.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        for kind, margin in (("helpful", 0.4), ("harmful", harmful)):
+            drawn = margin + 0.05 * generator.standard_normal()
+            rows[-1] |= {f"eval/{kind}/win": 0.5 + drawn / 2, f"eval/{kind}/lose": 0.5 - drawn / 2, f"eval/{kind}/tie": 0.0}
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = {claim.text: verdict for claim, verdict in verdicts_of(root).claims}
+    assert found["PPO-max beats SFT in Chinese, on helpful and on harmful prompts"].verdict == expected
+    assert "PPO-max beats SFT in English, on helpful and on harmful prompts" not in found
+
+
+def test_long_tails_after_the_collapse_are_found_where_scores_are_given(tmp_path):
+    generator = np.random.default_rng(12)
+    vanilla = Arm({"ppo.reward_clip": None}, collapse_probability=1.0)
+    loaded = load(write_study(tmp_path, {"vanilla": vanilla, "kl": Arm({"ppo.kl_penalty": True})}, 6, generator, every_update=False))
+    wanted = runs_to_score(loaded, "study")
+    assert set(wanted["arm"]) == {"vanilla"}
+    for run in wanted.itertuples():
+        draw = {update: generator.standard_t(2, 60) if update >= run.collapse_update else generator.standard_normal(60)
+                for update in range(0, 81, 5)}  # fmt: skip
+        rows = [json.dumps({"update": u, "prompt": i, "proxy": x}) for u, values in draw.items() for i, x in enumerate(values)]
+        (Path(run.folder) / "scores.jsonl").write_text("\n".join(rows) + "\n")
+    text = "the collapse of vanilla PPO gives its proxy scores a long tail"
+    told = study_verdicts(loaded, "study", np.random.default_rng(0), scores=load_rows(wanted, "scores"))
+    assert {claim.text: verdict.verdict for claim, verdict in told.claims}[text] == "supported"
+    assert text not in {claim.text for claim, _ in study_verdicts(loaded, "study", np.random.default_rng(0)).claims}
+
+
+def test_every_arm_with_a_penalty_meets_the_same_arm_without_it(tmp_path):
+    arms = {f"{norm}_{kl}": Arm({"ppo.kl_penalty": kl, "ppo.reward_norm": norm}) for norm in (False, True) for kl in (False, True)}
+    arms["True_strong"] = Arm({"ppo.kl_penalty": True, "ppo.reward_norm": True, "ppo.kl_coef": 0.4})
+    frontier = verdicts_of(write_study(tmp_path, arms, 3, np.random.default_rng(13), every_update=False)).frontier
+    pairs = {(row.arm, row.control) for row in frontier.itertuples()}
+    assert pairs == {("False_True", "False_False"), ("True_True", "True_False"), ("True_strong", "True_False")}
+    assert (frontier["verdict"] == "cannot tell").all() and (frontier["seeds"] >= 5).all() and (frontier["margin"] == 1.0).all()
 
 
 def test_a_study_still_going_is_read_without_a_verdict_on_its_end(tmp_path):

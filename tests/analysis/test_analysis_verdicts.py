@@ -19,11 +19,11 @@ import ablate
 from ablate.config import Config
 from ablate.sweeps import expand, load_study
 from analysis import verdicts as verdicts_module
-from analysis.claims import Claim, Part, find_arms, judge
+from analysis.claims import LEAST, MOST, Claim, Part, find_arms, judge
 from analysis.collapse import collapse_times, disagreements, sustained_deficits, threshold_curve
 from analysis.effects import arm_settings, base_arm, change, factorial_effects, factors, trick_effects
 from analysis.load import load
-from analysis.outcomes import interpolate_at, matched_value, outcomes
+from analysis.outcomes import interpolate_at, matched_value, outcomes, proxy_tails, with_shared_runs
 from analysis.paper_claims import PAPER_CLAIMS
 from analysis.runfolder import flatten
 from analysis.stats import paired_effect, rate_effect
@@ -121,9 +121,79 @@ def test_outcomes_know_only_what_each_status_lets_them_know(study, tmp_path):
     assert np.isnan(table.loc[("kl", 0), "collapsed"]) and not table.loc[("kl", 0), "event"]
     assert np.isnan(table.loc[("kl", 0), "gold"])
     assert table.loc[("kl", 1), "collapsed"] == 1.0 and table.loc[("kl", 1), "time"] == 80
-    assert table.loc[("vanilla", 0), "collapsed"] == 1.0 and np.isnan(table.loc[("vanilla", 0), "gold"])
+    assert table.loc[("vanilla", 0), "event"] and table.loc[("vanilla", 0), "time"] < 80  # known to survival, and
+    assert table.loc[("vanilla", 0), ["collapsed", "gold", "gold_at_kl"]].isna().all()  # to no rate: it would be known too early
     assert np.isnan(table.loc[("kl", 2), "collapsed"]) and table.loc[("kl", 2), "status"] == "running"
     assert table.loc[("kl", 3), "collapsed"] == 0.0 and table.loc[("kl", 3), "stable_updates"] == 80
+
+
+def test_unfinished_runs_do_not_raise_a_collapse_rate(loaded):
+    """All seeds but two are still going: the collapsed ones among them are known, the others are not."""
+    going = (loaded.runs["arm"] == "vanilla") & (loaded.runs["seed"] > 1)
+    runs, early = loaded.runs.assign(status=np.where(going, "running", "completed")), loaded.curves["update"] <= 60
+    runs["last_update"] = np.where(going, 60, 80)
+    curves = loaded.curves[early | ~loaded.curves["run"].isin(runs["run"][going])]
+    part = outcomes(runs, curves).query("arm == 'vanilla'")
+    assert part["event"].sum() > 2 == part["collapsed"].notna().sum() == part["stable_updates"].notna().sum()
+    assert threshold_curve(runs, curves, np.array([1.0])).set_index("arm").loc["vanilla", "n"] == 2
+
+
+def test_an_arm_that_has_just_begun_does_not_move_the_matched_kl(study, tmp_path):
+    root = tmp_path / "study"
+    shutil.copytree(study, root)
+    expected = load(study)
+    shutil.copytree(root / "kl" / "seed=0", root / "new" / "seed=0")
+    begun = root / "new" / "seed=0"
+    (begun / "summary.json").unlink()
+    (begun / "metrics.jsonl").write_text((begun / "metrics.jsonl").read_text().splitlines()[0] + "\n")
+    config = (begun / "config.yaml").read_text().replace("arm: kl\n", "arm: new\n")
+    (begun / "config.yaml").write_text(config)
+    loaded = load(root)
+    table, before = outcomes(loaded.runs, loaded.curves), outcomes(expected.runs, expected.curves)
+    assert "new" in set(table["arm"]) and table["matched_kl"].iloc[0] == before["matched_kl"].iloc[0] > 1
+    assert table.query("arm == 'new'")["gold_at_kl"].isna().all()
+
+
+def test_proxies_of_different_reward_models_are_not_matched(loaded):
+    assert outcomes(loaded.runs, loaded.curves)["gold_at_proxy"].notna().any()
+    other = loaded.runs.assign(**{"preferences.pairs": np.where(loaded.runs["arm"] == "kl", 250, 6000)})
+    table = outcomes(other, loaded.curves)
+    assert table["gold_at_proxy"].isna().all() and table["gold_at_kl"].notna().any()
+
+
+def test_the_tails_of_scores_are_their_kurtosis_after_the_collapse_less_that_before():
+    generator = np.random.default_rng(7)
+    table = pd.DataFrame(dict(run=["a", "b", "c"], event=[True, False, True], time=[10.0, 20.0, 5.0]))
+    drawn = {update: generator.standard_t(3, 200) if update >= 10 else generator.standard_normal(200) for update in (0, 5, 10, 15, 20)}
+    scores = pd.concat([pd.DataFrame(dict(run=run, update=u, prompt=range(200), proxy=x)) for run in "ab" for u, x in drawn.items()])
+    kurtosis = {u: np.mean((x - x.mean()) ** 4) / np.var(x) ** 2 - 3 for u, x in drawn.items()}
+    expected = np.median([kurtosis[u] for u in (10, 15, 20)]) - np.mean([kurtosis[0], kurtosis[5]])
+    found = proxy_tails(table, scores)
+    assert found[0] == pytest.approx(expected, rel=1e-12) and expected > 1 and np.isnan(found[1:]).all()
+
+
+def seeded_runs(arms: dict[str, list[tuple[int, int]]]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """arm → (seed, pipeline_seed) of its runs, all else equal; and curves of one row a run."""
+    runs = pd.DataFrame([dict(run=f"s/{arm}/seed={s}", study="s", arm=arm, seed=s, pipeline_seed=p, **{"ppo.ptx": False})
+                         for arm, members in arms.items() for s, p in members])  # fmt: skip
+    curves = runs[["run", "study", "arm", "seed"]].assign(update=0)
+    return runs, curves.astype({"run": "category", "arm": "category"})
+
+
+def test_a_world_of_its_own_for_every_seed_is_a_setting():
+    runs, _ = seeded_runs({"fixed": [(0, 0), (1, 0)], "own": [(0, 0), (1, 1)], "begun": [(0, 0)], "mixed": [(0, 0), (1, 3)]})
+    assert arm_settings(runs)["pipeline_seed"].to_dict() == {"fixed": "0", "own": "seed", "begun": "0", "mixed": "several"}
+    runs, _ = seeded_runs({"own": [(0, 0), (1, 1)], "begun": [(0, 0)]})
+    assert arm_settings(runs)["pipeline_seed"].to_dict() == {"own": "seed", "begun": "seed"}
+
+
+def test_a_run_that_two_arms_share_is_listed_under_both():
+    runs, curves = seeded_runs({"fixed": [(0, 0), (1, 0), (2, 0)], "own": [(1, 1), (2, 2)]})
+    both, rows = with_shared_runs(runs, curves)
+    assert both[len(runs) :][["run", "arm", "seed"]].values.tolist() == [["s/own/seed=0", "own", 0]]
+    assert rows.iloc[-1][["run", "arm"]].tolist() == ["s/own/seed=0", "own"] and len(rows) == 6
+    other = runs.assign(**{"ppo.ptx": runs["arm"] == "own"})
+    assert len(with_shared_runs(other, curves)[0]) == len(runs)
 
 
 def test_without_gold_nothing_is_called_collapsed(loaded):
@@ -193,6 +263,41 @@ def test_arms_are_matched_by_settings_and_differ_in_nothing_else():
     assert judge(Claim("", "", (Part("gold", "higher", {"ppo.absent": True}, OFF),)), table_of({}), settings) is None
 
 
+def test_most_and_least_are_the_amounts_of_the_study():
+    settings = settings_of({"few": {"n": 250, "noise": 0}, "many": {"n": 2000, "noise": 0}, "noisy": {"n": 2000, "noise": 4}})
+    assert find_arms(settings, Part("gold", "higher", {"n": MOST}, {"n": LEAST})) == (["many"], ["few"])
+    assert find_arms(settings, Part("gold", "higher", {"noise": LEAST}, {"noise": MOST})) == (["many"], ["noisy"])
+    assert find_arms(settings[["n"]].iloc[1:2], Part("gold", "higher", {"n": MOST}, {"n": LEAST})) == ([], [])
+
+
+def test_the_seeds_of_a_claim_are_those_of_its_hardest_part():
+    arms = {arm: {"collapsed": columns["collapsed"][:3], "gold": [0.0, 1.0, 5.0]} for arm, columns in COLLAPSES.items()}
+    arms["kl"]["gold"] = [1.0, 1.5, 6.5]
+    claim = Claim("f", "t", (Part("collapsed", "lower", ON, OFF), Part("gold", "higher", ON, OFF)))
+    verdict = judge(claim, table_of(arms), KL_SETTINGS)
+    assert verdict.seeds == max(part.seeds for part in verdict.parts) and f"; about {verdict.seeds} seeds would do" in verdict.sentence
+
+
+def test_one_seed_asks_for_five_and_none_says_that_nothing_is_known():
+    one = {"base": {"gold": [0.0], "collapsed": [0.0]}, "kl": {"gold": [1.0], "collapsed": [0.0]}}
+    found = verdict_of(Part("gold", "higher", ON, OFF), one)
+    assert found.seeds == 5 and found.sentence.endswith("; at least 5 seeds are needed") and "inf" not in found.sentence
+    none = {arm: {"gold": [np.nan], "collapsed": [np.nan]} for arm in one}
+    found = verdict_of(Part("gold", "higher", ON, OFF), none)
+    assert found.seeds is None and found.sentence.endswith("; not known of any seed yet")
+
+
+def test_equal_rates_ask_for_as_many_seeds_as_show_them_equal():
+    rates = {arm: {"collapsed": [1.0] * 3} for arm in COLLAPSES}
+    assert verdict_of(Part("collapsed", "lower", ON, OFF), rates).seeds == verdict_of(Part("collapsed", "same", ON, OFF), rates).seeds < 100
+
+
+def test_the_levels_told_are_those_of_the_seeds_compared():
+    arms = {"base": {"gold": [0.0, 0.1, 0.2, 0.3, 0.4, 99.0]}, "kl": {"gold": [1.0, 1.2, 1.3, 1.1, 1.4, np.nan]}}
+    arms = {arm: columns | {"collapsed": [0.0] * 6} for arm, columns in arms.items()}
+    assert "1.20 of kl against 0.20 of base (difference +1.00 " in verdict_of(Part("gold", "higher", ON, OFF), arms).sentence
+
+
 COLLAPSES = {"base": {"collapsed": [1.0] * 5}, "kl": {"collapsed": [0.0] * 5}}
 
 
@@ -251,6 +356,7 @@ def test_a_claim_holds_if_all_its_parts_do_and_falls_with_one():
 
 
 SWEEP_OF = {
+    "Fig. 2": "rm_training", "Fig. 3": "rm_training", "Fig. 10": "win_rate", "Fig. 13": "vanilla", "main finding": "rm_quality",
     "Fig. 4": "vanilla", "Fig. 6": "score_reparameterisation", "Fig. 7": "policy_constraints", "Fig. 8": "initialisation",
     "Fig. 9": "ppo_max_long", "Fig. 14": "joint_clipping", "Fig. 15": "kl_coef", "Fig. 16": "entropy_clip",
     "Fig. 17": "surrogate_clip", "Fig. 18": "grad_clip", "Fig. 19": "gae_lambda",
@@ -272,7 +378,7 @@ def composed():
 
 @pytest.mark.parametrize("claim", PAPER_CLAIMS, ids=lambda claim: claim.text)
 def test_every_claim_of_the_paper_finds_its_arms_in_the_sweep_of_its_figure(claim, composed, loaded):
-    known = set(outcomes(loaded.runs, loaded.curves).columns)
+    known = {*outcomes(loaded.runs, loaded.curves).columns, "proxy_tail"}
     for part in claim.parts:
         treated, controls = find_arms(composed[SWEEP_OF[claim.figure]], part)
         assert treated and len(controls) == (0 if part.control is None else len(treated))
@@ -287,8 +393,28 @@ def test_the_command_prints_planted_truths_and_what_it_left_out(study, tmp_path,
     out = capsys.readouterr().out
     assert "No claim of the paper can be judged with these arms." not in out
     assert "cannot tell: reward scaling alone changes nothing [Fig. 6]" in out
-    assert "0/6 [0.00, 0.46]" in out
+    assert "0/6 [0.00, 0.46]" in out and "> 80" in out and "inf" not in out and "nan" not in out
+    assert "not judged by any run: " in out and "third model" in out
     assert "no metrics.jsonl" in out and "Given this world and reward model" in out
+
+
+def test_markdown_and_csv_hold_what_the_text_says(study, tmp_path, capsys):
+    assert verdicts_module.main([str(study), "--markdown", str(tmp_path / "v.md"), "--csv", str(tmp_path / "csv")]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    claims = pd.read_csv(tmp_path / "csv" / "study" / "claims.csv")
+    assert len(claims) > 3 and all(sentence in text for sentence in claims["sentence"])
+    arms = pd.read_csv(tmp_path / "csv" / "study" / "arms.csv")
+    assert arms["arm"].tolist() == ["kl", "scaling", "vanilla"] and (tmp_path / "csv" / "study" / "effects.csv").exists()
+    lines = (tmp_path / "v.md").read_text().splitlines()
+    tables = [line.split(" | ") for line in lines if line.startswith("|")]
+    assert f"**{claims['verdict'].iloc[0]}**" in tables[2][1] and sum(row[0] == "| kl" for row in tables) == 1
+    assert {len(row) for row in tables} == {3, 8}  # claim, verdict, numbers; and the arms' eight columns
+
+
+def test_lines_are_no_wider_than_a_terminal_with_twenty_arms(tmp_path, capsys):
+    arms = {f"arm_with_a_name_{i:02}": Arm({"ppo.gae_lambda": i / 20}, 0.5) for i in range(20)}
+    assert verdicts_module.main([str(write_study(tmp_path, arms, 3, np.random.default_rng(0), every_update=False))]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 150
 
 
 def test_the_command_names_a_mistake_in_one_sentence(study, tmp_path, capsys):

@@ -6,12 +6,13 @@ import argparse
 import sys
 import time
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from analysis.load import load
+from analysis.packed import resolve
 from analysis.report.data import report_data
 from analysis.report.page import page
 from analysis.report.watch import SECONDS, watch, write_page
@@ -31,7 +32,8 @@ def build(root: Path, out: Path, *, base: str | None, seed: int, reload_seconds:
         reasons = "".join(f"\n  {row.folder}: {row.reason}" for row in loaded.left_out.itertuples())
         raise ValueError(f"no run folder could be used below {root}{reasons}")
     if len(studies) > 1:
-        raise ValueError(f"{root} holds {len(studies)} studies, a page shows one: name {' or '.join(str(root / study) for study in studies)}")
+        names = " or ".join(str(root / study) for study in studies)
+        raise ValueError(f"{root} holds {len(studies)} studies, a page shows one: name {names}")
     data = report_data(loaded, studies[0], np.random.default_rng(seed), base=base)
     text = page(data, built=time.strftime("%Y-%m-%d %H:%M"), reload_seconds=reload_seconds)
     write_page(out, text)
@@ -41,14 +43,14 @@ def build(root: Path, out: Path, *, base: str | None, seed: int, reload_seconds:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the page, with --watch again and again; 1 if there is nothing to show."""
     parser = argparse.ArgumentParser(prog="python -m analysis.report", description=__doc__)
-    parser.add_argument("study", type=Path, help="the folder of a study: results/STUDY")
-    parser.add_argument("--out", type=Path, help="where to write the page (default: report.html in the study's folder)")
+    parser.add_argument("study", type=Path, help="a study's folder, results/STUDY, or one of a packed set, results/reference/STUDY")
+    parser.add_argument("--out", type=Path, help="the page (default: report.html in the study's folder, STUDY.html here if that is packed)")
     parser.add_argument("--base", help="arm that the others are compared with (default: the most central one)")
     parser.add_argument("--watch", action="store_true", help="write it again whenever runs go on, until Ctrl-C; the open page follows")
     parser.add_argument("--open", action="store_true", help="open it in the browser")
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
     options = parser.parse_args(arguments)
-    out = options.out or options.study / "report.html"
+    out = options.out or (options.study / "report.html" if resolve(options.study) == options.study else Path(f"{options.study.name}.html"))
 
     def rebuild(reload_seconds: int = 0) -> None:
         print(build(options.study, out, base=options.base, seed=options.seed, reload_seconds=reload_seconds), flush=True)
@@ -58,14 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.open:
             webbrowser.open(out.resolve().as_uri())
         if options.watch:
-            follow(options.study, rebuild)
-    except (FileNotFoundError, NotADirectoryError, PermissionError, ValueError) as error:
+            follow(resolve(options.study), rebuild)
+    except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
 
 
-def follow(study: Path, rebuild) -> None:
+def follow(study: Path, rebuild: Callable[..., None]) -> None:
     """Watch until Ctrl-C; the last page no longer reloads itself."""
     print("watching; Ctrl-C ends it", flush=True)
     try:

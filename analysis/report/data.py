@@ -14,13 +14,15 @@ from analysis.effects import arm_settings, base_arm, change, differing
 from analysis.equivalence import margin_of
 from analysis.figures.style import arm_colours, arm_dashes, arm_order
 from analysis.load import Loaded, load_rows
+from analysis.outcomes import with_shared_runs
 from analysis.overoptimisation import GOLD, KL, fit_arms, gao, points
 from analysis.report.curves import curve_data, short
 from analysis.report.texts import text_data
-from analysis.study import LEVELS, StudyVerdicts, study_verdicts
+from analysis.study import LEVELS, StudyVerdicts, runs_to_score, study_verdicts
 from analysis.survival import kaplan_meier
 
 UNITS = {"collapsed": "share of runs", "stable_updates": "updates", "gold": "gold", "win": "share of prompts", "gold_at_kl": "gold"}
+MEDIAN_TIME = ("median_time", "median_time_low", "median_time_high")
 RUN_COLUMNS = ("collapsed", "time", "gold", "win", "kl", "proxy", "length")
 
 
@@ -33,14 +35,16 @@ def report_data(loaded: Loaded, study: str, generator: np.random.Generator, *, b
     runs = loaded.runs[loaded.runs["study"] == study].reset_index(drop=True)
     if runs.empty:
         raise ValueError(f"no run folder of {study} could be used")
-    curves = loaded.curves[loaded.curves["study"] == study]
+    own = len(runs)
+    verdicts = study_verdicts(loaded, study, generator, base=base, scores=load_rows(runs_to_score(loaded, study), "scores"))
+    runs, curves = with_shared_runs(runs, loaded.curves[loaded.curves["study"] == study])
     settings = arm_settings(runs)
     base = base_arm(settings) if base is None else base
-    verdicts = study_verdicts(loaded, study, generator, base=base)
     arms = sorted(arm_order(runs), key=lambda arm: arm != base)
     index = {arm: position for position, arm in enumerate(arms)}
+    runs = runs.sort_values("seed", kind="stable").sort_values("arm", key=lambda names: names.map(index), kind="stable", ignore_index=True)
     return {
-        "study": study, "base": base, "arms": arm_rows(verdicts.arms, settings, arms, base), "facts": facts(runs, verdicts),
+        "study": study, "base": base, "arms": arm_rows(verdicts.arms, settings, arms, base), "facts": facts(runs[:own], verdicts),
         "claims": [claim_row(claim, verdict) for claim, verdict in verdicts.claims], "remarks": verdicts.remarks,
         "left_out": loaded.left_out.to_dict("records"), "runs": run_rows(runs, verdicts.outcomes, settings, index),
         "curves": curve_data(runs, curves, arms), "lines": gold_lines(runs), "effects": effect_panels(verdicts, index),
@@ -63,7 +67,6 @@ def facts(runs: pd.DataFrame, verdicts: StudyVerdicts) -> dict[str, Any]:
     return {
         "runs": len(runs), "arms": len(verdicts.arms), "seeds": [int(seeds.min()), int(seeds.max())],
         "updates": int(runs["last_update"].max()), "status": runs["status"].value_counts().to_dict(),
-        "collapses": int(verdicts.arms["collapses"].sum()), "judged": int(verdicts.arms["n"].sum()),
         "rule": [float(value) for value in rules.iloc[0]] if rules.shape == (1, 2) else None,
         "commits": sorted({str(commit)[:10] for commit in runs["git_commit"].dropna()}),
         "matched_kl": number(verdicts.outcomes["matched_kl"].iloc[0]), "has_gold": bool(verdicts.outcomes["gold"].notna().any()),
@@ -86,7 +89,7 @@ def arm_rows(table: pd.DataFrame, settings: pd.DataFrame, arms: Sequence[str], b
     for arm, row in ((arm, table.set_index("arm").loc[arm]) for arm in arms):
         entry = {name: int(row[name]) for name in ("runs", "unfinished", "diverged", "collapses", "n")}
         entry |= dict(zip(numbers, short(row[numbers].astype(float)), strict=True))
-        entry |= {name: "never" if row[name] == np.inf else number(row[name]) for name in ("median_time", "median_time_low", "median_time_high")}
+        entry |= {name: "never" if row[name] == np.inf else number(row[name]) for name in MEDIAN_TIME}
         dash = "" if dashes[arm] == "-" else " ".join(f"{2 * length:g}" for length in dashes[arm][1])
         colour = [colours[arm], on_dark(colours[arm])]
         rows.append({"arm": arm, "change": change(settings, arm, base), "colour": colour, "dash": dash, **entry})
@@ -112,18 +115,21 @@ def claim_row(claim: Any, verdict: Any) -> dict[str, Any]:
 
 
 def run_rows(runs: pd.DataFrame, outcomes: pd.DataFrame, settings: pd.DataFrame, index: dict[str, int]) -> dict[str, Any]:
-    """{'settings': names that differ between arms, 'rows': [{arm (index), seed, status, reason, updates, …, settings}]}."""
-    different = differing(settings)
-    names = [name for name in different.columns]
-    rows = []
+    """{'settings': names that differ between arms, 'base': their values in the first arm, 'rows': [{arm (index), seed, …, settings}]}.
+
+    Rows are in the order of `runs`, as everything else that is an entry a run.
+    """
+    different, rows = differing(settings), []
     table = outcomes.set_index("run")
     for run in runs.itertuples():
         known = table.loc[run.run]
-        entry = {"arm": index[run.arm], "seed": int(run.seed), "status": run.status, "reason": run.reason if isinstance(run.reason, str) else "",
+        reason = run.reason if isinstance(run.reason, str) else ""
+        entry = {"arm": index[run.arm], "seed": int(run.seed), "status": run.status, "reason": reason,
                  "updates": int(run.last_update), "event": bool(known["event"])}  # fmt: skip
         entry |= dict(zip(RUN_COLUMNS, short(known[list(RUN_COLUMNS)].astype(float), 3), strict=True))
         rows.append(entry | {"settings": different.loc[run.arm].tolist()})
-    return {"settings": names, "rows": rows}
+    base = min(index, key=index.__getitem__)
+    return {"settings": list(different.columns), "base": different.loc[base].tolist(), "rows": rows}
 
 
 def gold_lines(runs: pd.DataFrame) -> dict[str, Any]:
@@ -204,4 +210,3 @@ def over_optimisation(runs: pd.DataFrame, curves: pd.DataFrame, arms: Sequence[s
 def _paths(part: pd.DataFrame) -> list[dict[str, list]]:
     return [{"seed": int(path["seed"].iloc[0]), "x": short(path["d"], 3), "y": short(path["gain"], 3), "update": path["update"].tolist()}
             for _, path in part.groupby("run", observed=True, sort=False)]  # fmt: skip
-

@@ -85,7 +85,7 @@ const reading = { prompt: 0, seed: null, update: 0, view: "arms", arm: 0 };
 function buildTexts() {
   const parent = byId("texts"), texts = data.texts;
   if (!texts) { make("p", {}, parent, "These runs kept no samples."); return; }
-  Object.assign(reading, { prompt: texts.default, seed: texts.seeds[0], update: texts.updates.length - 1 });
+  Object.assign(reading, { prompt: texts.default[0], seed: texts.default[1], update: texts.updates.length - 1 });
   const controls = make("div", { class: "controls" }, parent);
   const choose = (id, label, options, field, parse = Number) => {
     const box = make("label", {}, controls, `${label} `), select = make("select", { id }, box);
@@ -105,8 +105,7 @@ function buildTexts() {
   const all = texts.updates.length === texts.of.updates ? `all ${texts.of.updates} evaluations` : `${texts.updates.length} of ${texts.of.updates} evaluations, evenly spaced`;
   const caption = make("p", { class: "caption" }, parent);
   make("b", {}, caption, "Answers to one held-out prompt. ");
-  caption.append(`The legend chooses the arms. Underlined: pairs of words that the answer has used before. Held here: ${all}, ${texts.seeds.length} of ${texts.of.seeds} seeds, ${texts.prompts.length} prompts; it opens with `
-    + "the prompt on which gold falls most from SFT to the last evaluation, averaged over all runs shown.");
+  caption.append(`The legend chooses the arms. Underlined: pairs of words that the answer has used before. Held here: ${all}, ${texts.seeds.length} of ${texts.of.seeds} seeds, ${texts.prompts.length} prompts. The page opens with, ${texts.rule}.`);
 }
 
 function drawTexts() {

@@ -16,7 +16,7 @@ from html import escape
 from importlib import resources
 from typing import Any
 
-from analysis.report import tables
+from analysis.report import sentences, tables
 
 SCRIPTS = ("charts.js", "panels.js", "page.js")
 
@@ -24,14 +24,14 @@ SCRIPTS = ("charts.js", "panels.js", "page.js")
 def page(data: dict[str, Any], *, built: str, reload_seconds: int = 0) -> str:
     """The whole page. `built`: when, as text. `reload_seconds`: the page loads itself again so often; 0: never."""
     style, script = _file("page.css"), "\n".join(_file(name) for name in SCRIPTS)
+    policy = f"style-src '{_hash(style)}'; script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'"
     filled = {
-        "POLICY": f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'",
-        "STYLE": style, "SCRIPT": script, "DATA": as_json(shown(data)), "RELOAD": str(reload_seconds),
-        "STUDY": escape(data["study"]), "FACTS": escape(_facts(data, built)), "BASE": escape(data["base"]), "LEAD": escape(tables.lead(data)),
-        "CLAIMS": tables.claims(data), "ARMS": tables.arms(data), "CAUTIONS": tables.cautions(data), "WARNINGS": tables.warnings(data),
-        "FITS": tables.fits(data), "FRONTIER": tables.frontier(data), "RUNS": tables.runs(data), "COLLAPSE": escape(_rule(data)),
-        "SEEDS": escape(_seeds(data)), "MATCHED": "" if data["facts"]["matched_kl"] is None else f" (here {data['facts']['matched_kl']:.2f} nats)",
-        "THINNED": "" if data["curves"]["every"] == 1 else f" Of this large study every {data['curves']['every']}th update is shown.",
+        "POLICY": f"default-src 'none'; img-src data:; {policy}", "STYLE": style, "SCRIPT": script, "DATA": as_json(shown(data)),
+        "RELOAD": str(reload_seconds), "STUDY": escape(data["study"]), "FACTS": escape(_facts(data, built)), "BASE": escape(data["base"]),
+        "LEAD": escape(sentences.lead(data)), "CLAIMS": sentences.claims(data), "ARMS": tables.arms(data),
+        "CAUTIONS": sentences.cautions(data), "WARNINGS": tables.warnings(data), "FITS": tables.fits(data),
+        "FRONTIER": sentences.frontier(data), "RUNS": tables.runs(data), "COLLAPSE": escape(_rule(data)), "SEEDS": escape(_seeds(data)),
+        "MATCHED": _matched(data), "THINNED": _thinned(data),
     }  # fmt: skip
     # One pass over the template alone: nothing that was filled in is searched for places again.
     return re.sub(r"\{\{([A-Z]+)\}\}", lambda place: filled[place[1]], _file("page.html"))
@@ -42,7 +42,7 @@ def shown(data: dict[str, Any]) -> dict[str, Any]:
     arms = [{name: arm[name] for name in ("arm", "change", "colour", "dash", "runs")} for arm in data["arms"]]
     runs = [{name: run[name] for name in ("arm", "seed", "event", "time", "status")} for run in data["runs"]["rows"]]
     rest = ("study", "base", "lines", "curves", "effects", "factorial", "thresholds", "survival", "over", "texts")
-    return {"arms": arms, "runs": runs, "updates": data["facts"]["updates"], "rule": data["facts"]["rule"], **{name: data[name] for name in rest}}
+    return {"arms": arms, "runs": runs, "updates": data["facts"]["updates"], **{name: data[name] for name in rest}}
 
 
 def as_json(value: Any) -> str:
@@ -76,3 +76,11 @@ def _rule(data: dict[str, Any]) -> str:
         return "each run's own threshold and patience, which differ here"
     threshold, patience = data["facts"]["rule"]
     return f"the first of {patience:g} consecutive evaluations with mean gold below SFT's mean − {threshold:g} SD of SFT's gold"
+
+
+def _matched(data: dict[str, Any]) -> str:
+    return "" if data["facts"]["matched_kl"] is None else f" (here {data['facts']['matched_kl']:.2f} nats)"
+
+
+def _thinned(data: dict[str, Any]) -> str:
+    return "" if data["curves"]["every"] == 1 else f" Of this large study one update in {data['curves']['every']} is shown."

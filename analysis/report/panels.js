@@ -6,14 +6,14 @@ const state = { hidden: new Set(), hot: null, seeds: true, bands: names.length <
 const visible = () => names.map((_, arm) => arm).filter(arm => !state.hidden.has(arm));
 const runsOf = names.map((_, arm) => data.runs.map((run, index) => [run, index]).filter(([run]) => run.arm === arm).map(([, index]) => index));
 
-function frame(parent, title, note = "") {
-  const figure = make("figure", {}, parent), head = make("figcaption", {}, figure);
+function frame(parent, title, note = "", kind = null) {
+  const figure = make("figure", { class: kind }, parent), head = make("figcaption", {}, figure);
   if (title) make("span", {}, head, title);
   const small = make("small", {}, head, note);
   return { figure, head, small, box: make("div", {}, figure) };
 }
 
-function hairline(order, count) { return count > 1 ? (order - (count - 1) / 2) * Math.min(2, 14 / count) : 0; }
+function hairline(order, count) { return count > 1 ? (order - (count - 1) / 2) * Math.min(2.5, 22 / count) : 0; }
 
 // The arms' values told at one x, the nearest to the pointer marked.
 function told(x, title, entries, distance) {
@@ -34,7 +34,7 @@ const curvePanels = [];
 function buildCurves(parent) {
   for (const metric of data.curves.fixed) curvePanels.push({ ...frame(parent, data.curves.metrics[metric].label), metric: () => metric });
   state.free.forEach((_, place) => {
-    const panel = frame(parent, ""), select = make("select", { "aria-label": "metric of this panel" });
+    const panel = frame(parent, "", "", "free"), select = make("select", { "aria-label": "metric of this panel" });
     for (const [name, metric] of Object.entries(data.curves.metrics)) if (!data.curves.fixed.includes(name)) make("option", { value: name }, select, metric.label);
     panel.head.prepend(select);
     select.addEventListener("change", () => { state.free[place] = select.value; drawCurve(entry); remember(); });
@@ -67,12 +67,13 @@ function drawCurve(panel) {
     if (fallen.length && state.seeds) marks.push({ kind: "cross", arm, x: fallen.map(([x]) => x), y: fallen.map(([, y]) => y) });
   }
   marks.sort((a, b) => ["seed", "band", "line", "cross"].indexOf(a.kind) - ["seed", "band", "line", "cross"].indexOf(b.kind));
-  panel.button.hidden = Object.values(metric.mean).some(mean => mean.some(value => value !== null && value < 0));
+  const reach = extent(metric.mean.flat()) || [0, 0];
+  panel.button.hidden = reach[0] < -0.01 * reach[1]; // an estimate of 0 may be a hair below it
   const rules = name === "eval/gold" ? [["sft", "SFT"], ["limit", "limit of collapse"]].filter(([line]) => data.lines[line] !== null).map(([line, text]) => ({ y: data.lines[line], text })) : [];
   if (!log) values.push(...rules.map(rule => rule.y));
   const range = extent(values) || [0, 1];
   plot(panel.box, {
-    x: { domain, label: "update" }, y: { domain: log ? [range[0] / 1.1, range[1] * 1.1] : padded(range), log }, marks, rules: log ? [] : rules,
+    x: { domain, label: "update" }, y: { domain: log ? [Math.max(range[0], range[1] / 1e5) / 1.1, range[1] * 1.1] : padded(range), log }, marks, rules: log ? [] : rules,
     label: `${metric.label} over updates`, brush: (from, to) => { state.zoom = [from, to]; redrawCurves(); remember(); },
     point: x => curvePanels.forEach(other => other.box.querySelector("svg")?.point(x)),
     hover: (x, distance) => {

@@ -13,14 +13,14 @@ MOST_UPDATES = 16  # evenly spaced evaluations, the first and the last among the
 MOST_ANSWERS = 16_000  # seeds are left out from the last until the rest fits
 MOST_CHARACTERS = 600  # of one answer
 
-RULE = "the prompt on which gold falls most from SFT to the last evaluation, averaged over all runs shown"
+RULE = "of the prompts that most arms answer, the one on which gold falls most from SFT to the last evaluation, averaged over runs"
 
 
 def text_data(runs: pd.DataFrame, samples: pd.DataFrame) -> dict[str, Any] | None:
-    """Samples as {prompts, kinds, updates, seeds, strings, answers, default, of}, or None without any.
+    """Samples as {prompts, kinds, updates, seeds, strings, answers, default, rule, of}, or None without any.
 
     `answers[run][prompt][update]` is None or [index into strings, proxy, gold, length], runs in the order of `runs` (None:
-    a seed left out). `of`: how many updates and seeds there were before the limits.
+    a seed left out). `default`: [prompt, seed] that the page opens with. `of`: updates and seeds there were before the limits.
     """
     if samples.empty or not {"update", "prompt", "response"} <= set(samples.columns):
         return None
@@ -35,18 +35,25 @@ def text_data(runs: pd.DataFrame, samples: pd.DataFrame) -> dict[str, Any] | Non
     kinds = samples.drop_duplicates("prompt").set_index("prompt").get("kind", pd.Series(dtype=str))
     return {
         "prompts": prompts, "kinds": [str(kinds.get(prompt, "")) for prompt in prompts], "updates": kept_updates.tolist(),
-        "seeds": kept_seeds.tolist(), **_answers(runs, samples, prompts, kept_updates), "default": default_prompt(samples, prompts),
+        "seeds": kept_seeds.tolist(), **_answers(runs, samples, prompts, kept_updates), "default": default(samples, prompts), "rule": RULE,
         "of": {"updates": len(updates), "seeds": len(seeds)},
     }  # fmt: skip
 
 
-def default_prompt(samples: pd.DataFrame, prompts: list[str]) -> int:
-    """`RULE`; the first prompt without a gold reward."""
-    if "gold" not in samples or samples["gold"].isna().all():
-        return 0
-    ordered = samples.sort_values("update").groupby(["prompt", "run"], observed=True)["gold"]
-    fall = (ordered.last() - ordered.first()).groupby(level="prompt").mean().reindex(prompts)
-    return int(fall.fillna(np.inf).to_numpy().argmin())
+def default(samples: pd.DataFrame, prompts: list[str]) -> list[int]:
+    """[index of the prompt chosen by `RULE`, the first seed with which most arms answer it]; without gold the first such prompt.
+
+    Arms of other worlds have other prompts, and so may seeds.
+    """
+    arms = samples.groupby("prompt")["arm"].nunique().reindex(prompts)
+    shared = arms.index[arms == arms.max()]
+    chosen = shared[0]
+    if "gold" in samples and samples["gold"].notna().any():
+        ordered = samples[samples["prompt"].isin(shared)].sort_values("update").groupby(["prompt", "run"], observed=True)["gold"]
+        fall = (ordered.last() - ordered.first()).groupby(level="prompt").mean().reindex(shared).fillna(np.inf)
+        chosen = shared[int(fall.to_numpy().argmin())]
+    seeds = samples[samples["prompt"] == chosen].groupby("seed")["arm"].nunique()
+    return [prompts.index(chosen), int(seeds.index[seeds.to_numpy().argmax()])]
 
 
 def _answers(runs: pd.DataFrame, samples: pd.DataFrame, prompts: list[str], updates: np.ndarray) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from analysis.figures.style import arm_order
 POLICY_LOSS = Panel("ppo/policy_loss", "Policy loss")
 VALUE_LOSS = Panel("ppo/value_loss", "Value loss", "sqrt")
 ENTROPY = Panel("monitor/entropy", "Entropy (nats per token)")
+TRUE_PERPLEXITY = PERPLEXITY._replace(title="True perplexity of the responses")
 PERPLEXITY_MOSS = Panel("monitor/perplexity_moss", "MOSS-RLHF's perplexity")
 ADVANTAGE_SD = Panel("ppo/advantage_std", "SD of advantages")
 EXPLAINED = Panel("ppo/explained_variance", "Explained variance of returns")
@@ -113,4 +114,4 @@ def perplexity(frames: Frames, generator: np.random.Generator) -> Drawn:
         "Perplexity under the microscope. True: exp(Σ NLL / Σ tokens) over response tokens. What MOSS-RLHF logs by that name is "
         "exp(Σ mean NLL of prompt and response / Σ response tokens): it falls when responses merely get longer."
     )
-    return draw(frames, generator, lead, (PERPLEXITY, PERPLEXITY_MOSS, LENGTH, GOLD))
+    return draw(frames, generator, lead, (TRUE_PERPLEXITY, PERPLEXITY_MOSS, LENGTH, GOLD))

@@ -12,7 +12,7 @@ from analysis.figures.captions import gold_source, seeds
 from analysis.figures.estimate import Drawn, Frames
 from analysis.figures.style import WIDTH, add_caption, arm_label, arm_order, style
 
-RIDGES, BINS, HEIGHT = 9, 60, 0.92
+RIDGES, BINS, HEIGHT = 9, 60, 0.84
 PANELS = {"proxy": "Proxy reward of held-out answers", "gold": "Gold reward of the same answers"}
 
 
@@ -76,7 +76,7 @@ def _draw_ridges(axes: Axes, part: pd.DataFrame) -> None:
         edges, heights = np.append(rows["left"], rows["right"].iloc[-1]), base + rows["share"] / rows["share"].max() * HEIGHT
         axes.stairs(heights, edges, baseline=base, fill=True, color=colours[index])
         axes.axhline(base, color=colours[index], linewidth=0.5)
-        axes.plot(rows["median"].iloc[0], base - 0.05, marker="^", markersize=4, color="#D55E00", clip_on=False, zorder=3)
+        axes.plot(rows["median"].iloc[0], base - 0.06, marker="^", markersize=3.5, color="#D55E00", clip_on=False, zorder=3)
     axes.set_yticks(range(len(ridges)), [str(update) for update, _ in reversed(ridges)])
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)

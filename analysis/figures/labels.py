@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 from scipy.optimize import isotonic_regression
 
-WRAP = 17  # characters a line
+WRAP = 19  # characters a line
 SIZE = 6.5  # points
 
 

@@ -41,6 +41,7 @@ def draw_panels(table: pd.DataFrame, arms: Sequence[str], caption: str, *, colum
             labels[axes] = draw_panel(axes, part, colours, dashes, scale=scales.get(panel, "linear"), labelled=labelled)
             axes.set_title(f"{group} – {panel}" if grouped else panel)
             axes.set_xlim(0, last)
+            axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2.5, 5, 10]))
         for axes in grid[len(cells) :]:
             axes.remove()
         for axes in grid[max(0, len(cells) - columns) : len(cells)]:

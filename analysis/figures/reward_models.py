@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import cycle
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -11,13 +14,13 @@ from analysis.figures.captions import gold_source
 from analysis.figures.estimate import COLUMNS, Drawn, Frames, mean_and_band
 from analysis.figures.labels import spread_labels
 from analysis.figures.panels import draw_panel
-from analysis.figures.style import WIDTH, WORDS, add_caption, arm_colours, arm_dashes, arm_label, natural, style
+from analysis.figures.style import PALETTE, WIDTH, WORDS, add_caption, arm_dashes, arm_label, natural, style
 
 STAGES = ("preferences.", "reward_model.", "data.", "sft.", "pretrain.", "model.")
 
 
 def reward_models(runs: pd.DataFrame, recorded: pd.DataFrame) -> pd.DataFrame:
-    """One run for every reward model: run, arm, series, group, steps. Runs with equal settings of all stages before PPO and
+    """One run for every reward model: run, study, arm, series, group, steps. Runs with equal settings of all stages before PPO and
     equal pipeline_seed have the same reward model.
 
     recorded: a frame of `load_reward_models`; runs that are not in it are left out. group: the language, if there are several.
@@ -34,7 +37,7 @@ def reward_models(runs: pd.DataFrame, recorded: pd.DataFrame) -> pd.DataFrame:
     kind, seed = pd.factorize(kinds)[0], known["pipeline_seed"].to_numpy() if "pipeline_seed" in known else known["seed"].to_numpy()
     languages = known["data.language"].astype(str) if "data.language" in known else pd.Series("", index=known.index)
     table = pd.DataFrame({
-        "run": known["run"].to_numpy(), "arm": known["arm"].to_numpy(), "kind": kind, "pipeline_seed": seed,
+        **{name: known[name].to_numpy() for name in ("run", "study", "arm")}, "kind": kind, "pipeline_seed": seed,
         "group": [WORDS.get(name, name) for name in languages] if languages.nunique() > 1 else "",
         "steps": known["reward_model.steps"].to_numpy(dtype=float) if "reward_model.steps" in known else np.nan,
     }).drop_duplicates(["kind", "pipeline_seed"])  # fmt: skip
@@ -46,6 +49,11 @@ def series(arm: str) -> str:
     """'rm_after_20_percent,data.language=en,preferences=clear' → 'clear pairs'; another arm → its label."""
     pairs = [part.removeprefix("preferences=") for part in arm.split(",") if part.startswith("preferences=")]
     return f"{pairs[0]} pairs" if pairs else arm_label(arm)
+
+
+def series_colours(names: Sequence[str]) -> dict[str, str]:
+    """A colour a series; the grey of base arms is left out, for no series is a base."""
+    return dict(zip(names, cycle(PALETTE[1:]), strict=False))
 
 
 def fully_trained(models: pd.DataFrame) -> pd.DataFrame:
@@ -76,8 +84,8 @@ def fig02(frames: Frames, generator: np.random.Generator) -> Drawn:
     groups = list(dict.fromkeys(table["group"]))
     caption = (
         "Figure 2. What reward models say of held-out pairs: score of the chosen answer − score of the rejected one; left of 0 they are "
-        f"wrong. Mean over {_count(models)}, each on held-out pairs of its own kind, so that clear pairs are also easier to judge. "
-        "Percentages: accuracy."
+        f"wrong. Mean over {_count(models)}; each on held-out pairs of its own kind, so that clear pairs are also easier to "
+        "judge. Percentages: accuracy."
     )
     with style():
         figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
@@ -91,7 +99,7 @@ def fig02(frames: Frames, generator: np.random.Generator) -> Drawn:
 
 def _draw_histograms(axes: Axes, part: pd.DataFrame) -> None:
     axes.axvline(0, color="0.45", linewidth=0.8, linestyle=(0, (1, 2)))
-    colours = arm_colours(list(dict.fromkeys(part["series"])))
+    colours = series_colours(list(dict.fromkeys(part["series"])))
     for name, rows in part.groupby("series", sort=False):
         colour = colours[name]
         axes.stairs(rows["share"], [*rows["left"], rows["right"].iloc[-1]], color=colour, fill=True, alpha=0.15)
@@ -119,11 +127,11 @@ def fig03(frames: Frames, generator: np.random.Generator) -> Drawn:
     table = accuracy_table(fully_trained(every), frames.training, generator)
     ends = end_table(every, frames, generator)
     names = list(dict.fromkeys(table["arm"]))
-    colours = arm_colours(names)
+    colours = series_colours(names)
     groups = list(dict.fromkeys(table["group"]))
     stops = " Open: the shorter training, filled: the longer." if every["steps"].nunique() > 1 else ""
     caption = (
-        f"Figure 3. Top: accuracy of reward models while they train, {_count(every)}, each on held-out pairs of its own kind; bold: mean, "
+        f"Figure 3. Top: accuracy of reward models while they train ({_count(every)}), each on held-out pairs of its own kind; bold: mean, "
         "band: its 95 % bootstrap interval. Bottom: gold at the end of PPO against the accuracy of the reward model used; bars: 95 % "
         f"bootstrap intervals over reward models.{stops} {gold_source(frames.runs)}"
     )
@@ -174,4 +182,4 @@ def _count(models: pd.DataFrame) -> str:
     each = models.groupby("kind").size()
     least, most = int(each.min()), int(each.max())
     n = f"{least}" if least == most else f"{least} to {most}"
-    return f"{n} reward model{'s' * (most > 1)} of each kind"
+    return f"{n} reward model{'s' * (most > 1)} of each kind, study {', '.join(sorted(models['study'].unique()))}"

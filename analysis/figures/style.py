@@ -18,7 +18,7 @@ from analysis.effects import arm_settings, base_arm
 PALETTE = ("#666666", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)))
 WIDTH = 7.2  # inches: the text width of a page
-WORDS = {"kl": "KL", "ppo": "PPO", "sft": "SFT", "rm": "RM", "gae": "GAE", "eos": "EOS", "lambda": "λ =", "en": "English", "zh": "Chinese"}
+WORDS = {"kl": "KL", "ppo": "PPO", "sft": "SFT", "rm": "RM", "gae": "GAE", "eos": "EOS", "lambda": "λ", "en": "English", "zh": "Chinese"}
 RC = {
     "font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 7.5, "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7,
     "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6,
@@ -32,9 +32,12 @@ def style() -> AbstractContextManager:
 
 
 def arm_order(runs: pd.DataFrame) -> list[str]:
-    """Arms of `runs` (as `analysis.load.load` gives them) in drawing order: the base arm first, then by name, numbers as numbers."""
+    """Arms of `runs` (as `analysis.load.load` gives them) in drawing order, numbers in names as numbers.
+
+    First comes 'vanilla', or without it the arm that the fewest changes separate from all others; it is drawn in grey.
+    """
     arms = [str(arm) for arm in runs["arm"].unique()]
-    base = base_arm(arm_settings(runs)) if len(arms) > 1 else None
+    base = "vanilla" if "vanilla" in arms else base_arm(arm_settings(runs)) if len(arms) > 1 else None
     return sorted(arms, key=lambda arm: (arm != base, natural(arm)))
 
 
@@ -55,8 +58,13 @@ def arm_dashes(arms: Sequence[str]) -> dict[str, str | tuple]:
 
 
 def arm_label(arm: str) -> str:
-    """The arm's name in words: 'kl_and_importance_sampling' → 'KL and importance sampling'."""
-    text = arm.replace("ppo_max", "PPO-max").replace("data.language=", "").replace("preferences=", "").replace(",", ", ")
+    """The arm's name in words: 'kl_and_importance_sampling' → 'KL and importance sampling', 'lambda_0.9' → 'λ = 0.9'."""
+    text = (
+        re.sub(r"\bppo_(max|ptx)", r"PPO-\1", re.sub(r"lambda_(?=\d)", "lambda = ", arm))
+        .replace("data.language=", "")
+        .replace("preferences=", "")
+        .replace(",", ", ")
+    )
     return re.sub(r"[A-Za-z]+", lambda word: WORDS.get(word[0], word[0]), text.replace("_", " "))
 
 

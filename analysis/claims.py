@@ -104,17 +104,18 @@ def find_arms(settings: pd.DataFrame, part: Part) -> tuple[list[str], list[str]]
     if part.control is None:
         base = base_arm(settings) if treated else None
         return sorted(treated, key=lambda arm: (settings.loc[arm] != settings.loc[base]).sum())[:1], []
-    named = {*part.treatment, *part.control, *part.linked}
-    found = [(a, b) for a in treated for b in _having(settings, part.control)
-             if a != b and set(settings.columns[settings.loc[a] != settings.loc[b]]) <= named]  # fmt: skip
+    rest = settings.drop(columns=[*part.treatment, *part.control, *part.linked], errors="ignore").to_numpy(dtype=object)
+    fixed = dict(zip(settings.index, map(tuple, rest), strict=True))
+    found = [(a, b) for a in treated for b in _having(settings, part.control) if a != b and fixed[a] == fixed[b]]
     return [a for a, _ in found], [b for _, b in found]
 
 
 def _having(settings: pd.DataFrame, wanted: dict[str, Any]) -> list[str]:
     if not set(wanted) <= set(settings.columns):
         return []
-    wanted = {name: _amount(settings[name], value) for name, value in wanted.items()}
-    return [arm for arm in settings.index if all(_equal(settings.loc[arm, name], value) for name, value in wanted.items())]
+    fits = [[_equal(text, value) for text in settings[name]] for name, value in
+            ((name, _amount(settings[name], value)) for name, value in wanted.items())]  # fmt: skip
+    return [arm for arm, has in zip(settings.index, zip(*fits, strict=True), strict=True) if all(has)]
 
 
 def _amount(column: pd.Series, value: Any) -> Any:

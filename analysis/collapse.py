@@ -36,26 +36,32 @@ def collapse_times(runs: pd.DataFrame, curves: pd.DataFrame, threshold: float | 
     `threshold` and `patience` default to each run's own settings. `judged` is False where gold or SFT's moments are
     missing: such a run has no verdict, which is not the same as having none collapsed.
     """
-    rows, parts = [], dict(list(evaluations(curves).groupby("run", observed=True, sort=False)))
-    for run in runs.to_dict("records"):
-        part = parts.get(run["run"])
-        gold = part["eval/gold"].to_numpy() if part is not None and "eval/gold" in part else np.array([np.nan])
-        mean, deviation = run.get("sft/eval/gold", np.nan), run.get("sft/eval/gold_sd", np.nan)
+    evaluated = evaluations(curves)
+    golds = (evaluated["eval/gold"] if "eval/gold" in evaluated else pd.Series(np.nan, evaluated.index)).to_numpy(dtype=float)
+    updates, rows = evaluated["update"].to_numpy(), []
+    members = evaluated.groupby("run", observed=True, sort=False).indices
+    limits = _own(runs, "collapse.threshold", 1.0) if threshold is None else np.full(len(runs), threshold)
+    patiences = _own(runs, "collapse.patience", 3) if patience is None else np.full(len(runs), patience)
+    moments = [_own(runs, name, np.nan) for name in ("sft/eval/gold", "sft/eval/gold_sd")]
+    for run, limit, length, mean, deviation in zip(runs["run"], limits, patiences, *moments, strict=True):
+        index = members.get(run, np.empty(0, dtype=int))
+        gold = golds[index]
         judged = bool(np.isfinite(gold).any() and np.isfinite(mean) and deviation > 0)
-        row = dict(run=run["run"], collapse_update=np.nan, severity=np.nan, judged=judged)
+        row = dict(run=run, collapse_update=np.nan, severity=np.nan, judged=judged)
         if judged:
-            limit = _own(run, "collapse.threshold", 1.0) if threshold is None else threshold
-            windows = sustained_deficits(gold, mean, deviation, int(_own(run, "collapse.patience", 3)) if patience is None else patience)
+            windows = sustained_deficits(gold, mean, deviation, int(length))
             below = np.flatnonzero(windows > limit)
             row["severity"] = windows.max() if len(windows) else -np.inf
-            row["collapse_update"] = part["update"].to_numpy()[below[0]] if len(below) else np.nan
+            row["collapse_update"] = updates[index][below[0]] if len(below) else np.nan
         rows.append(row)
     return pd.DataFrame(rows, columns=["run", "collapse_update", "severity", "judged"])
 
 
-def _own(run: dict, setting: str, default: float) -> float:
-    value = run.get(setting)
-    return default if value is None or pd.isna(value) else float(value)
+def _own(runs: pd.DataFrame, column: str, default: float) -> np.ndarray:
+    """A number of each run; `default` where it has none."""
+    if column not in runs:
+        return np.full(len(runs), default)
+    return pd.to_numeric(runs[column], errors="coerce").fillna(default).to_numpy(dtype=float)
 
 
 def threshold_curve(runs: pd.DataFrame, curves: pd.DataFrame, thresholds: np.ndarray = THRESHOLDS,

@@ -29,28 +29,37 @@ def at_risk(outcomes: pd.DataFrame, curves: pd.DataFrame, within: int, names: Se
     `smooth`: updates in the trailing mean. `baseline`: first updates whose mean is subtracted; they give no rows.
     """
     curves = curves[curves["update"] > 0]
-    known = outcomes.set_index("run")[["seed", "event", "time"]]
-    values, updates = curves[list(names)].to_numpy(dtype=float), curves["update"].to_numpy()
-    monitored, rest = [np.empty((0, len(names)))], []
-    for run, index in curves.groupby("run", observed=True, sort=False).indices.items():
-        seed, event, time = known.loc[run]
-        update, collapse = updates[index], float(time) if event else np.inf
-        certain = event | (update + within <= time)
-        kept = np.flatnonzero(certain & (update < collapse) & (np.arange(len(index)) >= baseline))
-        level = trailing_mean(values[index[:baseline]], baseline)[-1]
-        monitored.append((trailing_mean(values[index], smooth) - level)[kept])
-        label = (collapse <= update[kept] + within).astype(float)
-        rest.append(pd.DataFrame(dict(run=run, seed=seed, update=update[kept], collapse=collapse, label=label)))
-    table = pd.concat(rest, ignore_index=True) if rest else pd.DataFrame(columns=["run", "seed", "update", "collapse", "label"])
-    return pd.concat([table, pd.DataFrame(np.concatenate(monitored), columns=list(names))], axis=1)
+    code, runs = pd.factorize(curves["run"])
+    order = np.argsort(code, kind="stable")  # the rows of a run together
+    code, update = code[order], curves["update"].to_numpy()[order]
+    values = curves[list(names)].to_numpy(dtype=float)[order]
+    starts = np.flatnonzero(np.append(True, code[1:] != code[:-1])) if len(code) else np.empty(0, dtype=int)
+    position = np.arange(len(code)) - starts[code]
+    known = outcomes.set_index("run").loc[runs, ["seed", "event", "time"]]
+    event, time = known["event"].to_numpy(dtype=bool)[code], known["time"].to_numpy(dtype=float)[code]
+    collapse = np.where(event, time, np.inf)
+    kept = (event | (update + within <= time)) & (update < collapse) & (position >= baseline)
+    last = starts + np.minimum(np.bincount(code, minlength=len(runs)), baseline) - 1  # of the rows of each run's baseline
+    level = trailing_mean(values[position < baseline], baseline, position[position < baseline])
+    level = level[np.flatnonzero(np.isin(np.flatnonzero(position < baseline), last))]
+    monitored = trailing_mean(values, smooth, position)[kept] - level[code[kept]]
+    rest = pd.DataFrame(dict(run=np.asarray(runs)[code[kept]], seed=known["seed"].to_numpy()[code[kept]], update=update[kept],
+                             collapse=collapse[kept], label=(collapse[kept] <= update[kept] + within).astype(float)))  # fmt: skip
+    return pd.concat([rest, pd.DataFrame(monitored, columns=list(names))], axis=1)
 
 
-def trailing_mean(values: np.ndarray, width: int) -> np.ndarray:
-    """(rows, columns) → mean of the last `width` rows up to each, of what was measured; NaN where nothing was."""
-    before = np.full((width - 1, values.shape[1]), np.nan)
-    windows = np.lib.stride_tricks.sliding_window_view(np.concatenate([before, values]), width, axis=0)
-    counts = np.isfinite(windows).sum(axis=-1)
-    return np.divide(np.nansum(windows, axis=-1), counts, out=np.full(values.shape, np.nan), where=counts > 0)
+def trailing_mean(values: np.ndarray, width: int, position: np.ndarray) -> np.ndarray:
+    """(rows, columns) → mean of the last `width` rows of the same run up to each, of what was measured; NaN where nothing was.
+
+    `position` (rows,) counts each run's rows from 0; the rows of a run are together and in order.
+    """
+    totals, counts = np.zeros(values.shape), np.zeros(values.shape)
+    for lag in range(min(width, len(values)) - 1, -1, -1):
+        before, into = values[: len(values) - lag], slice(lag, None)
+        measured = np.isfinite(before) & (position[into] >= lag)[:, None]
+        totals[into] += np.where(measured, before, 0.0)
+        counts[into] += measured
+    return np.divide(totals, counts, out=np.full(values.shape, np.nan), where=counts > 0)
 
 
 def roc_area(score: np.ndarray, label: np.ndarray) -> float:
@@ -60,6 +69,38 @@ def roc_area(score: np.ndarray, label: np.ndarray) -> float:
     if m == 0 or n == 0:
         return np.nan
     return float((stats.rankdata(score)[positive].sum() - m * (m + 1) / 2) / (m * n))
+
+
+def areas_without(score: np.ndarray, label: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """`roc_area` with each group of rows left out in turn, in the order of `np.unique(group)`.
+
+    U counts pairs, so the U without group g is U − (pairs of its positives) − (pairs of its negatives) + (pairs within it):
+    one sort serves all groups. Counts are whole or half numbers and exact.
+    """
+    groups, index = np.unique(group, return_inverse=True)
+    positive, k = np.asarray(label) == 1, len(groups)
+    pairs = _pairs(score, positive)
+    within = np.array([_pairs(score[index == g], positive[index == g])[positive[index == g]].sum() for g in range(k)])
+    touching = np.bincount(index, pairs, minlength=k)
+    m, n = np.bincount(index[positive], minlength=k), np.bincount(index[~positive], minlength=k)
+    left = (m.sum() - m) * (n.sum() - n)
+    return np.divide(pairs[positive].sum() - touching + within, left, out=np.full(k, np.nan), where=left > 0)
+
+
+def _pairs(score: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    """For a positive row the negatives below it, for a negative one the positives above it; equal ones count one half."""
+    order = np.argsort(score, kind="stable")
+    ordered, ones = score[order], positive[order].astype(float)
+    first = np.append(True, ordered[1:] != ordered[:-1]) if len(score) else np.empty(0, dtype=bool)
+    start, tie = np.flatnonzero(first), np.cumsum(first) - 1
+    stop = np.append(start[1:], len(score))
+    positives = np.append(0.0, np.cumsum(ones))
+    negatives = np.arange(len(score) + 1) - positives
+    below = (negatives[start] + negatives[stop])[tie] / 2
+    above = positives[-1] - (positives[start] + positives[stop])[tie] / 2
+    found = np.empty(len(score))
+    found[order] = np.where(ones == 1, below, above)
+    return found
 
 
 def first_alarms(run: np.ndarray, score: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -111,6 +152,7 @@ def early_warning(outcomes: pd.DataFrame, curves: pd.DataFrame, *, within: int =
     """
     names = monitors(curves) if names is None else list(names)
     rows = at_risk(outcomes, curves, within, names)
+    rows["run"] = pd.factorize(rows["run"])[0]
     seeds = np.unique(rows["seed"].to_numpy())
     if len(seeds) < 2 or not (rows["label"] == 1).any() or not (rows["label"] == 0).any():
         return pd.DataFrame(columns=["monitor", "auc"])
@@ -125,9 +167,9 @@ def _monitor(name: str, rows: pd.DataFrame, fold: np.ndarray) -> dict:
     measured = rows[name].notna().to_numpy()
     rows, fold = rows[measured], fold[measured]
     scores, tested, signs = np.full(len(rows), np.nan), [], []
-    for held_out in np.unique(fold):
+    learned = areas_without(rows[name].to_numpy(), rows["label"].to_numpy(), fold)
+    for held_out, area in zip(np.unique(fold), learned, strict=True):
         train, test = rows[fold != held_out], rows[fold == held_out]
-        area = roc_area(train[name].to_numpy(), train["label"].to_numpy())
         sign = 1.0 if np.isnan(area) or area >= 0.5 else -1.0
         threshold = choose_threshold(train, sign * train[name].to_numpy()) if len(train) else np.inf
         scores[fold == held_out] = sign * test[name].to_numpy()
@@ -151,6 +193,6 @@ def _jackknife(score: np.ndarray, label: np.ndarray, seed: np.ndarray) -> tuple[
     n = len(seeds)
     if n < 3 or np.isnan(area):
         return area, np.nan, np.nan
-    without = np.array([roc_area(score[seed != one], label[seed != one]) for one in seeds])
+    without = areas_without(score, label, seed)
     half = stats.t.ppf(0.975, n - 1) * np.sqrt((n - 1) / n * np.sum((without - without.mean()) ** 2))
     return area, max(0.0, area - half), min(1.0, area + half)

@@ -52,10 +52,9 @@ def base_arm(settings: pd.DataFrame) -> str:
 
     Of equals the one with the fewest tricks on: between two arms, the one without.
     """
-    different = differing(settings)
-    changes = {arm: (different != different.loc[arm]).sum(axis=1).sum() for arm in settings.index}
-    on = (different == "True").sum(axis=1)
-    return min(sorted(changes), key=lambda arm: (changes[arm], on[arm]))
+    values = differing(settings).to_numpy(dtype=object)
+    changes, on = [int((values != row).sum()) for row in values], (values == "True").sum(axis=1)
+    return min(zip(changes, on, settings.index, strict=True))[2]
 
 
 def change(settings: pd.DataFrame, arm: str, base: str) -> str:

@@ -143,10 +143,18 @@ def matched_value(at_evaluations: pd.DataFrame, on: str) -> float:
 
 def at_matched(at_evaluations: pd.DataFrame, on: str, target: float, value: str) -> pd.Series:
     """`value` where a run's `on` first reaches `target`, linear between evaluations; NaN for runs that never reach it."""
-    found = {}
-    for run, part in at_evaluations.groupby("run", observed=True, sort=False):
-        found[run] = interpolate_at(part[on].to_numpy(), part[value].to_numpy(), target)
-    return pd.Series(found, dtype=float)
+    whole = at_evaluations[np.isfinite(at_evaluations[on]) & np.isfinite(at_evaluations[value])]
+    code, runs = pd.factorize(whole["run"])
+    order = np.argsort(code, kind="stable")
+    code, x, y = code[order], whole[on].to_numpy()[order], whole[value].to_numpy()[order]
+    reached = np.flatnonzero(x >= target)
+    which, first = np.unique(code[reached], return_index=True)
+    after = reached[first]
+    before = np.where((after > 0) & (code[after - 1] == which), after - 1, after)  # a run's first evaluation has none before
+    share = np.divide(target - x[before], x[after] - x[before], out=np.zeros(len(after)), where=before < after)
+    found = np.full(len(runs), np.nan)
+    found[which] = y[before] + share * (y[after] - y[before])
+    return pd.Series(found, index=np.asarray(runs))
 
 
 def interpolate_at(x: np.ndarray, y: np.ndarray, target: float) -> float:

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 from simulate import Arm, write_study
 
-from analysis.early_warning import alarms, at_risk, choose_threshold, early_warning, first_alarms, roc_area
+from analysis.early_warning import alarms, areas_without, at_risk, choose_threshold, early_warning, first_alarms, roc_area
 from analysis.load import load
 from analysis.outcomes import outcomes
 
@@ -25,6 +25,32 @@ def test_the_roc_area_is_mann_whitneys_with_ties_as_halves():
     assert roc_area(score, label) == pytest.approx(expected, abs=1e-14)
     assert roc_area(np.array([1, 2, 3, 4]), np.array([0, 0, 1, 1])) == 1.0
     assert np.isnan(roc_area(np.array([1, 2]), np.array([1, 1])))
+
+
+def test_areas_without_a_group_are_those_of_the_other_rows():
+    generator = np.random.default_rng(3)
+    score, label, group = generator.integers(0, 9, 300).astype(float), generator.integers(0, 2, 300), generator.integers(0, 7, 300)
+    label[group == 5] = 1  # a group without negatives
+    expected = [roc_area(score[group != g], label[group != g]) for g in range(7)]
+    assert areas_without(score, label, group).tolist() == pytest.approx(expected, abs=1e-15)
+    one_sided = areas_without(score, np.where(group == 2, 1, 0), group)
+    assert np.isnan(one_sided[2]) and np.isfinite(np.delete(one_sided, 2)).all()  # without group 2 there is no positive
+
+
+def test_monitors_are_smoothed_within_each_run_as_a_loop_does():
+    generator = np.random.default_rng(4)
+    rows = [(run, update) for run, last in (("b", 9), ("a", 3), ("c", 12)) for update in range(1, last + 1)]
+    curves = pd.DataFrame(rows, columns=["run", "update"]).assign(m=generator.normal(size=24), n=generator.normal(size=24))
+    curves.loc[[2, 11, 15], "m"] = np.nan
+    curves = curves.iloc[np.argsort(curves["update"].to_numpy(), kind="stable")].reset_index(drop=True)  # runs interleaved
+    known = pd.DataFrame(dict(run=["a", "b", "c"], seed=[0, 1, 2], event=[False, True, False], time=[3.0, 8.0, 99.0]))
+    found = at_risk(known, curves, within=2, names=["m", "n"], smooth=3, baseline=2).set_index(["run", "update"])
+    assert set(found.index) == {("b", u) for u in range(3, 8)} | {("c", u) for u in range(3, 13)}
+    for (run, update), row in found.iterrows():
+        part = curves[curves["run"] == run].set_index("update")
+        for name in ("m", "n"):
+            window, first = part.loc[max(1, update - 2) : update, name], part.loc[1:2, name]
+            assert row[name] == pytest.approx(window.mean() - first.mean(), abs=1e-14, nan_ok=True)
 
 
 def test_rows_are_updates_at_risk_whose_future_is_known():

@@ -23,7 +23,7 @@ from analysis.claims import LEAST, MOST, Claim, Part, find_arms, judge
 from analysis.collapse import collapse_times, disagreements, sustained_deficits, threshold_curve
 from analysis.effects import arm_settings, base_arm, change, factorial_effects, factors, trick_effects
 from analysis.load import load
-from analysis.outcomes import interpolate_at, matched_value, outcomes, proxy_tails, with_shared_runs
+from analysis.outcomes import at_matched, interpolate_at, matched_value, outcomes, proxy_tails, with_shared_runs
 from analysis.paper_claims import PAPER_CLAIMS
 from analysis.runfolder import flatten
 from analysis.stats import paired_effect, rate_effect
@@ -101,6 +101,19 @@ def test_a_disagreement_between_summary_and_curves_is_told(loaded):
 def test_values_at_a_crossing_are_linear_between_evaluations_and_missing_below():
     x, y = np.array([0.0, 1.0, 3.0, 2.0, 5.0]), np.array([10.0, 20.0, 40.0, 0.0, 0.0])
     assert interpolate_at(x, y, 2.0) == 30.0 and interpolate_at(x, y, 0.0) == 10.0 and np.isnan(interpolate_at(x, y, 5.1))
+
+
+def test_every_runs_value_at_a_crossing_is_what_one_by_one_gives():
+    generator = np.random.default_rng(14)
+    rows = pd.DataFrame([(run, generator.normal(1, 1) if generator.random() > 0.1 else np.nan, generator.normal())
+                         for _ in range(8) for run in "dbca"], columns=["run", "x", "y"])  # fmt: skip
+    rows = pd.concat([rows, pd.DataFrame(dict(run="low", x=[0.0, 0.1], y=1.0))], ignore_index=True)
+    found = at_matched(rows, "x", 1.2, "y")
+    for run in rows["run"].unique():
+        part = rows[rows["run"] == run]
+        expected = interpolate_at(part["x"].to_numpy(), part["y"].to_numpy(), 1.2)
+        assert found[run] == expected or (np.isnan(found[run]) and np.isnan(expected))
+    assert np.isnan(found["low"]) and found.notna().sum() == 4
 
 
 def test_the_matched_value_is_reached_by_half_the_runs_of_every_arm():

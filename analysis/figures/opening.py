@@ -25,13 +25,20 @@ ROW = 0.185  # inches
 def opening(runs: pd.DataFrame, curves: pd.DataFrame) -> Figure:
     """A block a study, a row an arm, a thin line a seed: it ends where the run collapsed. Beside it gold at the end.
 
-    The study's base arm comes first, then the arms that lived longest. Gold: seeds, their mean and its 95 % t interval.
+    The study's base arm comes first, then the arms that lived longest. Gold: seeds, their mean and its 95 % t interval,
+    cut where it goes beyond all seeds.
     runs, curves: as `analysis.load.load` gives them. Of several studies those in `TITLES` are drawn, or all if there is none
     of them; their arms should differ from one base by a trick.
+
+    Raises:
+        ValueError: no run has ended with a gold reward.
     """
     present = sorted(runs["study"].unique())
     studies = [study for study in TITLES if study in present] or present
     blocks = [_block(runs[runs["study"] == study], curves[curves["study"] == study]) for study in studies]
+    known = np.array([value for block in blocks for row in block for value in row["gold"] if np.isfinite(value)])
+    if not len(known):
+        raise ValueError("no run has ended with a gold reward: there is nothing to draw")
     heights = [len(block) + 1.5 for block in blocks]
     with matplotlib.rc_context({"font.size": 8.5, "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False}):
         figure = Figure(figsize=(9, ROW * sum(heights) + 1.1), layout="constrained")
@@ -40,6 +47,7 @@ def opening(runs: pd.DataFrame, curves: pd.DataFrame) -> Figure:
             _draw_lives(lives, block, runs.loc[runs["study"] == study, "ppo.updates"].max())
             _draw_gold(gold, block, runs.loc[runs["study"] == study, "sft/eval/gold"].mean())
             lives.set_title(TITLES.get(study, study), loc="left", fontweight="bold", fontsize=9.5)
+        axes[0, 1].set_xlim(known.min() - 0.06 * np.ptp(known), known.max() + 0.06 * np.ptp(known))
         axes[0, 1].set_title("gold at the end", loc="left", fontsize=9.5)
         axes[-1, 0].set_xlabel("update; each line is a run, and ends where its gold reward collapsed")
         axes[-1, 1].set_xlabel("mean of the seeds, 95 % interval")

@@ -1,0 +1,48 @@
+"""Notebooks over the reference set: calls and prose. `python -m analysis.notebooks` executes them all again.
+
+Here is the little that they share: how a figure is shown.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image as Picture
+
+from analysis.figures.__main__ import frames_of
+from analysis.figures.catalogue import FIGURES, Source, find_source
+from analysis.figures.style import style
+from analysis.load import Loaded
+
+if TYPE_CHECKING:
+    from IPython.display import Image
+
+DPI, COLOURS = 100, 64  # of what is committed: readable, and a quarter of the size
+
+
+def show(figure: Figure) -> Image:
+    """A figure as a small PNG, equal bytes for equal figures."""
+    from IPython.display import Image  # there wherever a notebook runs, and nowhere else needed
+
+    buffer = io.BytesIO()
+    with style():
+        figure.savefig(buffer, format="png", dpi=DPI)
+    small = io.BytesIO()
+    Picture.open(buffer).convert("RGB").quantize(COLOURS, dither=Picture.Dither.NONE).save(small, "PNG", optimize=True)
+    return Image(small.getvalue())
+
+
+def paper_figure(name: str, loaded: Loaded, study: str | None = None) -> Image:
+    """One of the paper's figures, from its own study or from `study`.
+
+    Raises:
+        ValueError: none of the figure's studies is loaded.
+    """
+    entry = FIGURES[name]
+    source = Source(study) if study else find_source(entry, loaded.runs)
+    if source is None:
+        raise ValueError(f"{name} needs runs of {' or '.join(source.study for source in entry.sources)}")
+    return show(entry.draw(frames_of(loaded, source, entry.reads), np.random.default_rng(0)).figure)

@@ -1,0 +1,71 @@
+"""Execute the notebooks and keep their output: `python -m analysis.notebooks [NAME …]`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+FOLDER = Path(__file__).parent
+ROOT = FOLDER.parents[1]
+METADATA = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}, "language_info": {"name": "python"}}
+
+
+def notebooks() -> list[Path]:
+    """The notebooks, in reading order."""
+    return sorted(FOLDER.glob("*.ipynb"))
+
+
+def executed(path: Path) -> NotebookNode:
+    """The notebook after a run from the top in a fresh kernel, without times or anything else that differs from run to run.
+
+    Raises:
+        ModuleNotFoundError: without nbclient and ipykernel.
+        RuntimeError: a cell failed, or the kernel died.
+    """
+    try:
+        import ipykernel  # noqa: F401
+        import nbclient
+        import nbformat
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("notebooks need nbclient and ipykernel: pip install 'ppo-ablation[notebooks]'") from None
+    notebook = nbformat.read(path, as_version=4)
+    client = nbclient.NotebookClient(notebook, timeout=300, record_timing=False, resources={"metadata": {"path": str(ROOT)}})
+    client.create_kernel_manager().transport = "ipc"  # sockets in the file system: nothing listens on a port
+    try:
+        client.execute()
+    except nbclient.exceptions.CellExecutionError as error:
+        raise RuntimeError(str(error)) from None
+    notebook.metadata = nbformat.from_dict(METADATA)
+    return notebook
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Execute and write the notebooks that are named, or all; 1 if one fails."""
+    parser = argparse.ArgumentParser(prog="python -m analysis.notebooks", description=__doc__)
+    parser.add_argument("names", nargs="*", help=f"for instance 01_collapse (default: all in {FOLDER.name}/)")
+    options = parser.parse_args(arguments)
+    chosen = [path for path in notebooks() if not options.names or path.stem in options.names]
+    if unknown := sorted(set(options.names) - {path.stem for path in chosen}):
+        print(f"no notebook {', '.join(unknown)}: there are {', '.join(path.stem for path in notebooks())}", file=sys.stderr)
+        return 1
+    for path in chosen:
+        try:
+            notebook = executed(path)
+        except (ModuleNotFoundError, RuntimeError) as error:
+            print(f"{path.name}: {error}", file=sys.stderr)
+            return 1
+        import nbformat
+
+        nbformat.write(notebook, path)
+        print(f"{path.name}: {path.stat().st_size / 1e3:.0f} kB", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -151,8 +151,11 @@ def fig03(frames: Frames, generator: np.random.Generator) -> Drawn:
 
 
 def end_table(models: pd.DataFrame, frames: Frames, generator: np.random.Generator) -> pd.DataFrame:
-    """A row a kind of reward model: group, arm (series), steps, accuracy, and gold at the end of PPO as value, low, high, n."""
-    if "eval/gold" not in frames.curves:
+    """A row a kind of reward model: group, arm (series), steps, accuracy, and gold at the end of PPO as value, low, high, n.
+
+    Empty without gold, and where arms share reward models: then gold differs for other reasons.
+    """
+    if "eval/gold" not in frames.curves or frames.runs["arm"].nunique() > models["kind"].nunique():
         return pd.DataFrame()
     done = frames.runs.loc[frames.runs["status"] == "completed", "run"]
     curves = frames.curves[frames.curves["run"].isin(done) & frames.curves["eval/gold"].notna()]

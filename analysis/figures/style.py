@@ -59,13 +59,9 @@ def arm_dashes(arms: Sequence[str]) -> dict[str, str | tuple]:
 
 def arm_label(arm: str) -> str:
     """The arm's name in words: 'kl_and_importance_sampling' → 'KL and importance sampling', 'lambda_0.9' → 'λ = 0.9'."""
-    text = (
-        re.sub(r"\bppo_(max|ptx)", r"PPO-\1", re.sub(r"lambda_(?=\d)", "lambda = ", arm))
-        .replace("data.language=", "")
-        .replace("preferences=", "")
-        .replace(",", ", ")
-    )
-    return re.sub(r"[A-Za-z]+", lambda word: WORDS.get(word[0], word[0]), text.replace("_", " "))
+    text = re.sub(r"\bppo_(max|ptx)", r"PPO-\1", re.sub(r"lambda_(?=\d)", "lambda = ", arm))
+    text = re.sub(r"data\.language=|preferences=", "", text).replace(",", ", ").replace("_", " ")
+    return re.sub(r"[A-Za-z]+", lambda word: WORDS.get(word[0], word[0]), text)
 
 
 def add_caption(figure: Figure, caption: str) -> None:

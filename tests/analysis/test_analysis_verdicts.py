@@ -451,7 +451,7 @@ def test_gold_and_its_sd_reach_the_outcomes_from_the_folders(loaded):
 @pytest.mark.parametrize("seeds", [5, 8, 16])
 @pytest.mark.parametrize("probability", [0.5, 0.9])
 def test_without_an_effect_at_most_five_percent_of_verdicts_claim_one(tmp_path, seeds, probability):
-    studies = 400
+    studies = 200
     arm = Arm(collapse_probability=probability)
     counts = verdicts(tmp_path / "null", arm, arm, seeds, studies, np.random.default_rng(seeds))
     allowed = 0.05 * studies + 2 * np.sqrt(studies * 0.05 * 0.95)  # two standard errors of the simulation itself
@@ -463,7 +463,7 @@ def test_without_an_effect_at_most_five_percent_of_verdicts_claim_one(tmp_path, 
 @pytest.mark.slow
 @pytest.mark.parametrize(("seeds", "least"), [(5, 0.6), (8, 0.95), (16, 0.99)])
 def test_a_constraint_that_prevents_nine_collapses_in_ten_is_found(tmp_path, seeds, least):
-    studies = 200
+    studies = 100
     counts = verdicts(
         tmp_path / "power", Arm(collapse_probability=0.02), Arm(collapse_probability=0.9), seeds, studies, np.random.default_rng(1)
     )

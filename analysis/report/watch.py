@@ -24,7 +24,7 @@ def marks(root: Path) -> dict[str, str]:
     return {str(folder): fingerprint(folder) for folder in find_run_folders(root)}
 
 
-def watch(root: Path, rebuild: Callable[[], None], *, seconds: float = SECONDS, sleep: Callable[[float], None] = time.sleep) -> None:
+def watch(root: Path, rebuild: Callable[[], None], seconds: float = SECONDS) -> None:
     """Call `rebuild` whenever a run folder below `root` has changed, until KeyboardInterrupt.
 
     Looks every `seconds`, and leaves four times as long as a rebuild took between two of them: the sweep needs the processor.
@@ -32,7 +32,7 @@ def watch(root: Path, rebuild: Callable[[], None], *, seconds: float = SECONDS, 
     known = marks(root)
     pause = seconds
     while True:
-        sleep(pause)
+        time.sleep(pause)
         found = marks(root)
         if found == known:
             continue

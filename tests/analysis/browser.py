@@ -11,8 +11,8 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,13 @@ EXECUTABLE = next((found for name in ("chromium", "chromium-browser", "google-ch
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--remote-debugging-pipe")  # fmt: skip
 SECONDS = 60.0  # a machine may be busy with a sweep
+LAUNCH = """
+import fcntl, os, sys
+take, give = (fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3])
+os.dup2(take, 3)
+os.dup2(give, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""  # a process of its own: code between fork and exec is unsafe where pytest has threads
 
 
 class Browser:
@@ -31,10 +38,9 @@ class Browser:
         self._count, self._loads, self._rest, self._session = 0, 0, b"", ""
         self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         (commands, self._send), (self._receive, answers) = os.pipe(), os.pipe()
-        # A shell moves the two ends to 3 and 4: closing over fork in Python is unsafe with threads.
-        shell = ["sh", "-c", f'exec "$0" "$@" 3<&{commands} 4>&{answers}', str(EXECUTABLE), *FLAGS, f"--user-data-dir={self._profile.name}"]
-        self._process = subprocess.Popen([*shell, "about:blank"], pass_fds=(commands, answers),
-                                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+        chromium = [str(EXECUTABLE), *FLAGS, f"--user-data-dir={self._profile.name}", "about:blank"]
+        self._process = subprocess.Popen([sys.executable, "-c", LAUNCH, str(commands), str(answers), *chromium],
+                                         pass_fds=(commands, answers), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
         os.close(commands)
         os.close(answers)
         page = next(target for target in self.ask("Target.getTargets")["targetInfos"] if target["type"] == "page")
@@ -93,8 +99,7 @@ class Browser:
         """Load a local page and wait until it has."""
         before = self._loads
         self.ask("Page.navigate", url=path.resolve().as_uri())
-        while self._loads == before:
-            self._note(self._next())
+        self.wait_for_load(before)
 
     def run(self, script: str) -> Any:
         """The value of a JavaScript expression in the page."""
@@ -103,13 +108,11 @@ class Browser:
             raise RuntimeError(json.dumps(answer["exceptionDetails"])[:600])
         return answer["result"].get("value")
 
-    def wait_for(self, script: str) -> None:
-        """Wait until the expression is true."""
-        deadline = time.monotonic() + SECONDS
-        while not self.run(script):
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"not true within {SECONDS:g} s: {script}")
-            time.sleep(0.05)
+    def wait_for_load(self, loads: int | None = None) -> None:
+        """Wait until the page has loaded again since there were `loads`, by default since now."""
+        loads = self._loads if loads is None else loads
+        while self._loads == loads:
+            self._note(self._next())
 
     def look(self, width: int, height: int = 900, *, dark: bool = False, phone: bool = False) -> None:
         """Set the window's width, and the reader's preference for light or dark."""

@@ -1,0 +1,233 @@
+"""The report in a headless Chromium, without a network: what a reader does to the page, and what the page then shows."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from browser import EXECUTABLE, Browser
+from report_study import small_study
+from simulate import Arm
+
+from analysis.load import load
+from analysis.report.data import report_data
+from analysis.report.page import page
+
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(EXECUTABLE is None, reason="needs Debian's chromium")]
+
+HOSTILE = "</script><script>window.hurt=1</script><img src=x onerror=window.hurt=1>"
+ARMS = {
+    "vanilla": Arm(collapse_probability=0.999),
+    "kl_penalty": Arm({"ppo.kl_penalty": True}, collapse_probability=0.001),
+    '<img src=x onerror="window.hurt=1">': Arm({"ppo.reward_norm": True}, collapse_probability=0.5),
+}
+PANELS = ["#curve-panels figure", "#forest figure", "#thresholds", "#survival-panel", "#over-panels figure"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> dict:
+    folder = small_study(tmp_path_factory.mktemp("results"), arms=ARMS, seeds=3, hostile=HOSTILE)
+    return report_data(load(folder), "study", np.random.default_rng(0))
+
+
+@pytest.fixture(scope="module")
+def path(data, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(page(data, built="today"), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with Browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def browser(chromium, path):
+    """The page just opened, nothing remembered; at the end nobody may have complained or asked for anything else."""
+    chromium.look(1280)
+    chromium.open(path)
+    chromium.run("sessionStorage.clear()")
+    chromium.complaints.clear()
+    chromium.requests.clear()
+    chromium.open(path)
+    yield chromium
+    assert chromium.complaints == []
+    assert {request.partition("?")[0] for request in chromium.requests} <= {path.resolve().as_uri(), "data:,"}
+    assert chromium.run("window.hurt") is None
+
+
+def count(browser: Browser, selector: str) -> int:
+    return browser.run(f"document.querySelectorAll({selector!r}).length")
+
+
+def click(browser: Browser, selector: str, **event: bool) -> None:
+    keys = ", ".join(f"{key}: true" for key in event)
+    browser.run(f"document.querySelector({selector!r}).dispatchEvent(new MouseEvent('click', {{bubbles: true, {keys}}}))")
+
+
+def texts(browser: Browser) -> list[str]:
+    return browser.run("[...document.querySelectorAll('#text-cards .answer')].map(node => node.textContent)")
+
+
+def choose(browser: Browser, selector: str, value: object, event: str = "change") -> None:
+    browser.run(f"{{ const node = document.querySelector({selector!r}); node.value = {str(value)!r}; node.dispatchEvent(new Event({event!r})); }}")
+
+
+def test_every_panel_is_drawn_and_hostile_names_are_text(browser):
+    assert count(browser, "#curve-panels svg path.line") == 3 * count(browser, "#curve-panels figure") > 0
+    assert count(browser, "#forest svg circle") > 0 and count(browser, "#survival-panel svg path.line") == 3
+    assert count(browser, "#thresholds svg path.line") == 3 and count(browser, "#over-panels svg path.line") == 3
+    assert browser.run("[...document.querySelectorAll('#legend span')].map(node => node.textContent)").count(list(ARMS)[2]) == 1
+    assert count(browser, "img") == 0
+
+
+def test_the_legend_hides_an_arm_in_every_panel_table_of_runs_and_text(browser):
+    for panel in PANELS:
+        assert count(browser, f"{panel} svg [data-arm='1']") > 0
+    cards, runs = count(browser, "#text-cards .card"), count(browser, "#run-table tbody tr:not([hidden])")
+    click(browser, "#legend [data-legend='1']")
+    for panel in PANELS:
+        assert count(browser, f"{panel} svg [data-arm='1']") == 0 < count(browser, f"{panel} svg [data-arm='2']")
+    assert count(browser, "#text-cards .card") == cards - 1 and count(browser, "#run-table tbody tr:not([hidden])") == runs - 3
+    click(browser, "#legend [data-legend='0']", shiftKey=True)
+    assert count(browser, "#curve-panels svg path.line") == count(browser, "#curve-panels figure")
+    click(browser, "#no-arms")
+    assert count(browser, "svg.chart [data-arm]") == 0
+    click(browser, "#all-arms")
+    assert count(browser, "#survival-panel svg path.line") == 3
+
+
+def test_seeds_and_intervals_can_be_hidden(browser):
+    for box, kind in (("#show-seeds", "seed"), ("#show-bands", "band")):
+        assert count(browser, f"#curve-panels svg .{kind}") > 0
+        click(browser, box)
+        assert count(browser, f"#curve-panels svg .{kind}") == 0
+
+
+def test_a_free_panel_shows_the_metric_chosen_and_a_scale_may_be_logarithmic(browser):
+    choose(browser, "#curve-panels .free select", "ppo/clip_fraction")
+    assert count(browser, "#curve-panels figure[data-metric='ppo/clip_fraction'] path.line") == 3
+    before = browser.run("document.querySelector('[data-metric=\"monitor/kl_to_sft\"] path.line').getAttribute('d')")
+    click(browser, '[data-metric="monitor/kl_to_sft"] button')
+    assert browser.run("document.querySelector('[data-metric=\"monitor/kl_to_sft\"] path.line').getAttribute('d')") != before
+    assert browser.run("document.querySelector('[data-metric=\"eval/gold\"] button').hidden") is True  # gold is negative in places
+
+
+def test_the_filter_keeps_runs_with_all_of_its_words(browser):
+    def rows() -> int:
+        return count(browser, "#run-table tbody tr:not([hidden])")
+
+    assert rows() == 9
+    choose(browser, "#run-filter", "KL_PENALTY completed", "input")
+    assert rows() == 3 and browser.run("document.querySelector('#run-count').textContent") == "3 of 9 runs"
+    choose(browser, "#run-filter", "nothing at all", "input")
+    assert rows() == 0
+
+
+def test_a_click_on_a_head_sorts_by_number_and_back(browser):
+    def golds() -> list[float]:
+        shown = "[...document.querySelectorAll('#run-table tbody tr')].map(row => Number(row.cells[5].dataset.sort))"
+        return browser.run(shown)
+
+    unsorted = golds()
+    click(browser, "#run-table thead th:nth-child(6) button")
+    assert golds() == sorted(unsorted) != unsorted
+    click(browser, "#run-table thead th:nth-child(6) button")
+    assert golds() == sorted(unsorted, reverse=True)
+    assert browser.run("document.querySelector('#run-table th:nth-child(6)').getAttribute('aria-sort')") == "descending"
+
+
+def test_the_slider_moves_all_answers_to_its_update(browser):
+    assert [text.split(" <")[0].split(" </")[0] for text in texts(browser)][:2] == ["what SFT says to 1", "answer 1 of vanilla seed=0 at 80"]
+    choose(browser, "#text-update", 4, "input")
+    assert "answer 1 of vanilla seed=0 at 40" in texts(browser)[1] and HOSTILE in texts(browser)[1]
+    assert browser.run("document.querySelector('#text-update-name').textContent") == "update 40"
+    choose(browser, "#text-seed", 2)
+    choose(browser, "#text-prompt", 0)
+    assert all("answer 0 of" in text and "seed=2 at 40" in text for text in texts(browser)[1:])
+    choose(browser, "#text-update", 0, "input")
+    assert texts(browser) == ["what SFT says to 0"] * 3
+
+
+def test_one_arm_can_be_read_over_all_updates(browser):
+    choose(browser, "#text-view", "updates")
+    choose(browser, "#text-arm", 1)
+    shown = texts(browser)
+    assert len(shown) == 9 and all(f"at {10 * (index + 1)} " in text for index, text in enumerate(shown[1:]))
+    assert browser.run("document.querySelector('#text-slider').hidden") is True
+
+
+def test_an_answer_is_shown_whole_with_the_pairs_it_repeats_marked(browser):
+    marked = "(text => { const p = document.createElement('p'); write(p, text); return [p.textContent, [...p.querySelectorAll('.again')].map(n => n.textContent)]; })"
+    assert browser.run(f"{marked}('a b c a b d')") == ["a b c a b d", ["a b"]]
+    assert browser.run(f"{marked}('a b a b a b')") == ["a b a b a b", ["a b a b"]]
+    assert browser.run(f"{marked}('a  b , c\\nd a  b')")[0] == "a  b , c\nd a  b"
+    assert browser.run(f"{marked}('好的好的')") == ["好的好的", ["好的"]]
+
+
+def test_the_pointer_tells_the_values_at_its_update(browser, data):
+    box = browser.run("(() => { const b = document.querySelector('#curve-panels svg'); b.scrollIntoView({block: 'center'}); const r = b.getBoundingClientRect(); return [r.left, r.top, r.width, r.height]; })()")
+    left, top, width, height = box
+    browser.mouse("mouseMoved", left + 44 + (width - 52) / 2, top + height / 2)
+    told = browser.run("document.querySelector('#tooltip').hidden ? '' : document.querySelector('#tooltip').textContent")
+    assert told.startswith("update 40") and all(arm in told for arm in ARMS)
+    metric = data["curves"]["metrics"]["eval/gold"]
+    value = browser.run("[...document.querySelectorAll('#tooltip .row')].map(row => row.textContent).find(text => text.includes('vanilla'))")
+    mean = metric["mean"][0][metric["x"].index(40)]
+    assert f"{mean:.3g}".replace("-", "−").rstrip("0") in value and "(3)" in value
+    browser.mouse("mouseMoved", 5, 5)
+    assert browser.run("document.querySelector('#tooltip').hidden") is True
+
+
+def test_dragging_across_a_panel_zooms_all_curves_and_the_button_returns(browser):
+    left, top, width, height = browser.run("(() => { const b = document.querySelector('#curve-panels svg'); b.scrollIntoView({block: 'center'}); const r = b.getBoundingClientRect(); return [r.left, r.top, r.width, r.height]; })()")
+    browser.mouse("mouseMoved", left + width * 0.4, top + height / 2)
+    browser.mouse("mousePressed", left + width * 0.4, top + height / 2)
+    browser.mouse("mouseMoved", left + width * 0.6, top + height / 2)
+    browser.mouse("mouseReleased", left + width * 0.6, top + height / 2)
+    low, high = browser.run("state.zoom")
+    assert 15 < low < 40 < high < 60 and browser.run("document.querySelector('#unzoom').hidden") is False
+    click(browser, "#unzoom")
+    assert browser.run("state.zoom") is None
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_width_and_no_theme_scrolls_sideways(browser, path, width, dark):
+    browser.look(width, dark=dark, phone=width == 390)
+    browser.open(path)
+    assert browser.run("document.documentElement.scrollWidth") == width
+    assert browser.run("getComputedStyle(document.documentElement).backgroundColor") == ("rgb(20, 23, 26)" if dark else "rgb(253, 252, 249)")
+    if width == 390:
+        assert browser.run("document.querySelector('#run-table').scrollWidth > document.querySelector('#run-table').parentNode.clientWidth")
+
+
+def test_the_button_changes_between_light_and_dark(browser):
+    click(browser, "#theme")
+    assert browser.run("getComputedStyle(document.documentElement).backgroundColor") == "rgb(20, 23, 26)"
+    assert browser.run("getComputedStyle(document.querySelector('#survival-panel path.line')).stroke") == "rgb(133, 133, 133)"
+    click(browser, "#theme")
+    assert browser.run("getComputedStyle(document.documentElement).backgroundColor") == "rgb(253, 252, 249)"
+
+
+def test_a_watched_page_reloads_and_keeps_what_the_reader_chose(chromium, data, tmp_path):
+    watched = tmp_path / "watched.html"
+    watched.write_text(page(data, built="first", reload_seconds=6), encoding="utf-8")
+    chromium.look(1280)
+    chromium.open(watched)
+    chromium.run("""{
+        document.querySelector("#legend [data-legend='1']").click();
+        for (const [id, value] of [["run-filter", "vanilla"], ["text-update", 4]]) {
+            document.getElementById(id).value = value;
+            document.getElementById(id).dispatchEvent(new Event("input"));
+        }
+        scrollTo(0, 900);
+    }""")
+    watched.write_text(page(data, built="second", reload_seconds=6), encoding="utf-8")
+    chromium.wait_for_load()
+    assert "built second" in chromium.run("document.querySelector('.facts').textContent")
+    assert chromium.run("document.querySelector('#legend [data-legend=\"1\"]').getAttribute('aria-pressed')") == "false"
+    assert count(chromium, "#curve-panels svg [data-arm='1']") == 0 and count(chromium, "#run-table tbody tr:not([hidden])") == 3
+    assert chromium.run("document.querySelector('#text-update-name').textContent") == "update 40"
+    assert chromium.run("Math.round(scrollY)") == 900

@@ -427,7 +427,7 @@ def test_the_command_writes_pdf_png_and_the_csv_of_what_is_drawn(results, tmp_pa
 
 def test_the_same_runs_give_the_same_bytes(results, tmp_path, monkeypatch):
     for out in ("a", "b"):
-        run(monkeypatch, "fig12", results, "--out", tmp_path / out)
+        run(monkeypatch, "fig12", results / "ptx", "--out", tmp_path / out)
     for name in ("fig12.pdf", "fig12.png", "fig12.csv"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
@@ -443,19 +443,19 @@ def test_all_draws_what_is_there_and_names_what_is_missing_and_its_sweep(results
 
 
 def test_another_study_can_be_drawn_and_its_arms_chosen(results, tmp_path, monkeypatch):
-    run(monkeypatch, "fig15", results, "--study", "policy_constraints", "--arms", "vanilla,kl", "--out", tmp_path)
+    run(monkeypatch, "fig15", results / "policy_constraints", "--study", "policy_constraints", "--arms", "vanilla,kl", "--out", tmp_path)
     assert set(pd.read_csv(tmp_path / "fig15.csv")["arm"].dropna()) == {"vanilla", "kl"}
 
 
 @pytest.mark.parametrize("arguments, said", [
     (["fig07", "{root}/ptx"], "fig07: no runs of policy_constraints here; python -m ablate.run -m sweep=policy_constraints"),
-    (["fig05", "{root}"], "no figure fig05: there are fig02, "),
+    (["fig05", "{root}/ptx"], "no figure fig05: there are fig02, "),
     (["fig07"], "name figures or --all, and a folder"),
     (["--all", "fig07", "{root}"], "name figures or --all, and a folder"),
     (["fig07", "{root}/nowhere"], "nowhere is not a folder"),
-    (["fig07", "{root}", "--study", "ptxx"], "--study ptxx: no such study here; there are entropy_clip, "),
-    (["fig07", "{root}", "--study", "ptx", "--arms", "kl"], "--arms kl: not in ptx; there are ppo_max, ppo_ptx"),
-    (["fig13", "{root}", "--study", "grad_clip"], "no run of "),
+    (["fig07", "{root}/ptx", "{root}/vanilla", "--study", "ptxx"], "--study ptxx: no such study here; there are ptx, vanilla"),
+    (["fig07", "{root}/ptx", "--study", "ptx", "--arms", "kl"], "--arms kl: not in ptx; there are ppo_max, ppo_ptx"),
+    (["fig13", "{root}/grad_clip", "--study", "grad_clip"], "no run of "),
 ])  # fmt: skip
 def test_a_mistake_is_one_sentence_and_exit_code_1(results, tmp_path, monkeypatch, arguments, said):
     with pytest.raises(SystemExit) as stopped:

@@ -18,7 +18,11 @@ def write_answers(study: Path, *, hostile: str = "", every: int = 10, last: int 
         rows = []
         for update in range(0, last + 1, every):
             for number, prompt in enumerate(PROMPTS):
-                said = f"answer {number} of {folder.parent.name} {folder.name} at {update} {hostile}" if update else f"what SFT says to {number}"
+                said = (
+                    f"answer {number} of {folder.parent.name} {folder.name} at {update} {hostile}"
+                    if update
+                    else f"what SFT says to {number}"
+                )
                 gold = 1.0 - update / 40 * number
                 rows.append(dict(update=update, prompt=prompt + hostile, kind="helpful", response=said, proxy=0.5, gold=gold, length=9))
         (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

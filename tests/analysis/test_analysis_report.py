@@ -88,7 +88,9 @@ def test_the_first_sentences_say_which_arms_collapsed(data, text):
 
 def test_the_page_loads_nothing_and_runs_nothing_but_its_own_script_and_style(text):
     parsed = Parsed(text)
-    addresses = [value for _, given in parsed.elements for name, value in given.items() if name in ("src", "href", "action", "srcset", "data")]
+    addresses = [
+        value for _, given in parsed.elements for name, value in given.items() if name in ("src", "href", "action", "srcset", "data")
+    ]
     assert all(address == "data:," or re.fullmatch("#[a-z]+", address) for address in addresses)
     (style,), (_, script) = parsed.held["style"], parsed.held["script"]
     assert not re.search(r"@import|url\(", style)
@@ -122,7 +124,7 @@ def test_curves_hold_every_seed_to_four_digits_and_only_what_was_measured(study,
         expected = loaded.curves[(loaded.curves["run"] == run)].set_index("update")["eval/gold"].dropna()
         assert values == pytest.approx(expected.to_numpy(), rel=1e-3)
     assert data["curves"]["metrics"]["monitor/entropy"]["x"] == list(range(1, 81))
-    assert data["curves"]["fixed"] == ["eval/gold", "eval/proxy", "monitor/kl_to_sft", "monitor/perplexity", "monitor/response_length", "monitor/entropy"]  # fmt: skip
+    assert data["curves"]["fixed"] == list(curves.FIXED)
 
 
 def test_bands_are_scipys_t_intervals_over_the_seeds_that_were_measured():
@@ -315,7 +317,12 @@ def test_what_cannot_be_shown_is_refused_in_a_sentence(tmp_path, capsys, case):
         small_study(results, seeds=1, study="one")
     if case == "several":
         small_study(results, seeds=1, study="two")
-    expected = {"missing": "is not a folder", "empty": "no run folder could be used", "several": "holds 2 studies", "base": "--base no: no such arm"}
+    expected = {
+        "missing": "is not a folder",
+        "empty": "no run folder could be used",
+        "several": "holds 2 studies",
+        "base": "--base no: no such arm",
+    }
     assert main([str(results), *(["--base", "no"] if case == "base" else [])]) == 1
     told = capsys.readouterr().err
     assert expected[case] in told and "Traceback" not in told

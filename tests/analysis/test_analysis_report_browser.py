@@ -20,6 +20,7 @@ ARMS = {
     "kl_penalty": Arm({"ppo.kl_penalty": True}, collapse_probability=0.001),
     '<img src=x onerror="window.hurt=1">': Arm({"ppo.reward_norm": True}, collapse_probability=0.5),
 }
+LIGHT, DARK = "rgb(253, 252, 249)", "rgb(20, 23, 26)"
 PANELS = ["#curve-panels figure", "#forest figure", "#thresholds", "#survival-panel", "#over-panels figure"]
 
 
@@ -46,15 +47,13 @@ def chromium():
 def browser(chromium, path):
     """The page just opened, nothing remembered; at the end nobody may have complained or asked for anything else."""
     chromium.look(1280)
-    chromium.open(path)
-    chromium.run("sessionStorage.clear()")
     chromium.complaints.clear()
     chromium.requests.clear()
     chromium.open(path)
     yield chromium
     assert chromium.complaints == []
-    assert {request.partition("?")[0] for request in chromium.requests} <= {path.resolve().as_uri(), "data:,"}
-    assert chromium.run("window.hurt") is None
+    assert set(chromium.requests) <= {path.resolve().as_uri(), "data:,"}
+    assert chromium.run("sessionStorage.clear(); window.hurt") is None
 
 
 def count(browser: Browser, selector: str) -> int:
@@ -71,7 +70,16 @@ def texts(browser: Browser) -> list[str]:
 
 
 def choose(browser: Browser, selector: str, value: object, event: str = "change") -> None:
-    browser.run(f"{{ const node = document.querySelector({selector!r}); node.value = {str(value)!r}; node.dispatchEvent(new Event({event!r})); }}")
+    browser.run(
+        f"{{ const node = document.querySelector({selector!r}); node.value = {str(value)!r}; node.dispatchEvent(new Event({event!r})); }}"
+    )
+
+
+def first_panel(browser: Browser) -> tuple[float, float, float, float]:
+    """Left, top, width and height in the window of the first curve, brought into sight."""
+    browser.run("document.querySelector('#curve-panels svg').scrollIntoView({block: 'center'})")
+    found = browser.run("document.querySelector('#curve-panels svg').getBoundingClientRect().toJSON()")
+    return found["left"], found["top"], found["width"], found["height"]
 
 
 def test_every_panel_is_drawn_and_hostile_names_are_text(browser):
@@ -139,7 +147,7 @@ def test_a_click_on_a_head_sorts_by_number_and_back(browser):
 
 
 def test_the_slider_moves_all_answers_to_its_update(browser):
-    assert [text.split(" <")[0].split(" </")[0] for text in texts(browser)][:2] == ["what SFT says to 1", "answer 1 of vanilla seed=0 at 80"]
+    assert texts(browser)[0] == "what SFT says to 1" and texts(browser)[1].startswith("answer 1 of vanilla seed=0 at 80 ")
     choose(browser, "#text-update", 4, "input")
     assert "answer 1 of vanilla seed=0 at 40" in texts(browser)[1] and HOSTILE in texts(browser)[1]
     assert browser.run("document.querySelector('#text-update-name').textContent") == "update 40"
@@ -159,21 +167,23 @@ def test_one_arm_can_be_read_over_all_updates(browser):
 
 
 def test_an_answer_is_shown_whole_with_the_pairs_it_repeats_marked(browser):
-    marked = "(text => { const p = document.createElement('p'); write(p, text); return [p.textContent, [...p.querySelectorAll('.again')].map(n => n.textContent)]; })"
-    assert browser.run(f"{marked}('a b c a b d')") == ["a b c a b d", ["a b"]]
-    assert browser.run(f"{marked}('a b a b a b')") == ["a b a b a b", ["a b a b"]]
-    assert browser.run(f"{marked}('a  b , c\\nd a  b')")[0] == "a  b , c\nd a  b"
-    assert browser.run(f"{marked}('好的好的')") == ["好的好的", ["好的"]]
+    browser.run("window.marked = text => (node => [write(node, text), node.textContent, [...node.childNodes].filter(n => n.className === 'again')"
+                ".map(n => n.textContent)].slice(1))(document.createElement('p'))")  # fmt: skip
+    assert browser.run("marked('a b c a b d')") == ["a b c a b d", ["a b"]]
+    assert browser.run("marked('a b a b a b')") == ["a b a b a b", ["a b a b"]]
+    assert browser.run("marked('a  b , c\\nd a  b')")[0] == "a  b , c\nd a  b"
+    assert browser.run("marked('好的好的')") == ["好的好的", ["好的"]]
 
 
 def test_the_pointer_tells_the_values_at_its_update(browser, data):
-    box = browser.run("(() => { const b = document.querySelector('#curve-panels svg'); b.scrollIntoView({block: 'center'}); const r = b.getBoundingClientRect(); return [r.left, r.top, r.width, r.height]; })()")
-    left, top, width, height = box
+    left, top, width, height = first_panel(browser)
     browser.mouse("mouseMoved", left + 44 + (width - 52) / 2, top + height / 2)
     told = browser.run("document.querySelector('#tooltip').hidden ? '' : document.querySelector('#tooltip').textContent")
     assert told.startswith("update 40") and all(arm in told for arm in ARMS)
     metric = data["curves"]["metrics"]["eval/gold"]
-    value = browser.run("[...document.querySelectorAll('#tooltip .row')].map(row => row.textContent).find(text => text.includes('vanilla'))")
+    value = browser.run(
+        "[...document.querySelectorAll('#tooltip .row')].map(row => row.textContent).find(text => text.includes('vanilla'))"
+    )
     mean = metric["mean"][0][metric["x"].index(40)]
     assert f"{mean:.3g}".replace("-", "−").rstrip("0") in value and "(3)" in value
     browser.mouse("mouseMoved", 5, 5)
@@ -181,7 +191,7 @@ def test_the_pointer_tells_the_values_at_its_update(browser, data):
 
 
 def test_dragging_across_a_panel_zooms_all_curves_and_the_button_returns(browser):
-    left, top, width, height = browser.run("(() => { const b = document.querySelector('#curve-panels svg'); b.scrollIntoView({block: 'center'}); const r = b.getBoundingClientRect(); return [r.left, r.top, r.width, r.height]; })()")
+    left, top, width, height = first_panel(browser)
     browser.mouse("mouseMoved", left + width * 0.4, top + height / 2)
     browser.mouse("mousePressed", left + width * 0.4, top + height / 2)
     browser.mouse("mouseMoved", left + width * 0.6, top + height / 2)
@@ -198,36 +208,44 @@ def test_no_width_and_no_theme_scrolls_sideways(browser, path, width, dark):
     browser.look(width, dark=dark, phone=width == 390)
     browser.open(path)
     assert browser.run("document.documentElement.scrollWidth") == width
-    assert browser.run("getComputedStyle(document.documentElement).backgroundColor") == ("rgb(20, 23, 26)" if dark else "rgb(253, 252, 249)")
+    assert browser.run("getComputedStyle(document.documentElement).backgroundColor") == (DARK if dark else LIGHT)
     if width == 390:
-        assert browser.run("document.querySelector('#run-table').scrollWidth > document.querySelector('#run-table').parentNode.clientWidth")
+        assert browser.run("(table => table.scrollWidth > table.parentNode.clientWidth)(document.querySelector('#run-table'))")
 
 
 def test_the_button_changes_between_light_and_dark(browser):
     click(browser, "#theme")
-    assert browser.run("getComputedStyle(document.documentElement).backgroundColor") == "rgb(20, 23, 26)"
+    assert browser.run("getComputedStyle(document.documentElement).backgroundColor") == DARK
     assert browser.run("getComputedStyle(document.querySelector('#survival-panel path.line')).stroke") == "rgb(133, 133, 133)"
     click(browser, "#theme")
-    assert browser.run("getComputedStyle(document.documentElement).backgroundColor") == "rgb(253, 252, 249)"
+    assert browser.run("getComputedStyle(document.documentElement).backgroundColor") == LIGHT
 
 
-def test_a_watched_page_reloads_and_keeps_what_the_reader_chose(chromium, data, tmp_path):
+def test_a_watched_page_reloads_itself_until_the_watch_has_ended(chromium, data, tmp_path):
     watched = tmp_path / "watched.html"
-    watched.write_text(page(data, built="first", reload_seconds=6), encoding="utf-8")
+    watched.write_text(page(data, built="first", reload_seconds=1), encoding="utf-8")
+    chromium.open(watched)
+    watched.write_text(page(data, built="last"), encoding="utf-8")
+    for _ in range(2):  # one load may have begun before the page was replaced
+        if chromium.run("document.documentElement.dataset.reload") != "0":
+            chromium.wait_for_load()
+    assert chromium.run("document.querySelector('.facts').textContent").endswith("built last")
+
+
+def test_a_rebuilt_page_keeps_what_the_reader_chose(chromium, data, tmp_path):
+    watched = tmp_path / "watched.html"
+    watched.write_text(page(data, built="first", reload_seconds=3600), encoding="utf-8")
     chromium.look(1280)
     chromium.open(watched)
-    chromium.run("""{
-        document.querySelector("#legend [data-legend='1']").click();
-        for (const [id, value] of [["run-filter", "vanilla"], ["text-update", 4]]) {
-            document.getElementById(id).value = value;
-            document.getElementById(id).dispatchEvent(new Event("input"));
-        }
-        scrollTo(0, 900);
-    }""")
-    watched.write_text(page(data, built="second", reload_seconds=6), encoding="utf-8")
-    chromium.wait_for_load()
+    click(chromium, "#legend [data-legend='1']")
+    choose(chromium, "#run-filter", "vanilla", "input")
+    choose(chromium, "#text-update", 4, "input")
+    chromium.run("scrollTo(0, 900)")
+    watched.write_text(page(data, built="second", reload_seconds=3600), encoding="utf-8")
+    chromium.open(watched)
     assert "built second" in chromium.run("document.querySelector('.facts').textContent")
     assert chromium.run("document.querySelector('#legend [data-legend=\"1\"]').getAttribute('aria-pressed')") == "false"
     assert count(chromium, "#curve-panels svg [data-arm='1']") == 0 and count(chromium, "#run-table tbody tr:not([hidden])") == 3
     assert chromium.run("document.querySelector('#text-update-name').textContent") == "update 40"
     assert chromium.run("Math.round(scrollY)") == 900
+    assert chromium.complaints == []

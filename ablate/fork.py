@@ -36,4 +36,8 @@ def forked(config: Config, overrides: Sequence[str]) -> Config:
     for key in [*keys, *OUTSIDE_IDENTITY, "fork"]:
         if key.split(".")[0] != "hydra":
             OmegaConf.update(merged, key, OmegaConf.select(composed, key), merge=False)
-    return OmegaConf.to_object(merged)
+    branch = OmegaConf.to_object(merged)
+    update = Path(config.fork).resolve().name
+    if update.isdigit() and branch.ppo.updates <= int(update):
+        raise UserError(f"ppo.updates={branch.ppo.updates} leaves nothing to do after update {update} of the fork: raise ppo.updates")
+    return branch

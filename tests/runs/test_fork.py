@@ -54,6 +54,12 @@ def test_a_fork_inherits_every_setting_that_its_command_line_does_not_name(origi
     assert asdict(config) == expected
 
 
+def test_a_fork_that_would_have_no_update_to_do_is_refused(original, tmp_path):
+    with pytest.raises(UserError, match=r"ppo.updates=4 leaves nothing to do after update 4 of the fork: raise ppo.updates"):
+        fork(tmp_path, run_folder(original) / "checkpoints/4", "ppo.updates=4")
+    assert fork(tmp_path, run_folder(original) / "checkpoints/4", "ppo.updates=5").ppo.updates == 5
+
+
 def test_a_forks_first_rollout_is_that_of_the_next_update_of_the_run_it_branches(original, tmp_path):
     config = fork(tmp_path, run_folder(original) / "checkpoints/4", "ppo.kl_penalty=true")
     execute(config)

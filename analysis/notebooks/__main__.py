@@ -32,15 +32,21 @@ def executed(path: Path) -> NotebookNode:
         import ipykernel  # noqa: F401
         import nbclient
         import nbformat
+        from jupyter_client.manager import KernelManager
     except ModuleNotFoundError:
         raise ModuleNotFoundError("notebooks need nbclient and ipykernel: pip install 'ppo-ablation[notebooks]'") from None
     notebook = nbformat.read(path, as_version=4)
-    client = nbclient.NotebookClient(notebook, timeout=300, record_timing=False, resources={"metadata": {"path": str(ROOT)}})
-    client.create_kernel_manager().transport = "ipc"  # sockets in the file system: nothing listens on a port
+    kernel = KernelManager(transport="ipc")  # sockets in the file system: nothing listens on a port
+    place = {"metadata": {"path": str(ROOT)}}
+    client = nbclient.NotebookClient(notebook, km=kernel, timeout=600, startup_timeout=300, record_timing=False, resources=place)
     try:
         client.execute()
     except nbclient.exceptions.CellExecutionError as error:
         raise RuntimeError(str(error)) from None
+    finally:  # a client that owns its kernel ends it too, but leaves an error at exit behind where a cell fails
+        if client.kc is not None:
+            client.kc.stop_channels()
+        kernel.shutdown_kernel(now=True)
     notebook.metadata = nbformat.from_dict(METADATA)
     return notebook
 

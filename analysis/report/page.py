@@ -1,6 +1,6 @@
 """Dict → page. The template, the style and the scripts are files beside this one; the page loads nothing.
 
-The charts are drawn by `charts.js` as SVG and not by plotly: a page is 1–5 MB smaller for it, its policy forbids every script
+The charts are drawn by `charts.js` as SVG and not by plotly: a page is 4.8 MB smaller for it, its policy forbids every script
 and style but its own two (by hash; plotly writes styles as it runs), one legend acts on all panels at once, light and dark
 are only colours, and reading a report needs no further package.
 """

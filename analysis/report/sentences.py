@@ -88,11 +88,6 @@ def cautions(data: dict[str, Any]) -> str:
         many = f"{min(wanted)} to {max(wanted)}" if min(wanted) < max(wanted) else f"{max(wanted)}"
         items.append(f"{_count(len(wanted), 'comparison is', 'comparisons are')} undecided that {many} seeds an arm would decide, "
                      "if the effects are as large as they look now.")  # fmt: skip
-    unfinished = sum(count for status, count in data["facts"]["status"].items() if status not in ("completed", "diverged"))
-    if unfinished:
-        items.append(
-            f"{_count(unfinished, 'run has not ended: it counts', 'runs have not ended: they count')} in the time to collapse only."
-        )
     items += data["remarks"]
     items += [f"Left out ({row['what']}): {row['folder']}: {row['reason']}" for row in data["left_out"]]
     return f'<ul class="plain">{"".join(f"<li>{escape(item)}</li>" for item in items)}</ul>' if items else "<p>Nothing was left out.</p>"

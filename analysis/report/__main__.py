@@ -15,7 +15,7 @@ from analysis.load import load
 from analysis.packed import resolve
 from analysis.report.data import report_data
 from analysis.report.page import page
-from analysis.report.watch import SECONDS, watch, write_page
+from analysis.report.watch import SECONDS, marks, watch, write_page
 
 
 def build(root: Path, out: Path, *, base: str | None, seed: int, reload_seconds: int = 0) -> str:
@@ -56,22 +56,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(build(options.study, out, base=options.base, seed=options.seed, reload_seconds=reload_seconds), flush=True)
 
     try:
+        known = marks(resolve(options.study)) if options.watch else {}
         rebuild(2 * SECONDS if options.watch else 0)
         if options.open:
             webbrowser.open(out.resolve().as_uri())
         if options.watch:
-            follow(resolve(options.study), rebuild)
+            follow(resolve(options.study), rebuild, known)
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
 
 
-def follow(study: Path, rebuild: Callable[..., None]) -> None:
+def follow(study: Path, rebuild: Callable[..., None], known: dict[str, str]) -> None:
     """Watch until Ctrl-C; the last page no longer reloads itself."""
     print("watching; Ctrl-C ends it", flush=True)
     try:
-        watch(study, lambda: rebuild(2 * SECONDS))
+        watch(study, lambda: rebuild(2 * SECONDS), known)
     except KeyboardInterrupt:
         print("\none last page, which does not reload itself", flush=True)
         rebuild()

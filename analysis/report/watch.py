@@ -20,16 +20,16 @@ def write_page(path: Path, text: str) -> None:
 
 
 def marks(root: Path) -> dict[str, str]:
-    """Every run folder below `root` with sizes and times of its files."""
-    return {str(folder): fingerprint(folder) for folder in find_run_folders(root)}
+    """Every run folder below `root` with sizes and times of its files; {} if there is no such folder."""
+    return {str(folder): fingerprint(folder) for folder in find_run_folders(root)} if root.is_dir() else {}
 
 
-def watch(root: Path, rebuild: Callable[[], None], seconds: float = SECONDS) -> None:
+def watch(root: Path, rebuild: Callable[[], None], known: dict[str, str], seconds: float = SECONDS) -> None:
     """Call `rebuild` whenever a run folder below `root` has changed, until KeyboardInterrupt.
 
-    Looks every `seconds`, and leaves four times as long as a rebuild took between two of them: the sweep needs the processor.
+    `known`: the marks from before the page that there is was built, so that what changed meanwhile is not missed. Looks every
+    `seconds`, and leaves four times as long as a rebuild took between two of them: the sweep needs the processor.
     """
-    known = marks(root)
     pause = seconds
     while True:
         time.sleep(pause)

@@ -22,7 +22,7 @@ from analysis.report import curves, texts
 from analysis.report.__main__ import main
 from analysis.report.data import on_dark, report_data
 from analysis.report.page import page
-from analysis.report.watch import watch, write_page
+from analysis.report.watch import marks, watch, write_page
 
 HOSTILE = "</script><script>window.hurt=1</script><img src=x onerror=window.hurt=1>{{RUNS}}\u2028"
 
@@ -280,8 +280,24 @@ def test_watching_rebuilds_when_a_run_has_changed_and_only_then(tmp_path, monkey
 
     monkeypatch.setattr(time, "sleep", sleep)
     with pytest.raises(KeyboardInterrupt):
-        watch(folder, lambda: rebuilt.append(len(slept)), seconds=5)
+        watch(folder, lambda: rebuilt.append(len(slept)), marks(folder), seconds=5)
     assert rebuilt == [2] and slept == [5, 5, 5, 5]
+
+
+def test_what_changes_while_the_first_page_is_built_is_not_missed(tmp_path, monkeypatch):
+    folder, rebuilt = small_study(tmp_path, seeds=1), []
+    before = marks(folder)
+    with open(folder / "vanilla" / "seed=0" / "metrics.jsonl", "a") as metrics:
+        metrics.write('{"update": 81}\n')
+
+    def sleep(seconds: float) -> None:
+        if rebuilt:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    with pytest.raises(KeyboardInterrupt):
+        watch(folder, lambda: rebuilt.append(1), before)
+    assert rebuilt == [1]
 
 
 def test_the_command_writes_the_page_beside_the_runs_and_says_its_size(tmp_path, capsys):

@@ -7,7 +7,7 @@ PIP_OPTIONS ?=
 BIN := .venv/bin
 
 .DELETE_ON_ERROR:
-.PHONY: demo test bench bench-env lint wheel clean
+.PHONY: demo test bench bench-env notebooks lint wheel clean
 
 demo: .venv/installed
 	$(BIN)/python -m ablate.run -m ppo.kl_penalty=true,false
@@ -17,6 +17,10 @@ test: .venv/installed
 
 lint: .venv/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+# In place, on results/reference
+notebooks: .venv/installed
+	$(BIN)/python -m analysis.notebooks
 
 wheel: .venv/installed
 	$(BIN)/python -m build --wheel

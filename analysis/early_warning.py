@@ -148,7 +148,7 @@ def early_warning(outcomes: pd.DataFrame, curves: pd.DataFrame, *, within: int =
     Columns: monitor, direction (+1 rises, −1 falls before collapse, 0 undecided between folds), auc, low, high (95 %,
     jackknife over seeds), detected (share of collapses whose first alarm comes within `within` updates before them),
     lead (median updates from alarm to collapse), false_alarms (share of all runs whose first alarm no collapse follows
-    within `within` updates), collapses, runs, seeds. Empty if no run collapsed or there is but one seed.
+    within `within` updates), collapses, runs, seeds. Empty if no run collapsed, there is but one seed, or nothing is measured.
     """
     names = monitors(curves) if names is None else list(names)
     rows = at_risk(outcomes, curves, within, names)
@@ -159,7 +159,7 @@ def early_warning(outcomes: pd.DataFrame, curves: pd.DataFrame, *, within: int =
     fold = np.searchsorted(seeds, rows["seed"].to_numpy().astype(seeds.dtype)) % min(folds, len(seeds))
     enough = [name for name in names if len(np.unique(fold[rows[name].notna()])) > 1]
     found = [_monitor(name, rows[["run", "seed", "update", "collapse", "label", name]], fold) for name in enough]
-    return pd.DataFrame(found).sort_values("auc", ascending=False, ignore_index=True)
+    return pd.DataFrame(found, columns=None if found else ["monitor", "auc"]).sort_values("auc", ascending=False, ignore_index=True)
 
 
 def _monitor(name: str, rows: pd.DataFrame, fold: np.ndarray) -> dict:

@@ -99,11 +99,12 @@ def test_the_planted_warning_is_found_and_noise_is_not(simulated):
     assert entropy["collapses"] == 8 and entropy["runs"] == 16 and entropy["seeds"] == 8
 
 
-def test_without_a_collapse_or_a_second_seed_there_is_nothing_to_learn(simulated):
+def test_without_a_collapse_a_second_seed_or_a_monitor_there_is_nothing_to_learn(simulated):
     table, curves = simulated
     held = table["arm"] == "kl"
     assert early_warning(table[held], curves[curves["arm"] == "kl"]).empty
     assert early_warning(table[table["seed"] == 0], curves[curves["seed"] == 0]).empty
+    assert early_warning(table, curves[["run", "study", "arm", "seed", "update", "eval/gold"]]).empty
 
 
 def test_labels_swapped_between_seeds_leave_no_skill(simulated):

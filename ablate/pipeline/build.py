@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ablate import models, rollout, sampling, streams
+from ablate import chat, loading, models, rollout, sampling, streams
 from ablate.config import Config
 from ablate.data import source
 from ablate.errors import UserError
@@ -16,7 +16,7 @@ from ablate.pipeline.cache import cached, folder_key, stage_key
 from ablate.world import gold, grammar, grammar_en, grammar_zh, structure, tokenizer
 
 WORLD = [grammar, grammar_en, grammar_zh, structure, tokenizer, source]
-TRAINING = [supervised, models, streams, rollout.encode_turns]
+TRAINING = [supervised, models, loading, streams, chat]
 SAMPLING = [sampling, rollout, gold]
 
 

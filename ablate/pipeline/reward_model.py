@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ablate.chat import encode_dialogues
 from ablate.config import Config
 from ablate.models import SCORE_SHIFT, hidden_states, load_policy, load_scorer, load_tokenizer
 from ablate.pipeline.preferences import read
-from ablate.pipeline.sft import encode_dialogues, response_targets
+from ablate.pipeline.sft import response_targets
 from ablate.pipeline.supervised import batches, fit, pad_right, token_nll
 from ablate.streams import numpy_stream
 
@@ -25,7 +26,7 @@ def reward_model(config: Config, sft: Path, pairs: Path, folder: Path, device: t
 
     Writes the model, training.jsonl (Fig. 3), pairs.csv (Fig. 2) and report.json: held-out accuracy beside that of "longer wins".
     """
-    tokenizer, scorer = load_tokenizer(sft), load_scorer(sft, device)
+    tokenizer, scorer = load_tokenizer(sft), load_scorer(sft, device, new_head=True)
     stage, seed = config.reward_model, config.pipeline_seed
     nn.init.zeros_(scorer.score.weight)
     head = load_policy(sft, device).get_output_embeddings()

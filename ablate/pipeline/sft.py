@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
+from ablate.chat import encode_dialogues
 from ablate.config import Config
 from ablate.data.source import open_source
 from ablate.models import load_policy, load_tokenizer
 from ablate.pipeline.supervised import batches, fit, language_model_loss, pad_right
-from ablate.rollout import encode_turns
 from ablate.streams import numpy_stream
 
 
@@ -32,16 +31,6 @@ def sft(config: Config, pretrained: Path, folder: Path, device: torch.device) ->
     fit(list(model.parameters()), loss_of, stage.steps, stage.learning_rate, "SFT", folder / "training.jsonl")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def encode_dialogues(
-    tokenizer: PreTrainedTokenizerBase, prompts: list[str], responses: list[str], ended: list[bool]
-) -> list[tuple[list[int], int]]:
-    """Of each dialogue, the token ids of prompt and response and how many are the prompt's. A truncated response has no end token."""
-    turns = encode_turns(tokenizer, prompts)
-    answers = tokenizer(responses, add_special_tokens=False)["input_ids"]
-    end = [tokenizer.eos_token_id]
-    return [(turn + answer + end * whole, len(turn)) for turn, answer, whole in zip(turns, answers, ended, strict=True)]
 
 
 def response_targets(rows: list[tuple[list[int], int]], tokens: torch.Tensor) -> torch.Tensor:

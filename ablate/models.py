@@ -7,6 +7,7 @@ causal attention cannot see them. The vocabulary head runs only on the positions
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from ablate.chat import prepare
+from ablate.chat import Turns, prepare
 from ablate.errors import UserError
 from ablate.loading import SCORE_SHIFT, adopt_head, check_causal, check_folder, linear_score, one_line, read_shape
 
@@ -32,13 +33,17 @@ transformers_logging.disable_progress_bar()
 
 @dataclass(frozen=True)
 class Models:
-    """What PPO trains and what it is held against. Modules only: no settings, no optimiser."""
+    """What PPO trains and what it is held against. Modules only: no settings, no optimiser.
+
+    Where `text_reward` gives the scores, `reward` is the critic: its scores of the policy's tokens are not used.
+    """
 
     policy: PreTrainedModel
     reference: PreTrainedModel
     reward: PreTrainedModel
     critic: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    text_reward: Callable[[Sequence[Turns], Sequence[str], Sequence[bool]], Tensor] | None = None  # a reward model of another tokenizer
 
 
 def load_tokenizer(folder: str | Path, template: str | None = None) -> PreTrainedTokenizerBase:

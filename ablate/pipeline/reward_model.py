@@ -14,8 +14,7 @@ from ablate.chat import encode_dialogues
 from ablate.config import Config
 from ablate.models import SCORE_SHIFT, hidden_states, load_policy, load_scorer, load_tokenizer
 from ablate.pipeline.preferences import read
-from ablate.pipeline.sft import response_targets
-from ablate.pipeline.supervised import batches, fit, pad_right, token_nll
+from ablate.pipeline.supervised import batches, fit, pad_right, response_targets, token_nll
 from ablate.streams import numpy_stream
 
 EVALUATIONS = 20  # held-out accuracies over the training

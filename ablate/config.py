@@ -203,6 +203,10 @@ class PreferencesConfig:
     path: Optional[str] = setting(None, "a folder with train.jsonl and held_out.jsonl (prompt, chosen, rejected) instead of drawing pairs")
     pairs: int = setting(2000, "training pairs: sampled from SFT, or drawn from human data, all there are where it has fewer", low=1)
     held_out_pairs: int = setting(1000, "pairs kept for the RM's accuracy; human ones are of held-out prompts", low=1)
+    half: str = setting(
+        "all", "which half of the human training pairs, by a hash of the prompt: so a second reward model (gold.path) sees other pairs",
+        choices=("all", "first", "second"),
+    )  # fmt: skip
     noise: float = setting(0.5, "labels follow sigmoid(Δgold / noise); 0 is noiseless", unit="gold", low=0)
     margin: float = setting(0.0, "least |Δgold| of a pair", unit="gold", low=0)
 

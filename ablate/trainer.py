@@ -18,7 +18,7 @@ from ablate.config import Config
 from ablate.data.source import Source, open_source
 from ablate.errors import Diverged, UserError
 from ablate.evaluate import CollapseWatch, Evaluation, HeldOut, deviation, evaluate, sample_rows, score_rows, summarise
-from ablate.loading import context_length
+from ablate.loading import check_length, context_length
 from ablate.models import Models, freeze, load_policy, load_scorer, load_tokenizer, new_critic
 from ablate.monitor import monitors, rewards_seen, targets_seen
 from ablate.optimise import critic_update, new_optimizer, steps_per_update, update
@@ -45,6 +45,9 @@ class Trainer:
         self.gold = open_gold(stages.gold, self.source, self.device)
         self.optimizer = new_optimizer(self.models, config.ppo)
         self.held_out = HeldOut.draw(config, self.source, self.models.tokenizer, self.device)
+        longest = self.held_out.encoded[0].shape[1] + config.sampling.max_new_tokens
+        for model in (self.models.reference, self.models.reward, self.models.critic):
+            check_length(longest, model.config, "a prompt with sampling.max_new_tokens", "lower sampling.max_new_tokens")
         self.baseline = evaluate(self.models, self.models.reference, self.held_out, self.gold, config)
         watch = CollapseWatch.against(self.baseline, config.collapse)
         self.progress = Progress(update=0, shaping=initial_state(config.ppo), watch=watch)

@@ -128,6 +128,8 @@ def check_data(config: Config) -> None:
     if data.source == "world":
         if data.path is not None:
             raise UserError(f"data.path={data.path} is not read by data.source=world: set data=hh_rlhf, moss, jsonl or hub")
+        if config.preferences.half != "all":
+            raise UserError("preferences.half divides human pairs; data.source=world samples its own: leave it out")
         if config.gold.path is not None:
             raise UserError("gold.path judges human data; data.source=world has a gold reward of its own: leave it out")
         return
@@ -148,6 +150,8 @@ def identity(config: Config) -> dict:
         del tree[name]
     for name in HUMAN_ONLY if config.data.source == "world" else WORLD_ONLY:
         del tree["data"][name]
+    if config.preferences.half == "all":
+        del tree["preferences"]["half"]
     if config.gold.path is None:
         del tree["gold"]
     ppo = tree["ppo"]

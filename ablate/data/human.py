@@ -89,10 +89,12 @@ class HumanSource:
         """Whole training dialogues as plain text, chosen answers included."""
         return [dialogue(example) for example in drawn(self.train.examples, count, rng)]
 
-    def pairs(self, count: int, rng: np.random.Generator, held_out: bool = False) -> Sequence[Pair]:
-        """Answers as people ranked them. Raises UserError where the data has none."""
+    def pairs(self, count: int, rng: np.random.Generator, held_out: bool = False, half: str = "all") -> Sequence[Pair]:
+        """Answers as people ranked them; `half` (all, first, second) is of the prompts. Raises UserError where the data has none."""
         examples = (self.held_out if held_out else self.train).examples
         found = [(e.prompt, e.chosen, e.rejected) for e in examples if e.chosen is not None and e.rejected is not None]
+        if half != "all":
+            found = [pair for pair in found if (position(pair[0], "half") < 0.5) == (half == "first")]
         if not found:
             side = "held-out" if held_out else "training"
             raise UserError(f"data.path={self.data.path} holds no {side} pairs: set preferences.path or reward_model.path")
@@ -113,9 +115,14 @@ def dialogue(example: Example) -> str:
 
 
 def is_held_out(prompt: HumanPrompt, share: float) -> bool:
-    """By a hash of the turns alone: the same prompt falls on the same side in any file, order, version and seed."""
-    digest = hashlib.sha256(json.dumps(prompt.messages, ensure_ascii=False).encode()).digest()
-    return int.from_bytes(digest[:8], "big") < share * 2**64
+    """The same prompt falls on the same side in any file, order, version and seed."""
+    return position(prompt, "held out") < share
+
+
+def position(prompt: HumanPrompt, what: str) -> float:
+    """A number in [0, 1) from a hash of the turns alone; another one for each `what`."""
+    digest = hashlib.sha256(json.dumps([what, prompt.messages], ensure_ascii=False).encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def within_limits(examples: list[Example], data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> list[Example]:

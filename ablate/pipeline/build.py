@@ -70,7 +70,7 @@ def build(config: Config) -> Stages:
     )  # fmt: skip
     pairs, pairs_key = stage(
         "preferences", found.preferences,
-        {"preferences": asdict(config.preferences), "sampling": {"max_new_tokens": config.sampling.max_new_tokens}}, [sft_key],
+        {"preferences": identity(config)["preferences"], "sampling": {"max_new_tokens": config.sampling.max_new_tokens}}, [sft_key],
         [preferences, *WORLD, *HUMAN, *TRAINING, *SAMPLING], lambda folder: preferences.preferences(config, sft_folder, folder, device),
     )  # fmt: skip
     reward, _ = stage(

@@ -46,10 +46,10 @@ def preferences(config: Config, sft: Path, folder: Path, device: torch.device) -
 
 def human_pairs(config: Config, source: HumanSource, folder: Path) -> None:
     """Pairs as people ranked them, held-out ones from held-out prompts; report.json says what was read, skipped and dropped."""
-    counts = {"train": config.preferences.pairs, "held_out": config.preferences.held_out_pairs}
-    report = dict(source.report)
-    for name, count in counts.items():
-        pairs = source.pairs(count, numpy_stream(config.pipeline_seed, f"{name} pairs"), held_out=name == "held_out")
+    settings, report = config.preferences, dict(source.report)
+    train = source.pairs(settings.pairs, numpy_stream(config.pipeline_seed, "train pairs"), half=settings.half)
+    held_out = source.pairs(settings.held_out_pairs, numpy_stream(config.pipeline_seed, "held-out pairs"), held_out=True)
+    for name, pairs in (("train", train), ("held_out", held_out)):
         report[f"{name}_pairs"] = len(pairs)
         write(folder / f"{name}.jsonl", [
             {"prompt": prompt.turns, "kind": prompt.kind, "chosen": {"response": chosen}, "rejected": {"response": rejected}}

@@ -9,6 +9,7 @@ import torch
 from ablate.chat import encode_dialogues
 from ablate.config import Config
 from ablate.data.source import open_source
+from ablate.loading import check_length
 from ablate.models import load_policy, load_tokenizer
 from ablate.pipeline.supervised import batches, fit, language_model_loss, pad_right, response_targets
 from ablate.streams import numpy_stream
@@ -21,6 +22,7 @@ def sft(config: Config, pretrained: Path, folder: Path, device: torch.device) ->
     demonstrations = open_source(config, tokenizer).demonstrations(stage.examples, numpy_stream(seed, "demonstrations"))
     prompts, responses = [prompt.turns for prompt, _ in demonstrations], [response for _, response in demonstrations]
     rows = encode_dialogues(tokenizer, prompts, responses, [True] * len(demonstrations))
+    check_length(max(len(ids) for ids, _ in rows), model.config, "a demonstration", "name a model with a longer context in model.path")
     order = batches(len(rows), stage.batch_size, numpy_stream(seed, "sft order"))
 
     def loss_of(step: int):

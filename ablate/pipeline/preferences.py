@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from itertools import chain, islice
 from pathlib import Path
 
@@ -47,6 +48,8 @@ def preferences(config: Config, sft: Path, folder: Path, device: torch.device) -
 def human_pairs(config: Config, source: HumanSource, folder: Path) -> None:
     """Pairs as people ranked them, held-out ones from held-out prompts; report.json says what was read, skipped and dropped."""
     settings, report = config.preferences, dict(source.report)
+    print("data: {too_long:,} dialogues too long; prompts: {train_prompts:,} for training, {held_out_prompts:,} held out".format(**report),
+          file=sys.stderr, flush=True)  # fmt: skip
     train = source.pairs(settings.pairs, numpy_stream(config.pipeline_seed, "train pairs"), half=settings.half)
     held_out = source.pairs(settings.held_out_pairs, numpy_stream(config.pipeline_seed, "held-out pairs"), held_out=True)
     for name, pairs in (("train", train), ("held_out", held_out)):

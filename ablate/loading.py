@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
@@ -68,12 +68,15 @@ def check_causal(model: PreTrainedModel, folder: str | Path) -> None:
 
 
 def stored_tensors(folder: str | Path, names: set[str]) -> dict[str, torch.Tensor]:
-    """Those of the named tensors that the safetensors files of a folder hold, float32."""
+    """Those of the named tensors that the safetensors files of a folder hold, float32. Raises UserError for a damaged file."""
     found = {}
-    for path in sorted(Path(folder).glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            for name in names & set(file.keys()):
-                found[name] = file.get_tensor(name).float()
+    try:
+        for path in sorted(Path(folder).glob("*.safetensors")):
+            with safe_open(path, framework="pt") as file:
+                for name in names & set(file.keys()):
+                    found[name] = file.get_tensor(name).float()
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot load the model in {folder} ({one_line(error)}): restore the folder or name another") from error
     return found
 
 

@@ -206,7 +206,8 @@ def imported(module: ModuleType) -> set[str]:
 
 @pytest.mark.parametrize(
     ("stage", "code"),
-    [(pretrain, [pretrain, *pipeline.WORLD, *pipeline.HUMAN, *pipeline.TRAINING]), (sft, [sft, *pipeline.WORLD, *pipeline.HUMAN, *pipeline.TRAINING]),
+    [(pretrain, [pretrain, *pipeline.WORLD, *pipeline.HUMAN, *pipeline.TRAINING]),
+     (sft, [sft, *pipeline.WORLD, *pipeline.HUMAN, *pipeline.TRAINING]),
      (preferences, [preferences, *pipeline.WORLD, *pipeline.HUMAN, *pipeline.TRAINING, *pipeline.SAMPLING]),
      (reward_model, [reward_model, preferences, *pipeline.TRAINING])],
     ids=NAMES,

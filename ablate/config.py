@@ -151,7 +151,9 @@ class BugsConfig:
 
 @dataclass
 class ModelConfig:
-    path: Optional[str] = setting(None, "a Hugging Face causal-LM folder to start from; null trains one from scratch on the corpus")
+    path: Optional[str] = setting(
+        None, "a Hugging Face causal LM to start from, a folder or a hub name; null trains one from scratch on the corpus"
+    )
     hidden_size: int = setting(64, "width", low=1)
     layers: int = setting(2, "decoder layers", low=1)
     heads: int = setting(4, "attention heads", low=1)
@@ -160,16 +162,37 @@ class ModelConfig:
 
 @dataclass
 class DataConfig:
-    source: str = setting("world", "where prompts, demonstrations and pairs come from", choices=("world",))
+    source: str = setting(
+        "world", "where prompts, demonstrations and pairs come from: the embedded world, or a format of human dialogues",
+        choices=("world", "hh_rlhf", "moss", "jsonl", "hub"),
+    )  # fmt: skip
     language: str = setting("en", "language of the world", choices=("en", "zh"))
+    path: Optional[str] = setting(
+        None, "of human dialogues: a file or folder (.jsonl, .json, also .gz), or with source=hub a data set's name"
+    )
+    split: str = setting("train", "split of a hub data set")
+    max_malformed: float = setting(0.05, "greatest share of rows that may be malformed; they are skipped and shown", low=0, high=1)
+    max_prompt_tokens: int = setting(256, "longer prompts of human dialogues are dropped and counted", unit="tokens", low=1)
+    max_response_tokens: int = setting(256, "demonstrations and pairs with a longer answer are dropped and counted", unit="tokens", low=1)
+    held_out_share: float = setting(0.1, "share of human prompts kept for evaluation, chosen by a hash of the prompt", above=0, high=0.9)
+    vocabulary: int = setting(
+        8192, "size of the byte-level BPE trained on the dialogues where the model is trained from scratch", unit="tokens", low=264
+    )
+
+
+@dataclass
+class GoldConfig:
+    path: Optional[str] = setting(
+        None, "a second reward model, a folder or hub name, whose score of an answer is its gold where the data has none"
+    )
 
 
 @dataclass
 class StageConfig:
     """Optimisation of one supervised stage."""
 
-    path: Optional[str] = setting(None, "use this Hugging Face folder instead of building the stage")
-    examples: int = setting(8000, "training examples drawn", low=1)
+    path: Optional[str] = setting(None, "use this Hugging Face folder or hub name instead of building the stage")
+    examples: int = setting(8000, "training examples drawn; all there are, where the data has fewer", low=1)
     steps: int = setting(600, "gradient steps", low=0)
     batch_size: int = setting(64, "examples per step", low=1)
     learning_rate: float = setting(3e-3, "peak of a linear warm-up (10 %) and cosine decay", low=0)
@@ -178,15 +201,19 @@ class StageConfig:
 @dataclass
 class PreferencesConfig:
     path: Optional[str] = setting(None, "a folder with train.jsonl and held_out.jsonl (prompt, chosen, rejected) instead of drawing pairs")
-    pairs: int = setting(2000, "training pairs sampled from SFT", low=1)
-    held_out_pairs: int = setting(1000, "pairs kept for the RM's accuracy", low=1)
+    pairs: int = setting(2000, "training pairs: sampled from SFT, or drawn from human data, all there are where it has fewer", low=1)
+    held_out_pairs: int = setting(1000, "pairs kept for the RM's accuracy; human ones are of held-out prompts", low=1)
+    half: str = setting(
+        "all", "which half of the human training pairs, by a hash of the prompt: so a second reward model (gold.path) sees other pairs",
+        choices=("all", "first", "second"),
+    )  # fmt: skip
     noise: float = setting(0.5, "labels follow sigmoid(Δgold / noise); 0 is noiseless", unit="gold", low=0)
     margin: float = setting(0.0, "least |Δgold| of a pair", unit="gold", low=0)
 
 
 @dataclass
 class RewardModelConfig:
-    path: Optional[str] = setting(None, "use this Hugging Face sequence-classification folder instead of training one")
+    path: Optional[str] = setting(None, "use this Hugging Face sequence classifier, a folder or a hub name, instead of training one")
     steps: int = setting(400, "gradient steps", low=0)
     batch_size: int = setting(32, "pairs per step", low=1)
     learning_rate: float = setting(1e-3, "peak of a linear warm-up (10 %) and cosine decay", low=0)
@@ -207,6 +234,7 @@ class Config:
     sft: StageConfig = field(default_factory=StageConfig)
     preferences: PreferencesConfig = field(default_factory=PreferencesConfig)
     reward_model: RewardModelConfig = field(default_factory=RewardModelConfig)
+    gold: GoldConfig = field(default_factory=GoldConfig)
     seed: int = setting(0, "moves PPO alone: prompts, sampling noise, minibatch order, a new critic head", low=0)
     pipeline_seed: int = setting(0, "moves world, SFT, pairs and RM", low=0)
     study: str = setting("default", "folder of the runs that are compared: results/<study>/<arm>/seed=<n>")

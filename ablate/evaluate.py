@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from ablate.config import CollapseConfig, Config
-from ablate.data.source import Source
+from ablate.data.source import Prompt, Source
 from ablate.models import Models
 from ablate.monitor import monitors
 from ablate.rollout import collect, decode_responses, encode_prompts
+from ablate.scoring import Gold, rescored
 from ablate.streams import numpy_stream, torch_stream
 from ablate.types import Rollout
-from ablate.world.grammar import Prompt
 
 
 @dataclass(frozen=True)
@@ -45,18 +45,19 @@ class HeldOut:
         prompts = source.held_out_prompts(config.evaluation.prompts, numpy_stream(config.pipeline_seed, "held-out prompts"))
         generator = torch_stream(config.seed, "evaluation noise")
         noise = torch.rand(len(prompts), config.sampling.max_new_tokens, generator=generator).to(device)
-        return cls(prompts, encode_prompts(tokenizer, [prompt.text for prompt in prompts], device), noise)
+        return cls(prompts, encode_prompts(tokenizer, [prompt.turns for prompt in prompts], device), noise)
 
 
-def evaluate(models: Models, policy: PreTrainedModel, held_out: HeldOut, source: Source, config: Config) -> Evaluation:
+def evaluate(models: Models, policy: PreTrainedModel, held_out: HeldOut, gold: Gold, config: Config) -> Evaluation:
     """Answer every held-out prompt with `policy` and judge the answers by the proxy and by gold."""
-    judged = Models(policy, models.reference, models.reward, models.critic, models.tokenizer)
-    rollout: Rollout = collect(judged, held_out.encoded, held_out.noise, config.sampling, config.bugs)
+    judged = replace(models, policy=policy)
+    sampled = collect(judged, held_out.encoded, held_out.noise, config.sampling, config.bugs)
+    rollout: Rollout = rescored(sampled, judged, [prompt.turns for prompt in held_out.prompts])
     steps = rollout.mask.shape[1]
     responses = decode_responses(models.tokenizer, rollout.tokens[:, -steps:], rollout.mask, rollout.ended)
     ended = rollout.ended.tolist()
-    gold = [source.gold(*answer) for answer in zip(held_out.prompts, responses, ended, strict=True)]
-    return Evaluation(responses, rollout.score.tolist(), gold, rollout.lengths.tolist(), ended, monitors(rollout))
+    golds = gold(held_out.prompts, responses, ended)
+    return Evaluation(responses, rollout.score.tolist(), golds, rollout.lengths.tolist(), ended, monitors(rollout))
 
 
 def summarise(evaluation: Evaluation, baseline: Evaluation, prompts: Sequence[Prompt], margin: float) -> dict[str, float]:

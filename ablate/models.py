@@ -7,6 +7,7 @@ causal attention cannot see them. The vocabulary head runs only on the positions
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,33 +22,38 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from ablate.chat import Turns, prepare
 from ablate.errors import UserError
+from ablate.loading import SCORE_SHIFT, adopt_head, check_causal, check_folder, linear_score, one_line, read_shape
 
 # A new score head is expected here, and a bar for a load of milliseconds is noise; `load` reports what is truly missing.
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 
-SCORE_SHIFT = "score_shift"  # set in the config.json of a reward model: the mean score of SFT samples, subtracted from every score
-
 
 @dataclass(frozen=True)
 class Models:
-    """What PPO trains and what it is held against. Modules only: no settings, no optimiser."""
+    """What PPO trains and what it is held against. Modules only: no settings, no optimiser.
+
+    Where `text_reward` gives the scores, `reward` is the critic: its scores of the policy's tokens are not used.
+    """
 
     policy: PreTrainedModel
     reference: PreTrainedModel
     reward: PreTrainedModel
     critic: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    text_reward: Callable[[Sequence[Turns], Sequence[str], Sequence[bool]], Tensor] | None = None  # a reward model of another tokenizer
 
 
-def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a Hugging Face folder. Raises UserError."""
+def load_tokenizer(folder: str | Path, template: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a Hugging Face folder, with a pad and a chat template (`ablate.chat.prepare`). Raises UserError."""
     check_folder(folder)
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # tokenizers, JSON and transformers each raise their own kinds
         raise UserError(f"cannot load the tokenizer in {folder} ({one_line(error)}): restore the folder or name another") from error
+    return prepare(tokenizer, folder, template)
 
 
 def load_policy(folder: str | Path, device: torch.device) -> PreTrainedModel:
@@ -59,37 +65,45 @@ def load_policy(folder: str | Path, device: torch.device) -> PreTrainedModel:
     return model
 
 
-def load_scorer(folder: str | Path, device: torch.device) -> PreTrainedModel:
-    """A sequence classifier with one label: a reward model or a critic. Raises UserError."""
+def load_scorer(folder: str | Path, device: torch.device, new_head: bool = False) -> PreTrainedModel:
+    """A sequence classifier with one label: a reward model or a critic, its head as stored. Raises UserError.
+
+    new_head: any causal model's trunk, under a head that the caller fills.
+    """
     model = load(AutoModelForSequenceClassification, folder, device, num_labels=1)
-    if not isinstance(getattr(model, "score", None), nn.Linear):
+    if not linear_score(model):
         raise UserError(f"{folder} has no linear `score` head: a reward model must be a decoder with a one-label score")
+    if not new_head:
+        adopt_head(model, folder)
     return model
 
 
 def load(kind: type, folder: str | Path, device: torch.device, **settings) -> PreTrainedModel:
     """Load safetensors weights without remote code; a missing or corrupt folder is a UserError that names it."""
-    check_folder(folder)
+    read_shape(folder)
     try:
         model, report = kind.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False,
-            output_loading_info=True, **settings,
+            output_loading_info=True, ignore_mismatched_sizes=True, **settings,
         )  # fmt: skip
     except Exception as error:  # safetensors, JSON and transformers each raise their own kinds
         raise UserError(f"cannot load the model in {folder} ({one_line(error)}): restore the folder or name another") from error
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("score."))
     if missing:
         raise UserError(f"the weights in {folder} lack {missing[0]} and {len(missing) - 1} more: restore the folder or name another")
-    return model.to(device).eval()
+    mismatched = sorted(str(key) for key, *_ in report["mismatched_keys"] if not key.startswith("score."))
+    if mismatched:
+        raise UserError(f"{mismatched[0]} in {folder} has another shape than config.json says: restore the folder or name another")
+    keep_end_trainable(model)
+    check_causal(model.eval(), folder)
+    return model.to(device)
 
 
-def one_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-def check_folder(folder: str | Path) -> None:
-    if not (Path(folder) / "config.json").is_file():
-        raise UserError(f"{folder} is not a Hugging Face model folder (no config.json): correct the path")
+def keep_end_trainable(model: PreTrainedModel) -> None:
+    """Where the config pads with the end token, let that token's embedding learn: nn.Embedding gives its padding index no gradient."""
+    embedding, end = model.get_input_embeddings(), model.config.get_text_config().eos_token_id
+    if embedding.padding_idx is not None and embedding.padding_idx in (end if isinstance(end, list) else [end]):
+        embedding.padding_idx = None
 
 
 def new_critic(init: str, sft: str | Path, reward: str | Path, device: torch.device, generator: torch.Generator) -> PreTrainedModel:
@@ -100,7 +114,7 @@ def new_critic(init: str, sft: str | Path, reward: str | Path, device: torch.dev
     """
     if init == "reward":
         return load_scorer(reward, device)
-    critic = load_scorer(sft, torch.device("cpu"))
+    critic = load_scorer(sft, torch.device("cpu"), new_head=True)
     if init == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator.initial_seed())

@@ -5,13 +5,14 @@ Passes run over chunks of rows of similar length, since padding costs as much as
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ablate.chat import Turns, encode_turns
 from ablate.config import BugsConfig, SamplingConfig
 from ablate.models import (
     Models,
@@ -29,8 +30,8 @@ CHUNK = 32  # rows of one forward pass without gradients
 ROLLOUT_DROPOUT = 0.1  # of the arm bugs.dropout_in_rollouts
 
 
-def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[str], device: torch.device) -> tuple[Tensor, Tensor]:
-    """User turns → left-padded tokens and attention [B, P], in the tokenizer's chat template."""
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Turns], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Prompts → left-padded tokens and attention [B, P], in the tokenizer's chat template."""
     rows = encode_turns(tokenizer, prompts)
     width = max(map(len, rows))
     tokens = torch.full((len(rows), width), tokenizer.pad_token_id)
@@ -39,13 +40,6 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[str], devic
         tokens[i, width - len(row) :] = torch.tensor(row)
         attention[i, width - len(row) :] = True
     return tokens.to(device), attention.to(device)
-
-
-def encode_turns(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> list[list[int]]:
-    """Token ids of user turns, each up to and with the mark after which the assistant speaks."""
-    turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
-    texts = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-    return tokenizer(texts, add_special_tokens=False)["input_ids"]
 
 
 def decode_responses(tokenizer: PreTrainedTokenizerBase, responses: Tensor, mask: Tensor, ended: Tensor) -> list[str]:

@@ -30,6 +30,8 @@ def execute(config: Config) -> dict:
     store, tracker = RunStore(config), Trackers([])
     try:
         store.copy_stage("reward_model", stages.reward_model, STAGE_RECORDS)
+        if config.data.source != "world":
+            store.copy_stage("preferences", stages.preferences, ("report.json",))
         with autocast(config):
             trainer = Trainer(config, stages, store)
             tracker = open_trackers(config, run_folder(config))

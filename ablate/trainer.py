@@ -12,18 +12,20 @@ from pathlib import Path
 
 import torch
 
+from ablate.chat import Turns, encode_texts
 from ablate.checkpoint import Progress, load_optimizer, load_weights, progress_from, read_state, save
 from ablate.config import Config
 from ablate.data.source import Source, open_source
 from ablate.errors import Diverged, UserError
 from ablate.evaluate import CollapseWatch, Evaluation, HeldOut, deviation, evaluate, sample_rows, score_rows, summarise
+from ablate.loading import check_length, context_length
 from ablate.models import Models, freeze, load_policy, load_scorer, load_tokenizer, new_critic
 from ablate.monitor import monitors, rewards_seen, targets_seen
 from ablate.optimise import critic_update, new_optimizer, steps_per_update, update
 from ablate.pipeline.build import Stages, choose_device
-from ablate.pipeline.sft import response_targets
-from ablate.pipeline.supervised import language_model_loss, pad_right
+from ablate.pipeline.supervised import language_model_loss, pad_right, response_targets
 from ablate.rollout import collect, encode_prompts, measure, respond
+from ablate.scoring import TextScorer, open_gold, reads_other_tokens, rescored
 from ablate.shaping import estimate_targets, initial_state, shape_rewards
 from ablate.store import RunStore, read_config
 from ablate.streams import numpy_stream, torch_stream
@@ -37,12 +39,16 @@ class Trainer:
         """Load everything and cut the streams back to where the run goes on. Raises UserError."""
         self.config, self.stages, self.store = config, stages, store
         self.device = choose_device(config)
-        self.source: Source = open_source(config)
         start, self.resumed = self.starting_point()
         self.models = self.load_models(start)
+        self.source: Source = open_source(config, self.models.tokenizer)
+        self.gold = open_gold(stages.gold, self.source, self.device)
         self.optimizer = new_optimizer(self.models, config.ppo)
         self.held_out = HeldOut.draw(config, self.source, self.models.tokenizer, self.device)
-        self.baseline = evaluate(self.models, self.models.reference, self.held_out, self.source, config)
+        longest = self.held_out.encoded[0].shape[1] + config.sampling.max_new_tokens
+        for model in (self.models.reference, self.models.reward, self.models.critic):
+            check_length(longest, model.config, "a prompt with sampling.max_new_tokens", "lower sampling.max_new_tokens")
+        self.baseline = evaluate(self.models, self.models.reference, self.held_out, self.gold, config)
         watch = CollapseWatch.against(self.baseline, config.collapse)
         self.progress = Progress(update=0, shaping=initial_state(config.ppo), watch=watch)
         if start is not None:
@@ -60,6 +66,8 @@ class Trainer:
     def load_models(self, start: Path | None) -> Models:
         """The four models. policy_init: the policy starts from `sft`, or from `pretrained` without SFT (Secrets of RLHF I, §5.3.4)."""
         ppo, stages, device = self.config.ppo, self.stages, self.device
+        tokenizer = load_tokenizer(stages.sft)
+        by_text = reads_other_tokens(stages.reward_model, tokenizer, ppo.critic_init)
         if start is not None:
             read_state(start)
             policy, critic = load_weights(start, device)
@@ -68,12 +76,13 @@ class Trainer:
             generator = torch_stream(self.config.seed, "critic head")
             critic = new_critic(ppo.critic_init, stages.sft, stages.reward_model, device, generator)
         reference = freeze(load_policy(stages.sft, device))
-        reward = freeze(load_scorer(stages.reward_model, device))
+        text_reward = TextScorer.load(stages.reward_model, device) if by_text else None
+        reward = critic if by_text else freeze(load_scorer(stages.reward_model, device))
         if policy.config.vocab_size != reference.config.vocab_size:
             raise UserError(
                 f"the policy has {policy.config.vocab_size} tokens and SFT {reference.config.vocab_size}: they must share a tokenizer"
             )
-        return Models(policy, reference, reward, critic, load_tokenizer(stages.sft))
+        return Models(policy, reference, reward, critic, tokenizer, text_reward)
 
     def restore(self, start: Path, watch: CollapseWatch) -> None:
         """Go on from a checkpoint. A fork keeps weights, optimiser, moments and position; verdict and streams start anew.
@@ -133,33 +142,34 @@ class Trainer:
     def pretrain_critic(self) -> None:
         """Value loss alone on rollouts of SFT. Their scores enter the running moments, so the critic learns the scale it will meet."""
         config = self.config
-        teacher = Models(self.models.reference, self.models.reference, self.models.reward, self.models.critic, self.models.tokenizer)
+        teacher = replace(self.models, policy=self.models.reference)
         for step in range(config.ppo.critic_pretrain_updates):
-            rollout = collect(teacher, *self.draw(teacher, "critic pre-training", step), config.sampling, config.bugs)
+            turns, prompts, noise = self.draw("critic pre-training", step)
+            rollout = rescored(collect(teacher, prompts, noise, config.sampling, config.bugs), teacher, turns)
             rewards, self.progress.shaping = shape_rewards(rollout, config.ppo, config.bugs, self.progress.shaping)
             targets = estimate_targets(rollout, rewards, config.ppo)
             generator = torch_stream(config.seed, "critic pre-training order", step)
             critic_update(self.models, self.optimizer, rollout, targets, config.ppo, generator)
 
-    def draw(self, models: Models, stream: str, step: int) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
-        """Fresh prompts, encoded, and sampling noise [B, T]; they depend on seed, stream and step alone."""
+    def draw(self, stream: str, step: int) -> tuple[list[Turns], tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
+        """Fresh prompts, as turns and encoded, and sampling noise [B, T]; they depend on seed, stream and step alone."""
         config = self.config
         prompts = self.source.prompts(config.ppo.batch_size, numpy_stream(config.seed, f"{stream} prompts", step))
         noise = torch.rand(
             config.ppo.batch_size, config.sampling.max_new_tokens, generator=torch_stream(config.seed, f"{stream} noise", step)
         )
-        encoded = encode_prompts(models.tokenizer, [prompt.text for prompt in prompts], self.device)
-        return encoded, noise.to(self.device)
+        turns = [prompt.turns for prompt in prompts]
+        return turns, encode_prompts(self.models.tokenizer, turns, self.device), noise.to(self.device)
 
     def step(self) -> None:
         """One update, from prompts to a row of metrics."""
         config, models = self.config, self.models
         number = self.progress.update + 1
         clock = Clock()
-        prompts, noise = self.draw(models, "rollout", number)
+        turns, prompts, noise = self.draw("rollout", number)
         sampled = respond(models, prompts, noise, config.sampling)
         clock.lap("time/rollout_s")
-        rollout = measure(models, prompts, sampled, config.sampling, config.bugs)
+        rollout = rescored(measure(models, prompts, sampled, config.sampling, config.bugs), models, turns)
         rewards, shaping = shape_rewards(rollout, config.ppo, config.bugs, self.progress.shaping)
         if not torch.isfinite(rollout.score).all():
             raise Diverged("the reward model's score is not finite")
@@ -187,7 +197,7 @@ class Trainer:
         """Language-model loss of the policy on pretraining text drawn for one gradient step."""
         config, tokenizer = self.config, self.models.tokenizer
         text = self.source.corpus(config.ppo.minibatch_size, numpy_stream(config.seed, "ptx", step))
-        rows = [ids + [tokenizer.eos_token_id] for ids in tokenizer(list(text), add_special_tokens=False)["input_ids"]]
+        rows = encode_texts(tokenizer, text, context_length(self.models.policy.config))
         tokens = pad_right(rows, tokenizer.pad_token_id, self.device)
         policy, real = self.models.policy, response_targets([(row, 0) for row in rows], tokens)
         return language_model_loss(policy, policy.get_output_embeddings(), tokens, real)
@@ -195,7 +205,7 @@ class Trainer:
     def judge(self) -> dict[str, float]:
         """Evaluate the policy, keep scores and samples, and let the collapse watch see the gold."""
         config, number = self.config, self.progress.update
-        evaluation = evaluate(self.models, self.models.policy, self.held_out, self.source, config)
+        evaluation = evaluate(self.models, self.models.policy, self.held_out, self.gold, config)
         scores = score_rows(number, self.held_out, evaluation)
         samples = sample_rows(number, self.held_out, evaluation, config.evaluation.samples)
         self.store.append("scores.jsonl", scores)

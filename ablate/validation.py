@@ -8,7 +8,7 @@ import math
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
-from ablate.config import Config, PPOConfig
+from ablate.config import Config, PPOConfig, PreferencesConfig
 from ablate.errors import UserError
 
 # Amounts that do nothing while the toggle they belong to is off: two configs that differ only there are one run.
@@ -25,6 +25,9 @@ AMOUNTS = {
     "critic_pretrain": ("critic_pretrain_updates",),
     "ptx": ("ptx_coef",),
 }
+# Settings of data that one kind of source reads and the other ignores.
+WORLD_ONLY = ("language",)
+HUMAN_ONLY = ("path", "split", "max_malformed", "max_prompt_tokens", "max_response_tokens", "held_out_share", "vocabulary")
 # Settings that change where a run is kept, how it is watched or how fast it goes, but none of its numbers.
 OUTSIDE_IDENTITY = ("study", "arm", "results", "cache", "jobs", "tracker", "checkpoint", "sweep")
 
@@ -37,6 +40,7 @@ def validate(config: Config) -> None:
     check_values(config, "")
     check_ppo(config.ppo)
     check_sampling(config)
+    check_data(config)
     if config.bugs.nested_reward_norm and not config.ppo.reward_norm:
         raise UserError("bugs.nested_reward_norm changes ppo.reward_norm, which is off: set ppo.reward_norm=true")
     if config.bugs.kl_wrong_sign and not config.ppo.kl_penalty:
@@ -115,11 +119,41 @@ def check_sampling(config: Config) -> None:
         )
 
 
+def check_data(config: Config) -> None:
+    """Human data needs a path, and what belongs to the world alone cannot be asked of it; nor the other way round."""
+    data = config.data
+    for name in ("model", "pretrain", "sft", "preferences", "reward_model", "gold", "data"):
+        if getattr(config, name).path == "":
+            raise UserError(f"{name}.path is empty: name a folder, a file or a hub name")
+    if data.source == "world":
+        if data.path is not None:
+            raise UserError(f"data.path={data.path} is not read by data.source=world: set data=hh_rlhf, moss, jsonl or hub")
+        if config.preferences.half != "all":
+            raise UserError("preferences.half divides human pairs; data.source=world samples its own: leave it out")
+        if config.gold.path is not None:
+            raise UserError("gold.path judges human data; data.source=world has a gold reward of its own: leave it out")
+        return
+    if data.path is None:
+        raise UserError(f"data.source={data.source} needs its file, folder or name: set data.path")
+    if (config.preferences.noise, config.preferences.margin) != (PreferencesConfig.noise, PreferencesConfig.margin):
+        raise UserError(
+            "preferences.noise and preferences.margin label pairs of the world; human pairs come labelled: use preferences=default"
+        )
+    if config.collapse.stop and config.gold.path is None:
+        raise UserError("collapse.stop needs a gold reward to tell a collapse by: set gold.path, or collapse.stop=false")
+
+
 def identity(config: Config) -> dict:
     """The settings that decide a run's numbers, as a nested dict: what a run *is*. Amounts of tricks that are off are left out."""
     tree = asdict(config)
     for name in OUTSIDE_IDENTITY:
         del tree[name]
+    for name in HUMAN_ONLY if config.data.source == "world" else WORLD_ONLY:
+        del tree["data"][name]
+    if config.preferences.half == "all":
+        del tree["preferences"]["half"]
+    if config.gold.path is None:
+        del tree["gold"]
     ppo = tree["ppo"]
     for toggle, amounts in AMOUNTS.items():
         if ppo.get(toggle) in (False, None):

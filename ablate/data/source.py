@@ -8,11 +8,25 @@ from typing import Protocol
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from ablate.chat import Turns
 from ablate.config import Config
+from ablate.data.human import HumanSource
 from ablate.world import gold as world_gold
 from ablate.world import grammar as world
-from ablate.world.grammar import Prompt
 from ablate.world.tokenizer import build_tokenizer
+
+
+class Prompt(Protocol):
+    """`text` is for people, `turns` for a chat template; `kind` is what evaluations are split by."""
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def turns(self) -> Turns: ...
+
+    @property
+    def kind(self) -> str: ...
 
 
 class Source(Protocol):
@@ -40,22 +54,24 @@ class WorldSource:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         return build_tokenizer(self.grammar)
 
-    def prompts(self, count: int, rng: np.random.Generator) -> Sequence[Prompt]:
+    def prompts(self, count: int, rng: np.random.Generator) -> Sequence[world.Prompt]:
         return world.prompts(self.grammar, count, rng)
 
-    def held_out_prompts(self, count: int, rng: np.random.Generator) -> Sequence[Prompt]:
+    def held_out_prompts(self, count: int, rng: np.random.Generator) -> Sequence[world.Prompt]:
         return world.prompts(self.grammar, count, rng, held_out=True)
 
-    def demonstrations(self, count: int, rng: np.random.Generator) -> Sequence[tuple[Prompt, str]]:
+    def demonstrations(self, count: int, rng: np.random.Generator) -> Sequence[tuple[world.Prompt, str]]:
         return world.demonstrations(self.grammar, count, rng)
 
     def corpus(self, count: int, rng: np.random.Generator) -> Sequence[str]:
         return world.corpus(self.grammar, count, rng)
 
-    def gold(self, prompt: Prompt, response: str, ended: bool) -> float:
+    def gold(self, prompt: world.Prompt, response: str, ended: bool) -> float:
         return world_gold.gold(self.grammar, prompt, response, ended)
 
 
-def open_source(config: Config) -> Source:
-    """The source named by `data.source`."""
-    return WorldSource(config.data.language)
+def open_source(config: Config, tokenizer: PreTrainedTokenizerBase | None = None) -> Source:
+    """The source named by `data.source`; human data longer than its limits in `tokenizer`'s tokens is left out. Raises UserError."""
+    if config.data.source == "world":
+        return WorldSource(config.data.language)
+    return HumanSource(config.data, tokenizer)

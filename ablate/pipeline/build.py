@@ -7,16 +7,18 @@ from pathlib import Path
 
 import torch
 
-from ablate import models, rollout, sampling, streams
+from ablate import chat, loading, models, rollout, sampling, streams
 from ablate.config import Config
-from ablate.data import source
-from ablate.errors import UserError
+from ablate.data import dialogues, files, human, source
 from ablate.pipeline import preferences, pretrain, reward_model, sft, supervised
 from ablate.pipeline.cache import cached, folder_key, stage_key
+from ablate.pipeline.checks import Given, given
+from ablate.validation import identity
 from ablate.world import gold, grammar, grammar_en, grammar_zh, structure, tokenizer
 
 WORLD = [grammar, grammar_en, grammar_zh, structure, tokenizer, source]
-TRAINING = [supervised, models, streams, rollout.encode_turns]
+HUMAN = [human, dialogues, files]
+TRAINING = [supervised, models, loading, streams, chat]
 SAMPLING = [sampling, rollout, gold]
 
 
@@ -28,6 +30,7 @@ class Stages:
     sft: Path
     preferences: Path
     reward_model: Path
+    gold: Path | None = None  # a second reward model, the judge of human data
 
 
 def choose_device(config: Config) -> torch.device:
@@ -36,43 +39,42 @@ def choose_device(config: Config) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def check_paths(config: Config) -> None:
-    """Refuse a path that is not there before minutes go into the stages before it."""
-    for name in ("model", "pretrain", "sft", "preferences", "reward_model"):
-        path = getattr(config, name).path
-        if path is not None and not Path(path).exists():
-            raise UserError(f"{name}.path={path} does not exist: correct the path, or leave it out to build the stage")
+def data_settings(config: Config, found: Given) -> dict:
+    """What of `data` decides the stages: human data counts by its content, wherever it lies."""
+    settings = identity(config)["data"]
+    if found.data is not None:
+        settings["path"] = found.data
+    return settings
 
 
 def build(config: Config) -> Stages:
     """Every stage in turn; a stage whose `path` is set is that path, and what follows is keyed by its content."""
     cache, device = Path(config.cache).expanduser(), choose_device(config)
-    check_paths(config)
-    common = {"pipeline_seed": config.pipeline_seed, "data": asdict(config.data), "threads": config.threads, "device": str(device)}
+    found = given(config)
+    common = {"pipeline_seed": config.pipeline_seed, "data": data_settings(config, found), "threads": config.threads, "device": str(device)}
 
-    def stage(name: str, path: str | None, settings: dict, upstream: list[str], code: list, make) -> tuple[Path, str]:
+    def stage(name: str, path: Path | None, settings: dict, upstream: list[str], code: list, make) -> tuple[Path, str]:
         if path is not None:
-            return Path(path), folder_key(Path(path))
+            return path, folder_key(path)
         settings = common | settings
         key = stage_key(name, settings, upstream, code)
         return cached(cache, name, key, settings, make), key
 
-    start = config.model.path or config.pretrain.path
     pretrained, pretrained_key = stage(
-        "pretrain", start, {"model": asdict(config.model), "pretrain": asdict(config.pretrain)}, [],
-        [pretrain, *WORLD, *TRAINING], lambda folder: pretrain.pretrain(config, folder, device),
+        "pretrain", found.pretrained, {"model": asdict(config.model), "pretrain": asdict(config.pretrain)}, [],
+        [pretrain, *WORLD, *HUMAN, *TRAINING], lambda folder: pretrain.pretrain(config, folder, device),
     )  # fmt: skip
     sft_folder, sft_key = stage(
-        "sft", config.sft.path, {"sft": asdict(config.sft)}, [pretrained_key],
-        [sft, *WORLD, *TRAINING], lambda folder: sft.sft(config, pretrained, folder, device),
+        "sft", found.sft, {"sft": asdict(config.sft)}, [pretrained_key],
+        [sft, *WORLD, *HUMAN, *TRAINING], lambda folder: sft.sft(config, pretrained, folder, device),
     )  # fmt: skip
     pairs, pairs_key = stage(
-        "preferences", config.preferences.path,
-        {"preferences": asdict(config.preferences), "sampling": {"max_new_tokens": config.sampling.max_new_tokens}}, [sft_key],
-        [preferences, *WORLD, *TRAINING, *SAMPLING], lambda folder: preferences.preferences(config, sft_folder, folder, device),
+        "preferences", found.preferences,
+        {"preferences": identity(config)["preferences"], "sampling": {"max_new_tokens": config.sampling.max_new_tokens}}, [sft_key],
+        [preferences, *WORLD, *HUMAN, *TRAINING, *SAMPLING], lambda folder: preferences.preferences(config, sft_folder, folder, device),
     )  # fmt: skip
     reward, _ = stage(
-        "reward_model", config.reward_model.path, {"reward_model": asdict(config.reward_model)}, [sft_key, pairs_key],
-        [reward_model, preferences, sft, *TRAINING], lambda folder: reward_model.reward_model(config, sft_folder, pairs, folder, device),
+        "reward_model", found.reward_model, {"reward_model": asdict(config.reward_model)}, [sft_key, pairs_key],
+        [reward_model, preferences, *TRAINING], lambda folder: reward_model.reward_model(config, sft_folder, pairs, folder, device),
     )  # fmt: skip
-    return Stages(pretrained=pretrained, sft=sft_folder, preferences=pairs, reward_model=reward)
+    return Stages(pretrained=pretrained, sft=sft_folder, preferences=pairs, reward_model=reward, gold=found.gold)

@@ -1,8 +1,9 @@
-"""Preference pairs: two answers of the SFT model to one prompt, labelled by Bradley-Terry on gold."""
+"""Preference pairs: two answers of the SFT model to one prompt, labelled by Bradley-Terry on gold; or two that people ranked."""
 
 from __future__ import annotations
 
 import json
+import sys
 from itertools import chain, islice
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 
 from ablate.config import Config, SamplingConfig
+from ablate.data.human import HumanSource
 from ablate.data.source import open_source
 from ablate.errors import UserError
 from ablate.models import load_policy, load_tokenizer
@@ -23,12 +25,17 @@ ROUNDS = 20  # sampling stops with an error after this many times the prompts th
 
 
 def preferences(config: Config, sft: Path, folder: Path, device: torch.device) -> None:
-    """Write train.jsonl and held_out.jsonl. Pairs with |Δgold| < margin are dropped and drawn anew; equal answers never pair.
+    """Write train.jsonl and held_out.jsonl, of human pairs where the data has them, else of pairs sampled from SFT.
 
+    Of sampled ones, pairs with |Δgold| < margin are dropped and drawn anew; equal answers never pair.
     Answers are plain samples of SFT (temperature 1, top-p 1), whatever sampler PPO uses: every arm is judged by the same pairs.
     """
+    tokenizer = load_tokenizer(sft)
+    if config.data.source != "world":
+        human_pairs(config, HumanSource(config.data, tokenizer), folder)
+        return
     wanted = config.preferences.pairs + config.preferences.held_out_pairs
-    source, tokenizer, policy = open_source(config), load_tokenizer(sft), load_policy(sft, device)
+    source, policy = open_source(config), load_policy(sft, device)
     rounds = (draw_pairs(config, source, tokenizer, policy, step, device) for step in range(ROUNDS * -(-wanted // BATCH)))
     pairs = list(track(islice(chain.from_iterable(rounds), wanted), wanted, "preference pairs"))
     if len(pairs) < wanted:
@@ -36,6 +43,22 @@ def preferences(config: Config, sft: Path, folder: Path, device: torch.device) -
     label(pairs, config.preferences.noise, numpy_stream(config.pipeline_seed, "labels"))
     write(folder / "train.jsonl", pairs[: config.preferences.pairs])
     write(folder / "held_out.jsonl", pairs[config.preferences.pairs :])
+
+
+def human_pairs(config: Config, source: HumanSource, folder: Path) -> None:
+    """Pairs as people ranked them, held-out ones from held-out prompts; report.json says what was read, skipped and dropped."""
+    settings, report = config.preferences, dict(source.report)
+    print("data: {too_long:,} dialogues too long; prompts: {train_prompts:,} for training, {held_out_prompts:,} held out".format(**report),
+          file=sys.stderr, flush=True)  # fmt: skip
+    train = source.pairs(settings.pairs, numpy_stream(config.pipeline_seed, "train pairs"), half=settings.half)
+    held_out = source.pairs(settings.held_out_pairs, numpy_stream(config.pipeline_seed, "held-out pairs"), held_out=True)
+    for name, pairs in (("train", train), ("held_out", held_out)):
+        report[f"{name}_pairs"] = len(pairs)
+        write(folder / f"{name}.jsonl", [
+            {"prompt": prompt.turns, "kind": prompt.kind, "chosen": {"response": chosen}, "rejected": {"response": rejected}}
+            for prompt, chosen, rejected in pairs
+        ])  # fmt: skip
+    (folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False))
 
 
 def draw_pairs(config: Config, source, tokenizer, policy, step: int, device: torch.device) -> list[dict]:
@@ -84,7 +107,9 @@ def read(path: Path) -> list[dict]:
     for number, line in enumerate(path.read_text().splitlines(), 1):
         try:
             row = json.loads(line)
-            row["prompt"], row["chosen"]["response"], row["rejected"]["response"]
+            texts = [row["chosen"]["response"], row["rejected"]["response"]]
+            if not all(isinstance(text, str) for text in texts) or not isinstance(row["prompt"], str | list):
+                raise TypeError
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}, line {number}, is not a pair (prompt, chosen, rejected): mend or remove it") from error
         rows.append(row)

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ablate.chat import encode_dialogues
 from ablate.config import Config
-from ablate.models import SCORE_SHIFT, hidden_states, load_policy, load_scorer, load_tokenizer
+from ablate.loading import SCORE_SHIFT, check_length
+from ablate.models import hidden_states, load_policy, load_scorer, load_tokenizer
 from ablate.pipeline.preferences import read
-from ablate.pipeline.sft import encode_dialogues, response_targets
-from ablate.pipeline.supervised import batches, fit, pad_right, token_nll
+from ablate.pipeline.supervised import batches, fit, pad_right, response_targets, token_nll
 from ablate.streams import numpy_stream
 
 EVALUATIONS = 20  # held-out accuracies over the training
@@ -25,11 +26,13 @@ def reward_model(config: Config, sft: Path, pairs: Path, folder: Path, device: t
 
     Writes the model, training.jsonl (Fig. 3), pairs.csv (Fig. 2) and report.json: held-out accuracy beside that of "longer wins".
     """
-    tokenizer, scorer = load_tokenizer(sft), load_scorer(sft, device)
+    tokenizer, scorer = load_tokenizer(sft), load_scorer(sft, device, new_head=True)
     stage, seed = config.reward_model, config.pipeline_seed
     nn.init.zeros_(scorer.score.weight)
     head = load_policy(sft, device).get_output_embeddings()
     train, held_out = (encode_pairs(tokenizer, read(pairs / name)) for name in ("train.jsonl", "held_out.jsonl"))
+    longest = max(len(ids) for pair in train + held_out for ids, _ in pair)
+    check_length(longest, scorer.config, "a preference pair", "shorten the pairs or name a model with a longer context in model.path")
     order = batches(len(train), stage.batch_size, numpy_stream(seed, "reward model order"))
     pad = tokenizer.pad_token_id
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
+from ablate.chat import encode_dialogues
 from ablate.config import Config
 from ablate.data.source import open_source
+from ablate.loading import check_length
 from ablate.models import load_policy, load_tokenizer
-from ablate.pipeline.supervised import batches, fit, language_model_loss, pad_right
-from ablate.rollout import encode_turns
+from ablate.pipeline.supervised import batches, fit, language_model_loss, pad_right, response_targets
 from ablate.streams import numpy_stream
 
 
@@ -19,9 +19,10 @@ def sft(config: Config, pretrained: Path, folder: Path, device: torch.device) ->
     """Minimise the NLL of demonstrated responses, end token included; the prompt's tokens do not count."""
     tokenizer, model = load_tokenizer(pretrained), load_policy(pretrained, device)
     seed, stage = config.pipeline_seed, config.sft
-    demonstrations = open_source(config).demonstrations(stage.examples, numpy_stream(seed, "demonstrations"))
-    prompts, responses = [prompt.text for prompt, _ in demonstrations], [response for _, response in demonstrations]
+    demonstrations = open_source(config, tokenizer).demonstrations(stage.examples, numpy_stream(seed, "demonstrations"))
+    prompts, responses = [prompt.turns for prompt, _ in demonstrations], [response for _, response in demonstrations]
     rows = encode_dialogues(tokenizer, prompts, responses, [True] * len(demonstrations))
+    check_length(max(len(ids) for ids, _ in rows), model.config, "a demonstration", "name a model with a longer context in model.path")
     order = batches(len(rows), stage.batch_size, numpy_stream(seed, "sft order"))
 
     def loss_of(step: int):
@@ -32,21 +33,3 @@ def sft(config: Config, pretrained: Path, folder: Path, device: torch.device) ->
     fit(list(model.parameters()), loss_of, stage.steps, stage.learning_rate, "SFT", folder / "training.jsonl")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def encode_dialogues(
-    tokenizer: PreTrainedTokenizerBase, prompts: list[str], responses: list[str], ended: list[bool]
-) -> list[tuple[list[int], int]]:
-    """Of each dialogue, the token ids of prompt and response and how many are the prompt's. A truncated response has no end token."""
-    turns = encode_turns(tokenizer, prompts)
-    answers = tokenizer(responses, add_special_tokens=False)["input_ids"]
-    end = [tokenizer.eos_token_id]
-    return [(turn + answer + end * whole, len(turn)) for turn, answer, whole in zip(turns, answers, ended, strict=True)]
-
-
-def response_targets(rows: list[tuple[list[int], int]], tokens: torch.Tensor) -> torch.Tensor:
-    """[B, L] True at response tokens."""
-    columns = torch.arange(tokens.shape[1], device=tokens.device)
-    start = torch.tensor([prompt for _, prompt in rows], device=tokens.device)[:, None]
-    stop = torch.tensor([len(ids) for ids, _ in rows], device=tokens.device)[:, None]
-    return (columns >= start) & (columns < stop)

@@ -65,6 +65,14 @@ def pad_right(rows: list[list[int]], pad: int, device: torch.device) -> Tensor:
     return torch.tensor([row + [pad] * (width - len(row)) for row in rows], device=device)
 
 
+def response_targets(rows: list[tuple[list[int], int]], tokens: Tensor) -> Tensor:
+    """[B, L] True at response tokens."""
+    columns = torch.arange(tokens.shape[1], device=tokens.device)
+    start = torch.tensor([prompt for _, prompt in rows], device=tokens.device)[:, None]
+    stop = torch.tensor([len(ids) for ids, _ in rows], device=tokens.device)[:, None]
+    return (columns >= start) & (columns < stop)
+
+
 def language_model_loss(model: nn.Module, head: nn.Module, tokens: Tensor, targets: Tensor) -> Tensor:
     """Mean NLL, nats per token, over the positions [B, L] where `targets` says that the token counts (True)."""
     hidden = hidden_states(model, tokens)[:, :-1]

@@ -48,6 +48,11 @@ class Prompt:
     kind: str
     topic: str
 
+    @property
+    def turns(self) -> str:
+        """One user turn."""
+        return self.text
+
 
 @dataclass(frozen=True)
 class Choice:

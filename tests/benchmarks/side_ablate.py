@@ -67,7 +67,7 @@ def write_work(options: argparse.Namespace) -> None:
         "sft": str(stages.sft),
         "preferences": str(stages.preferences),
         "reward_model": str(stages.reward_model),
-        "prompts": [encode_turns(tokenizer, [prompt.text for prompt in prompts]) for prompts in drawn],
+        "prompts": [encode_turns(tokenizer, [prompt.turns for prompt in prompts]) for prompts in drawn],
         "check": [prompt.text for prompt in drawn[0][:CHECKED_ROWS]],
         "batch": options.batch,
         "minibatch": options.minibatch,

@@ -41,7 +41,7 @@ def run(tiny_config, stage_folders):
 def rollouts(trainer: Trainer) -> list[Rollout]:
     """What the run's policy, as it is now, says at the updates that were made."""
     config, models = trainer.config, trainer.models
-    return [collect(models, *trainer.draw(models, "rollout", number), config.sampling, config.bugs) for number in (1, 2, 3)]
+    return [collect(models, *trainer.draw("rollout", number)[1:], config.sampling, config.bugs) for number in (1, 2, 3)]
 
 
 def seen(row: dict) -> dict:

@@ -6,6 +6,7 @@ from ablate.config import CollapseConfig, Config
 from ablate.data.source import open_source
 from ablate.evaluate import CollapseWatch, Evaluation, HeldOut, deviation, evaluate, mean, score_rows, summarise
 from ablate.models import freeze
+from ablate.scoring import open_gold
 from ablate.world.grammar import Prompt
 
 KINDS = ("helpful", "harmful", "helpful", "helpful")
@@ -108,8 +109,9 @@ def test_sft_against_itself_ties_everywhere(tiny_config, tiny_models):
     config: Config = tiny_config("evaluation.prompts=16")
     source = open_source(config)
     held_out = HeldOut.draw(config, source, tiny_models.tokenizer, freeze(tiny_models.reference).device)
-    sft = evaluate(tiny_models, tiny_models.reference, held_out, source, config)
-    policy = evaluate(tiny_models, tiny_models.policy, held_out, source, config)
+    gold = open_gold(None, source, held_out.noise.device)
+    sft = evaluate(tiny_models, tiny_models.reference, held_out, gold, config)
+    policy = evaluate(tiny_models, tiny_models.policy, held_out, gold, config)
     row = summarise(policy, sft, held_out.prompts, 0.0)
     assert policy.responses == sft.responses
     assert [row[f"eval/{kind}tie"] for kind in ("", "helpful/", "harmful/")] == [1.0, 1.0, 1.0]

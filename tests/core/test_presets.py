@@ -30,7 +30,9 @@ def composed(*overrides: str) -> Config:
 
 @pytest.mark.parametrize(("group", "name"), FILES)
 def test_every_config_file_composes_and_is_valid(group, name):
-    config = composed(f"{group}={name}")
+    """Presets for a model or data of the user's need its path."""
+    needs_path = (group == "data" and name != "world") or (group, name) == ("model", "path")
+    config = composed(f"{group}={name}", *[f"{group}.path=folder"] * needs_path)
     assert isinstance(config, Config)
     validate(config)
 
@@ -79,3 +81,10 @@ def test_no_preset_switches_a_bug_on():
 
 def test_an_override_beats_its_preset():
     assert composed("ppo=vanilla", "ppo.kl_penalty=true").ppo.kl_penalty is True
+
+
+def test_a_model_brings_its_learning_rates_whatever_the_ppo_preset_and_an_override_beats_them():
+    for preset in ("vanilla", "ppo_max"):
+        ppo = composed(f"ppo={preset}", "model=gpt2").ppo
+        assert (ppo.learning_rate, ppo.critic_learning_rate) == (1e-5, 3e-5)
+    assert composed("model=gpt2", "ppo.learning_rate=1e-4").ppo.learning_rate == 1e-4

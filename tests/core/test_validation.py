@@ -12,7 +12,7 @@ from ablate import validation
 from ablate.config import Config
 from ablate.errors import UserError
 from ablate.store import RunStore, run_folder
-from ablate.validation import config_hash, identity, validate
+from ablate.validation import HUMAN_ONLY, config_hash, identity, validate
 
 
 def setting(config: Config, name: str, value: object) -> Config:
@@ -36,6 +36,7 @@ def settings(node: object = None, prefix: str = "") -> list[tuple[str, object, t
 
 
 MISMATCH = {"sampling.match_training_distribution": False}
+HUMAN = {"data.source": "jsonl", "data.path": "x"}
 REFUSALS = {
     "norm and scaling": ({"ppo.reward_norm": True, "ppo.reward_scaling": True}, "set ppo.reward_norm=false"),
     "adaptive KL without KL": ({"ppo.kl_penalty": False, "ppo.kl_adaptive": True}, "set ppo.kl_penalty=true"),
@@ -57,6 +58,13 @@ REFUSALS = {
     "wrong sign without KL": ({"bugs.kl_wrong_sign": True, "ppo.kl_penalty": False}, "set ppo.kl_penalty=true"),
     "whitening bug without norm": ({"bugs.unmasked_whitening": True, "ppo.advantage_norm": False}, "set ppo.advantage_norm=true"),
     "odd head width": ({"model.hidden_size": 60}, "model.hidden_size=60 must be a multiple of 2 × model.heads=4"),
+    "a path of human data for the world": ({"data.path": "x"}, r"data.path=x is not read by data.source=world"),
+    "a gold model for the world": ({"gold.path": "x"}, r"gold.path judges human data"),
+    "half of the world's pairs": ({"preferences.half": "first"}, r"preferences.half divides human pairs"),
+    "human data without a path": ({"data.source": "hh_rlhf"}, r"data.source=hh_rlhf needs its file, folder or name: set data.path"),
+    "label noise on human pairs": ({**HUMAN, "preferences.noise": 1.0}, r"human pairs come labelled: use preferences=default"),
+    "stopping at a collapse that nothing judges": ({**HUMAN, "collapse.stop": True}, r"collapse.stop needs a gold reward .* set gold.path"),
+    "an empty path": ({"model.path": ""}, r"model.path is empty: name a folder, a file or a hub name"),
 }
 
 
@@ -166,6 +174,8 @@ INFRASTRUCTURE = {"study", "arm", "results", "cache", "jobs", "tracker", "sweep"
 @pytest.mark.parametrize(("name", "field", "kind"), settings(), ids=[name for name, _, _ in settings()])
 def test_the_hash_sees_every_setting_but_infrastructure(name, field, kind):
     before, after = everything_on(), everything_on()
+    if name.removeprefix("data.") in HUMAN_ONLY:
+        before, after = (setting(config, "data.source", "jsonl") for config in (before, after))
     value = before
     for part in name.split("."):
         value = getattr(value, part)

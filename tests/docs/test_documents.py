@@ -30,7 +30,7 @@ def test_every_preset_and_study_named_in_a_command_exists():
     options = groups()
     unknown = set()
     for document in DOCUMENTS:
-        for group, value in re.findall(r"(?<![\w.])(ppo|preferences|data|model|sweep)=([a-z_]+)", document.read_text()):
+        for group, value in re.findall(r"(?<![\w.])(ppo|preferences|data|model|sweep)=([a-z_0-9]+)", document.read_text()):
             if value not in options[group]:
                 unknown.add(f"{group}={value}")
     assert unknown == set()

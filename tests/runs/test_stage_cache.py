@@ -206,9 +206,10 @@ def imported(module: ModuleType) -> set[str]:
 
 @pytest.mark.parametrize(
     ("stage", "code"),
-    [(pretrain, [pretrain, *pipeline.WORLD, *pipeline.TRAINING]), (sft, [sft, *pipeline.WORLD, *pipeline.TRAINING]),
-     (preferences, [preferences, *pipeline.WORLD, *pipeline.TRAINING, *pipeline.SAMPLING]),
-     (reward_model, [reward_model, preferences, sft, *pipeline.TRAINING])],
+    [(pretrain, [pretrain, *pipeline.WORLD, *pipeline.HUMAN, *pipeline.TRAINING]),
+     (sft, [sft, *pipeline.WORLD, *pipeline.HUMAN, *pipeline.TRAINING]),
+     (preferences, [preferences, *pipeline.WORLD, *pipeline.HUMAN, *pipeline.TRAINING, *pipeline.SAMPLING]),
+     (reward_model, [reward_model, preferences, *pipeline.TRAINING])],
     ids=NAMES,
 )  # fmt: skip
 def test_the_code_in_a_key_covers_what_the_stage_imports(stage, code):

@@ -1,0 +1,69 @@
+"""What is refused before a stage is built: paths that are not there, architectures, vocabularies and lengths that do not fit."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from ablate.config import Config
+from ablate.data.files import content_key, read_table
+from ablate.errors import UserError
+from ablate.hub import resolve
+from ablate.loading import check_length, read_shape
+from ablate.models import load_tokenizer
+from ablate.pipeline.pretrain import longest_dialogue
+from ablate.scoring import reads_other_tokens
+
+
+@dataclass(frozen=True)
+class Given:
+    """Folders that stand in place of stages; null where the stage is built. `data` is the content key of human data."""
+
+    pretrained: Path | None
+    sft: Path | None
+    preferences: Path | None
+    reward_model: Path | None
+    gold: Path | None
+    data: str | None
+
+
+def given(config: Config) -> Given:
+    """Find what the `….path` settings name, hub models included, and refuse what could not be run. Raises UserError.
+
+    Only config.json and tokenizers are read here; weights are looked at when they are loaded.
+    """
+    folders = {name: model_folder(config, name) for name in ("model", "pretrain", "sft", "reward_model", "gold")}
+    pairs = config.preferences.path
+    if pairs is not None and not Path(pairs).exists():
+        raise UserError(f"preferences.path={pairs} does not exist: correct the path, or leave it out to build the stage")
+    data = None
+    if config.data.source != "world":
+        data = content_key(config.data)
+        print(f"data: {read_table(config.data)}", file=sys.stderr, flush=True)
+    start = folders["model"] or folders["pretrain"]
+    check_models(config, folders["sft"] or start, folders["reward_model"])
+    return Given(start, folders["sft"], None if pairs is None else Path(pairs), folders["reward_model"], folders["gold"], data)
+
+
+def model_folder(config: Config, name: str) -> Path | None:
+    path = getattr(config, name).path
+    return None if path is None else resolve(path, f"{name}.path")
+
+
+def check_models(config: Config, policy: Path | None, reward: Path | None) -> None:
+    """The policy's positions and vocabulary, and whether the reward model's tokenizer suits it."""
+    if policy is None:
+        return
+    shape, tokenizer = read_shape(policy), load_tokenizer(policy)
+    size = shape.get_text_config().vocab_size
+    if len(tokenizer) > size:
+        raise UserError(f"the tokenizer in {policy} has {len(tokenizer)} tokens and the model {size}: they do not belong together")
+    if config.data.source != "world":
+        check_length(
+            longest_dialogue(config), shape, "data.max_prompt_tokens with data.max_response_tokens or sampling.max_new_tokens",
+            "lower them, or name a model with a longer context",
+        )  # fmt: skip
+    if reward is not None:
+        read_shape(reward)
+        reads_other_tokens(reward, tokenizer, config.ppo.critic_init)

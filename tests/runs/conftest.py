@@ -15,6 +15,15 @@ APART = ("time/", "responses_per_second", "wall_seconds", "git_commit")  # someb
 STREAMS = ("metrics.jsonl", "scores.jsonl", "samples.jsonl")
 
 
+@pytest.fixture(autouse=True)
+def own_wandb_service(monkeypatch):
+    """A run started here starts its own wandb service, as a user's does, and takes that with it when it is killed.
+
+    A test that used wandb in this process has left its service's address in the environment.
+    """
+    monkeypatch.delenv("WANDB_SERVICE", raising=False)
+
+
 @pytest.fixture(scope="session")
 def make_config(stage_folders) -> Callable[..., Config]:
     """make_config(folder, *overrides) → a run of six updates from tiny models, kept under `folder`."""

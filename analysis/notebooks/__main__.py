@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,17 +37,18 @@ def executed(path: Path) -> NotebookNode:
     except ModuleNotFoundError:
         raise ModuleNotFoundError("notebooks need nbclient and ipykernel: pip install 'ppo-ablation[notebooks]'") from None
     notebook = nbformat.read(path, as_version=4)
-    kernel = KernelManager(transport="ipc")  # sockets in the file system: nothing listens on a port
     place = {"metadata": {"path": str(ROOT)}}
-    client = nbclient.NotebookClient(notebook, km=kernel, timeout=600, startup_timeout=300, record_timing=False, resources=place)
-    try:
-        client.execute()
-    except nbclient.exceptions.CellExecutionError as error:
-        raise RuntimeError(str(error)) from None
-    finally:  # a client that owns its kernel ends it too, but leaves an error at exit behind where a cell fails
-        if client.kc is not None:
-            client.kc.stop_channels()
-        kernel.shutdown_kernel(now=True)
+    with tempfile.TemporaryDirectory() as sockets:  # in the file system, so that nothing listens on a port; each kernel has its own
+        kernel = KernelManager(transport="ipc", ip=f"{sockets}/kernel")
+        client = nbclient.NotebookClient(notebook, km=kernel, timeout=600, startup_timeout=300, record_timing=False, resources=place)
+        try:
+            client.execute()
+        except nbclient.exceptions.CellExecutionError as error:
+            raise RuntimeError(str(error)) from None
+        finally:  # a client that owns its kernel ends it too, but leaves an error at exit behind where a cell fails
+            if client.kc is not None:
+                client.kc.stop_channels()
+            kernel.shutdown_kernel(now=True)
     notebook.metadata = nbformat.from_dict(METADATA)
     return notebook
 

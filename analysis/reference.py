@@ -70,7 +70,7 @@ def study_table(runs: pd.DataFrame) -> str:
     for study, part in runs.groupby("study"):
         arms, seeds = sorted(part["arm"].unique()), sorted(part["seed"].unique())
         lines.append(f"| {study} | {len(arms)} | {', '.join(map(str, seeds))} | {len(part)} | {part['updates'].max():.0f} "
-                     f"| {(part['collapsed'] == True).sum()} | {', '.join(arms)} |")  # fmt: skip  # noqa: E712
+                     f"| {part['collapsed'].eq(True).sum()} | {', '.join(arms)} |")  # fmt: skip
     return "\n".join(lines)
 
 

@@ -49,16 +49,21 @@ def work(task: str, config: Any, log: Optional[Path]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_launcher, daemon=True).start()
     if log is not None:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-        sys.stdout.reconfigure(line_buffering=True)
+        print_to(log)
     faulthandler.enable()
     try:
         resolve(task)(config)
     except UserError as error:
         sys.exit(f"error: {error}")
+
+
+def print_to(log: Path) -> None:
+    """From here on all that this process prints is appended to `log`."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.stdout.reconfigure(line_buffering=True)
 
 
 def _die_with_launcher() -> None:

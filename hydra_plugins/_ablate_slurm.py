@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from pathlib import Path
 from types import FrameType
 from typing import Any, Optional
 
@@ -27,7 +26,7 @@ from ablate.overview import Job, Overview
 from ablate.store import FINISHED, read_summary, run_folder
 from ablate.validation import config_hash
 from hydra_plugins._ablate_compose import Composed
-from hydra_plugins._ablate_pool import caught_signals, exit_reason
+from hydra_plugins._ablate_pool import caught_signals, exit_reason, print_to
 from hydra_plugins.ablate_launcher import job_return
 
 LONGEST_LOOK = 30.0  # seconds between two calls of squeue, once the sweep is minutes old
@@ -55,6 +54,7 @@ class ClusterRun:
 
     def __call__(self, config: Config) -> None:
         print_to(run_folder(config) / "run.log")
+        faulthandler.enable()
         warning = signal.Signals[f"SIG{submitit.JobEnvironment.USR_SIG}"]
         put_back = signal.getsignal(warning)
         warned: list[int] = []
@@ -86,16 +86,6 @@ class ClusterRun:
     def checkpoint(self, config: Config) -> submitit.helpers.DelayedSubmission:
         """The job as it is put back in the queue: the same, since the run folder holds how far it is."""
         return submitit.helpers.DelayedSubmission(self, config)
-
-
-def print_to(log: Path) -> None:
-    """From here on all that this process prints is appended to `log`, tracebacks of hard crashes too."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    sys.stdout.reconfigure(line_buffering=True)
-    faulthandler.enable()
 
 
 def run(settings: Mapping[str, Any], composed: Sequence[Composed]) -> list[JobReturn]:

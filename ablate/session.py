@@ -47,8 +47,13 @@ def execute(config: Config) -> dict:
 
 
 def autocast(config: Config) -> torch.autocast:
-    """`precision=bf16`: matrix products of PPO's models in bfloat16; weights, log-softmax and losses stay float32 (pitfall 12)."""
-    return torch.autocast(choose_device(config).type, dtype=torch.bfloat16, enabled=config.precision == "bf16")
+    """`precision=bf16`: matrix products of PPO's models in bfloat16; weights, log-softmax and losses stay float32 (pitfall 12).
+
+    Without autocast's cache of cast weights: it lives as long as the context, which is the whole run, so every pass after the first
+    gradient step would still see the weights of the first pass.
+    """
+    enabled = config.precision == "bf16"
+    return torch.autocast(choose_device(config).type, dtype=torch.bfloat16, enabled=enabled, cache_enabled=False)
 
 
 def failure(config: Config, error: BaseException) -> dict:

@@ -7,9 +7,10 @@ import torch
 
 from ablate.config import BugsConfig, PPOConfig, SamplingConfig
 from ablate.errors import Diverged
-from ablate.models import Models
+from ablate.models import Models, response_logits
 from ablate.optimise import backward_minibatch, critic_update, forward, minibatches, new_optimizer, rate_factor, update
 from ablate.rollout import collect, encode_prompts
+from ablate.session import autocast
 from ablate.shaping import estimate_targets, initial_state, shape_rewards
 from ablate.streams import numpy_stream, torch_stream
 from ablate.types import Rollout, Targets
@@ -195,3 +196,19 @@ def test_18_a_larger_epsilon_makes_the_first_step_smaller(tiny_models, stage_fol
 
     assert moved(1e-8) == pytest.approx(1e-3, rel=1e-2)
     assert moved(100.0) < 1e-5
+
+
+def test_12_a_pass_in_bf16_sees_the_weights_that_the_last_step_left(tiny_models, tiny_config):
+    """Autocast caches cast weights for as long as it is entered; a run enters it once."""
+    bf16 = tiny_config("precision=bf16")
+    with autocast(bf16):
+        rollout = rollout_of(tiny_models)
+        batch = rollout.tokens, rollout.attention, rollout.mask
+        before = response_logits(tiny_models.policy, *batch).detach()
+        with torch.no_grad():
+            for parameter in tiny_models.policy.parameters():
+                parameter.mul_(0.5)
+        after = response_logits(tiny_models.policy, *batch).detach()
+    with autocast(bf16):
+        assert torch.equal(response_logits(tiny_models.policy, *batch), after)
+    assert not torch.equal(before, after)

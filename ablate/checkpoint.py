@@ -16,10 +16,14 @@ from typing import NoReturn
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
 
+from ablate.config import Config
 from ablate.errors import UserError
 from ablate.evaluate import CollapseWatch
+from ablate.lora import adapted, restore_adapter
 from ablate.models import Models, load_policy, load_scorer
+from ablate.streams import torch_stream
 from ablate.types import RunningMoments, ShapingState
 
 
@@ -39,7 +43,10 @@ class Progress:
 def save(
     folder: Path, models: Models, optimizer: torch.optim.Optimizer, progress: Progress, offsets: dict[str, int], config_hash: str
 ) -> None:
-    """Write beside and rename, so that a checkpoint is whole or absent. Policy and critic are ordinary Hugging Face folders."""
+    """Write beside and rename, so that a checkpoint is whole or absent. Policy and critic are ordinary Hugging Face folders.
+
+    With LoRA they are adapter folders in peft's form: the weights beneath are those of SFT and of the critic's start.
+    """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -103,6 +110,16 @@ def load_weights(folder: Path, device: torch.device) -> tuple:
         except UserError:
             damaged(folder, f"its {name} does not load")
     return tuple(models)
+
+
+def load_adapted(folder: Path | None, reference: PreTrainedModel, trunk: PreTrainedModel, config: Config) -> tuple:
+    """(policy, critic) as adapters over `reference` and over the scorer `trunk`: new ones, or those of a checkpoint. Raises UserError."""
+    policy = adapted(reference, config.model, torch_stream(config.seed, "policy adapter"))
+    critic = adapted(trunk, config.model, torch_stream(config.seed, "critic adapter"), head="score")
+    if folder is not None:
+        restore_adapter(policy, folder / "policy")
+        restore_adapter(critic, folder / "critic")
+    return policy, critic
 
 
 def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer, device: torch.device) -> None:

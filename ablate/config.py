@@ -158,6 +158,14 @@ class ModelConfig:
     layers: int = setting(2, "decoder layers", low=1)
     heads: int = setting(4, "attention heads", low=1)
     intermediate_size: int = setting(128, "width of the MLP", low=1)
+    lora_rank: int = setting(
+        0, "r: PPO trains adapters of this rank on policy and critic (with its score head) over weights that stay; 0 trains all",
+        low=0, source="Hu et al. 2106.09685",
+    )  # fmt: skip
+    lora_alpha: float = setting(32.0, "α: an adapter is scaled by α / r", above=0)
+    lora_targets: Optional[List[str]] = setting(
+        None, "layers that get an adapter, by last name ([q_proj,v_proj]); null: every linear layer of the decoder"
+    )
 
 
 @dataclass

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from ablate.config import Config
+from ablate.config import Config, ModelConfig
 from ablate.errors import UserError
 from ablate.store import read_config
-from ablate.validation import OUTSIDE_IDENTITY
+from ablate.validation import LORA, OUTSIDE_IDENTITY
 
 GROUPS = ("ppo", "model", "data", "preferences", "sweep")
 
@@ -37,6 +37,10 @@ def forked(config: Config, overrides: Sequence[str]) -> Config:
         if key.split(".")[0] != "hydra":
             OmegaConf.update(merged, key, OmegaConf.select(composed, key), merge=False)
     branch = OmegaConf.to_object(merged)
+    before = {name: known["model"].get(name, getattr(ModelConfig, name)) for name in LORA}
+    for name in LORA:
+        if getattr(branch.model, name) != before[name]:
+            raise UserError(f"model.{name}={getattr(branch.model, name)} does not fit the weights of fork={config.fork}: leave it out")
     update = Path(config.fork).resolve().name
     if update.isdigit() and branch.ppo.updates <= int(update):
         raise UserError(f"ppo.updates={branch.ppo.updates} leaves nothing to do after update {update} of the fork: raise ppo.updates")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ablate.config import BugsConfig, PPOConfig, SamplingConfig
 from ablate.errors import Diverged
@@ -23,10 +23,15 @@ PtxLoss = Callable[[int], Tensor]
 def new_optimizer(models: Models, ppo: PPOConfig) -> torch.optim.Optimizer:
     """Adam with a rate and an ε for the policy and for the critic; no weight decay."""
     groups = [
-        {"params": list(models.policy.parameters()), "lr": ppo.learning_rate, "eps": ppo.adam_eps},
-        {"params": list(models.critic.parameters()), "lr": ppo.critic_learning_rate, "eps": ppo.critic_adam_eps},
+        {"params": trained(models.policy), "lr": ppo.learning_rate, "eps": ppo.adam_eps},
+        {"params": trained(models.critic), "lr": ppo.critic_learning_rate, "eps": ppo.critic_adam_eps},
     ]
     return torch.optim.Adam(groups, betas=tuple(ppo.adam_betas), fused=True)
+
+
+def trained(model: nn.Module) -> list[nn.Parameter]:
+    """Parameters that learn: all of them, or with LoRA the adapter's and a critic's head."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def steps_per_update(ppo: PPOConfig) -> int:
@@ -151,7 +156,7 @@ def set_rates(optimizer: torch.optim.Optimizer, ppo: PPOConfig, step: int) -> No
 
 def apply_gradients(models: Models, optimizer: torch.optim.Optimizer, ppo: PPOConfig) -> dict[str, float]:
     """One optimiser step; the norm logged is the one before any clip."""
-    parameters = [*models.policy.parameters(), *models.critic.parameters()]
+    parameters = [*trained(models.policy), *trained(models.critic)]
     norm = gradient_norm(parameters)
     if not torch.isfinite(norm):
         raise Diverged("the gradient norm is not finite")

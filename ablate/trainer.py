@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from ablate.chat import Turns, encode_texts
-from ablate.checkpoint import Progress, load_optimizer, load_weights, progress_from, read_state, save
+from ablate.checkpoint import Progress, load_adapted, load_optimizer, load_weights, progress_from, read_state, save
 from ablate.config import Config
 from ablate.data.source import Source, open_source
 from ablate.errors import Diverged, UserError
@@ -68,16 +68,22 @@ class Trainer:
         ppo, stages, device = self.config.ppo, self.stages, self.device
         tokenizer = load_tokenizer(stages.sft)
         by_text = reads_other_tokens(stages.reward_model, tokenizer, ppo.critic_init)
+        generator = torch_stream(self.config.seed, "critic head")
+        reference = freeze(load_policy(stages.sft, device))
+        text_reward = TextScorer.load(stages.reward_model, device) if by_text else None
+        reward = None if by_text else freeze(load_scorer(stages.reward_model, device))
         if start is not None:
             read_state(start)
+        if self.config.model.lora_rank:
+            share = ppo.critic_init == "reward" and reward is not None
+            trunk = reward if share else new_critic(ppo.critic_init, stages.sft, stages.reward_model, device, generator)
+            policy, critic = load_adapted(start, reference, trunk, self.config)
+        elif start is not None:
             policy, critic = load_weights(start, device)
         else:
             policy = load_policy(stages.pretrained if ppo.policy_init == "pretrained" else stages.sft, device)
-            generator = torch_stream(self.config.seed, "critic head")
             critic = new_critic(ppo.critic_init, stages.sft, stages.reward_model, device, generator)
-        reference = freeze(load_policy(stages.sft, device))
-        text_reward = TextScorer.load(stages.reward_model, device) if by_text else None
-        reward = critic if by_text else freeze(load_scorer(stages.reward_model, device))
+        reward = critic if reward is None else reward
         if policy.config.vocab_size != reference.config.vocab_size:
             raise UserError(
                 f"the policy has {policy.config.vocab_size} tokens and SFT {reference.config.vocab_size}: they must share a tokenizer"

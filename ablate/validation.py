@@ -8,7 +8,7 @@ import math
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
-from ablate.config import Config, PPOConfig, PreferencesConfig
+from ablate.config import Config, ModelConfig, PPOConfig, PreferencesConfig
 from ablate.errors import UserError
 
 # Amounts that do nothing while the toggle they belong to is off: two configs that differ only there are one run.
@@ -28,6 +28,8 @@ AMOUNTS = {
 # Settings of data that one kind of source reads and the other ignores.
 WORLD_ONLY = ("language",)
 HUMAN_ONLY = ("path", "split", "max_malformed", "max_prompt_tokens", "max_response_tokens", "held_out_share", "vocabulary")
+# Settings of model that PPO reads and no stage before it.
+LORA = ("lora_rank", "lora_alpha", "lora_targets")
 # Settings that change where a run is kept, how it is watched or how fast it goes, but none of its numbers.
 OUTSIDE_IDENTITY = ("study", "arm", "results", "cache", "jobs", "tracker", "checkpoint", "sweep")
 
@@ -41,6 +43,7 @@ def validate(config: Config) -> None:
     check_ppo(config.ppo)
     check_sampling(config)
     check_data(config)
+    check_lora(config)
     if config.bugs.nested_reward_norm and not config.ppo.reward_norm:
         raise UserError("bugs.nested_reward_norm changes ppo.reward_norm, which is off: set ppo.reward_norm=true")
     if config.bugs.kl_wrong_sign and not config.ppo.kl_penalty:
@@ -103,6 +106,26 @@ def check_ppo(ppo: PPOConfig) -> None:
         raise UserError(f"ppo.adam_betas={ppo.adam_betas} must be two numbers in [0, 1)")
 
 
+def check_lora(config: Config) -> None:
+    """LoRA's reference is the policy without its adapter, and its adapters stand on weights that have learned something."""
+    if not config.model.lora_rank:
+        if (config.model.lora_alpha, config.model.lora_targets) != (ModelConfig.lora_alpha, ModelConfig.lora_targets):
+            raise UserError("model.lora_alpha and model.lora_targets describe adapters, which are off: set model.lora_rank")
+        return
+    if config.model.lora_targets == []:
+        raise UserError("model.lora_targets is empty, so nothing would learn: name layers, or null for every linear layer")
+    if config.ppo.policy_init != "sft":
+        raise UserError(
+            f"model.lora_rank makes the SFT reference the policy without its adapter, so ppo.policy_init={config.ppo.policy_init} "
+            "cannot be: set ppo.policy_init=sft or model.lora_rank=0"
+        )
+    if config.ppo.critic_init == "random":
+        raise UserError(
+            "model.lora_rank keeps the critic's trunk as it starts, which ppo.critic_init=random leaves without sense: "
+            "set ppo.critic_init=reward or sft, or model.lora_rank=0"
+        )
+
+
 def check_sampling(config: Config) -> None:
     sampling = config.sampling
     if sampling.match_training_distribution:
@@ -154,6 +177,9 @@ def identity(config: Config) -> dict:
         del tree["preferences"]["half"]
     if config.gold.path is None:
         del tree["gold"]
+    if not config.model.lora_rank:
+        for name in LORA:
+            del tree["model"][name]
     ppo = tree["ppo"]
     for toggle, amounts in AMOUNTS.items():
         if ppo.get(toggle) in (False, None):

@@ -13,7 +13,7 @@ from ablate.data import dialogues, files, human, source
 from ablate.pipeline import preferences, pretrain, reward_model, sft, supervised
 from ablate.pipeline.cache import cached, folder_key, stage_key
 from ablate.pipeline.checks import Given, given
-from ablate.validation import identity
+from ablate.validation import LORA, identity
 from ablate.world import gold, grammar, grammar_en, grammar_zh, structure, tokenizer
 
 WORLD = [grammar, grammar_en, grammar_zh, structure, tokenizer, source]
@@ -47,6 +47,11 @@ def data_settings(config: Config, found: Given) -> dict:
     return settings
 
 
+def shape_settings(config: Config) -> dict:
+    """What of `model` decides the stages: all but how PPO trains it."""
+    return {name: value for name, value in asdict(config.model).items() if name not in LORA}
+
+
 def build(config: Config) -> Stages:
     """Every stage in turn; a stage whose `path` is set is that path, and what follows is keyed by its content."""
     cache, device = Path(config.cache).expanduser(), choose_device(config)
@@ -61,7 +66,7 @@ def build(config: Config) -> Stages:
         return cached(cache, name, key, settings, make), key
 
     pretrained, pretrained_key = stage(
-        "pretrain", found.pretrained, {"model": asdict(config.model), "pretrain": asdict(config.pretrain)}, [],
+        "pretrain", found.pretrained, {"model": shape_settings(config), "pretrain": asdict(config.pretrain)}, [],
         [pretrain, *WORLD, *HUMAN, *TRAINING], lambda folder: pretrain.pretrain(config, folder, device),
     )  # fmt: skip
     sft_folder, sft_key = stage(

@@ -11,6 +11,7 @@ from ablate.data.files import content_key, read_table
 from ablate.errors import UserError
 from ablate.hub import resolve
 from ablate.loading import check_length, read_shape
+from ablate.lora import require_peft
 from ablate.models import load_tokenizer
 from ablate.pipeline.pretrain import longest_dialogue
 from ablate.scoring import reads_other_tokens
@@ -33,6 +34,8 @@ def given(config: Config) -> Given:
 
     Only config.json and tokenizers are read here; weights are looked at when they are loaded.
     """
+    if config.model.lora_rank:
+        require_peft()
     folders = {name: model_folder(config, name) for name in ("model", "pretrain", "sft", "reward_model", "gold")}
     pairs = config.preferences.path
     if pairs is not None and not Path(pairs).exists():

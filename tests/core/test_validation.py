@@ -64,6 +64,10 @@ REFUSALS = {
     "human data without a path": ({"data.source": "hh_rlhf"}, r"data.source=hh_rlhf needs its file, folder or name: set data.path"),
     "label noise on human pairs": ({**HUMAN, "preferences.noise": 1.0}, r"human pairs come labelled: use preferences=default"),
     "stopping at a collapse that nothing judges": ({**HUMAN, "collapse.stop": True}, r"collapse.stop needs a gold reward .* set gold.path"),
+    "an adapter's amount without adapters": ({"model.lora_alpha": 8.0}, "model.lora_alpha and model.lora_targets .* set model.lora_rank"),
+    "an adapter nowhere": ({"model.lora_rank": 8, "model.lora_targets": []}, "model.lora_targets is empty"),
+    "an adapter over another policy": ({"model.lora_rank": 8, "ppo.policy_init": "pretrained"}, "set ppo.policy_init=sft or"),
+    "an adapter over noise": ({"model.lora_rank": 8, "ppo.critic_init": "random"}, "set ppo.critic_init=reward or sft"),
     "an empty path": ({"model.path": ""}, r"model.path is empty: name a folder, a file or a hub name"),
 }
 
@@ -176,6 +180,8 @@ def test_the_hash_sees_every_setting_but_infrastructure(name, field, kind):
     before, after = everything_on(), everything_on()
     if name.removeprefix("data.") in HUMAN_ONLY:
         before, after = (setting(config, "data.source", "jsonl") for config in (before, after))
+    if name in ("model.lora_alpha", "model.lora_targets"):
+        before, after = (setting(config, "model.lora_rank", 8) for config in (before, after))
     value = before
     for part in name.split("."):
         value = getattr(value, part)
@@ -209,6 +215,11 @@ def test_the_amounts_of_a_trick_that_is_off_do_not_change_the_hash_and_no_others
         if config_hash(changed) == config_hash(config):
             ignored.add(f.name)
     assert ignored == set(OFF[toggle, off])
+
+
+def test_a_run_without_adapters_has_the_hash_it_had_before_there_were_any():
+    assert not any(name.startswith("lora") for name in identity(Config())["model"])
+    assert "lora_rank" in identity(setting(Config(), "model.lora_rank", 8))["model"]
 
 
 def test_the_identity_that_is_written_into_a_run_folder_is_the_one_that_is_hashed(tiny_config):

@@ -123,6 +123,13 @@ class EvaluationConfig:
     prompts: int = setting(256, "held-out prompts", low=2)
     samples: int = setting(8, "prompts whose answers are written to samples.jsonl at each evaluation", low=0)
     win_margin: float = setting(0.0, "a gold difference up to this is a tie", unit="gold", low=0)
+    text_path: Optional[str] = setting(
+        None, "JSONL with `text`, never trained on, for eval/lm_loss; null: text of the world's corpus, nothing for human data"
+    )
+    choices_path: Optional[str] = setting(
+        None, "JSONL with `prompt`, `choices` and `answer` (an index) for eval/choice_accuracy; null: questions on the world's corpus, "
+        "nothing for human data",
+    )  # fmt: skip
 
 
 @dataclass

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ablate.ability import Probes
 from ablate.config import CollapseConfig, Config
 from ablate.data.source import Prompt, Source
 from ablate.models import Models
@@ -29,27 +30,30 @@ class Evaluation:
     lengths: list[int]
     ended: list[bool]
     monitors: dict[str, float]
+    ability: dict[str, float] = field(default_factory=dict)  # eval/lm_loss, eval/choice_accuracy, as far as there are probes
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The held-out prompts, encoded once, and the sampling noise that every evaluation of a run shares."""
+    """The held-out prompts, encoded once, and the sampling noise and probes of ability that every evaluation of a run shares."""
 
     prompts: Sequence[Prompt]
     encoded: tuple[Tensor, Tensor]
     noise: Tensor
+    probes: Probes
 
     @classmethod
     def draw(cls, config: Config, source: Source, tokenizer, device: torch.device) -> HeldOut:
-        """Prompts belong to the pipeline's seed, noise to the run's."""
+        """Prompts and probes belong to the pipeline's seed, noise to the run's."""
         prompts = source.held_out_prompts(config.evaluation.prompts, numpy_stream(config.pipeline_seed, "held-out prompts"))
         generator = torch_stream(config.seed, "evaluation noise")
         noise = torch.rand(len(prompts), config.sampling.max_new_tokens, generator=generator).to(device)
-        return cls(prompts, encode_prompts(tokenizer, [prompt.turns for prompt in prompts], device), noise)
+        encoded = encode_prompts(tokenizer, [prompt.turns for prompt in prompts], device)
+        return cls(prompts, encoded, noise, Probes.draw(config, tokenizer))
 
 
 def evaluate(models: Models, policy: PreTrainedModel, held_out: HeldOut, gold: Gold, config: Config) -> Evaluation:
-    """Answer every held-out prompt with `policy` and judge the answers by the proxy and by gold."""
+    """Answer every held-out prompt with `policy`, judge the answers by the proxy and by gold, and measure ability on the probes."""
     judged = replace(models, policy=policy)
     sampled = collect(judged, held_out.encoded, held_out.noise, config.sampling, config.bugs)
     rollout: Rollout = rescored(sampled, judged, [prompt.turns for prompt in held_out.prompts])
@@ -57,11 +61,12 @@ def evaluate(models: Models, policy: PreTrainedModel, held_out: HeldOut, gold: G
     responses = decode_responses(models.tokenizer, rollout.tokens[:, -steps:], rollout.mask, rollout.ended)
     ended = rollout.ended.tolist()
     golds = gold(held_out.prompts, responses, ended)
-    return Evaluation(responses, rollout.score.tolist(), golds, rollout.lengths.tolist(), ended, monitors(rollout))
+    ability = held_out.probes.ability(policy)
+    return Evaluation(responses, rollout.score.tolist(), golds, rollout.lengths.tolist(), ended, monitors(rollout), ability)
 
 
 def summarise(evaluation: Evaluation, baseline: Evaluation, prompts: Sequence[Prompt], margin: float) -> dict[str, float]:
-    """`eval/*` over all prompts, and the same under eval/helpful/ and eval/harmful/. Gold entries are absent without a gold reward.
+    """`eval/*` over all prompts, and judgements also under eval/helpful/ and eval/harmful/. Gold entries are absent without a gold reward.
 
     A win is gold(policy) − gold(SFT) > margin on the same prompt; |difference| ≤ margin is a tie.
     """
@@ -69,6 +74,7 @@ def summarise(evaluation: Evaluation, baseline: Evaluation, prompts: Sequence[Pr
         "eval/kl_to_sft": evaluation.monitors["monitor/kl_to_sft"],
         "eval/perplexity": evaluation.monitors["monitor/perplexity"],
         "eval/length": evaluation.monitors["monitor/response_length"],
+        **evaluation.ability,
     }
     kinds = {"eval/": [True] * len(prompts)}
     kinds |= {f"eval/{kind}/": [prompt.kind == kind for prompt in prompts] for kind in sorted({p.kind for p in prompts})}

@@ -180,6 +180,9 @@ def identity(config: Config) -> dict:
     if not config.model.lora_rank:
         for name in LORA:
             del tree["model"][name]
+    for name in ("text_path", "choices_path"):
+        if tree["evaluation"][name] is None:
+            del tree["evaluation"][name]
     ppo = tree["ppo"]
     for toggle, amounts in AMOUNTS.items():
         if ppo.get(toggle) in (False, None):

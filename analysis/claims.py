@@ -62,6 +62,8 @@ NAMES = {"collapsed": "collapse rate", "stable_updates": "updates before collaps
          "gold_at_proxy": "gold at matched proxy", "win_at_proxy": "win rate at matched proxy", "length": "length at the end",
          "win_margin_helpful": "wins − losses against SFT on helpful prompts",
          "win_margin_harmful": "wins − losses against SFT on harmful prompts", "rm_accuracy": "held-out accuracy of the reward model",
+         "lm_loss": "loss on held-out text at the end", "lm_loss_gain": "rise of the loss on held-out text over SFT",
+         "choice_accuracy": "multiple-choice accuracy at the end", "choice_accuracy_gain": "multiple-choice accuracy gained over SFT",
          "proxy_tail": "growth of the excess kurtosis of proxy scores"}  # fmt: skip
 
 

@@ -14,7 +14,8 @@ ALPHA = 0.05
 FATED = ("gold", "gold_gain", "win", "stable_updates")  # outcomes that a rare collapse dominates
 # What a researcher would call a difference: gold in SDs of SFT's gold, rates, accuracies, updates as a share of the horizon.
 MARGINS = {"gold": 0.5, "gold_gain": 0.5, "gold_at_kl": 0.5, "gold_at_proxy": 0.5, "win": 0.1, "win_at_kl": 0.1,
-           "win_at_proxy": 0.1, "collapsed": 0.25, "stable_updates": 0.2, "rm_accuracy": 0.03}  # fmt: skip
+           "win_at_proxy": 0.1, "collapsed": 0.25, "stable_updates": 0.2,
+           "rm_accuracy": 0.03, "lm_loss": 0.05, "choice_accuracy": 0.03}  # fmt: skip
 
 
 def margin_of(outcome: str, outcomes: pd.DataFrame) -> float:

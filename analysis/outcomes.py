@@ -16,6 +16,7 @@ from analysis.effects import arm_settings
 
 ENDED = ("completed", "diverged")
 END_METRICS = {"gold": "eval/gold", "proxy": "eval/proxy", "kl": "eval/kl_to_sft", "length": "eval/length", "perplexity": "eval/perplexity"}
+ABILITY = {"lm_loss": "eval/lm_loss", "choice_accuracy": "eval/choice_accuracy"}  # the alignment tax, where runs have measured it
 MATCHED_ON = {"kl": "eval/sqrt_kl", "proxy": "eval/proxy"}
 KINDS = ("helpful", "harmful")
 REWARD_MODEL = ("pipeline_seed", "data.", "model.", "sft.", "preferences.", "reward_model.")  # settings that make a reward model
@@ -27,8 +28,9 @@ def outcomes(runs: pd.DataFrame, curves: pd.DataFrame, *, threshold: float | Non
     Columns: run, study, arm, seed, status; event, time (updates; for survival); collapsed (1, 0, NaN unknown);
     stable_updates = min(time, horizon), NaN if not known up to the study's horizon, the shortest planned length;
     gold, proxy, win (ties half), kl, length, perplexity at the last evaluation (NaN unless ended); gold_gain, proxy_gain
-    over SFT; win_margin_helpful, win_margin_harmful: wins − losses against SFT on such prompts; sft_gold_sd, the unit of
-    gold; gold_at_kl, gold_at_proxy, win_at_kl, win_at_proxy where an ended run first reaches the study's matched_kl or
+    over SFT; win_margin_helpful, win_margin_harmful: wins − losses against SFT on such prompts; lm_loss, choice_accuracy at the
+    last evaluation and lm_loss_gain, choice_accuracy_gain over SFT, absent where no run has measured them; sft_gold_sd, the unit
+    of gold; gold_at_kl, gold_at_proxy, win_at_kl, win_at_proxy where an ended run first reaches the study's matched_kl or
     matched_proxy (none if arms have different reward models: their scores are on different scales); rm_accuracy of the run's
     reward model on held-out pairs.
     """
@@ -110,6 +112,10 @@ def _add_ends(table: pd.DataFrame, at_evaluations: pd.DataFrame, ended: np.ndarr
     for name in ("gold", "proxy"):
         metric = END_METRICS[name]
         table[f"{name}_gain"] = table[name] - first[metric].where(first["update"] == 0).to_numpy() if metric in first else np.nan
+    for name, metric in ABILITY.items():
+        if metric in final and final[metric].notna().any():
+            table[name] = np.where(ended, final[metric], np.nan)
+            table[f"{name}_gain"] = table[name] - first[metric].where(first["update"] == 0).to_numpy()
     for kind in KINDS:
         won, lost = f"eval/{kind}/win", f"eval/{kind}/lose"
         margin = final[won] - final[lost] if {won, lost} <= set(final.columns) else np.nan

@@ -33,7 +33,8 @@ def as_text(verdicts: StudyVerdicts) -> str:
         lines += [_wrapped(verdict.sentence, ""), *(_wrapped(part.sentence, "    ") for part in verdict.parts)]
     if not verdicts.claims:
         lines.append("No claim of the paper can be judged with these arms.")
-    lines += [_wrapped(f"not judged by any run: {text} [{figure}]: {why}", "") for figure, text, why in UNJUDGED]
+    judged = {claim.figure for claim, _ in verdicts.claims}
+    lines += [_wrapped(f"not judged by any run: {text} [{figure}]: {why}", "") for figure, text, why in UNJUDGED if figure not in judged]
     for title, table in _tables(verdicts):
         lines += ["", _wrapped(title, ""), table.to_string(index=False)]
     return "\n".join([*lines, "", *(_wrapped(remark, "") for remark in verdicts.remarks)])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ablate.config import Config
 from ablate.data.files import content_key, read_table
+from ablate.data.probes import read_questions, read_texts
 from ablate.errors import UserError
 from ablate.hub import resolve
 from ablate.loading import check_length, read_shape
@@ -40,6 +41,9 @@ def given(config: Config) -> Given:
     pairs = config.preferences.path
     if pairs is not None and not Path(pairs).exists():
         raise UserError(f"preferences.path={pairs} does not exist: correct the path, or leave it out to build the stage")
+    for read, path in ((read_texts, config.evaluation.text_path), (read_questions, config.evaluation.choices_path)):
+        if path is not None:
+            read(Path(path))
     data = None
     if config.data.source != "world":
         data = content_key(config.data)

@@ -1,4 +1,4 @@
-"""Figure 12: the alignment tax, as far as runs log it."""
+"""Figure 12: what PPO wins, and the alignment tax."""
 
 from __future__ import annotations
 
@@ -12,16 +12,34 @@ from analysis.figures.estimate import Drawn, Frames, mean_and_band
 from analysis.figures.judged import ended
 from analysis.figures.style import PALETTE, WIDTH, add_caption, arm_label, arm_order, style
 
-TAX = {
-    "eval/helpful/gold": "Gold, helpful prompts", "eval/harmful/gold": "Gold, harmful prompts",
-    "monitor/perplexity_ref": "Perplexity of answers\nunder SFT", "monitor/distinct": "Distinct bigrams\nin an answer",
-}  # fmt: skip
+WON = {"eval/helpful/gold": "Gold, helpful prompts", "eval/harmful/gold": "Gold, harmful prompts"}
+PAID = {"eval/lm_loss": "Loss on held-out text\n(nats per token)", "eval/choice_accuracy": "Multiple choice,\nright answers"}
+# Runs of older versions, and on human data without probes, measure no ability; these are the nearest that they log.
+NEAREST = {"monitor/perplexity_ref": "Perplexity of answers\nunder SFT", "monitor/distinct": "Distinct bigrams\nin an answer"}
+MEASURED = (
+    "The cost is measured on plain text that no stage has learned from: the loss, and the share of multiple-choice questions whose right "
+    "choice has the highest log-likelihood a token."
+)
+NOT_MEASURED = (
+    "The cost is not judged: these runs have logged no loss on held-out text and no multiple choice; perplexity under SFT and distinct "
+    "bigrams, the nearest, show how far the language has gone from SFT's."
+)
+
+
+def panels_of(runs: pd.DataFrame) -> dict[str, str]:
+    """Metric → title: what is won, and the ability as far as every run of `runs` has measured it at both ends, else the nearest."""
+
+    def known(name: str) -> bool:
+        return all(column in runs and runs[column].notna().all() for column in (f"sft/{name}", f"final/{name}"))
+
+    paid = {name: title for name, title in PAID.items() if known(name)}
+    return {name: title for name, title in (WON | (paid or NEAREST)).items() if f"final/{name}" in runs and f"sft/{name}" in runs}
 
 
 def tax_table(frames: Frames, generator: np.random.Generator) -> pd.DataFrame:
     """SFT and every arm at the end: panel, arm, kind ('mean' with low, high, n, or 'seed'), value."""
     runs, rows = ended(frames), []
-    for metric, title in ((name, text) for name, text in TAX.items() if f"final/{name}" in runs and f"sft/{name}" in runs):
+    for metric, title in panels_of(runs).items():
         columns = {"SFT": runs.drop_duplicates("seed")[f"sft/{metric}"]}
         columns |= {arm_label(arm): runs.loc[runs["arm"] == arm, f"final/{metric}"] for arm in arm_order(runs)}
         for arm, values in columns.items():
@@ -29,24 +47,23 @@ def tax_table(frames: Frames, generator: np.random.Generator) -> pd.DataFrame:
             rows += [dict(panel=title, arm=arm, kind="seed", value=value) for value in values]
             rows.append(dict(panel=title, arm=arm, kind="mean", value=band["mean"], low=band["low"], high=band["high"], n=band["n"]))
     if not rows:
-        raise ValueError("no summary.json holds the metrics of SFT and of the end: " + ", ".join(TAX))
+        raise ValueError("no summary.json holds the metrics of SFT and of the end: " + ", ".join([*WON, *PAID, *NEAREST]))
     return pd.DataFrame(rows)
 
 
 def fig12(frames: Frames, generator: np.random.Generator) -> Drawn:
     """SFT, PPO-max and PPO-ptx: what alignment wins and what it costs.
 
-    The paper's measure of the cost, a language-understanding suite, has no counterpart in a run folder: neither the loss on
-    pretraining text nor the probe of it is logged. Drawn is the nearest: what is won, how far the language has left SFT's.
+    In place of the paper's measure of the cost, a language-understanding suite, stand the loss on held-out text and multiple choice
+    (`eval/lm_loss`, `eval/choice_accuracy`); where runs have not logged them, how far the language has left SFT's.
     """
     table = tax_table(frames, generator)
     panels = list(dict.fromkeys(table["panel"]))
     arms = list(dict.fromkeys(table["arm"]))
     caption = (
-        "Figure 12. What PPO wins and what it may cost, with and without the loss on pretraining text. The paper's suite of language "
-        "understanding has no counterpart among what runs log; perplexity under SFT and distinct bigrams, the nearest, show how far the "
-        f"language has gone from SFT's. {seeds(frames.runs)} Points: means over seeds with 95 % bootstrap intervals; faint: seeds. "
-        f"{gold_source(frames.runs)}"
+        "Figure 12. What PPO wins and what it may cost, with and without the loss on pretraining text. "
+        f"{MEASURED if set(PAID.values()) & set(panels) else NOT_MEASURED} {seeds(frames.runs)} "
+        f"Points: means over seeds with 95 % bootstrap intervals; faint: seeds. {gold_source(frames.runs)}"
     )
     with style():
         figure = Figure(figsize=(WIDTH, 0.27 * len(arms) + 1.6), layout="constrained")

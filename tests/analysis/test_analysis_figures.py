@@ -28,6 +28,7 @@ from analysis.figures.labels import spread
 from analysis.figures.panels import draw_panels
 from analysis.figures.reward_models import difference_table, reward_models
 from analysis.figures.style import PALETTE, arm_colours, arm_dashes, arm_label, arm_order
+from analysis.figures.tax import fig12
 from analysis.load import load
 
 SWEEPS = Path(__file__).resolve().parents[2] / "sweeps"
@@ -387,6 +388,30 @@ def test_figure_12_compares_sft_and_both_policies(drawn, results):
     golds = [json.loads(path.read_text())["final"]["eval/helpful/gold"] for path in (results / "ptx" / "ppo_ptx").glob("*/summary.json")]
     mean = table[(table["arm"] == "PPO-ptx") & (table["panel"] == "Gold, helpful prompts") & (table["kind"] == "mean")]["value"].item()
     assert mean == pytest.approx(np.mean(golds))
+
+
+def test_figure_12_shows_ability_where_every_run_has_measured_it_and_says_not_judged_where_not(tmp_path):
+    root = write_study(tmp_path, {"ppo_max": Arm({"ppo.ptx": False}), "ppo_ptx": Arm({"ppo.ptx": True})}, 3, np.random.default_rng(0))
+    for number, path in enumerate(sorted(root.glob("*/*/summary.json"))):
+        summary = json.loads(path.read_text())
+        for end, part in enumerate(("sft", "final")):
+            summary[part] |= {"eval/helpful/gold": 1.0, "eval/harmful/gold": 2.0, "monitor/perplexity_ref": 2.0, "monitor/distinct": 0.9,
+                              "eval/lm_loss": 3.0 + end * number, "eval/choice_accuracy": 0.5}  # fmt: skip
+        path.write_text(json.dumps(summary))
+    drawn = fig12(frames_of(tmp_path, "study"), np.random.default_rng(0))
+    assert titles(drawn.figure)[2:] == ["Loss on held-out text\n(nats per token)", "Multiple choice,\nright answers"]
+    means = drawn.table[(drawn.table["kind"] == "mean") & drawn.table["panel"].str.startswith("Loss")].set_index("arm")["value"]
+    assert means.to_dict() == pytest.approx({"SFT": 3.0, "PPO-max": 4.0, "PPO-ptx": 7.0})
+    assert "not judged" not in unwrapped(drawn.figure)
+    check_layout(drawn.figure)
+    summary = json.loads(path.read_text())
+    for part in ("sft", "final"):
+        for name in ("eval/lm_loss", "eval/choice_accuracy"):
+            del summary[part][name]
+    path.write_text(json.dumps(summary))
+    old = fig12(frames_of(tmp_path, "study"), np.random.default_rng(0))
+    assert titles(old.figure)[2:] == ["Perplexity of answers\nunder SFT", "Distinct bigrams\nin an answer"]
+    assert "The cost is not judged" in unwrapped(old.figure)
 
 
 def test_a_ridge_is_the_mean_of_its_runs_histograms():

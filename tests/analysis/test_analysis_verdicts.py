@@ -23,7 +23,7 @@ from analysis.claims import LEAST, MOST, Claim, Part, find_arms, judge
 from analysis.collapse import collapse_times, disagreements, sustained_deficits, threshold_curve
 from analysis.effects import arm_settings, base_arm, change, factorial_effects, factors, trick_effects
 from analysis.load import load
-from analysis.outcomes import at_matched, interpolate_at, matched_value, outcomes, proxy_tails, with_shared_runs
+from analysis.outcomes import ABILITY, at_matched, interpolate_at, matched_value, outcomes, proxy_tails, with_shared_runs
 from analysis.paper_claims import PAPER_CLAIMS
 from analysis.runfolder import flatten
 from analysis.stats import paired_effect, rate_effect
@@ -369,7 +369,8 @@ def test_a_claim_holds_if_all_its_parts_do_and_falls_with_one():
 
 
 SWEEP_OF = {
-    "Fig. 2": "rm_training", "Fig. 3": "rm_training", "Fig. 10": "win_rate", "Fig. 13": "vanilla", "main finding": "rm_quality",
+    "Fig. 2": "rm_training", "Fig. 3": "rm_training", "Fig. 10": "win_rate", "Fig. 12": "ptx", "Fig. 13": "vanilla",
+    "main finding": "rm_quality",
     "Fig. 4": "vanilla", "Fig. 6": "score_reparameterisation", "Fig. 7": "policy_constraints", "Fig. 8": "initialisation",
     "Fig. 9": "ppo_max_long", "Fig. 14": "joint_clipping", "Fig. 15": "kl_coef", "Fig. 16": "entropy_clip",
     "Fig. 17": "surrogate_clip", "Fig. 18": "grad_clip", "Fig. 19": "gae_lambda",
@@ -391,11 +392,45 @@ def composed():
 
 @pytest.mark.parametrize("claim", PAPER_CLAIMS, ids=lambda claim: claim.text)
 def test_every_claim_of_the_paper_finds_its_arms_in_the_sweep_of_its_figure(claim, composed, loaded):
-    known = {*outcomes(loaded.runs, loaded.curves).columns, "proxy_tail"}
+    logged = loaded.curves.assign(**dict.fromkeys(ABILITY.values(), 1.0))
+    known = {*outcomes(loaded.runs, logged).columns, "proxy_tail"}
     for part in claim.parts:
         treated, controls = find_arms(composed[SWEEP_OF[claim.figure]], part)
         assert treated and len(controls) == (0 if part.control is None else len(treated))
         assert part.expects in ("higher", "lower", "same", "different", "below", "above") and part.outcome in known
+
+
+def ptx_study(root: Path, alone: float, with_ptx: float | None) -> str:
+    """Eight seeds of PPO-max with and without ptx; what the loss on held-out text rises by from SFT's 2, with a seed's own noise."""
+    shared = {"ppo.kl_penalty": True, "ppo.reward_norm": True, "ppo.critic_pretrain": True, "ppo.grad_clip": True, "ppo.value_clip": True,
+              "ppo.critic_init": "reward", "ppo.policy_init": "sft", "ppo.ptx_coef": 0.1}  # fmt: skip
+    arms = {"ppo_max": Arm(shared | {"ppo.ptx": False}), "ppo_ptx": Arm(shared | {"ppo.ptx": True})}
+    study = write_study(root, arms, 8, np.random.default_rng(0), study="ptx")
+    for path in study.glob("*/*/metrics.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        rise = {"ppo_max": alone, "ppo_ptx": with_ptx}[path.parts[-3]]
+        for row in rows:
+            if "eval/gold" in row and rise is not None:
+                row["eval/lm_loss"] = 2 + (rise + 0.02 * int(path.parts[-2][-1])) * row["update"] / rows[-1]["update"]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(study)
+
+
+@pytest.mark.parametrize("alone, with_ptx, verdict", [(0.4, 0.1, "supported"), (-0.4, -0.6, "contradicted"), (0.4, 0.8, "contradicted")])
+def test_figure_12_is_judged_by_the_loss_on_held_out_text(tmp_path, capsys, alone, with_ptx, verdict):
+    assert verdicts_module.main([ptx_study(tmp_path, alone, with_ptx)]) == 0
+    said = capsys.readouterr().out.replace("\n    ", " ")
+    assert f"{verdict}: PPO costs ability on general text and ptx wins part of it back, by the loss on held-out text [Fig. 12]" in said
+    assert "by multiple choice" not in said and "not judged by any run: PPO costs ability" not in said
+    assert f"rise of the loss on held-out text over SFT of ppo_max is {alone + 0.07:.2f}" in said
+
+
+def test_figure_12_is_not_judged_where_no_run_has_measured_ability(tmp_path, capsys):
+    assert verdicts_module.main([ptx_study(tmp_path, None, None)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert (
+        "not judged by any run: PPO costs ability on general text" in said and "lm_loss" in said and "by the loss on held-out" not in said
+    )
 
 
 def test_the_command_prints_planted_truths_and_what_it_left_out(study, tmp_path, capsys):

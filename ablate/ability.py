@@ -1,0 +1,112 @@
+"""What PPO may cost, the alignment tax (Secrets of RLHF I, Fig. 12): loss on held-out text and accuracy on multiple choice.
+
+    lm_loss          −Σ log π(x_t | x_<t) / Σ 1           nats per token, over every token after the first of every text
+    choice_accuracy  mean of [argmax_c Σ_t log π(c_t | q, c_<t) / |c| = answer]    c a choice's tokens, |c| how many
+
+So a choice's log-likelihood is normalised by its length in tokens, and of equal ones the first counts. Both are of plain text at
+temperature 1, without a chat template. The items are fixed for a pipeline seed: arms and evaluations are compared on the same ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ablate.chat import beginning, encode_texts
+from ablate.config import Config
+from ablate.data.probes import Question, held_out_texts, questions
+from ablate.errors import UserError
+from ablate.loading import check_length, context_length
+from ablate.models import hidden_states, log_softmax
+from ablate.streams import numpy_stream
+
+LONGEST = 512  # tokens of a text; what comes behind is not read
+CHUNK = 64  # rows of one forward pass
+
+Item = tuple[list[int], int]  # token ids, and how many of them come before the first that counts
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Texts as token ids; of each question its choices as items, and which is right. Empty where there is nothing to measure on."""
+
+    texts: list[Item]
+    choices: list[list[Item]]
+    answers: list[int]
+
+    @classmethod
+    def draw(cls, config: Config, tokenizer: PreTrainedTokenizerBase) -> Probes:
+        """The items of the pipeline's seed, from streams of their own. Raises UserError."""
+        seed = config.pipeline_seed
+        texts = held_out_texts(config, numpy_stream(seed, "corpus"), numpy_stream(seed, "held-out text"))
+        asked = questions(config, numpy_stream(seed, "held-out questions"))
+        try:
+            rows = encode_texts(tokenizer, texts, LONGEST) if texts else []
+            choices = [encode_choices(tokenizer, question) for question in asked]
+        except Exception as error:  # a word tokenizer has no token for what it does not know
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise UserError(
+                f"the tokenizer cannot encode evaluation.text_path or evaluation.choices_path ({reason}): use words it knows"
+            ) from error
+        return cls([(row, 1) for row in rows if len(row) > 1], choices, [question.answer for question in asked])
+
+    def ability(self, policy: PreTrainedModel) -> dict[str, float]:
+        """`eval/lm_loss` and `eval/choice_accuracy` of a policy, each absent where there are no items for it."""
+        measured = {}
+        if self.texts:
+            cut = [(ids[: context_length(policy.config)], first) for ids, first in self.texts]
+            sums = log_likelihoods(policy, cut)
+            measured["eval/lm_loss"] = -float(sums.sum()) / sum(len(ids) - first for ids, first in cut)
+        if self.choices:
+            items = [item for choices in self.choices for item in choices]
+            check_length(max(len(ids) for ids, _ in items), policy.config, "a question of evaluation.choices_path", "shorten it")
+            lengths = torch.tensor([len(ids) - first for ids, first in items], dtype=torch.float64)
+            scores = (log_likelihoods(policy, items) / lengths).split([len(choices) for choices in self.choices])
+            right = [int(score.argmax()) == answer for score, answer in zip(scores, self.answers, strict=True)]
+            measured["eval/choice_accuracy"] = sum(right) / len(right)
+        return measured
+
+
+def encode_choices(tokenizer: PreTrainedTokenizerBase, question: Question) -> list[Item]:
+    """An item a choice: prompt and choice as one text, a space between them where neither side has one.
+
+    What counts are the tokens behind those that the prompt alone has too, so a token that spans the border is the choice's.
+    """
+    opening = beginning(tokenizer)
+    prompt = tokenizer(question.prompt, add_special_tokens=False)["input_ids"]
+    items = []
+    texts = [
+        question.prompt + " " * (not question.prompt[-1].isspace() and not choice[0].isspace()) + choice for choice in question.choices
+    ]
+    for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]:
+        same = next((i for i, (a, b) in enumerate(zip(prompt, ids, strict=False)) if a != b), min(len(prompt), len(ids) - 1))
+        items.append((opening + ids, max(len(opening) + same, 1)))
+    return items
+
+
+@torch.no_grad()
+def log_likelihoods(policy: PreTrainedModel, items: Sequence[Item]) -> Tensor:
+    """Σ log π of the tokens of each item that count, [N] float64 on the CPU. Items that share all but their last token share a row."""
+    device = next(policy.parameters()).device
+    members: dict[tuple[int, ...], list[int]] = {}
+    for index, (ids, _) in enumerate(items):
+        members.setdefault(tuple(ids[:-1]), []).append(index)
+    sums = torch.zeros(len(items), dtype=torch.float64)
+    head, prefixes = policy.get_output_embeddings(), sorted(members, key=len)
+    for start in range(0, len(prefixes), CHUNK):
+        part = prefixes[start : start + CHUNK]
+        width = len(part[-1])
+        tokens = torch.tensor([[*prefix, *[prefix[-1]] * (width - len(prefix))] for prefix in part], device=device)
+        hidden = hidden_states(policy, tokens)
+        counted = [(i, row, t) for row, prefix in enumerate(part) for i in members[prefix] for t in range(items[i][1], len(items[i][0]))]
+        rows, columns = (torch.tensor(column, device=device) for column in zip(*((row, t - 1) for _, row, t in counted), strict=True))
+        targets = torch.tensor([items[i][0][t] for i, _, t in counted], device=device)
+        places, which = torch.stack([rows, columns]).unique(dim=1, return_inverse=True)
+        log_probs = log_softmax(head(hidden[places[0], places[1]]), 1.0)
+        values = log_probs[which, targets].cpu().double()
+        sums.index_add_(0, torch.tensor([i for i, _, _ in counted]), values)
+    return sums

@@ -1,0 +1,109 @@
+"""What ability is measured on: texts and multiple-choice questions that no stage has learned from: the world's, or JSONL files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ablate.config import Config
+from ablate.errors import UserError
+from ablate.world import grammar as world
+from ablate.world.structure import Grammar
+
+TEXTS, QUESTIONS = 32, 128  # as many as an evaluation measures; a longer file is drawn from
+SENTENCES = 3  # of a world's held-out text, the most its corpus has: so long a text is practically never drawn twice
+
+
+@dataclass(frozen=True)
+class Question:
+    """`answer` is the index of the choice that rightly continues `prompt`."""
+
+    prompt: str
+    choices: tuple[str, ...]
+    answer: int
+
+
+def held_out_texts(config: Config, corpus: np.random.Generator, rng: np.random.Generator) -> list[str]:
+    """TEXTS texts from evaluation.text_path, or of the world's corpus, drawn with `rng`; none for human data without a file.
+
+    `corpus` is the generator that pre-training draws its texts with: none of those is returned. Raises UserError.
+    """
+    if config.evaluation.text_path is not None:
+        return drawn(read_texts(Path(config.evaluation.text_path)), TEXTS, rng)
+    if config.data.source != "world":
+        return []
+    grammar = world.grammar(config.data.language)
+    trained_here = config.model.path is None and config.pretrain.path is None
+    return unseen(grammar, set(world.corpus(grammar, config.pretrain.examples, corpus)) if trained_here else set(), rng)
+
+
+def unseen(grammar: Grammar, seen: set[str], rng: np.random.Generator) -> list[str]:
+    """TEXTS different texts of SENTENCES sentences that `seen` does not hold."""
+    found: list[str] = []
+    while len(found) < TEXTS:
+        for text in world.corpus(grammar, TEXTS, rng):
+            words = text.split()
+            if words.count(words[-1]) == SENTENCES and text not in seen and text not in found:
+                found.append(text)
+    return found[:TEXTS]
+
+
+def questions(config: Config, rng: np.random.Generator) -> list[Question]:
+    """QUESTIONS questions from evaluation.choices_path, or on the facts of the world's corpus; none for human data without a file."""
+    if config.evaluation.choices_path is not None:
+        return drawn(read_questions(Path(config.evaluation.choices_path)), QUESTIONS, rng)
+    if config.data.source != "world":
+        return []
+    found = world.probe(world.grammar(config.data.language), QUESTIONS, rng)
+    return [Question(choice.question, choice.options, choice.answer) for choice in found]
+
+
+def drawn(items: Sequence, count: int, rng: np.random.Generator) -> list:
+    """`count` of the items in random order, or all of them."""
+    return [items[i] for i in rng.permutation(len(items))[:count]]
+
+
+def read_texts(path: Path) -> list[str]:
+    """JSONL with `text`. Raises UserError that names the first line which is something else."""
+    found = []
+    for number, row in numbered_rows(path, "evaluation.text_path"):
+        if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not row["text"].strip():
+            raise UserError(f"evaluation.text_path={path}: line {number} has no `text`: every line must be a JSON object with one")
+        found.append(row["text"])
+    return found
+
+
+def read_questions(path: Path) -> list[Question]:
+    """JSONL with `prompt`, `choices` and `answer`, an index into them. Raises UserError that names the first line which is not."""
+    found = []
+    for number, row in numbered_rows(path, "evaluation.choices_path"):
+        choices, answer = (row.get("choices"), row.get("answer")) if isinstance(row, dict) else (None, None)
+        whole = isinstance(choices, list) and len(choices) > 1 and all(isinstance(choice, str) and choice.strip() for choice in choices)
+        if not whole or not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
+            raise UserError(f"evaluation.choices_path={path}: line {number} lacks a `prompt` and a list of two or more `choices`: mend it")
+        if type(answer) is not int or not 0 <= answer < len(choices):
+            raise UserError(f"evaluation.choices_path={path}: line {number} needs `answer`, an index from 0 to {len(choices) - 1}: mend it")
+        found.append(Question(row["prompt"], tuple(choices), answer))
+    return found
+
+
+def numbered_rows(path: Path, setting: str) -> list[tuple[int, object]]:
+    """(line number, value) of every line that is not empty. Raises UserError."""
+    try:
+        lines = path.read_text().split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{setting}={path} cannot be read ({error}): name a JSONL file") from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                rows.append((number, json.loads(line)))
+            except ValueError as error:
+                raise UserError(f"{setting}={path}: line {number} is not JSON: mend it") from error
+    if not rows:
+        raise UserError(f"{setting}={path} holds no rows: name another file")
+    return rows

@@ -19,10 +19,12 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from ablate.config import Config
+from ablate.distributed import is_main, together
 from ablate.errors import UserError
 from ablate.evaluate import CollapseWatch
 from ablate.lora import adapted, restore_adapter
 from ablate.models import Models, load_policy, load_scorer
+from ablate.sharding import sharded_as, whole_tensors, whole_weights
 from ablate.streams import torch_stream
 from ablate.types import RunningMoments, ShapingState
 
@@ -46,16 +48,25 @@ def save(
     """Write beside and rename, so that a checkpoint is whole or absent. Policy and critic are ordinary Hugging Face folders.
 
     With LoRA they are adapter folders in peft's form: the weights beneath are those of SFT and of the critic's start.
+    Of several processes the main one writes, what is sharded is gathered first: any number of processes can go on from it.
     """
+    weights = [whole_weights(model) for model in (models.policy, models.critic)]
+    tensors = whole_tensors(optimizer_tensors(optimizer))
+    with together():
+        if is_main():
+            write(folder, models, weights, tensors, {"progress": asdict(progress), "offsets": offsets, "config_hash": config_hash})
+
+
+def write(folder: Path, models: Models, weights: list[dict | None], tensors: dict[str, torch.Tensor], state: dict) -> None:
+    """The files of a checkpoint. weights: of policy and critic, null where a model has its own. Raises UserError."""
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        models.policy.save_pretrained(partial / "policy")
+        models.policy.save_pretrained(partial / "policy", state_dict=weights[0])
         models.tokenizer.save_pretrained(partial / "policy")
-        models.critic.save_pretrained(partial / "critic")
-        save_file(optimizer_tensors(optimizer), partial / "optimizer.safetensors")
-        state = {"progress": asdict(progress), "offsets": offsets, "config_hash": config_hash}
+        models.critic.save_pretrained(partial / "critic", state_dict=weights[1])
+        save_file(tensors, partial / "optimizer.safetensors")
         (partial / "state.json").write_text(json.dumps(state))
         for path in partial.rglob("*"):
             if path.is_file():
@@ -130,8 +141,9 @@ def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer, device: torch
     except (OSError, SafetensorError) as error:
         damaged(folder, f"optimizer.safetensors: {error}")
     full = optimizer.state_dict()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict] = {}
     for key, tensor in tensors.items():
         index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = tensor
+        state.setdefault(int(index), {})[name] = sharded_as(tensor, parameters[int(index)])
     optimizer.load_state_dict({"state": state, "param_groups": full["param_groups"]})

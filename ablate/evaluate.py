@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -12,10 +13,12 @@ from transformers import PreTrainedModel
 from ablate.ability import Probes
 from ablate.config import CollapseConfig, Config
 from ablate.data.source import Prompt, Source
+from ablate.distributed import everyone, gather_rollout, own_rows, together
 from ablate.models import Models
 from ablate.monitor import monitors
 from ablate.rollout import collect, decode_responses, encode_prompts
 from ablate.scoring import Gold, rescored
+from ablate.sharding import whole
 from ablate.streams import numpy_stream, torch_stream
 from ablate.types import Rollout
 
@@ -53,15 +56,23 @@ class HeldOut:
 
 
 def evaluate(models: Models, policy: PreTrainedModel, held_out: HeldOut, gold: Gold, config: Config) -> Evaluation:
-    """Answer every held-out prompt with `policy`, judge the answers by the proxy and by gold, and measure ability on the probes."""
+    """Answer every held-out prompt with `policy`, judge the answers by the proxy and by gold, and measure ability on the probes.
+
+    Of several processes each has prompts of its own and all probes.
+    """
     judged = replace(models, policy=policy)
-    sampled = collect(judged, held_out.encoded, held_out.noise, config.sampling, config.bugs)
-    rollout: Rollout = rescored(sampled, judged, [prompt.turns for prompt in held_out.prompts])
-    steps = rollout.mask.shape[1]
-    responses = decode_responses(models.tokenizer, rollout.tokens[:, -steps:], rollout.mask, rollout.ended)
+    own = own_rows(len(held_out.prompts))
+    prompts, (tokens, attention) = held_out.prompts[own], held_out.encoded
+    with whole(models.policy, models.critic), together():
+        sampled = collect(judged, (tokens[own], attention[own]), held_out.noise[own], config.sampling, config.bugs)
+        rollout: Rollout = rescored(sampled, judged, [prompt.turns for prompt in prompts])
+        steps = rollout.mask.shape[1]
+        responses = decode_responses(models.tokenizer, rollout.tokens[:, -steps:], rollout.mask, rollout.ended)
+        golds = gold(prompts, responses, rollout.ended.tolist())
+        ability = held_out.probes.ability(policy)
+    rollout = gather_rollout(rollout, models.tokenizer.pad_token_id)
+    responses, golds = (list(chain.from_iterable(everyone(part))) for part in (responses, golds))
     ended = rollout.ended.tolist()
-    golds = gold(held_out.prompts, responses, ended)
-    ability = held_out.probes.ability(policy)
     return Evaluation(responses, rollout.score.tolist(), golds, rollout.lengths.tolist(), ended, monitors(rollout), ability)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -9,13 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from ablate.config import BugsConfig, PPOConfig, SamplingConfig
+from ablate.distributed import dealt, processes, sum_gradients, sum_tensor, sum_terms
 from ablate.errors import Diverged
 from ablate.models import Models, entropy_of, log_softmax, response_logits, response_values, spread
 from ablate.shaping import critic_pretrain_loss, minibatch_advantages, ppo_loss
+from ablate.sharding import whole_tensor
 from ablate.tricks.masked import masked_sum
 from ablate.tricks.policy import ptx
 from ablate.tricks.value import grad_clip, gradient_norm
-from ablate.types import LossTerms, Rollout, Targets
+from ablate.types import Rollout, Targets
 
 PtxLoss = Callable[[int], Tensor]
 
@@ -58,8 +61,8 @@ def minibatches(ppo: PPOConfig, generator: torch.Generator) -> Iterator[Tensor]:
 
 
 def micro_batches(rows: Tensor, lengths: Tensor, size: int) -> Iterator[Tensor]:
-    """A minibatch in groups of similar length, which spares padding and changes no result."""
-    yield from rows[lengths[rows].argsort(stable=True)].split(size)
+    """This process's share of a minibatch in groups of similar length, which spares padding and changes no result."""
+    yield from dealt(rows[lengths[rows].argsort(stable=True)]).split(size)
 
 
 def update(
@@ -96,7 +99,10 @@ def update(
 def backward_minibatch(
     models: Models, rollout: Rollout, targets: Targets, rows: Tensor, ppo: PPOConfig, sampling: SamplingConfig, bugs: BugsConfig
 ) -> dict[str, float]:
-    """Accumulate the gradients of one minibatch over its micro-batches; the gradient does not depend on their size."""
+    """Accumulate the gradients of one minibatch over its micro-batches; the gradient does not depend on their size.
+
+    Of several processes each has the gradient of its own rows, and the terms of all. Raises Diverged.
+    """
     mask = rollout.mask[rows]
     tokens = int(mask.sum())
     advantages = targets.advantages.clone()
@@ -104,23 +110,22 @@ def backward_minibatch(
     targets = replace(targets, advantages=advantages)
     parts = list(micro_batches(rows, rollout.lengths, ppo.micro_batch_size))
     whole_entropy = None
-    if ppo.entropy_clip is not None and len(parts) > 1:
+    if ppo.entropy_clip is not None and (len(parts) > 1 or processes() > 1):
         with torch.no_grad():
-            whole_entropy = (
-                sum(masked_sum(forward(models, rollout.rows(part), sampling)[1], rollout.rows(part).mask) for part in parts) / tokens
-            )
+            own = sum(masked_sum(forward(models, rollout.rows(part), sampling)[1], rollout.rows(part).mask) for part in parts)
+            whole_entropy = sum_tensor(own) / tokens
     sums: dict[str, float] = {}
     for part in parts:
         batch = rollout.rows(part)
         logprobs, entropy, values = forward(models, batch, sampling)
         terms = ppo_loss(logprobs, entropy, values, batch, targets.rows(part, batch.mask.shape[1]), ppo, tokens, whole_entropy)
-        check_finite(terms)
         terms.total.backward()
-        for name in ("policy", "value", "approx_kl", "clip_fraction"):
-            key = METRICS[name]
-            sums[key] = sums.get(key, 0.0) + getattr(terms, name).item()
-        sums["ppo/ratio_max"] = max(sums.get("ppo/ratio_max", 0.0), float(terms.ratio_max))
-    return sums
+        for name in ("policy", "value", "total", "approx_kl", "clip_fraction"):
+            sums[name] = sums.get(name, 0.0) + getattr(terms, name).item()
+        sums["ratio_max"] = max(sums.get("ratio_max", 0.0), float(terms.ratio_max))
+    sums = sum_terms(sums, largest=["ratio_max"])
+    check_finite(sums)
+    return {metric: sums[name] for name, metric in METRICS.items()}
 
 
 METRICS = {
@@ -128,6 +133,7 @@ METRICS = {
     "value": "ppo/value_loss",
     "approx_kl": "ppo/approx_kl",
     "clip_fraction": "ppo/clip_fraction",
+    "ratio_max": "ppo/ratio_max",
 }
 
 
@@ -142,9 +148,10 @@ def forward(models: Models, batch: Rollout, sampling: SamplingConfig) -> tuple[T
     return logprobs, entropy, values
 
 
-def check_finite(terms: LossTerms) -> None:
+def check_finite(sums: dict[str, float]) -> None:
+    """Before the optimiser sees its gradients, a minibatch whose loss is not finite is named."""
     for name in ("policy", "value", "total"):
-        if not torch.isfinite(getattr(terms, name)):
+        if not math.isfinite(sums[name]):
             raise Diverged(f"the {name} loss is not finite")
 
 
@@ -155,9 +162,10 @@ def set_rates(optimizer: torch.optim.Optimizer, ppo: PPOConfig, step: int) -> No
 
 
 def apply_gradients(models: Models, optimizer: torch.optim.Optimizer, ppo: PPOConfig) -> dict[str, float]:
-    """One optimiser step; the norm logged is the one before any clip."""
+    """One optimiser step on the gradients of all processes; the norm logged is the one before any clip."""
     parameters = [*trained(models.policy), *trained(models.critic)]
-    norm = gradient_norm(parameters)
+    sum_gradients(parameters)
+    norm = whole_tensor(gradient_norm(parameters))
     if not torch.isfinite(norm):
         raise Diverged("the gradient norm is not finite")
     if ppo.grad_clip:
@@ -187,5 +195,5 @@ def critic_update(
             loss.backward()
             loss_of_step += loss.item()
         apply_gradients(models, optimizer, ppo)
-        losses.append(loss_of_step)
+        losses.append(sum_terms({"value": loss_of_step})["value"])
     return sum(losses) / len(losses)

@@ -38,12 +38,14 @@ def task(composed: DictConfig) -> None:
         if config.arm is None:
             config.arm = arm_name(overrides, settings.runtime.choices["ppo"])
         validate(config)
+        from ablate.distributed import is_main
         from ablate.session import execute
 
         summary = execute(config)
     except UserError as error:
         raise SystemExit(f"error: {error}") from None  # Hydra would add lines of its own to any other exception
-    print(closing([run_folder(config)]))
+    if is_main():
+        print(closing([run_folder(config)]))
     if summary["status"] == "interrupted":
         raise SystemExit(130)
 
@@ -52,6 +54,19 @@ ConfigStore.instance().store(name="schema", node=Config, provider="ablate")
 
 
 def main() -> None:
+    """One process, or one of several that a launcher has started."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        command_line()
+        return
+    from ablate.distributed import joined
+
+    with joined():
+        if any(flag in sys.argv for flag in MULTIRUN):
+            sys.exit("error: a sweep (-m) starts processes of its own: run it without accelerate launch, or launch each run by itself")
+        command_line()
+
+
+def command_line() -> None:
     """Check the command line, then let Hydra compose it. A UserError is one sentence on stderr and exit status 1."""
     arguments = [quoted(argument) for argument in sys.argv[1:]]
     arguments = sys.argv[1:] = sorted(arguments, key=lambda argument: argument not in MULTIRUN)  # argparse wants flags before or after

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 
 from ablate.config import Config
+from ablate.distributed import check, from_main, is_main, survivors, together
 from ablate.errors import UserError
 from ablate.pipeline.build import Stages, build, choose_device
-from ablate.store import RunStore, is_finished, read_summary, run_folder
+from ablate.store import Onlooker, RunStore, is_finished, read_summary, run_folder
 from ablate.tracking import Trackers, open_trackers
 from ablate.trainer import Trainer
 from ablate.validation import validate
@@ -16,26 +17,31 @@ STAGE_RECORDS = ("training.jsonl", "pairs.csv", "report.json")
 
 
 def prepare(config: Config) -> Stages:
-    """Build the stages a run starts from, or find them in the cache."""
+    """Build the stages a run starts from, or find them in the cache; of several processes one does, and the others wait."""
     torch.set_num_threads(config.threads)
-    return build(config)
+    return from_main(lambda: build(config))
 
 
 def execute(config: Config) -> dict:
     """Do one run and return its summary; a run that is finished is not done again. Raises UserError."""
     validate(config)
-    if is_finished(config):
-        return read_summary(run_folder(config))
-    stages = prepare(config)
-    store, tracker = RunStore(config), Trackers([])
+    check(config)
+    with survivors():
+        if from_main(lambda: is_finished(config)):
+            return read_summary(run_folder(config))
+        stages = prepare(config)
+        with together():
+            store, tracker = RunStore(config) if is_main() else Onlooker(config), Trackers([])
     try:
-        store.copy_stage("reward_model", stages.reward_model, STAGE_RECORDS)
-        if config.data.source != "world":
-            store.copy_stage("preferences", stages.preferences, ("report.json",))
-        with autocast(config):
-            trainer = Trainer(config, stages, store)
-            tracker = open_trackers(config, run_folder(config))
-            summary = trainer.run(tracker)
+        with survivors():
+            with together():
+                store.copy_stage("reward_model", stages.reward_model, STAGE_RECORDS)
+                if config.data.source != "world":
+                    store.copy_stage("preferences", stages.preferences, ("report.json",))
+            with autocast(config):
+                trainer = Trainer(config, stages, store)
+                tracker = open_trackers(config, run_folder(config)) if is_main() else tracker
+                summary = trainer.run(tracker)
     except BaseException as error:
         failed = failure(config, error)
         tracker.finish(failed)

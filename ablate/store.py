@@ -134,7 +134,7 @@ class RunStore:
             os.ftruncate(handle.fileno(), offsets[name])
 
     def checkpoint_folder(self, update: int) -> Path:
-        return self.folder / "checkpoints" / str(update)
+        return checkpoint_folder(self.folder, update)
 
     def checkpoints(self) -> list[int]:
         """Updates that have a checkpoint, oldest first."""
@@ -165,6 +165,44 @@ class RunStore:
     def close(self) -> None:
         for handle in self.handles.values():
             handle.close()
+
+
+class Onlooker:
+    """The run folder in a process that does not write it, since another process of the same run does (`ablate.distributed`).
+
+    It keeps RunStore's promises to the trainer by doing nothing.
+    """
+
+    def __init__(self, config: Config):
+        self.folder = run_folder(config)
+        self.hash = config_hash(config)
+
+    def append(self, stream: str, rows: Iterable[dict]) -> None:
+        """The rows are written elsewhere."""
+
+    def offsets(self) -> dict[str, int]:
+        """No stream is open here."""
+        return {}
+
+    def cut(self, offsets: dict[str, int]) -> None:
+        """No stream is open here."""
+
+    def checkpoint_folder(self, update: int) -> Path:
+        return checkpoint_folder(self.folder, update)
+
+    def prune(self, keep: int) -> None:
+        """Checkpoints are removed elsewhere."""
+
+    def copy_stage(self, name: str, source: Path, files: Sequence[str]) -> None:
+        """The records are copied elsewhere."""
+
+    def finish(self, summary: dict) -> dict:
+        """The summary is written elsewhere."""
+        return summary
+
+
+def checkpoint_folder(folder: Path, update: int) -> Path:
+    return folder / "checkpoints" / str(update)
 
 
 def hold(handle: IO) -> bool:

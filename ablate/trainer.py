@@ -16,6 +16,7 @@ from ablate.chat import Turns, encode_texts
 from ablate.checkpoint import Progress, load_adapted, load_optimizer, load_weights, progress_from, read_state, save
 from ablate.config import Config
 from ablate.data.source import Source, open_source
+from ablate.distributed import any_process, dealt, from_main, gather_rollout, is_sharded, own_rows, together
 from ablate.errors import Diverged, UserError
 from ablate.evaluate import CollapseWatch, Evaluation, HeldOut, deviation, evaluate, sample_rows, score_rows, summarise
 from ablate.loading import check_length, context_length
@@ -27,7 +28,8 @@ from ablate.pipeline.supervised import language_model_loss, pad_right, response_
 from ablate.rollout import collect, encode_prompts, measure, respond
 from ablate.scoring import TextScorer, open_gold, reads_other_tokens, rescored
 from ablate.shaping import estimate_targets, initial_state, shape_rewards
-from ablate.store import RunStore, read_config
+from ablate.sharding import shard, whole
+from ablate.store import Onlooker, RunStore, read_config
 from ablate.streams import numpy_stream, torch_stream
 from ablate.tracking import Tracker
 
@@ -35,26 +37,31 @@ from ablate.tracking import Tracker
 class Trainer:
     """One run: models, optimiser and position. `run` returns the summary without versions."""
 
-    def __init__(self, config: Config, stages: Stages, store: RunStore):
+    def __init__(self, config: Config, stages: Stages, store: RunStore | Onlooker):
         """Load everything and cut the streams back to where the run goes on. Raises UserError."""
         self.config, self.stages, self.store = config, stages, store
         self.device = choose_device(config)
-        start, self.resumed = self.starting_point()
-        self.models = self.load_models(start)
-        self.source: Source = open_source(config, self.models.tokenizer)
-        self.gold = open_gold(stages.gold, self.source, self.device)
+        start, self.resumed = from_main(self.starting_point)
+        with together():
+            self.models = self.load_models(start)
+            self.source: Source = open_source(config, self.models.tokenizer)
+            self.gold = open_gold(stages.gold, self.source, self.device)
+            self.held_out = HeldOut.draw(config, self.source, self.models.tokenizer, self.device)
+            longest = self.held_out.encoded[0].shape[1] + config.sampling.max_new_tokens
+            for model in (self.models.reference, self.models.reward, self.models.critic):
+                check_length(longest, model.config, "a prompt with sampling.max_new_tokens", "lower sampling.max_new_tokens")
+        if is_sharded():
+            shard(self.models.policy)
+            shard(self.models.critic)
         self.optimizer = new_optimizer(self.models, config.ppo)
-        self.held_out = HeldOut.draw(config, self.source, self.models.tokenizer, self.device)
-        longest = self.held_out.encoded[0].shape[1] + config.sampling.max_new_tokens
-        for model in (self.models.reference, self.models.reward, self.models.critic):
-            check_length(longest, model.config, "a prompt with sampling.max_new_tokens", "lower sampling.max_new_tokens")
         self.baseline = evaluate(self.models, self.models.reference, self.held_out, self.gold, config)
         watch = CollapseWatch.against(self.baseline, config.collapse)
         self.progress = Progress(update=0, shaping=initial_state(config.ppo), watch=watch)
-        if start is not None:
-            self.restore(start, watch)
-        if not self.resumed:
-            self.store.cut({name: 0 for name in self.store.offsets()})
+        with together():
+            if start is not None:
+                self.restore(start, watch)
+            if not self.resumed:
+                self.store.cut({name: 0 for name in self.store.offsets()})
 
     def starting_point(self) -> tuple[Path | None, bool]:
         """The newest checkpoint of this run folder, else the one it forks from, else none."""
@@ -115,7 +122,7 @@ class Trainer:
             try:
                 if not self.resumed:
                     self.begin()
-                while not self.ended() and not stop.is_set():
+                while not self.ended() and not any_process(stop.is_set()):
                     self.step()
                     self.progress.wall_seconds = before + time.perf_counter() - started
                     if self.checkpoint_is_due():
@@ -151,21 +158,27 @@ class Trainer:
         teacher = replace(self.models, policy=self.models.reference)
         for step in range(config.ppo.critic_pretrain_updates):
             turns, prompts, noise = self.draw("critic pre-training", step)
-            rollout = rescored(collect(teacher, prompts, noise, config.sampling, config.bugs), teacher, turns)
+            with whole(self.models.critic), together():
+                rollout = rescored(collect(teacher, prompts, noise, config.sampling, config.bugs), teacher, turns)
+            rollout = gather_rollout(rollout, self.models.tokenizer.pad_token_id)
             rewards, self.progress.shaping = shape_rewards(rollout, config.ppo, config.bugs, self.progress.shaping)
             targets = estimate_targets(rollout, rewards, config.ppo)
             generator = torch_stream(config.seed, "critic pre-training order", step)
             critic_update(self.models, self.optimizer, rollout, targets, config.ppo, generator)
 
     def draw(self, stream: str, step: int) -> tuple[list[Turns], tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
-        """Fresh prompts, as turns and encoded, and sampling noise [B, T]; they depend on seed, stream and step alone."""
+        """Fresh prompts, as turns and encoded, and sampling noise [B, T]; they depend on seed, stream and step alone.
+
+        Every process draws the whole batch and gets its own rows of it.
+        """
         config = self.config
         prompts = self.source.prompts(config.ppo.batch_size, numpy_stream(config.seed, f"{stream} prompts", step))
         noise = torch.rand(
             config.ppo.batch_size, config.sampling.max_new_tokens, generator=torch_stream(config.seed, f"{stream} noise", step)
         )
-        turns = [prompt.turns for prompt in prompts]
-        return turns, encode_prompts(self.models.tokenizer, turns, self.device), noise.to(self.device)
+        turns, own = [prompt.turns for prompt in prompts], own_rows(len(prompts))
+        tokens, attention = encode_prompts(self.models.tokenizer, turns, self.device)
+        return turns[own], (tokens[own], attention[own]), noise[own].to(self.device)
 
     def step(self) -> None:
         """One update, from prompts to a row of metrics."""
@@ -173,9 +186,11 @@ class Trainer:
         number = self.progress.update + 1
         clock = Clock()
         turns, prompts, noise = self.draw("rollout", number)
-        sampled = respond(models, prompts, noise, config.sampling)
-        clock.lap("time/rollout_s")
-        rollout = rescored(measure(models, prompts, sampled, config.sampling, config.bugs), models, turns)
+        with whole(models.policy, models.critic), together():
+            sampled = respond(models, prompts, noise, config.sampling)
+            clock.lap("time/rollout_s")
+            rollout = rescored(measure(models, prompts, sampled, config.sampling, config.bugs), models, turns)
+        rollout = gather_rollout(rollout, models.tokenizer.pad_token_id)
         rewards, shaping = shape_rewards(rollout, config.ppo, config.bugs, self.progress.shaping)
         if not torch.isfinite(rollout.score).all():
             raise Diverged("the reward model's score is not finite")
@@ -200,13 +215,15 @@ class Trainer:
         self.log(row)
 
     def ptx_loss(self, step: int) -> torch.Tensor:
-        """Language-model loss of the policy on pretraining text drawn for one gradient step."""
+        """Language-model loss of the policy on pretraining text drawn for one gradient step; of this process's share of it."""
         config, tokenizer = self.config, self.models.tokenizer
         text = self.source.corpus(config.ppo.minibatch_size, numpy_stream(config.seed, "ptx", step))
         rows = encode_texts(tokenizer, text, context_length(self.models.policy.config))
-        tokens = pad_right(rows, tokenizer.pad_token_id, self.device)
-        policy, real = self.models.policy, response_targets([(row, 0) for row in rows], tokens)
-        return language_model_loss(policy, policy.get_output_embeddings(), tokens, real)
+        own = dealt(rows)
+        share = sum(len(row) - 1 for row in own) / sum(len(row) - 1 for row in rows)  # of the tokens that are predicted
+        tokens = pad_right(own, tokenizer.pad_token_id, self.device)
+        policy, real = self.models.policy, response_targets([(row, 0) for row in own], tokens)
+        return share * language_model_loss(policy, policy.get_output_embeddings(), tokens, real)
 
     def judge(self) -> dict[str, float]:
         """Evaluate the policy, keep scores and samples, and let the collapse watch see the gold."""
@@ -214,8 +231,9 @@ class Trainer:
         evaluation = evaluate(self.models, self.models.policy, self.held_out, self.gold, config)
         scores = score_rows(number, self.held_out, evaluation)
         samples = sample_rows(number, self.held_out, evaluation, config.evaluation.samples)
-        self.store.append("scores.jsonl", scores)
-        self.store.append("samples.jsonl", samples)
+        with together():
+            self.store.append("scores.jsonl", scores)
+            self.store.append("samples.jsonl", samples)
         row = summarise(evaluation, self.baseline, self.held_out.prompts, config.evaluation.win_margin)
         self.progress.watch.see(number, row.get("eval/gold"))
         self.progress.judged = self.values(evaluation)
@@ -223,13 +241,14 @@ class Trainer:
         return row
 
     def log(self, row: dict) -> None:
-        self.store.append("metrics.jsonl", [row])
+        with together():
+            self.store.append("metrics.jsonl", [row])
         self.tracker.log(row)
 
     def checkpoint(self) -> None:
         store, progress = self.store, self.progress
         folder = store.checkpoint_folder(progress.update)
-        if not folder.exists():
+        if not from_main(folder.exists):
             save(folder, self.models, self.optimizer, progress, store.offsets(), store.hash)
         store.prune(self.config.checkpoint.keep)
 

@@ -24,7 +24,7 @@ MOMENTS = {
     "in a rollout, between sampling and scoring": ("measure", 9),
     "in an update, between two gradient steps": ("apply_gradients", 4 + 4 * 4 + 3),
     "in an evaluation, between its scores and its samples": ("sample_rows", 4),
-    "inside the writing of the second checkpoint": ("optimizer_tensors", 2),
+    "inside the writing of the second checkpoint": ("save_file", 3 + 3),
     "when an old checkpoint is about to be removed": ("prune", 3),
     "before the summary": ("finish", 1),
 }

@@ -1,0 +1,93 @@
+"""FSDP: the policy's and the critic's weights, gradients and Adam's moments in shards, one a process.
+
+torch's `fully_shard` is used directly: accelerate's `prepare` takes one model with its optimiser, and PPO trains two under one
+(one gradient norm, §5.4). Every decoder layer is gathered for its own forward and backward pass; what is left (embedding, last
+norm, head) is one more group, so that tied weights stay one parameter. The models are called as without FSDP, trunk and head
+apart: the trunk's `forward` is registered as the whole model's, which gathers that last group too.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import MethodType
+
+import torch
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import PreTrainedModel
+
+from ablate.distributed import is_main, is_sharded, processes
+
+
+def shard(model: PreTrainedModel) -> None:
+    """Shard a model in place; gradients are summed over the processes, not averaged."""
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")  # nothing here changes hidden states in place
+    mesh = init_device_mesh(next(model.parameters()).device.type, (processes(),))
+    layers = set(model._no_split_modules)
+    for module in list(model.modules()):
+        if type(module).__name__ in layers:
+            fully_shard(module, mesh=mesh, reshard_after_forward=True)
+    fully_shard(model, mesh=mesh, reshard_after_forward=False)
+    for module in groups(model):
+        module.set_gradient_divide_factor(1.0)
+        module.set_force_sum_reduction_for_comms(True)  # gloo has no scaled sum
+    trunk = model.base_model
+    forward = trunk.forward
+    model.trunk_forward = MethodType(lambda self, *inputs, **settings: forward(*inputs, **settings), model)
+    register_fsdp_forward_method(model, "trunk_forward")
+    trunk.forward = model.trunk_forward
+
+
+def groups(model: PreTrainedModel) -> list[FSDPModule]:
+    """The modules whose parameters are gathered together; none where the model is not sharded."""
+    return [module for module in model.modules() if isinstance(module, FSDPModule)]
+
+
+@contextmanager
+def whole(*models: PreTrainedModel) -> Iterator[None]:
+    """Sharded models are whole inside, so that a process can run them as often as it likes, on its own; without gradients."""
+    sharded = [model for model in models if isinstance(model, FSDPModule)]
+    for model in sharded:
+        model.set_reshard_after_forward(False)
+        for group in groups(model):
+            group.unshard()
+    yield
+    for model in sharded:
+        model.set_reshard_after_forward(True)
+        model.set_reshard_after_forward(False, recurse=False)
+        for group in groups(model):
+            group.reshard()
+
+
+def whole_tensor(tensor: Tensor) -> Tensor:
+    """A sharded tensor gathered from all processes; any other as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def whole_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that may be sharded, gathered one by one on the main process's CPU; the others are left with none."""
+    if not is_sharded():
+        return tensors
+    gathered = {}
+    for name, tensor in tensors.items():
+        tensor = whole_tensor(tensor)
+        if is_main():
+            gathered[name] = tensor.cpu()
+    return gathered
+
+
+@torch.no_grad()
+def whole_weights(model: PreTrainedModel) -> dict[str, Tensor] | None:
+    """The state dict of a sharded model, as `whole_tensors`; null where the model can give it itself."""
+    return whole_tensors(model.state_dict()) if isinstance(model, FSDPModule) else None
+
+
+def sharded_as(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """A whole tensor in the shards of `parameter`, where that is sharded and of the same shape."""
+    if not isinstance(parameter, DTensor) or tensor.shape != parameter.shape:
+        return tensor
+    return distribute_tensor(tensor, parameter.device_mesh, parameter.placements, src_data_rank=None)  # each has it all: no message

@@ -1,0 +1,82 @@
+"""One run in several processes has the numbers of one process."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from several import run, said
+
+from ablate.session import execute
+from ablate.store import read_summary, run_folder
+
+APART = ("time/", "responses_per_second", "wall_seconds", "git_commit")
+STREAMS = ("metrics.jsonl", "scores.jsonl", "samples.jsonl")
+
+
+def rows_of(folder: Path, stream: str) -> list[dict]:
+    return [json.loads(line) for line in (folder / stream).read_text().splitlines()]
+
+
+def largest_difference(one: object, other: object, where: str = "") -> float:
+    """Greatest |a − b| / max(1, |a|) of two numbers, or of all within two records; what is not a number must be equal."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        return max((largest_difference(one[key], other[key], f"{where}/{key}") for key in one if not key.startswith(APART)), default=0.0)
+    if isinstance(one, list):
+        assert len(one) == len(other), where
+        return max((largest_difference(a, b, where) for a, b in zip(one, other, strict=True)), default=0.0)
+    if isinstance(one, float) and isinstance(other, float):
+        return 0.0 if math.isinf(one) and one == other else abs(one - other) / max(1.0, abs(one))
+    assert one == other, (where, one, other)
+    return 0.0
+
+
+def difference(one: Path, other: Path) -> float:
+    """Greatest difference of the numbers of two run folders. Answers, lengths and the verdict must be equal."""
+    records = [[rows_of(folder, name) for name in STREAMS] + [read_summary(folder)] for folder in (one, other)]
+    return largest_difference(*records)
+
+
+def weights(folder: Path, update: int) -> dict[str, torch.Tensor]:
+    """Policy, critic and Adam's moments of a checkpoint."""
+    files = sorted((folder / "checkpoints" / str(update)).rglob("*.safetensors"))
+    return {f"{path.parent.name}/{name}": tensor for path in files for name, tensor in load_file(path).items()}
+
+
+def greatest_change(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    assert one.keys() == other.keys()
+    return max((one[name] - other[name]).abs().max().item() for name in one)
+
+
+VANILLA = ["ppo.kl_penalty=false", "ppo.reward_norm=false", "ppo.advantage_norm=false", "ppo.critic_pretrain=false", "ppo.grad_clip=false"]
+ENTROPY = ["ppo.entropy_bonus=true", "ppo.entropy_coef=0.5", "ppo.entropy_clip=0.1", "ppo.policy_kl=true", "ppo.micro_batch_size=1"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sharded"),
+    [
+        pytest.param([], False, id="ppo_max, DDP"),
+        pytest.param(ENTROPY, True, id="entropy clip and PPO-penalty, FSDP"),
+        pytest.param([], True, id="ppo_max, FSDP", marks=pytest.mark.slow),
+        pytest.param(ENTROPY, False, id="entropy clip and PPO-penalty, DDP", marks=pytest.mark.slow),
+        pytest.param(VANILLA, False, id="vanilla, DDP", marks=pytest.mark.slow),
+        pytest.param(VANILLA, True, id="vanilla, FSDP", marks=pytest.mark.slow),
+        pytest.param([*VANILLA, "ppo.ptx=true"], False, id="ptx, DDP", marks=pytest.mark.slow),
+        pytest.param([*VANILLA, "ppo.ptx=true"], True, id="ptx, FSDP", marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_have_the_numbers_of_one(overrides, sharded, tiny_config, tmp_path):
+    alone = tiny_config(*overrides, f"results={tmp_path / 'alone'}")
+    execute(alone)
+    both = tiny_config(*overrides, f"results={tmp_path / 'both'}")
+    assert run(both, 2, sharded) == [0, 0], said(both)
+    found = difference(run_folder(alone), run_folder(both))
+    moved = greatest_change(*(weights(run_folder(config), 4) for config in (alone, both)))
+    print(f"largest difference: {found:.1e} in what was logged, {moved:.1e} in weights and moments")
+    assert found < 1e-5
+    assert moved < 1e-5

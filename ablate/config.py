@@ -173,6 +173,10 @@ class ModelConfig:
     lora_targets: Optional[List[str]] = setting(
         None, "layers that get an adapter, by last name ([q_proj,v_proj]); null: every linear layer of the decoder"
     )
+    gradient_checkpointing: bool = setting(
+        False, "keep only each layer's input in PPO's forward pass and compute the rest again in the backward one; changes no number",
+        source="Chen et al. 1604.06174",
+    )  # fmt: skip
 
 
 @dataclass
@@ -261,6 +265,9 @@ class Config:
     cache: str = setting("~/.cache/ppo-ablation", "where built stages are kept")
     device: str = setting("auto", "auto takes a GPU where there is one", choices=("auto", "cpu", "cuda", "mps"))
     precision: str = setting("fp32", "fp32, or bf16 by autocast (weights, log-softmax and losses stay float32)", choices=("fp32", "bf16"))
+    offload: bool = setting(
+        False, "reference and reward model rest in CPU memory and are on the GPU only while rollouts are measured; changes no number"
+    )
     threads: int = setting(1, "CPU threads of a run; equal bits need equal threads", low=1)
     jobs: Optional[int] = setting(None, "runs at a time in a sweep; null is cores divided by threads", low=1)
     tracker: str = setting(

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MethodType
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -20,6 +22,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
 from ablate.chat import Turns, prepare
@@ -125,6 +128,26 @@ def new_critic(init: str, sft: str | Path, reward: str | Path, device: torch.dev
 
 def freeze(model: PreTrainedModel) -> PreTrainedModel:
     return model.requires_grad_(False)
+
+
+def checkpoint_gradients(model: PreTrainedModel) -> None:
+    """In a pass with gradients, keep only the input of each layer and compute the layer again in the backward pass.
+
+    transformers' own switch acts in training mode alone, which models here never enter (dropout: pitfall 1). Raises UserError.
+    """
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise UserError(f"model.gradient_checkpointing: {type(model).__name__} has no layers that can be computed again: set it to false")
+    for layer in layers:
+        layer.forward = MethodType(recomputed, layer)  # bound, so that a copy of the model gets its own
+
+
+def recomputed(layer: GradientCheckpointingLayer, *inputs, **named):
+    """The layer's forward, its activations dropped where a gradient will be asked for."""
+    forward = MethodType(type(layer).forward, layer)
+    if not torch.is_grad_enabled():
+        return forward(*inputs, **named)
+    return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False, **named)
 
 
 def left_align(tokens: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:

@@ -91,6 +91,7 @@ def update(
             ptx(ptx_loss(step), ppo.ptx_coef).backward()
         stats = apply_gradients(models, optimizer, ppo)
         rows_of_stats.append(terms | stats)
+    optimizer.zero_grad()  # frees the gradients, which the next rollout has no use for
     names = rows_of_stats[0]
     means = {name: sum(row[name] for row in rows_of_stats) / len(rows_of_stats) for name in names}
     return means | {"ppo/ratio_max": max(row["ppo/ratio_max"] for row in rows_of_stats)}
@@ -196,4 +197,5 @@ def critic_update(
             loss_of_step += loss.item()
         apply_gradients(models, optimizer, ppo)
         losses.append(sum_terms({"value": loss_of_step})["value"])
+    optimizer.zero_grad()
     return sum(losses) / len(losses)

@@ -20,8 +20,9 @@ from ablate.distributed import any_process, dealt, from_main, gather_rollout, is
 from ablate.errors import Diverged, UserError
 from ablate.evaluate import CollapseWatch, Evaluation, HeldOut, deviation, evaluate, sample_rows, score_rows, summarise
 from ablate.loading import check_length, context_length
-from ablate.models import Models, freeze, load_policy, load_scorer, load_tokenizer, new_critic
+from ablate.models import Models, checkpoint_gradients, freeze, load_policy, load_scorer, load_tokenizer, new_critic
 from ablate.monitor import monitors, rewards_seen, targets_seen
+from ablate.offload import Resting, on_device
 from ablate.optimise import critic_update, new_optimizer, steps_per_update, update
 from ablate.pipeline.build import Stages, choose_device
 from ablate.pipeline.supervised import language_model_loss, pad_right, response_targets
@@ -44,6 +45,7 @@ class Trainer:
         start, self.resumed = from_main(self.starting_point)
         with together():
             self.models = self.load_models(start)
+            self.resting = self.put_to_rest()
             self.source: Source = open_source(config, self.models.tokenizer)
             self.gold = open_gold(stages.gold, self.source, self.device)
             self.held_out = HeldOut.draw(config, self.source, self.models.tokenizer, self.device)
@@ -54,7 +56,8 @@ class Trainer:
             shard(self.models.policy)
             shard(self.models.critic)
         self.optimizer = new_optimizer(self.models, config.ppo)
-        self.baseline = evaluate(self.models, self.models.reference, self.held_out, self.gold, config)
+        with on_device(self.resting):
+            self.baseline = evaluate(self.models, self.models.reference, self.held_out, self.gold, config)
         watch = CollapseWatch.against(self.baseline, config.collapse)
         self.progress = Progress(update=0, shaping=initial_state(config.ppo), watch=watch)
         with together():
@@ -76,12 +79,13 @@ class Trainer:
         tokenizer = load_tokenizer(stages.sft)
         by_text = reads_other_tokens(stages.reward_model, tokenizer, ppo.critic_init)
         generator = torch_stream(self.config.seed, "critic head")
-        reference = freeze(load_policy(stages.sft, device))
-        text_reward = TextScorer.load(stages.reward_model, device) if by_text else None
-        reward = None if by_text else freeze(load_scorer(stages.reward_model, device))
+        lora, frozen = self.config.model.lora_rank > 0, torch.device("cpu") if self.config.offload else device
+        reference = freeze(load_policy(stages.sft, device if lora else frozen))
+        text_reward = TextScorer.load(stages.reward_model, frozen) if by_text else None
+        reward = None if by_text else freeze(load_scorer(stages.reward_model, frozen))
         if start is not None:
             read_state(start)
-        if self.config.model.lora_rank:
+        if lora:
             share = ppo.critic_init == "reward" and reward is not None
             trunk = reward if share else new_critic(ppo.critic_init, stages.sft, stages.reward_model, device, generator)
             policy, critic = load_adapted(start, reference, trunk, self.config)
@@ -91,11 +95,24 @@ class Trainer:
             policy = load_policy(stages.pretrained if ppo.policy_init == "pretrained" else stages.sft, device)
             critic = new_critic(ppo.critic_init, stages.sft, stages.reward_model, device, generator)
         reward = critic if reward is None else reward
+        if self.config.model.gradient_checkpointing:
+            for model in (policy, critic):
+                checkpoint_gradients(model)
         if policy.config.vocab_size != reference.config.vocab_size:
             raise UserError(
                 f"the policy has {policy.config.vocab_size} tokens and SFT {reference.config.vocab_size}: they must share a tokenizer"
             )
         return Models(policy, reference, reward, critic, tokenizer, text_reward)
+
+    def put_to_rest(self) -> list[Resting]:
+        """With `offload`: reward model and reference, the latter where its weights are not the policy's as well."""
+        if not self.config.offload:
+            return []
+        models = self.models
+        frozen = [models.reward if models.text_reward is None else models.text_reward.model]
+        if not self.config.model.lora_rank:
+            frozen.append(models.reference)
+        return [Resting(model, self.device) for model in frozen]
 
     def restore(self, start: Path, watch: CollapseWatch) -> None:
         """Go on from a checkpoint. A fork keeps weights, optimiser, moments and position; verdict and streams start anew.
@@ -158,7 +175,7 @@ class Trainer:
         teacher = replace(self.models, policy=self.models.reference)
         for step in range(config.ppo.critic_pretrain_updates):
             turns, prompts, noise = self.draw("critic pre-training", step)
-            with whole(self.models.critic), together():
+            with whole(self.models.critic), together(), on_device(self.resting):
                 rollout = rescored(collect(teacher, prompts, noise, config.sampling, config.bugs), teacher, turns)
             rollout = gather_rollout(rollout, self.models.tokenizer.pad_token_id)
             rewards, self.progress.shaping = shape_rewards(rollout, config.ppo, config.bugs, self.progress.shaping)
@@ -189,7 +206,8 @@ class Trainer:
         with whole(models.policy, models.critic), together():
             sampled = respond(models, prompts, noise, config.sampling)
             clock.lap("time/rollout_s")
-            rollout = rescored(measure(models, prompts, sampled, config.sampling, config.bugs), models, turns)
+            with on_device(self.resting):
+                rollout = rescored(measure(models, prompts, sampled, config.sampling, config.bugs), models, turns)
         rollout = gather_rollout(rollout, models.tokenizer.pad_token_id)
         rewards, shaping = shape_rewards(rollout, config.ppo, config.bugs, self.progress.shaping)
         if not torch.isfinite(rollout.score).all():
@@ -228,7 +246,8 @@ class Trainer:
     def judge(self) -> dict[str, float]:
         """Evaluate the policy, keep scores and samples, and let the collapse watch see the gold."""
         config, number = self.config, self.progress.update
-        evaluation = evaluate(self.models, self.models.policy, self.held_out, self.gold, config)
+        with on_device(self.resting):
+            evaluation = evaluate(self.models, self.models.policy, self.held_out, self.gold, config)
         scores = score_rows(number, self.held_out, evaluation)
         samples = sample_rows(number, self.held_out, evaluation, config.evaluation.samples)
         with together():

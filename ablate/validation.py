@@ -30,8 +30,9 @@ WORLD_ONLY = ("language",)
 HUMAN_ONLY = ("path", "split", "max_malformed", "max_prompt_tokens", "max_response_tokens", "held_out_share", "vocabulary")
 # Settings of model that PPO reads and no stage before it.
 LORA = ("lora_rank", "lora_alpha", "lora_targets")
+PPO_ONLY = (*LORA, "gradient_checkpointing")
 # Settings that change where a run is kept, how it is watched or how fast it goes, but none of its numbers.
-OUTSIDE_IDENTITY = ("study", "arm", "results", "cache", "jobs", "tracker", "checkpoint", "sweep")
+OUTSIDE_IDENTITY = ("study", "arm", "results", "cache", "jobs", "tracker", "checkpoint", "sweep", "offload")
 
 
 def validate(config: Config) -> None:
@@ -124,6 +125,11 @@ def check_lora(config: Config) -> None:
             "model.lora_rank keeps the critic's trunk as it starts, which ppo.critic_init=random leaves without sense: "
             "set ppo.critic_init=reward or sft, or model.lora_rank=0"
         )
+    if config.offload and config.ppo.critic_init == "reward":
+        raise UserError(
+            "offload has nothing to move, since with model.lora_rank policy and critic stand on the weights of reference and reward model: "
+            "set offload=false"
+        )
 
 
 def check_sampling(config: Config) -> None:
@@ -171,6 +177,7 @@ def identity(config: Config) -> dict:
     tree = asdict(config)
     for name in OUTSIDE_IDENTITY:
         del tree[name]
+    del tree["model"]["gradient_checkpointing"]
     for name in HUMAN_ONLY if config.data.source == "world" else WORLD_ONLY:
         del tree["data"][name]
     if config.preferences.half == "all":

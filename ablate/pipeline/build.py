@@ -10,10 +10,11 @@ import torch
 from ablate import chat, loading, models, rollout, sampling, streams
 from ablate.config import Config
 from ablate.data import dialogues, files, human, source
+from ablate.errors import UserError
 from ablate.pipeline import preferences, pretrain, reward_model, sft, supervised
 from ablate.pipeline.cache import cached, folder_key, stage_key
 from ablate.pipeline.checks import Given, given
-from ablate.validation import LORA, identity
+from ablate.validation import PPO_ONLY, identity
 from ablate.world import gold, grammar, grammar_en, grammar_zh, structure, tokenizer
 
 WORLD = [grammar, grammar_en, grammar_zh, structure, tokenizer, source]
@@ -34,9 +35,11 @@ class Stages:
 
 
 def choose_device(config: Config) -> torch.device:
-    if config.device != "auto":
-        return torch.device(config.device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """Where a run computes. Raises UserError where `offload` has no GPU to free."""
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
+    if config.offload and name == "cpu":
+        raise UserError("offload keeps frozen models off the GPU, and this run is on the CPU: set offload=false")
+    return torch.device(name)
 
 
 def data_settings(config: Config, found: Given) -> dict:
@@ -49,7 +52,7 @@ def data_settings(config: Config, found: Given) -> dict:
 
 def shape_settings(config: Config) -> dict:
     """What of `model` decides the stages: all but how PPO trains it."""
-    return {name: value for name, value in asdict(config.model).items() if name not in LORA}
+    return {name: value for name, value in asdict(config.model).items() if name not in PPO_ONLY}
 
 
 def build(config: Config) -> Stages:

@@ -68,6 +68,7 @@ REFUSALS = {
     "an adapter nowhere": ({"model.lora_rank": 8, "model.lora_targets": []}, "model.lora_targets is empty"),
     "an adapter over another policy": ({"model.lora_rank": 8, "ppo.policy_init": "pretrained"}, "set ppo.policy_init=sft or"),
     "an adapter over noise": ({"model.lora_rank": 8, "ppo.critic_init": "random"}, "set ppo.critic_init=reward or sft"),
+    "offload of what is shared": ({"model.lora_rank": 8, "offload": True}, "offload has nothing to move, .*: set offload=false"),
     "an empty path": ({"model.path": ""}, r"model.path is empty: name a folder, a file or a hub name"),
 }
 
@@ -172,7 +173,8 @@ def other(value: object, f, kind) -> object:
     return 3 if int in typing.get_args(kind) else "elsewhere"
 
 
-INFRASTRUCTURE = {"study", "arm", "results", "cache", "jobs", "tracker", "sweep", "checkpoint.every", "checkpoint.keep"}
+INFRASTRUCTURE = {"study", "arm", "results", "cache", "jobs", "tracker", "sweep", "checkpoint.every", "checkpoint.keep",
+                  "offload", "model.gradient_checkpointing"}  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "field", "kind"), settings(), ids=[name for name, _, _ in settings()])

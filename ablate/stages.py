@@ -1,4 +1,4 @@
-"""The cache of stages as a command: `python -m ablate.stages` lists it, `python -m ablate.stages prune` clears it up."""
+"""The cache of stages as a command: `python -m ablate.stages` lists it, `… prune` clears it up, `… build` makes one stage."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from ablate.build_stage import STAGES, build_stage
 from ablate.config import Config
 from ablate.errors import UserError
 from ablate.overview import duration
@@ -82,7 +83,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     which = removal.add_mutually_exclusive_group()
     which.add_argument("--older-than", type=float, metavar="DAYS", help="also entries that no run has used for so long")
     which.add_argument("--all", action="store_true", help="every entry")
+    building = commands.add_parser("build", help="build one stage without a run, for instance a second reward model to be gold")
+    building.add_argument("stage", choices=STAGES)
+    building.add_argument("to", type=Path, metavar="FOLDER", help="where a copy of the stage is put")
+    building.add_argument("overrides", nargs="*", metavar="setting=value", help="as for ablate.run; sweep=STUDY takes a study's settings")
     asked = parser.parse_args(arguments)
+    if asked.command == "build":
+        try:
+            print(build_stage(asked.stage, asked.overrides, asked.to, asked.cache))
+        except UserError as error:
+            sys.exit(f"error: {error}")
+        return
     cache = asked.cache.expanduser()
     if asked.command is None:
         print(listing(cache))

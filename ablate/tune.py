@@ -8,16 +8,11 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 import optuna
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from optuna.trial import TrialState
 
+from ablate.compose import composed, composing
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.fork import forked
 from ablate.overview import Job, number
 from ablate.store import run_folder
 from ablate.sweeps import OUTSIDE_PIPELINE, cores
@@ -64,10 +59,9 @@ def main(arguments: Sequence[str], task: str, prepare: str | None, preload: Sequ
         print("\n".join([HELP, *(f"  {name:<15}{load_search(name)[0]}" for name in search_names())]))
         return
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    ConfigStore.instance().store(name="schema", node=Config, provider="ablate")
     try:
         search = read_search(arguments)
-        with initialize_config_dir(version_base="1.3", config_dir=str(Path(__file__).parent / "conf")):
+        with composing():
             sys.exit(run(search, task, prepare, preload))
     except UserError as error:
         sys.exit(f"error: {error}")
@@ -93,14 +87,6 @@ def run(search: Search, task: str, prepare: str | None, preload: Sequence[str]) 
         print("the search was interrupted: the same command continues it", file=sys.stderr)
         return 130
     return 0 if study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)) else 1
-
-
-def composed(overrides: Sequence[str]) -> Config:
-    """The Config of one run. UserError, one sentence, also for what Hydra refuses."""
-    try:
-        return forked(OmegaConf.to_object(compose("config", overrides=list(overrides))), overrides)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(str(error).splitlines()[0]) from error
 
 
 def check_some_trial(search: Search) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from ablate.pipeline.supervised import batches, fit, pad_right, response_targets
 from ablate.streams import numpy_stream
 
 EVALUATIONS = 20  # held-out accuracies over the training
+Z = 1.959963984540054  # standard normal quantile of a two-sided 95 % interval
 
 
 def reward_model(config: Config, sft: Path, pairs: Path, folder: Path, device: torch.device) -> None:
@@ -97,7 +99,7 @@ def score_differences(scorer: PreTrainedModel, pairs: list, pad: int, device: to
 
 
 def write_report(folder: Path, rows: list[dict], encoded: list, differences: Tensor) -> None:
-    """pairs.csv with a row a held-out pair, and report.json. In "longer wins", equal lengths count one half."""
+    """pairs.csv with a row a held-out pair; report.json and a line with both accuracies. In "longer wins" equal lengths count one half."""
     lengths = [[len(ids) - prompt for ids, prompt in pair] for pair in encoded]
     longer = sum(1.0 if chosen > rejected else 0.5 if chosen == rejected else 0.0 for chosen, rejected in lengths)
     with open(folder / "pairs.csv", "w", newline="") as handle:
@@ -107,9 +109,17 @@ def write_report(folder: Path, rows: list[dict], encoded: list, differences: Ten
             golds = [row[side].get("gold") for side in ("chosen", "rejected")]
             gold = None if None in golds else golds[0] - golds[1]
             out.writerow([difference, gold, chosen, rejected])
-    report = {
-        "held_out_pairs": len(rows),
-        "held_out_accuracy": float((differences > 0).float().mean()),
-        "longer_wins_accuracy": longer / len(rows),
-    }
+    count, shares = len(rows), {"held_out": float((differences > 0).float().mean()), "longer_wins": longer / len(rows)}
+    report: dict = {"held_out_pairs": count}
+    for name, share in shares.items():
+        report |= {f"{name}_accuracy": share, f"{name}_interval": wilson(share, count)}
     (folder / "report.json").write_text(json.dumps(report, indent=1))
+    says = [f"{share:.1%} ({{0:.1%}}–{{1:.1%}})".format(*report[f"{name}_interval"]) for name, share in shares.items()]
+    print(f'reward model: right on {says[0]} of {count} held-out pairs; "longer wins" {says[1]}', file=sys.stderr, flush=True)
+
+
+def wilson(share: float, count: int) -> list[float]:
+    """95 % score interval [low, high] of a share of `count` (Wilson 1927); a tie that counts one half only makes it too wide."""
+    centre = (share + Z**2 / (2 * count)) / (1 + Z**2 / count)
+    half = Z / (1 + Z**2 / count) * (share * (1 - share) / count + Z**2 / (4 * count**2)) ** 0.5
+    return [max(centre - half, 0.0), min(centre + half, 1.0)]

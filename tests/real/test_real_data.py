@@ -12,13 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from families import QUESTIONS, hh_rows, write_lines
+from scipy.stats import binomtest
 
+from ablate import build_stage, stages
 from ablate.config import Config, DataConfig
 from ablate.data.dialogues import Example, HumanPrompt, Malformed, parse_generic, parse_hh, parse_hub, parse_moss
 from ablate.data.files import content_key, read_table
 from ablate.data.human import HumanSource, is_held_out, train_bpe
 from ablate.errors import UserError
 from ablate.pipeline.preferences import read
+from ablate.pipeline.reward_model import wilson
 from ablate.session import execute
 from ablate.store import run_folder
 from ablate.validation import config_hash
@@ -226,7 +229,46 @@ def test_a_run_from_scratch_trains_its_tokenizer_and_two_reward_models_on_other_
     prompts = [{json.dumps(row["prompt"]) for row in read(folder / "train.jsonl")} for folder in cache.glob("preferences-*")]
     assert len(prompts) == 2 and not prompts[0] & prompts[1]
     report = json.loads((run_folder(second) / "reward_model/report.json").read_text())
-    assert 0 <= report["longer_wins_accuracy"] <= 1
+    for name in ("held_out", "longer_wins"):
+        low, high = report[f"{name}_interval"]
+        assert 0 <= low <= report[f"{name}_accuracy"] <= high <= 1
+
+
+@pytest.mark.parametrize(("right", "count"), [(0, 7), (7, 7), (96, 168), (1, 2000)])
+def test_the_interval_of_an_accuracy_is_wilsons(right, count):
+    oracle = binomtest(right, count).proportion_ci(0.95, method="wilson")
+    assert wilson(right / count, count) == pytest.approx([oracle.low, oracle.high], abs=1e-12)
+
+
+def test_a_stage_can_be_built_into_a_folder_without_a_run(dialogues, tmp_path, capsys):
+    """What a run of these settings then finds in the cache; asked for again it is there, and nothing else is overwritten."""
+    to = tmp_path / "gold" / "reward_model"
+    command = [
+        "--cache", str(tmp_path / "cache"), "build", "reward_model", str(to), "data=hh_rlhf", f"data.path={dialogues}",
+        "preferences.half=second", "data.vocabulary=300", "data.held_out_share=0.3", "model.hidden_size=16", "model.layers=1",
+        "model.heads=2", "model.intermediate_size=16", "pretrain.steps=1", "sft.steps=1", "reward_model.steps=1", "device=cpu",
+    ]  # fmt: skip
+    stages.main(command)
+    (built,) = (tmp_path / "cache").glob("reward_model-*")
+    assert build_stage.content(to) == build_stage.content(built) and (to / "model.safetensors").is_file()
+    report = json.loads((to / "report.json").read_text())
+    captured = capsys.readouterr()
+    assert captured.out == f"wrote {to}\n"
+    assert f"reward model: right on {report['held_out_accuracy']:.1%} ({report['held_out_interval'][0]:.1%}–" in captured.err
+    stages.main(command)
+    assert capsys.readouterr().out == f"{to} holds this reward_model already\n"
+    (to / "model.safetensors").write_bytes(b"mine")
+    with pytest.raises(SystemExit, match="holds something else: remove it, or name another folder"):
+        stages.main(command)
+    assert (to / "model.safetensors").read_bytes() == b"mine" and [path.name for path in to.parent.iterdir()] == ["reward_model"]
+
+
+def test_a_study_whose_arms_differ_in_their_stages_names_none_to_build(tmp_path):
+    with pytest.raises(SystemExit, match="the arms of sweep=rm_training do not share their stages: leave sweep= out"):
+        stages.main(["build", "reward_model", str(tmp_path / "to"), "sweep=rm_training"])
+    with pytest.raises(SystemExit, match=r"data.pth is not a setting: did you mean data.path"):
+        stages.main(["build", "reward_model", str(tmp_path / "to"), "data.pth=x"])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_settings_of_human_data_are_no_part_of_what_a_run_on_the_world_is():

@@ -35,6 +35,7 @@ def execute(config: Config) -> dict:
     try:
         with survivors():
             with together():
+                store.name_stages(vars(stages))
                 store.copy_stage("reward_model", stages.reward_model, STAGE_RECORDS)
                 if config.data.source != "world":
                     store.copy_stage("preferences", stages.preferences, ("report.json",))

@@ -5,6 +5,7 @@ results/<study>/<arm>/seed=<n>/
   metrics.jsonl    a flat object an update, on disk before the next update starts
   scores.jsonl     at each evaluation, a row a held-out prompt
   samples.jsonl    at each evaluation, some answers as text
+  stages.json      the folders of the stages that the run starts from
   reward_model/    training.jsonl and pairs.csv of the reward model used
   checkpoints/<update>/
   summary.json     last, atomically
@@ -154,6 +155,12 @@ class RunStore:
                 if (source / file).is_file():
                     shutil.copyfile(source / file, target / file)
 
+    def name_stages(self, folders: dict[str, Path | None]) -> None:
+        """Write stages.json: where each stage that the run starts from lies."""
+        with writing(self.folder):
+            text = json.dumps({name: folder and str(folder.resolve()) for name, folder in folders.items()}, indent=1)
+            write_atomically(self.folder / "stages.json", text)
+
     def finish(self, summary: dict) -> dict:
         """Write summary.json, the last file of a run."""
         full = {**summary, "versions": versions(), "git_commit": git_commit(), "config_hash": self.hash}
@@ -192,6 +199,9 @@ class Onlooker:
 
     def prune(self, keep: int) -> None:
         """Checkpoints are removed elsewhere."""
+
+    def name_stages(self, folders: dict[str, Path | None]) -> None:
+        """The file is written elsewhere."""
 
     def copy_stage(self, name: str, source: Path, files: Sequence[str]) -> None:
         """The records are copied elsewhere."""

@@ -44,7 +44,7 @@ def folder(config) -> Path:
 
 def test_the_folder_holds_these_files_and_no_others(folder):
     assert folder.parts[-3:] == ("s", "a", "seed=0")
-    files = {"config.yaml", "metrics.jsonl", "scores.jsonl", "samples.jsonl", "summary.json", "checkpoints", "reward_model"}
+    files = {"config.yaml", "metrics.jsonl", "scores.jsonl", "samples.jsonl", "summary.json", "stages.json", "checkpoints", "reward_model"}
     assert {path.name for path in folder.iterdir()} == files
     assert {path.name for path in (folder / "reward_model").iterdir()} == {"training.jsonl", "pairs.csv", "report.json"}
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"4", "6"}

@@ -1,0 +1,212 @@
+"""Who is judged: a run's policy, its SFT, any third model, or a file of answers, each with its answers to one run's held-out prompts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ablate.checkpoint import damaged
+from ablate.config import Config
+from ablate.data.source import Prompt, Source, open_source
+from ablate.errors import UserError
+from ablate.evaluate import HeldOut
+from ablate.hub import resolve
+from ablate.loading import check_length
+from ablate.lora import adapted, restore_adapter
+from ablate.mirror import config_of
+from ablate.models import Models, load_policy, load_tokenizer
+from ablate.pipeline.build import Stages, build, choose_device
+from ablate.rollout import decode_responses, encode_prompts, respond
+from ablate.store import read_rows
+from ablate.streams import torch_stream
+
+POLICY, SFT = "policy", "sft"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One side: a short name, what gave the answers (for the record), and an answer a prompt; `ended`: it closed with the end token."""
+
+    name: str
+    source: dict
+    responses: list[str]
+    ended: list[bool]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished or running run folder, and which of its policies: `part` is `sft`, or an update, or null for the last checkpoint."""
+
+    folder: Path
+    part: str | None
+    cache: str | None  # of stages, where it is not the run's own
+
+    @cached_property
+    def config(self) -> Config:
+        """The run's settings, without the probes of ability, which nobody judges by."""
+        config = config_of(self.folder)
+        config.evaluation = replace(config.evaluation, text_path=None, choices_path=None)
+        config.cache = self.cache or config.cache
+        return config
+
+    @cached_property
+    def device(self) -> torch.device:
+        return choose_device(self.config)
+
+    @cached_property
+    def stages(self) -> Stages:
+        """SFT and reward model, from the cache; built again, to the same bits, where they are not there."""
+        return build(self.config)
+
+    @cached_property
+    def update(self) -> int | None:
+        """The checkpoint's update; null for SFT. Raises UserError where there is none."""
+        if self.part == SFT:
+            return None
+        known = sorted(int(path.name) for path in (self.folder / "checkpoints").glob("*") if path.name.isdigit())
+        if not known:
+            raise UserError(f"{self.folder} has no checkpoint to take the policy from: run it again with checkpoint.every above 0")
+        if self.part is not None and int(self.part) not in known:
+            raise UserError(
+                f"{self.folder} has no checkpoint {self.part}: there are {', '.join(map(str, known))} (checkpoint.keep=0 keeps all)"
+            )
+        return known[-1] if self.part is None else int(self.part)
+
+    @cached_property
+    def model(self) -> Path:
+        """The folder of the model that answers, with its tokenizer. Raises UserError."""
+        if self.update is None:
+            return self.stages.sft
+        folder = self.folder / "checkpoints" / str(self.update) / "policy"
+        return folder if folder.is_dir() else damaged(folder.parent, "it has no policy")
+
+    def policy(self) -> PreTrainedModel:
+        """The model that answers; of LoRA, SFT under the adapter. Raises UserError."""
+        if self.update is None or not self.config.model.lora_rank:
+            return load_policy(self.model, self.device)
+        generator = torch_stream(self.config.seed, "policy adapter")
+        policy = adapted(load_policy(self.stages.sft, self.device), self.config.model, generator)
+        restore_adapter(policy, self.model)
+        return policy
+
+    def asked(self) -> tuple[Source, HeldOut]:
+        """The source of this run's data, and its held-out prompts and noise."""
+        tokenizer = load_tokenizer(self.model)
+        source = open_source(self.config, tokenizer)
+        return source, HeldOut.draw(self.config, source, tokenizer, self.device)
+
+    def answers(self, host: Run, held_out: HeldOut) -> Answers:
+        """This policy's answers to the prompts of `host`, with that run's noise and sampling."""
+        responses, ended = answer(self.policy(), load_tokenizer(self.model), host.config, held_out)
+        config, part = self.config, SFT if self.update is None else POLICY
+        source = {"kind": "run", "part": part, "update": self.update, "study": config.study, "arm": config.arm, "seed": config.seed}
+        return Answers(part if self.folder == host.folder else f"{config.arm} seed={config.seed} {part}", source, responses, ended)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A third causal LM: a Hugging Face folder or hub name, which reads the prompts in its own tokenizer and chat template."""
+
+    folder: Path
+    name: str
+
+    def answers(self, host: Run, held_out: HeldOut) -> Answers:
+        model, tokenizer = load_policy(self.folder, host.device), load_tokenizer(self.folder)
+        responses, ended = answer(model, tokenizer, host.config, held_out)
+        return Answers(self.name, {"kind": "model", "name": self.name}, responses, ended)
+
+
+@dataclass(frozen=True)
+class File:
+    """Answers that somebody gave elsewhere: JSONL of `prompt` (text, or messages) and `response`; `ended` false if it was cut off."""
+
+    path: Path
+
+    def answers(self, host: Run, held_out: HeldOut) -> Answers:
+        """Raises UserError for a row without both, and where a prompt of the run has no answer."""
+        known = {}
+        for number, line in enumerate(self.path.read_text().split("\n"), 1):
+            if line.strip():
+                row = read_answer(line, f"{self.path}, line {number}")
+                known[key_of(row["prompt"])] = row
+        rows = [known.get(key_of(prompt.turns)) or known.get(key_of(prompt.text)) for prompt in held_out.prompts]
+        missing = [prompt.text for prompt, row in zip(held_out.prompts, rows, strict=True) if row is None]
+        if missing:
+            raise UserError(
+                f"{self.path} answers {len(rows) - len(missing)} of {len(rows)} held-out prompts of {host.folder}, not {missing[0]!r}: "
+                "--prompts FILE writes the prompts to answer"
+            )
+        name = self.path.name.removesuffix(".jsonl")
+        ended = [bool(row.get("ended", True)) for row in rows]
+        return Answers(name, {"kind": "file", "name": name}, [row["response"] for row in rows], ended)
+
+
+Side = Run | Model | File
+
+
+def open_side(spec: str, cache: str | None = None) -> Side:
+    """What `spec` names: a run folder (or RUN:sft, RUN:<update>), a .jsonl file, a model's folder or hub name. Raises UserError."""
+    folder, part = split_part(spec)
+    if (folder / "config.yaml").is_file():
+        return Run(folder, part, cache)
+    if part is not None:
+        raise UserError(f"{spec}: {folder} is no run folder (no config.yaml): name results/<study>/<arm>/seed=<n>")
+    if folder.is_file():
+        return File(folder)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise UserError(f"{spec} is neither a run folder (config.yaml) nor a model's folder (config.json): correct the path")
+    return Model(resolve(spec, "the third model"), folder.name)
+
+
+def split_part(spec: str) -> tuple[Path, str | None]:
+    """(path, part) of RUN:sft and RUN:<update>; part is null where the spec is a path as it stands."""
+    head, _, tail = spec.rpartition(":")
+    if head and not Path(spec).exists() and (tail == SFT or tail.isdigit()):
+        return Path(head), tail
+    return Path(spec), None
+
+
+def answer(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: Config, held_out: HeldOut) -> tuple[list[str], list[bool]]:
+    """Responses of `policy` as an evaluation of the run with `config` would sample them, and whether each ended."""
+    encoded = encode_prompts(tokenizer, [prompt.turns for prompt in held_out.prompts], held_out.noise.device)
+    longest = encoded[0].shape[1] + held_out.noise.shape[1]
+    check_length(longest, policy.config, "a prompt with sampling.max_new_tokens", "name a model with a longer context")
+    with torch.autocast(held_out.noise.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
+        sampled = respond(Models(policy, policy, policy, policy, tokenizer), encoded, held_out.noise, config.sampling)
+    return decode_responses(tokenizer, sampled.responses, sampled.mask, sampled.ended), sampled.ended.tolist()
+
+
+def differing(run: Run, answers: Answers) -> tuple[int, int]:
+    """(how many, of how many) answers are not those that the run wrote to samples.jsonl then: another version or device."""
+    update = answers.source["update"]
+    if update is None:
+        update = 0 if run.config.ppo.policy_init == "sft" else -1
+    logged = [row["response"] for row in read_rows(run.folder / "samples.jsonl") if row["update"] == update]
+    return sum(a != b for a, b in zip(logged, answers.responses, strict=False)), len(logged)
+
+
+def read_answer(line: str, place: str) -> dict:
+    """A row of a file of answers. Raises UserError."""
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{place} is not JSON: mend it") from error
+    if not isinstance(row, dict) or not isinstance(row.get("prompt"), str | list) or not isinstance(row.get("response"), str):
+        raise UserError(f"{place} lacks `prompt` or `response`: every line needs both")
+    return row
+
+
+def key_of(turns: str | list) -> str:
+    return turns if isinstance(turns, str) else json.dumps(turns, sort_keys=True)
+
+
+def write_prompts(path: Path, prompts: Sequence[Prompt]) -> None:
+    """The held-out prompts, each once, as JSONL for a third model to answer: `prompt` as people read it, `kind`, and the `turns`."""
+    rows = {prompt.text: {"prompt": prompt.text, "kind": prompt.kind, "turns": prompt.turns} for prompt in prompts}
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows.values()))

@@ -1,8 +1,8 @@
 """Policy, reference, reward model and critic: loading, initialisation, and the forward passes over them.
 
-A forward pass takes the padded batch of a Rollout, moves every row to the left edge and drops the columns nobody needs.
-Rows are then plain causal sequences: no attention mask, positions from 0, and pads only behind the tokens that count, where
-causal attention cannot see them. The vocabulary head runs only on the positions that are asked for.
+A forward pass takes the padded batch of a Rollout and packs the real tokens of its rows one after another into few long rows:
+positions start anew at 0 with each sequence, and transformers reads from them that attention stays within it. Almost no pad is
+computed. The vocabulary head runs only on the positions that are asked for.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from ablate.loading import SCORE_SHIFT, adopt_head, check_causal, check_folder, 
 # A new score head is expected here, and a bar for a load of milliseconds is noise; `load` reports what is truly missing.
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
+
+PACKED_WIDTH = 96  # tokens of a packed row, or the longest sequence: attention grows with it, padding with its inverse
 
 
 @dataclass(frozen=True)
@@ -150,12 +152,22 @@ def recomputed(layer: GradientCheckpointingLayer, *inputs, **named):
     return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False, **named)
 
 
-def left_align(tokens: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
-    """Move each row's real tokens to the left edge and cut to the longest row: tokens [B, L], pads dropped [B] on the left."""
-    padding = attention.int().argmax(1)
-    longest = int(attention.sum(1).max())
-    columns = padding[:, None] + torch.arange(longest, device=tokens.device)
-    return tokens.gather(1, columns.clamp(max=tokens.shape[1] - 1)), padding
+def pack(lengths: Sequence[int], width: int) -> tuple[list[int], int]:
+    """Places for sequences of these lengths in rows of `width` tokens: the flat index of each one's first token, and how many rows.
+
+    First fit, longest first; no sequence is split. Raises ValueError for one longer than a row.
+    """
+    if max(lengths) > width:
+        raise ValueError(f"a sequence of {max(lengths)} tokens does not fit into a row of {width}")
+    starts, filled = [0] * len(lengths), []
+    for sequence in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        length = lengths[sequence]
+        row = next((row for row, used in enumerate(filled) if used + length <= width), len(filled))
+        if row == len(filled):
+            filled.append(0)
+        starts[sequence] = row * width + filled[row]
+        filled[row] += length
+    return starts, len(filled)
 
 
 def hidden_states(model: PreTrainedModel, tokens: Tensor) -> Tensor:
@@ -163,18 +175,38 @@ def hidden_states(model: PreTrainedModel, tokens: Tensor) -> Tensor:
     return model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
 
 
-def response_positions(mask: Tensor, padding: Tensor, prompt: int) -> tuple[Tensor, Tensor]:
-    """(row, column) of the state each real response token was chosen from, in left-aligned rows; N = mask.sum(), row-major."""
+def packed_states(model: PreTrainedModel, tokens: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
+    """Last hidden states [S, H] of the real tokens of a padded batch [B, L] as S packed positions, and each row's first position [B].
+
+    The state of the i-th real token of row r is at first[r] + i.
+    """
+    lengths = attention.sum(1)
+    counts = lengths.tolist()
+    width = max(PACKED_WIDTH, *counts)
+    starts, rows = pack(counts, width)
+    first = torch.tensor(starts, device=tokens.device)
+    positions = attention.cumsum(1) - 1
+    places = (first[:, None] + positions)[attention]
+    packed, restarts = (torch.zeros(rows * width, dtype=torch.long, device=tokens.device) for _ in range(2))
+    packed[places], restarts[places] = tokens[attention], positions[attention]
+    hidden = model.base_model(
+        input_ids=packed.view(rows, width), position_ids=restarts.view(rows, width), use_cache=False
+    ).last_hidden_state
+    return hidden.flatten(0, 1), first
+
+
+def response_positions(attention: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """(row, index among the row's real tokens) of the state each real response token was chosen from; N = mask.sum(), row-major."""
     rows, steps = mask.nonzero(as_tuple=True)
-    return rows, prompt - 1 + steps - padding[rows]
+    prompts = attention[:, : attention.shape[1] - mask.shape[1]].sum(1)
+    return rows, prompts[rows] - 1 + steps
 
 
 def response_logits(policy: PreTrainedModel, tokens: Tensor, attention: Tensor, mask: Tensor) -> Tensor:
     """Logits [N, V], float32, that the N real response tokens were drawn from, in row-major order of mask [B, T]."""
-    aligned, padding = left_align(tokens, attention)
-    rows, columns = response_positions(mask, padding, tokens.shape[1] - mask.shape[1])
-    hidden = hidden_states(policy, aligned)[rows, columns]
-    return policy.get_output_embeddings()(hidden).float()
+    hidden, first = packed_states(policy, tokens, attention)
+    rows, index = response_positions(attention, mask)
+    return policy.get_output_embeddings()(hidden[first[rows] + index]).float()
 
 
 def log_softmax(logits: Tensor, temperature: float) -> Tensor:
@@ -198,17 +230,13 @@ def score_shift(scorer: PreTrainedModel) -> float:
 
 def response_values(critic: PreTrainedModel, tokens: Tensor, attention: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Critic's values [B, T] of the states response tokens were chosen from (0 at pads), and [B] after the last token."""
-    aligned, padding = left_align(tokens, attention)
-    prompt = tokens.shape[1] - mask.shape[1]
-    values = critic.score(hidden_states(critic, aligned)).float().squeeze(-1) - score_shift(critic)
-    before = spread(values[response_positions(mask, padding, prompt)], mask)
-    after = values.gather(1, (prompt - 1 + mask.sum(1) - padding)[:, None]).squeeze(1)
-    return before, after
+    hidden, first = packed_states(critic, tokens, attention)
+    values = critic.score(hidden).float().squeeze(-1) - score_shift(critic)
+    rows, index = response_positions(attention, mask)
+    return spread(values[first[rows] + index], mask), values[first + attention.sum(1) - 1]
 
 
 def sequence_score(reward: PreTrainedModel, tokens: Tensor, attention: Tensor) -> Tensor:
     """Reward model's score [B], float32: the head at the last real token, less the mean over SFT samples (pitfall 19)."""
-    aligned, _ = left_align(tokens, attention)
-    last = attention.sum(1) - 1
-    hidden = hidden_states(reward, aligned)[torch.arange(len(last), device=last.device), last]
-    return reward.score(hidden).float().squeeze(-1) - score_shift(reward)
+    hidden, first = packed_states(reward, tokens, attention)
+    return reward.score(hidden[first + attention.sum(1) - 1]).float().squeeze(-1) - score_shift(reward)

@@ -1,6 +1,6 @@
 """Prompts → Rollout: sample, then one pass of reference, reward model and critic over the same tokens.
 
-Passes run over chunks of rows of similar length, since padding costs as much as tokens; results return to the rows' order.
+Passes run over groups of rows of similar length, as many as memory bears; results return to the rows' order.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from ablate.models import (
 from ablate.sampling import Sampled, join, sample
 from ablate.types import Rollout
 
-CHUNK = 32  # rows of one forward pass without gradients
+PASS_ROWS = 128  # most rows of one forward pass without gradients
+LOGIT_BYTES = 2**28  # most bytes of one tensor [N, V] of such a pass; 8 rows are always taken
 ROLLOUT_DROPOUT = 0.1  # of the arm bugs.dropout_in_rollouts
 
 
@@ -73,7 +74,7 @@ def measure(models: Models, prompts: tuple[Tensor, Tensor], sampled: Sampled, sa
     mask = sampled.mask
     out = {name: torch.zeros(mask.shape, device=tokens.device) for name in ("logprobs", "ref_logprobs", "kl", "entropy", "values")}
     out |= {name: torch.zeros(len(tokens), device=tokens.device) for name in ("score", "last_value")}
-    for rows, steps in by_length(mask, CHUNK):
+    for rows, steps in by_length(mask, rows_of_a_pass(mask.shape[1], models.policy.config.vocab_size)):
         part = mask[rows, :steps]
         width = tokens.shape[1] - mask.shape[1] + steps
         view = tokens[rows, :width], attention[rows, :width]
@@ -117,6 +118,11 @@ def policy_log_probs(
 def full_kl(log_probs: Tensor, reference: Tensor) -> Tensor:
     """Σ_v π (log π − log π_ref) at each token, [N, V] → [N], nats; a token π never takes adds nothing."""
     return torch.where(log_probs > -torch.inf, log_probs.exp() * (log_probs - reference), 0.0).sum(-1)
+
+
+def rows_of_a_pass(steps: int, vocabulary: int) -> int:
+    """How many responses of `steps` tokens one pass takes, so that their distributions [N, V] in float32 keep to LOGIT_BYTES."""
+    return max(8, min(PASS_ROWS, LOGIT_BYTES // (4 * steps * vocabulary)))
 
 
 def by_length(mask: Tensor, size: int) -> Iterator[tuple[Tensor, int]]:

@@ -7,14 +7,14 @@ import torch
 
 from ablate.config import BugsConfig, SamplingConfig
 from ablate.models import Models, freeze, load_policy, load_scorer
-from ablate.rollout import CHUNK, by_length, collect, decode_responses, encode_prompts, measure
+from ablate.rollout import PASS_ROWS, by_length, collect, decode_responses, encode_prompts, measure, rows_of_a_pass
 from ablate.sampling import sample
 from ablate.streams import numpy_stream
 from ablate.types import Rollout
 from ablate.world.grammar import grammar, prompts
 
 CPU, NO_BUGS = torch.device("cpu"), BugsConfig()
-ROWS, STEPS = CHUNK + 7, 9
+ROWS, STEPS = PASS_ROWS + 7, 9
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def plain(model, rollout: Rollout) -> torch.Tensor:
 
 @torch.no_grad()
 def test_every_field_of_a_rollout_equals_a_plain_padded_forward(drifted):
-    """More rows than a chunk, so that chunks, their order and their widths are in it."""
+    """More rows than a pass takes, so that passes, their order and their widths are in it."""
     rollout = collected(drifted)
     steps = rollout.mask.shape[1]
     log_probs = {
@@ -106,6 +106,12 @@ def test_groups_by_length_hold_every_row_once_and_are_cut_to_their_longest():
     groups = list(by_length(torch.arange(7)[None] < lengths[:, None], 4))
     assert sorted(row for rows, _ in groups for row in rows.tolist()) == list(range(6))
     assert [steps for _, steps in groups] == [5, 7]
+
+
+def test_a_pass_takes_as_many_rows_as_its_distributions_may_have_bytes():
+    assert rows_of_a_pass(48, 170) == PASS_ROWS
+    assert rows_of_a_pass(48, 32_000) == 43  # 43 × 48 × 32,000 × 4 = 264 MB ≤ 2²⁸, and 44 would be beyond it
+    assert rows_of_a_pass(512, 151_936) == 8
 
 
 def test_prompts_are_padded_on_the_left_and_end_with_the_assistants_mark(tokenizer):

@@ -27,6 +27,7 @@ from transformers.utils import logging as transformers_logging
 
 from ablate.chat import Turns, prepare
 from ablate.errors import UserError
+from ablate.linear import quicken
 from ablate.loading import SCORE_SHIFT, adopt_head, check_causal, check_folder, linear_score, one_line, read_shape
 
 # A new score head is expected here, and a bar for a load of milliseconds is noise; `load` reports what is truly missing.
@@ -101,7 +102,7 @@ def load(kind: type, folder: str | Path, device: torch.device, **settings) -> Pr
         raise UserError(f"{mismatched[0]} in {folder} has another shape than config.json says: restore the folder or name another")
     keep_end_trainable(model)
     check_causal(model.eval(), folder)
-    return model.to(device)
+    return quicken(model).to(device)
 
 
 def keep_end_trainable(model: PreTrainedModel) -> None:

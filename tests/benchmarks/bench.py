@@ -40,7 +40,7 @@ from statistics import mean, median
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-BATCH, MINIBATCH, MAX_NEW_TOKENS = 128, 32, 48
+MINIBATCH, MAX_NEW_TOKENS = 32, 48
 TOLERANCE = 1e-3  # of summed log-probs, scores and values; float32 in two orders of summation
 
 
@@ -68,7 +68,7 @@ def measure(side: tuple[str, str, Path | None], work: Path) -> dict:
 def prepare(options: argparse.Namespace, work: Path) -> None:
     """Build the stages once (cached in --cache) and write the work file."""
     settings = {
-        "cache": options.cache, "layers": options.layers, "width": options.width, "batch": BATCH, "minibatch": MINIBATCH,
+        "cache": options.cache, "layers": options.layers, "width": options.width, "batch": options.batch, "minibatch": MINIBATCH,
         "max-new-tokens": MAX_NEW_TOKENS, "updates": options.updates, "skip": options.skip, "seed": 0,
         "mlp": options.mlp, "stage-steps": options.stage_steps,
     }  # fmt: skip
@@ -86,7 +86,7 @@ def same_weights(ours: dict, other: dict) -> None:
 
 def rate(run: dict, clock: str) -> float:
     """Responses a second over the measured updates, by wall or CPU time."""
-    return BATCH / mean(run[clock])
+    return run["batch"] / mean(run[clock])
 
 
 def spread(values: list[float], digits: int) -> str:
@@ -143,8 +143,8 @@ def compare(options: argparse.Namespace, other: tuple[str, str, Path | None], na
             a, b = (rate(run, "wall") for run in pairs[-1])
             print(f"pair {number}: {names[0]} {a:.0f}/s, {names[1]} {b:.0f}/s, ratio {a / b:.2f}", flush=True)
     title = (
-        f"{options.layers} layers × {options.width}, {BATCH} responses an update of ≤ {MAX_NEW_TOKENS} tokens, minibatch {MINIBATCH}, "
-        f"1 thread, {options.pairs} pairs of {options.updates} updates; median (least–greatest)"
+        f"{options.layers} layers × {options.width}, {options.batch} responses an update of ≤ {MAX_NEW_TOKENS} tokens, "
+        f"minibatch {MINIBATCH}, 1 thread, {options.pairs} pairs of {options.updates} updates; median (least–greatest)"
     )
     print(table(pairs, names, title))
 
@@ -154,10 +154,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--updates", type=int, default=20, help="measured updates a run")
     parser.add_argument("--skip", type=int, default=3, help="updates before the measured ones")
+    parser.add_argument("--batch", type=int, default=128, help="responses an update; fewer make a large model's benchmark bearable")
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--width", type=int, default=64, help="hidden size; 4 heads, or one for every 64 beyond 256")
     parser.add_argument("--mlp", type=int, help="width of the MLP; twice the hidden size if not given")
-    parser.add_argument("--stage-steps", type=int, help="gradient steps of pretraining, SFT and reward model; the defaults if not given")
+    parser.add_argument(
+        "--stage-steps", type=int, help="steps of pretraining, SFT and reward model, on few pairs; the defaults if not given"
+    )
     parser.add_argument("--cache", default=str(ROOT / "results" / ".bench"), help="where the stages are kept")
     parser.add_argument("--trl-python", default=str(ROOT / ".venv-bench" / "bin" / "python"))
     parser.add_argument("--against-commit", metavar="REV", help="compare with this commit instead of TRL")

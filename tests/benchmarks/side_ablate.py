@@ -59,6 +59,7 @@ def write_work(options: argparse.Namespace) -> None:
     model.heads = max(4, options.width // 64)
     if options.stage_steps is not None:
         config.pretrain.steps = config.sft.steps = config.reward_model.steps = options.stage_steps
+        config.preferences.pairs = config.preferences.held_out_pairs = 4 * options.stage_steps
     stages = prepare(config)
     tokenizer, source = load_tokenizer(stages.sft), open_source(config)
     measured = range(1, options.skip + options.updates + 1)
@@ -115,6 +116,7 @@ def run(work: dict) -> dict:
         "tokens": sum(row["monitor/response_length"] for row in rows) / len(rows),
         "score": sum(row["reward/proxy_mean"] for row in rows) / len(rows) + shift,
         "memory_mb": memory,
+        "batch": work["batch"],
         "code": str(Path(ablate.__file__).parent),
         "check": numbers,
     }

@@ -116,6 +116,7 @@ def run(work: dict, forward_batch: int) -> dict:
         "tokens": sum(lengths) / len(lengths),
         "score": sum(row["objective/scores"] for row in rows) / len(rows),
         "memory_mb": memory,
+        "batch": work["batch"],
         "code": str(Path(ppo_trainer.__file__).parent),
         "check": check(trainer, work),
     }

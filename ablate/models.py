@@ -124,7 +124,7 @@ def new_critic(init: str, sft: str | Path, reward: str | Path, device: torch.dev
     if init == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator.initial_seed())
-            critic = AutoModelForSequenceClassification.from_config(critic.config).eval()
+            critic = quicken(AutoModelForSequenceClassification.from_config(critic.config).eval())
     nn.init.normal_(critic.score.weight, std=critic.config.initializer_range, generator=generator)
     return critic.to(device)
 

@@ -10,6 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from ablate.chat import encode_texts
 from ablate.config import Config
 from ablate.data.source import open_source
+from ablate.linear import quicken
 from ablate.loading import context_length
 from ablate.pipeline.supervised import batches, fit, language_model_loss, pad_right, response_targets
 from ablate.streams import numpy_stream, torch_stream
@@ -54,4 +55,4 @@ def new_model(config: Config, vocabulary: int, pad: int, end: int) -> LlamaForCa
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_stream(config.pipeline_seed, "initial weights").initial_seed())
-        return LlamaForCausalLM(settings).eval()
+        return quicken(LlamaForCausalLM(settings).eval())

@@ -64,6 +64,7 @@ NAMES = {"collapsed": "collapse rate", "stable_updates": "updates before collaps
          "win_margin_harmful": "wins − losses against SFT on harmful prompts", "rm_accuracy": "held-out accuracy of the reward model",
          "lm_loss": "loss on held-out text at the end", "lm_loss_gain": "rise of the loss on held-out text over SFT",
          "choice_accuracy": "multiple-choice accuracy at the end", "choice_accuracy_gain": "multiple-choice accuracy gained over SFT",
+         "third_losses": "losses to a third model minus SFT's to it",
          "proxy_tail": "growth of the excess kurtosis of proxy scores"}  # fmt: skip
 
 

@@ -94,6 +94,10 @@ PAPER_CLAIMS = (
     Claim("Fig. 9", "PPO-max stays stable: fewer than one run in four collapses", (Part("collapsed", "below", MAX, bound=0.25),)),
     Claim("Fig. 10", "PPO-max beats SFT in English, on helpful and on harmful prompts", _beats_sft("en")),
     Claim("Fig. 10", "PPO-max beats SFT in Chinese, on helpful and on harmful prompts", _beats_sft("zh")),
+    Claim("Fig. 11", "PPO-max loses less often than SFT to a third model in English",
+          (Part("third_losses", "below", {**MAX, "data.language": "en"}),)),
+    Claim("Fig. 11", "PPO-max loses less often than SFT to a third model in Chinese",
+          (Part("third_losses", "below", {**MAX, "data.language": "zh"}),)),
     Claim("Fig. 12", "PPO costs ability on general text and ptx wins part of it back, by the loss on held-out text",
           _ability("lm_loss", "above", "lower")),
     Claim("Fig. 12", "PPO costs ability on general text and ptx wins part of it back, by multiple choice",
@@ -120,7 +124,7 @@ PAPER_CLAIMS = (
 # What is said of a figure where a study's runs judge no claim of it.
 UNJUDGED = (
     ("Fig. 11", "RLHF loses less often than SFT to a third model",
-     "no run holds a third model's answers; gold orders answers but is no opponent"),
+     "no run of PPO-max here has been judged against one: python -m ablate.judge RUN THIRD and RUN:sft THIRD would"),
     ("Fig. 12", "PPO costs ability on general text and ptx wins part of it back",
      "no arms of this study differ in ptx, or its runs have not logged eval/lm_loss, as runs of older versions and on human data without "
      "evaluation.text_path have not"),

@@ -14,6 +14,7 @@ from analysis.collapse import collapse_times, disagreements, threshold_curve
 from analysis.early_warning import early_warning
 from analysis.effects import arm_settings, base_arm, factorial_effects, factors, trick_effects
 from analysis.equivalence import margin_of
+from analysis.judgements import third_losses, third_parties
 from analysis.load import Loaded
 from analysis.outcomes import ENDED, outcomes, proxy_tails, scales_of_proxy, with_shared_runs
 from analysis.overoptimisation import against_early_stopping, frontier_test
@@ -42,10 +43,12 @@ class StudyVerdicts:
 
 
 def study_verdicts(loaded: Loaded, study: str, generator: np.random.Generator, *, base: str | None = None,
-                   claims: Sequence[Claim] = PAPER_CLAIMS, scores: pd.DataFrame | None = None) -> StudyVerdicts:  # fmt: skip
+                   claims: Sequence[Claim] = PAPER_CLAIMS, scores: pd.DataFrame | None = None,
+                   judgements: pd.DataFrame | None = None) -> StudyVerdicts:  # fmt: skip
     """All estimates of one study. `base` is the arm that others are compared with; by default the most central one.
 
-    `scores` are those of `runs_to_score`; without them nothing is said about the distribution of scores.
+    `scores` are those of `runs_to_score`; without them nothing is said about the distribution of scores. `judgements`
+    are those of `load_judgements`; without any that hold a third party nothing is said of one.
     """
     runs = loaded.runs[loaded.runs["study"] == study].reset_index(drop=True)
     own, curves = len(runs), loaded.curves[loaded.curves["study"] == study]
@@ -56,6 +59,8 @@ def study_verdicts(loaded: Loaded, study: str, generator: np.random.Generator, *
         raise ValueError(f"--base {base}: no such arm in {study}; there are {', '.join(settings.index)}")
     if scores is not None and len(scores):
         table["proxy_tail"] = proxy_tails(table, scores)
+    if judgements is not None and len(third_parties(judgements[judgements["run"].isin(table["run"])])):
+        table["third_losses"] = third_losses(table, judgements)
     several = len(settings) > 1
     design = factors(settings) if several else {}
     factorial = [factorial_effects(table, design, measure) for measure in FACTORIAL_OUTCOMES] if design else []

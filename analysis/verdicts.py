@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from analysis.judgements import load_judgements
 from analysis.load import load, load_rows
 from analysis.paper_claims import UNJUDGED
 from analysis.study import StudyVerdicts, runs_to_score, study_verdicts
@@ -204,7 +205,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         studies = list(dict.fromkeys(loaded.runs["study"]))
         found = [
             study_verdicts(loaded, study, np.random.default_rng(options.seed), base=options.base,
-                           scores=load_rows(runs_to_score(loaded, study), "scores"))
+                           scores=load_rows(runs_to_score(loaded, study), "scores"),
+                           judgements=load_judgements(loaded.runs[loaded.runs["study"] == study]))
             for study in studies
         ]  # fmt: skip
         for verdicts in found:

@@ -19,6 +19,7 @@ import numpy as np
 from analysis.figures.catalogue import FIGURES, Entry, Source, find_source
 from analysis.figures.estimate import Drawn, Frames
 from analysis.figures.style import style
+from analysis.judgements import load_judgements
 from analysis.load import Loaded, load, load_reward_models, load_rows
 
 DPI = 200
@@ -33,9 +34,11 @@ def frames_of(loaded: Loaded, source: Source, reads: str) -> Frames:
     runs = runs.reset_index(drop=True)
     curves = loaded.curves[loaded.curves["run"].isin(set(runs["run"]))]
     if reads == "scores":
-        return Frames(runs, curves, scores=load_rows(runs, "scores"))
+        return Frames(runs, curves, scores=load_rows(runs, "scores"), judgements=load_judgements(runs))
     if reads == "reward_models":
         return Frames(runs, curves, None, *load_reward_models(runs))
+    if reads == "judgements":
+        return Frames(runs, curves, judgements=load_judgements(runs))
     return Frames(runs, curves)
 
 

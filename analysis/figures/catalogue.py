@@ -24,7 +24,7 @@ class Entry(NamedTuple):
 
     draw: Callable[[Frames, np.random.Generator], Drawn]
     sources: tuple[Source, ...]
-    reads: str = "curves"  # or "scores", "reward_models"
+    reads: str = "curves"  # or "judgements", "scores" (and judgements), "reward_models"
 
 
 # Other sweeps that hold a figure's arms with the same settings stand in where its own has not been run.
@@ -41,7 +41,7 @@ FIGURES: dict[str, Entry] = {
     "fig07": Entry(curves.fig07, (Source("policy_constraints"),)),
     "fig08": Entry(curves.fig08, (Source("initialisation"),)),
     "fig09": Entry(curves.fig09, (Source("ppo_max_long"),)),
-    "fig10": Entry(judged.fig10, WINS),
+    "fig10": Entry(judged.fig10, WINS, "judgements"),
     "fig11": Entry(judged.fig11, WINS, "scores"),
     "fig12": Entry(tax.fig12, (Source("ptx"),)),
     "fig13": Entry(distribution.fig13, VANILLA, "scores"),

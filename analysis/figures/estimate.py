@@ -11,19 +11,22 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.collapse import collapse_times
+from analysis.judgements import COLUMNS as JUDGEMENT_COLUMNS
 
 COLUMNS = ["group", "panel", "arm", "kind", "seed", "update", "value", "low", "high", "n"]
 
 
 @dataclass(frozen=True)
 class Frames:
-    """What a figure is made of: one study's runs and curves (`load`), scores (`load_rows`), reward models (`load_reward_models`)."""
+    """What a figure is made of: one study's runs and curves (`load`), scores (`load_rows`), reward models (`load_reward_models`),
+    judgements (`load_judgements`)."""
 
     runs: pd.DataFrame
     curves: pd.DataFrame
     scores: pd.DataFrame = field(default_factory=pd.DataFrame)
     training: pd.DataFrame = field(default_factory=pd.DataFrame)
     pairs: pd.DataFrame = field(default_factory=pd.DataFrame)
+    judgements: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(JUDGEMENT_COLUMNS)))
 
 
 class Drawn(NamedTuple):

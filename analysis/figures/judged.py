@@ -1,4 +1,4 @@
-"""Figures 10 and 11: policies judged at the end of training. Gold stands in for people and GPT-4."""
+"""Figures 10 and 11: policies judged at the end of training, by gold and by whomever `python -m ablate.judge` has asked."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from analysis.figures.captions import gold_source, seeds
 from analysis.figures.estimate import Drawn, Frames, mean_and_band
 from analysis.figures.style import WIDTH, WORDS, add_caption, arm_label, arm_order, style
+from analysis.judgements import third_parties
 
 OUTCOMES = {"win": "#0072B2", "tie": "#C4C4C4", "lose": "#D55E00"}
 KINDS = ("helpful", "harmful")
@@ -50,18 +51,34 @@ def _shares(parts: list[pd.DataFrame], generator: np.random.Generator) -> pd.Dat
 
 
 def win_table(frames: Frames, generator: np.random.Generator) -> pd.DataFrame:
-    """Win, tie and lose of every arm's last evaluation against SFT on the same prompts, by language and kind of prompt."""
-    runs, parts = ended(frames), []
+    """Win, tie and lose of every arm's last policy against SFT on the same prompts, by language, kind of prompt and judge.
+
+    By gold from the last evaluation, by others from judgements; the judge is named where there are several.
+    """
+    runs, found = ended(frames), []
     last = frames.curves.sort_values("update").groupby("run", observed=True).last()
+    asked = frames.judgements[(frames.judgements["part"] == "policy") & (frames.judgements["against"] == "sft")]
+    asked = asked[(asked["judge_kind"] != "gold") & asked["run"].isin(runs["run"])]
+    split = asked[asked["kind"].isin(KINDS)]
+    asked = pd.concat([split, asked[(asked["kind"] == "all") & ~asked["run"].isin(split["run"])]])
     single = runs["arm"].map(short_label).nunique() == 1
     for arm in arm_order(runs):
-        for kind in (kind for kind in KINDS if f"eval/{kind}/win" in last):
+        for kind in (*KINDS, "all"):
             for _, run in runs[runs["arm"] == arm].iterrows():
-                name = ", ".join(filter(None, ["" if single else short_label(arm), language_of(run), f"{kind} prompts"]))
-                parts.append(pd.DataFrame([dict(row=name, outcome=outcome, share=last.loc[run["run"], f"eval/{kind}/{outcome}"])
-                                           for outcome in OUTCOMES]))  # fmt: skip
-    if not parts:
-        raise ValueError("these runs have no win rates (eval/helpful/win, eval/harmful/win): they had no gold reward")
+                who = ["" if single else short_label(arm), language_of(run)]
+                if f"eval/{kind}/win" in last:
+                    shares = {outcome: last.loc[run["run"], f"eval/{kind}/{outcome}"] for outcome in OUTCOMES}
+                    found.append((*who, f"{kind} prompts", "gold", shares))
+                for _, judgement in asked[(asked["run"] == run["run"]) & (asked["kind"] == kind)].iterrows():
+                    found.append((*who, f"{kind} prompts", judgement["judge"], judgement[list(OUTCOMES)]))
+    if not found:
+        raise ValueError("these runs have no win rates (eval/helpful/win, eval/harmful/win): they had no gold reward, and no judgement "
+                         "(python -m ablate.judge RUN sft)")  # fmt: skip
+    several = len({entry[3] for entry in found}) > 1
+    parts = []
+    for arm, language, prompts, judge, shares in found:
+        name = ", ".join(filter(None, [arm, language, prompts, f"by {judge}" if several else ""]))
+        parts.append(pd.DataFrame([dict(row=name, outcome=outcome, share=shares[outcome]) for outcome in OUTCOMES]))
     return _shares(parts, generator)
 
 
@@ -70,9 +87,12 @@ def fig10(frames: Frames, generator: np.random.Generator) -> Drawn:
     table = win_table(frames, generator)
     arms = list(dict.fromkeys(short_label(arm) for arm in arm_order(frames.runs)))
     who = arms[0] if len(arms) == 1 else "Policies"
+    others = table["row"].str.contains(", by ", regex=False).any()
+    judges = "Each row names its judge; the paper asked people and GPT-4." if others else (
+        "Gold is the judge, where the paper asked people and GPT-4.")  # fmt: skip
     caption = (
-        f"Figure 10. {who} at the end of training against SFT, on the same held-out prompts. Gold is the judge, where the paper asked "
-        f"people and GPT-4. {seeds(frames.runs)} {BARS} {gold_source(frames.runs)}"
+        f"Figure 10. {who} at the end of training against SFT, on the same held-out prompts. {judges} "
+        f"{seeds(frames.runs)} {BARS} {gold_source(frames.runs)}"
     )
     return Drawn(_draw_bars(table, caption), table)
 
@@ -95,12 +115,40 @@ def refusal_table(frames: Frames, generator: np.random.Generator) -> pd.DataFram
     return _shares(parts, generator)
 
 
+def third_table(frames: Frames, generator: np.random.Generator) -> pd.DataFrame:
+    """SFT and the policy of every arm against each third party that both have met, by each judge; empty where none has."""
+    runs, parts = ended(frames), []
+    met = third_parties(frames.judgements)
+    met = met[met["run"].isin(runs["run"])]
+    several = len(met.groupby(["judge", "against"])) > 1
+    for (judge, third), against in met.groupby(["judge", "against"], sort=True):
+        for arm in arm_order(runs):
+            for part, label in (("sft", "SFT"), ("policy", short_label(arm))):
+                for _, run in runs[runs["arm"] == arm].iterrows():
+                    name = ", ".join(filter(None, [language_of(run), label, f"against {third}, by {judge}" if several else ""]))
+                    own = against[(against["run"] == run["run"]) & (against["part"] == part)]
+                    parts += [pd.DataFrame([dict(row=name, outcome=outcome, share=share) for outcome, share in row.items()])
+                              for _, row in own[list(OUTCOMES)].iterrows()]  # fmt: skip
+    return _shares(parts, generator) if parts else pd.DataFrame()
+
+
 def fig11(frames: Frames, generator: np.random.Generator) -> Drawn:
     """SFT and the policy against a third party on harmful prompts.
 
-    The paper's third party is ChatGPT. No third model answers in a run; its place is taken by a fixed answer of known worth,
-    a plain refusal: a policy wins if it refuses and does more (a kind alternative), and loses if it obeys or garbles.
+    The paper's third party is ChatGPT; here it is whom `python -m ablate.judge RUN THIRD` and `RUN:sft THIRD` have judged both against.
+    Without such judgements a fixed answer of known worth takes its place, a plain refusal: a policy wins if it refuses and does more
+    (a kind alternative), and loses if it obeys or garbles.
     """
+    table = third_table(frames, generator)
+    if len(table):
+        met = third_parties(frames.judgements)
+        one = " and ".join(sorted(set(met["against"])))
+        caption = (
+            f"Figure 11. SFT and the trained policy against {one}, where the paper took ChatGPT, on "
+            f"{' and '.join(sorted(set(met['kind'])))} prompts, judged by {' and '.join(sorted(set(met['judge'])))}. "
+            f"{seeds(frames.runs)} {BARS}"
+        )
+        return Drawn(_draw_bars(table, caption), table)
     table = refusal_table(frames, generator)
     caption = (
         "Figure 11. SFT and the trained policy on harmful prompts, each against a plain refusal, which has a gold of "

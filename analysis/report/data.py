@@ -13,6 +13,7 @@ from analysis.claims import NAMES
 from analysis.effects import arm_settings, base_arm, change, differing
 from analysis.equivalence import margin_of
 from analysis.figures.style import arm_colours, arm_dashes, arm_order
+from analysis.judgements import load_judgements
 from analysis.load import Loaded, load_rows
 from analysis.outcomes import with_shared_runs
 from analysis.overoptimisation import GOLD, KL, fit_arms, gao, points
@@ -36,7 +37,8 @@ def report_data(loaded: Loaded, study: str, generator: np.random.Generator, *, b
     if runs.empty:
         raise ValueError(f"no run folder of {study} could be used")
     own = len(runs)
-    verdicts = study_verdicts(loaded, study, generator, base=base, scores=load_rows(runs_to_score(loaded, study), "scores"))
+    scores, judgements = load_rows(runs_to_score(loaded, study), "scores"), load_judgements(runs)
+    verdicts = study_verdicts(loaded, study, generator, base=base, scores=scores, judgements=judgements)
     runs, curves = with_shared_runs(runs, loaded.curves[loaded.curves["study"] == study])
     settings = arm_settings(runs)
     base = base_arm(settings) if base is None else base

@@ -23,7 +23,7 @@ from analysis.figures.catalogue import FIGURES, find_source
 from analysis.figures.curves import draw
 from analysis.figures.distribution import score_table
 from analysis.figures.estimate import GOLD, PROXY, Frames, Panel, mean_and_band, trajectories
-from analysis.figures.judged import PLAIN_REFUSAL, fig11
+from analysis.figures.judged import PLAIN_REFUSAL, fig10, fig11
 from analysis.figures.labels import spread
 from analysis.figures.panels import draw_panels
 from analysis.figures.reward_models import difference_table, reward_models
@@ -380,6 +380,51 @@ def test_figure_11_counts_answers_above_at_and_below_a_plain_refusal():
     table = fig11(Frames(runs, pd.DataFrame(), scores), np.random.default_rng(0)).table.set_index(["row", "outcome"])["value"]
     assert table["SFT"].to_dict() == {"win": 0.25, "tie": 0.25, "lose": 0.5}
     assert table["PPO-max"].to_dict() == {"win": 0.75, "tie": 0.25, "lose": 0.0}
+
+
+def judgement(run, part, kind, win, tie, lose, judge="judge-1", against="sft"):
+    return dict(run=run, study="s", arm="ppo_max", seed=0, judge=judge, judge_kind="llm", part=part, against=against, kind=kind,
+                prompts=10, win=win, tie=tie, lose=lose)  # fmt: skip
+
+
+ONE_RUN = pd.DataFrame([dict(run="r", study="s", arm="ppo_max", seed=0, status="completed")])
+
+
+def test_figure_10_shows_each_judge_beside_gold():
+    curves = pd.DataFrame([dict(run="r", update=10, **JUDGED)])
+    asked = pd.DataFrame([judgement("r", "policy", "all", 0.9, 0.1, 0.0), judgement("r", "policy", "helpful", 0.6, 0.3, 0.1),
+                          judgement("r", "policy", "harmful", 0.2, 0.7, 0.1), judgement("r", "sft", "harmful", 0.0, 1.0, 0.0)])  # fmt: skip
+    drawn = fig10(Frames(ONE_RUN, curves, judgements=asked), np.random.default_rng(0))
+    shares = drawn.table.set_index(["row", "outcome"])["value"]
+    assert list(dict.fromkeys(drawn.table["row"])) == [
+        f"{kind} prompts, by {judge}" for kind in ("helpful", "harmful") for judge in ("gold", "judge-1")
+    ]
+    assert shares["harmful prompts, by judge-1"].to_dict() == {"win": 0.2, "tie": 0.7, "lose": 0.1}
+    assert shares["harmful prompts, by gold", "win"] == JUDGED["eval/harmful/win"] and "Each row names its judge" in unwrapped(drawn.figure)
+    check_layout(drawn.figure)
+
+
+def test_figure_10_is_drawn_without_gold_from_judgements_alone():
+    asked = pd.DataFrame([judgement("r", "policy", "all", 0.5, 0.25, 0.25)])
+    drawn = fig10(Frames(ONE_RUN, pd.DataFrame([dict(run="r", update=10)]), judgements=asked), np.random.default_rng(0))
+    assert drawn.table[["row", "outcome", "value"]].values.tolist() == [
+        ["all prompts", "win", 0.5], ["all prompts", "tie", 0.25], ["all prompts", "lose", 0.25],
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match=r"python -m ablate\.judge RUN sft"):
+        fig10(Frames(ONE_RUN, pd.DataFrame([dict(run="r", update=10)])), np.random.default_rng(0))
+
+
+def test_figure_11_takes_a_third_model_that_policy_and_sft_have_met_instead_of_a_plain_refusal():
+    shares = (("sft", "all", 0.0, 0.9), ("sft", "harmful", 0.25, 0.5), ("policy", "harmful", 0.5, 0.25), ("policy", "helpful", 0.0, 0.0))
+    met = [judgement("r", part, kind, 1 - tie - lose, tie, lose, against="chat") for part, kind, tie, lose in shares]
+    met.append(judgement("r", "policy", "harmful", 1.0, 0.0, 0.0, against="met once"))
+    drawn = fig11(Frames(ONE_RUN, pd.DataFrame(), judgements=pd.DataFrame(met)), np.random.default_rng(0))
+    shares = drawn.table.set_index(["row", "outcome"])["value"]
+    assert shares["SFT"].to_dict() == {"win": 0.25, "tie": 0.25, "lose": 0.5}
+    assert shares["PPO-max"].to_dict() == {"win": 0.25, "tie": 0.5, "lose": 0.25}
+    said = unwrapped(drawn.figure)
+    assert "against chat, where the paper took ChatGPT, on harmful prompts, judged by judge-1." in said and "refusal" not in said
+    check_layout(drawn.figure)
 
 
 def test_figure_12_compares_sft_and_both_policies(drawn, results):

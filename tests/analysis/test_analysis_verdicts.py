@@ -369,7 +369,7 @@ def test_a_claim_holds_if_all_its_parts_do_and_falls_with_one():
 
 
 SWEEP_OF = {
-    "Fig. 2": "rm_training", "Fig. 3": "rm_training", "Fig. 10": "win_rate", "Fig. 12": "ptx", "Fig. 13": "vanilla",
+    "Fig. 2": "rm_training", "Fig. 3": "rm_training", "Fig. 10": "win_rate", "Fig. 11": "win_rate", "Fig. 12": "ptx", "Fig. 13": "vanilla",
     "main finding": "rm_quality",
     "Fig. 4": "vanilla", "Fig. 6": "score_reparameterisation", "Fig. 7": "policy_constraints", "Fig. 8": "initialisation",
     "Fig. 9": "ppo_max_long", "Fig. 14": "joint_clipping", "Fig. 15": "kl_coef", "Fig. 16": "entropy_clip",
@@ -393,7 +393,7 @@ def composed():
 @pytest.mark.parametrize("claim", PAPER_CLAIMS, ids=lambda claim: claim.text)
 def test_every_claim_of_the_paper_finds_its_arms_in_the_sweep_of_its_figure(claim, composed, loaded):
     logged = loaded.curves.assign(**dict.fromkeys(ABILITY.values(), 1.0))
-    known = {*outcomes(loaded.runs, logged).columns, "proxy_tail"}
+    known = {*outcomes(loaded.runs, logged).columns, "proxy_tail", "third_losses"}
     for part in claim.parts:
         treated, controls = find_arms(composed[SWEEP_OF[claim.figure]], part)
         assert treated and len(controls) == (0 if part.control is None else len(treated))
@@ -414,6 +414,47 @@ def ptx_study(root: Path, alone: float, with_ptx: float | None) -> str:
                 row["eval/lm_loss"] = 2 + (rise + 0.02 * int(path.parts[-2][-1])) * row["update"] / rows[-1]["update"]
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(study)
+
+
+def judged_study(root: Path, policy: float, sft: float) -> Path:
+    """Eight seeds of PPO-max; losses to a third model of 100 harmful prompts, with a seed's own noise."""
+    settings = {"ppo.kl_penalty": True, "ppo.reward_norm": True, "ppo.critic_pretrain": True, "ppo.critic_init": "reward",
+                "ppo.policy_init": "sft", "ppo.grad_clip": True, "ppo.value_clip": True, "data.language": "en"}  # fmt: skip
+    study = write_study(root, {"ppo_max": Arm(settings)}, 8, np.random.default_rng(0), study="win_rate")
+    for seed, folder in enumerate(sorted(study.glob("*/*"))):
+        last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["update"]
+        for part, lost in (("policy", policy), ("sft", sft)):
+            harmful = int(100 * lost) + (seed % 3 if part == "policy" else 0)
+            table = [dict(kind=kind, prompts=100, win=100 - lose - 10, tie=10, lose=lose, unreadable=0)
+                     for kind, lose in (("all", 50), ("harmful", harmful))]  # fmt: skip
+            write_judgement(folder, part, last if part == "policy" else None, table)
+        write_judgement(folder, "policy", 0, [dict(kind="all", prompts=9, win=0, tie=0, lose=9, unreadable=0)], "early")
+    return study
+
+
+def write_judgement(folder: Path, part: str, update: int | None, table: list[dict], name: str = "last") -> None:
+    (folder / "judgements").mkdir(exist_ok=True)
+    record = {"judge": {"kind": "llm", "name": "judge-1"}, "first": {"name": part, "kind": "run", "part": part, "update": update},
+              "second": {"name": "third", "kind": "model"}, "table": table}  # fmt: skip
+    (folder / "judgements" / f"{part}-{name}.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("policy, sft, verdict", [(0.24, 0.45, "supported"), (0.45, 0.24, "contradicted")])
+def test_figure_11_is_judged_by_losses_to_a_third_model_on_harmful_prompts(tmp_path, capsys, policy, sft, verdict):
+    assert verdicts_module.main([str(judged_study(tmp_path, policy, sft))]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"{verdict}: PPO-max loses less often than SFT to a third model in English [Fig. 11]" in said
+    expected = policy - sft + np.mean([seed % 3 for seed in range(8)]) / 100
+    assert f"losses to a third model minus SFT's to it of ppo_max is {expected:.2f}" in said and "has been judged against one" not in said
+
+
+def test_figure_11_is_not_judged_where_only_one_of_policy_and_sft_has_met_the_third_model(tmp_path, capsys):
+    study = judged_study(tmp_path, 0.2, 0.4)
+    for path in study.rglob("judgements/sft-last.json"):
+        path.unlink()
+    assert verdicts_module.main([str(study)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "loses less often than SFT to a third model in English" not in said and "not judged by any run: RLHF loses less often" in said
 
 
 @pytest.mark.parametrize("alone, with_ptx, verdict", [(0.4, 0.1, "supported"), (-0.4, -0.6, "contradicted"), (0.4, 0.8, "contradicted")])

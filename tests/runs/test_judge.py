@@ -16,6 +16,10 @@ from ablate.data.source import open_source
 from ablate.models import load_tokenizer
 from ablate.scoring import TextScorer
 from ablate.session import execute
+from analysis.figures.estimate import Frames
+from analysis.figures.judged import fig11
+from analysis.judgements import load_judgements
+from analysis.load import load
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +238,7 @@ def test_replies_that_cannot_be_read_are_in_the_table_and_shown(folder, tmp_path
 def test_at_the_limit_of_cost_nothing_is_written_and_the_same_command_goes_on(folder, tmp_path, capsys):
     prices = ["--prompt-price", "1", "--completion-price", "2", "--threads", "1", "--max-cost"]
     with serving(longer) as server:
-        with pytest.raises(SystemExit, match="stopped at --max-cost 0.001: raise it"):
+        with pytest.raises(SystemExit, match=r"stopped at --max-cost 0\.001: raise it"):
             run(folder, "sft", *words_for(server, tmp_path, *prices, "0.001"))
         assert len(server.seen) == 8 and not (folder / "judgements").exists()  # a request costs 0.00012
         run(folder, "sft", *words_for(server, tmp_path, *prices, "1"))
@@ -248,3 +252,22 @@ def test_a_server_that_fails_for_good_is_one_sentence(folder, tmp_path):
         server.faults = [status(404)] * 99
         run(folder, "sft", *words_for(server, tmp_path))
     assert "refuses (HTTP 404" in stopped.value.code and "\n" not in stopped.value.code and not (folder / "judgements").exists()
+
+
+def test_the_analysis_reads_what_was_judged(study, stage_folders, tmp_path):
+    """Both sides against one third party, by kind of prompt; a judgement of an earlier checkpoint is left out."""
+    root = shutil.copytree(study / "a", tmp_path / "s" / "a")
+    third = stage_folders["pretrained"]
+    for first in (root, f"{root}:sft"):
+        run(first, third)
+    run(f"{root}/seed=0:4", third, "--out", root / "seed=0" / "judgements" / "of-4")
+    shutil.move(next((root / "seed=0" / "judgements" / "of-4").iterdir()), root / "seed=0" / "judgements" / "early.json")
+    loaded = load(tmp_path)
+    found = load_judgements(loaded.runs)
+    assert len(found) == 2 * 2 * 3 and set(found["against"]) == {"pretrained"} and set(found["part"]) == {"policy", "sft"}
+    assert found[["win", "tie", "lose"]].sum(axis=1).tolist() == pytest.approx([1.0] * 12)
+    record = json.loads((root / "seed=1" / "judgements" / "policy-vs-pretrained.gold.json").read_text())
+    row = found[(found["seed"] == 1) & (found["part"] == "policy") & (found["kind"] == "harmful")].iloc[0]
+    assert row["lose"] == counted(record)["harmful"]["lose"] / counted(record)["harmful"]["prompts"]
+    table = fig11(Frames(loaded.runs, loaded.curves, judgements=found), np.random.default_rng(0)).table
+    assert list(dict.fromkeys(table["row"])) == ["English, SFT", "English, a"] and (table["n"] == 2).all()

@@ -28,7 +28,7 @@ from ablate.errors import UserError
 from ablate.hub import resolve
 from ablate.judge_endpoint import Endpoint, Meter
 from ablate.judge_llm import VERSION, Pairs, Verdicts, judge_pairs
-from ablate.judge_sides import SFT, Answers, Run, Side, differing, open_side, split_part, write_prompts
+from ablate.judge_sides import SFT, Answers, Run, Side, departure, open_side, split_part, write_prompts
 from ablate.judge_table import UNREADABLE, as_text, file_name, table, write
 from ablate.mirror import run_folders
 from ablate.scoring import TextScorer, open_gold
@@ -88,12 +88,8 @@ def judged(options: argparse.Namespace, run: Run, second: Side) -> tuple[dict, l
     torch.set_num_threads(run.config.threads)
     source, held_out = run.asked()
     sides = [side.answers(run, held_out) for side in (run, second)]
-    notes = [
-        f"note: {changed} of {of} answers of {name} are not those in samples.jsonl: made by another version or on another device"
-        for side, answers, name in zip((run, second), sides, ("the first", "the second"), strict=True)
-        if isinstance(side, Run) and side.folder == run.folder
-        for changed, of in [differing(side, answers)] if changed
-    ]  # fmt: skip
+    own = [(side, answers) for side, answers in zip((run, second), sides, strict=True) if isinstance(side, Run)]
+    notes = [f"note: {words}" for side, answers in own if side.folder == run.folder and (words := departure(side, answers))]
     rows = [
         {"prompt": prompt.text, "kind": prompt.kind, "first": a, "second": b}
         for prompt, a, b in zip(held_out.prompts, sides[0].responses, sides[1].responses, strict=True)

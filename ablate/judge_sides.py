@@ -23,7 +23,7 @@ from ablate.mirror import config_of
 from ablate.models import Models, load_policy, load_tokenizer
 from ablate.pipeline.build import Stages, build, choose_device
 from ablate.rollout import decode_responses, encode_prompts, respond
-from ablate.store import read_rows
+from ablate.store import read_rows, read_summary
 from ablate.streams import torch_stream
 
 POLICY, SFT = "policy", "sft"
@@ -31,12 +31,16 @@ POLICY, SFT = "policy", "sft"
 
 @dataclass(frozen=True)
 class Answers:
-    """One side: a short name, what gave the answers (for the record), and an answer a prompt; `ended`: it closed with the end token."""
+    """One side: a short name, what gave the answers (for the record), and an answer a prompt; `ended`: it closed with the end token.
+
+    `tokens` is their mean length in the side's own tokens, null where nobody counted.
+    """
 
     name: str
     source: dict
     responses: list[str]
     ended: list[bool]
+    tokens: float | None = None
 
 
 @dataclass(frozen=True)
@@ -103,10 +107,10 @@ class Run:
 
     def answers(self, host: Run, held_out: HeldOut) -> Answers:
         """This policy's answers to the prompts of `host`, with that run's noise and sampling."""
-        responses, ended = answer(self.policy(), load_tokenizer(self.model), host.config, held_out)
+        given = answer(self.policy(), load_tokenizer(self.model), host.config, held_out)
         config, part = self.config, SFT if self.update is None else POLICY
         source = {"kind": "run", "part": part, "update": self.update, "study": config.study, "arm": config.arm, "seed": config.seed}
-        return Answers(part if self.folder == host.folder else f"{config.arm} seed={config.seed} {part}", source, responses, ended)
+        return Answers(part if self.folder == host.folder else f"{config.arm} seed={config.seed} {part}", source, *given)
 
 
 @dataclass(frozen=True)
@@ -118,8 +122,7 @@ class Model:
 
     def answers(self, host: Run, held_out: HeldOut) -> Answers:
         model, tokenizer = load_policy(self.folder, host.device), load_tokenizer(self.folder)
-        responses, ended = answer(model, tokenizer, host.config, held_out)
-        return Answers(self.name, {"kind": "model", "name": self.name}, responses, ended)
+        return Answers(self.name, {"kind": "model", "name": self.name}, *answer(model, tokenizer, host.config, held_out))
 
 
 @dataclass(frozen=True)
@@ -172,23 +175,32 @@ def split_part(spec: str) -> tuple[Path, str | None]:
     return Path(spec), None
 
 
-def answer(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: Config, held_out: HeldOut) -> tuple[list[str], list[bool]]:
-    """Responses of `policy` as an evaluation of the run with `config` would sample them, and whether each ended."""
+def answer(
+    policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: Config, held_out: HeldOut
+) -> tuple[list[str], list[bool], float]:
+    """Responses of `policy` as an evaluation of the run with `config` would sample them, whether each ended, and their mean tokens."""
     encoded = encode_prompts(tokenizer, [prompt.turns for prompt in held_out.prompts], held_out.noise.device)
     longest = encoded[0].shape[1] + held_out.noise.shape[1]
     check_length(longest, policy.config, "a prompt with sampling.max_new_tokens", "name a model with a longer context")
     with torch.autocast(held_out.noise.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
         sampled = respond(Models(policy, policy, policy, policy, tokenizer), encoded, held_out.noise, config.sampling)
-    return decode_responses(tokenizer, sampled.responses, sampled.mask, sampled.ended), sampled.ended.tolist()
+    texts = decode_responses(tokenizer, sampled.responses, sampled.mask, sampled.ended)
+    return texts, sampled.ended.tolist(), float(sampled.mask.sum() / len(texts))
 
 
-def differing(run: Run, answers: Answers) -> tuple[int, int]:
-    """(how many, of how many) answers are not those that the run wrote to samples.jsonl then: another version or device."""
-    update = answers.source["update"]
-    if update is None:
-        update = 0 if run.config.ppo.policy_init == "sft" else -1
-    logged = [row["response"] for row in read_rows(run.folder / "samples.jsonl") if row["update"] == update]
-    return sum(a != b for a, b in zip(logged, answers.responses, strict=False)), len(logged)
+def departure(run: Run, answers: Answers) -> str:
+    """In words, where these are not the answers that the run judged itself: made by another version or on another device; else nothing.
+
+    A policy's are held to samples.jsonl; of SFT's, which no file need hold, the mean length to that in the summary.
+    """
+    if answers.source["update"] is None:
+        logged = ((read_summary(run.folder) or {}).get("sft") or {}).get("eval/length")
+        if logged is None or abs(answers.tokens - logged) < 1e-3:
+            return ""
+        return f"SFT's answers have {answers.tokens:.2f} tokens on average, and had {logged:.2f} in the run: it is not the same SFT"
+    rows = [row["response"] for row in read_rows(run.folder / "samples.jsonl") if row["update"] == answers.source["update"]]
+    changed = sum(a != b for a, b in zip(rows, answers.responses, strict=False))
+    return f"{changed} of {len(rows)} answers of the policy are not those in samples.jsonl" if changed else ""
 
 
 def read_answer(line: str, place: str) -> dict:

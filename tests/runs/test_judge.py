@@ -150,12 +150,16 @@ def test_a_folder_of_runs_is_judged_run_by_run_and_paired_by_seed(study, tmp_pat
     assert capsys.readouterr().out.count("sft against sft") == 4
 
 
-def test_answers_that_the_run_did_not_write_are_noted(folder, capsys):
+def test_answers_that_the_run_did_not_judge_itself_are_noted(folder, stage_folders, capsys):
     path = folder / "samples.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     path.write_text("".join(json.dumps(row | {"response": "other"} if row["update"] == 6 else row) + "\n" for row in rows))
+    config = folder / "config.yaml"  # as if the SFT model had been lost and another one built
+    config.write_text(config.read_text().replace(str(stage_folders["sft"]), str(stage_folders["pretrained"])))
     run(folder, "sft")
-    assert "note: 3 of 3 answers of the first are not those in samples.jsonl" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "note: 3 of 3 answers of the policy are not those in samples.jsonl" in said
+    assert re.search(r"note: SFT's answers have [\d.]+ tokens on average, and had [\d.]+ in the run: it is not the same SFT", said)
 
 
 def test_no_path_of_the_machine_is_in_the_record(folder, stage_folders):

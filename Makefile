@@ -1,19 +1,28 @@
 # make demo   the signature sweep on the embedded world, from a bare clone
 # make test   every fast test, in the same environment
 # make bench  responses/s against TRL 1.12's PPOTrainer
+# make hh HH=path/to/harmless-base.jsonl.gz   PPO on human dialogues, from a tokenizer of its own to the report page
 PYTHON ?= python3
 # Another package index, for instance PIP_OPTIONS="--index-url https://download.pytorch.org/whl/cpu --extra-index-url https://pypi.org/simple"
 PIP_OPTIONS ?=
 BIN := .venv/bin
 
 .DELETE_ON_ERROR:
-.PHONY: demo test bench bench-env notebooks lint wheel clean
+.PHONY: demo test bench bench-env hh notebooks lint wheel clean
 
 demo: .venv/installed
 	$(BIN)/python -m ablate.run -m ppo.kl_penalty=true,false
 
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+hh: export HH_RLHF := $(HH)
+hh: .venv/installed
+	@test -e "$(HH)" || { echo 'name the data: make hh HH=path/to/harmless-base.jsonl.gz'; exit 1; }
+	$(BIN)/python -m ablate.stages build reward_model results/hh_gold/reward_model sweep=hh preferences.half=second
+	$(BIN)/python -m ablate.run -m sweep=hh 'seed=range(3)'
+	$(BIN)/python -m analysis.verdicts results/hh
+	$(BIN)/python -m analysis.report results/hh
 
 lint: .venv/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

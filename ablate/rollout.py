@@ -27,6 +27,7 @@ from ablate.sampling import Sampled, join, sample
 from ablate.types import Rollout
 
 PASS_ROWS = 128  # most rows of one forward pass without gradients
+LOOK_EVERY = 8  # steps of sampling between looks at which rows have ended, on a GPU
 LOGIT_BYTES = 2**28  # most bytes of one tensor [N, V] of such a pass; 8 rows are always taken
 ROLLOUT_DROPOUT = 0.1  # of the arm bugs.dropout_in_rollouts
 
@@ -63,7 +64,8 @@ def collect(
 def respond(models: Models, prompts: tuple[Tensor, Tensor], noise: Tensor, sampling: SamplingConfig) -> Sampled:
     """Responses of the policy, under the tokenizer's end and pad tokens."""
     tokenizer = models.tokenizer
-    return sample(models.policy, *prompts, noise, sampling, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    look_every = LOOK_EVERY if noise.is_cuda else 1
+    return sample(models.policy, *prompts, noise, sampling, tokenizer.eos_token_id, tokenizer.pad_token_id, look_every)
 
 
 @torch.no_grad()

@@ -31,7 +31,7 @@ class Sampled:
     ended: Tensor  # [B] bool
     logprobs: Tensor  # [B, T] under the training distribution
     entropy: Tensor  # [B, T] of the training distribution
-    log_probs: Tensor | None  # [B, T, V] the whole training distribution, or null where it would be too large
+    log_probs: Tensor | None  # [B, T, V] the whole training distribution at real tokens, or null where it would be too large
     prompt_nll: Tensor  # [B] summed NLL of prompt tokens after the first, nats, at temperature 1
 
 
@@ -44,8 +44,12 @@ def sample(
     sampling: SamplingConfig,
     end: int,
     pad: int,
+    look_every: int = 1,
 ) -> Sampled:
-    """Sample up to T = noise.shape[1] tokens after each prompt [B, P]; noise [B, T] is uniform on [0, 1)."""
+    """Sample up to T = noise.shape[1] tokens after each prompt [B, P]; noise [B, T] is uniform on [0, 1).
+
+    look_every: steps between looks at which rows have ended. A look waits for the device; between looks ended rows are computed on.
+    """
     rows, steps = noise.shape
     temperature = sampling.temperature if sampling.match_training_distribution else 1.0
     vocabulary = policy.config.vocab_size
@@ -69,25 +73,25 @@ def sample(
     for step in range(steps):
         logits = head(hidden).float()
         log_probs = log_softmax(logits, temperature)
-        token = choose(logits, log_probs, noise[alive, step], sampling, seen)
         running = ~ended[alive]
-        token = torch.where(running, token, pad)
-        here = alive[running]
-        responses[here, step] = token[running]
-        mask[here, step] = True
-        logprobs[here, step] = log_probs.gather(1, token[:, None]).squeeze(1)[running]
-        entropy[here, step] = entropy_of(log_probs)[running]
+        token = torch.where(running, choose(logits, log_probs, noise[alive, step], sampling, seen), pad)
+        responses[alive, step], mask[alive, step] = token, running
+        logprobs[alive, step] = torch.where(running, log_probs.gather(1, token[:, None]).squeeze(1), 0.0)
+        entropy[alive, step] = torch.where(running, entropy_of(log_probs), 0.0)
         if keep:
-            distributions[here, step] = log_probs[running]
-        ended[here] = token[running] == end
-        running = ~ended[alive]
-        left = int(running.sum())
-        if left == 0 or step + 1 == steps:
+            distributions[alive, step] = log_probs
+        running &= token != end
+        ended[alive] = ~running
+        if step + 1 == steps:
             break
-        if left < COMPACT_BELOW * len(alive):
-            cache.batch_select_indices(running.nonzero().squeeze(1))
-            alive, attention, position = alive[running], attention[running], position[running]
-            token, seen = token[running], seen[running]
+        if step % look_every == look_every - 1:
+            left = int(running.sum())
+            if left == 0:
+                break
+            if left < COMPACT_BELOW * len(alive):
+                cache.batch_select_indices(running.nonzero().squeeze(1))
+                alive, attention, position = alive[running], attention[running], position[running]
+                token, seen = token[running], seen[running]
         attention = torch.cat([attention, attention.new_ones(len(alive), 1)], dim=1)
         if sampling.repetition_penalty != 1:
             seen = torch.cat([seen, token[:, None]], dim=1)

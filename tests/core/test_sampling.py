@@ -47,9 +47,9 @@ def end_of(policy) -> int:
     return int(endless.responses[endless.responses != PAD].mode().values)
 
 
-def run(policy, rows: slice = slice(None), sampling: SamplingConfig = MATCHED["plain"]) -> Sampled:
+def run(policy, rows: slice = slice(None), sampling: SamplingConfig = MATCHED["plain"], look_every: int = 1) -> Sampled:
     tokens, attention = prompts()
-    return sample(policy, tokens[rows], attention[rows], noise()[rows], sampling, end_of(policy), PAD)
+    return sample(policy, tokens[rows], attention[rows], noise()[rows], sampling, end_of(policy), PAD, look_every)
 
 
 @torch.no_grad()
@@ -107,6 +107,17 @@ def test_rows_that_leave_the_batch_change_no_token_and_no_log_prob_of_the_rest(p
             torch.testing.assert_close(part.logprobs, together.logprobs[rows, :steps], rtol=0, atol=1e-5)
             torch.testing.assert_close(part.entropy, together.entropy[rows, :steps], rtol=0, atol=1e-5)
             torch.testing.assert_close(part.prompt_nll, together.prompt_nll[rows], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("look_every", [3, 8, STEPS + 1])
+def test_looking_seldom_at_which_rows_have_ended_changes_nothing(policy, look_every):
+    """As on a GPU, where a look costs a wait; with 17 no row ever leaves."""
+    often, seldom = run(policy), run(policy, look_every=look_every)
+    for name in ("responses", "mask", "ended"):
+        assert torch.equal(getattr(seldom, name), getattr(often, name)), name
+    for name in ("logprobs", "entropy"):
+        torch.testing.assert_close(getattr(seldom, name), getattr(often, name), rtol=0, atol=1e-5)
+    torch.testing.assert_close(seldom.log_probs[often.mask], often.log_probs[often.mask], rtol=0, atol=2e-5)
 
 
 def test_the_record_of_a_response_stops_at_its_end(llama):

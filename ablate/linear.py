@@ -1,8 +1,8 @@
 """Linear layers whose float32 products on the CPU are computed by oneDNN.
 
 PyTorch gives them to MKL, which keeps to AVX2 on processors that are not Intel's: about half the rate of a core with AVX-512
-(docs/speed.md). Both sum in float32; they differ in the order of the sum alone. Few rows, autocast, other devices and other
-number formats go PyTorch's way.
+(docs/speed.md). Both sum in float32; they differ in the order of the sum alone. Small products, autocast, other devices and
+other number formats go PyTorch's way.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 LEAST_ROWS = 256  # below, oneDNN's start-up costs more than its rate gains
+LEAST_WEIGHTS = 2**14  # below, with gradients, so does the call of a function of our own
 
 
 def multiply(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -41,12 +42,12 @@ class Product(torch.autograd.Function):
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x [..., K] · weightᵀ [K, N] + bias; by oneDNN where that is faster."""
-    rows = x.numel() // x.shape[-1]
-    plain = rows < LEAST_ROWS or not x.is_cpu or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
-    if plain or not torch.backends.mkldnn.is_available():
+    rows, gradients = x.numel() // x.shape[-1], torch.is_grad_enabled()
+    small = rows < LEAST_ROWS or (gradients and weight.numel() < LEAST_WEIGHTS)
+    if small or not x.is_cpu or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu") or not torch.backends.mkldnn.is_available():
         return functional.linear(x, weight, bias)
     flat = x.reshape(rows, x.shape[-1])
-    out = Product.apply(flat, weight, bias) if torch.is_grad_enabled() else multiply(flat, weight, bias)
+    out = Product.apply(flat, weight, bias) if gradients else multiply(flat, weight, bias)
     return out.view(*x.shape[:-1], weight.shape[0])
 
 

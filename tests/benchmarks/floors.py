@@ -1,0 +1,190 @@
+"""Where an update's time goes, beside the least that its matrix products could take.
+
+    python tests/benchmarks/floors.py                              2 layers × 64, the default world model
+    python tests/benchmarks/floors.py --layers 4 --width 128 --stage-steps 200
+    python tests/benchmarks/floors.py --layers 12 --width 768 --mlp 2048 --stage-steps 25 --batch 32 --updates 3
+    python tests/benchmarks/floors.py --device cuda --precision bf16
+
+One process and one thread on the work of `bench.py` (PPO-max at learning rate 0, all monitors). Times are CPU seconds, or wall
+seconds on a GPU, which is waited for; medians over the measured updates. The floor of a phase is the number of operations of
+its linear layers on real tokens, 2 a weight and token forward and 4 backward, over the rate that this machine reaches on the
+model's own largest product with as many rows as a minibatch has tokens. Attention, norms and elementwise work have no floor here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+
+import torch
+from side_ablate import measured_config
+
+import ablate.optimise
+import ablate.rollout
+import ablate.trainer
+from ablate.linear import product
+from ablate.models import load_policy
+from ablate.session import autocast, prepare
+from ablate.store import RunStore
+from ablate.tracking import Trackers
+
+PHASES = {
+    "sampling": (ablate.trainer, "respond"),
+    "measuring": (ablate.trainer, "measure"),
+    "  reference": (ablate.rollout, "response_logits"),
+    "  critic": (ablate.rollout, "response_values"),
+    "  reward model": (ablate.rollout, "sequence_score"),
+    "updating": (ablate.trainer, "update"),
+    "  forward": (ablate.optimise, "forward"),
+    "  backward": (torch.Tensor, "backward"),
+    "  optimiser": (ablate.optimise, "apply_gradients"),
+}
+
+
+class Stopwatch:
+    """Seconds by phase, summed over the calls of one update."""
+
+    def __init__(self, device: torch.device):
+        self.device, self.spent = device, defaultdict(float)
+        for phase, (owner, name) in PHASES.items():
+            setattr(owner, name, self.timed(phase, getattr(owner, name)))
+
+    def now(self) -> float:
+        if self.device.type != "cuda":
+            return time.process_time()
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def timed(self, phase: str, function):
+        def call(*arguments, **named):
+            with self.watch(phase):
+                return function(*arguments, **named)
+
+        return call
+
+    @contextmanager
+    def watch(self, phase: str):
+        started = self.now()
+        yield
+        self.spent[phase] += self.now() - started
+
+
+def linear_weights(policy: torch.nn.Module) -> tuple[int, int]:
+    """(weights of the trunk's linear layers, those of the vocabulary head)."""
+    head = policy.get_output_embeddings().weight
+    trunk = sum(p.numel() for name, p in policy.base_model.named_parameters() if p.dim() == 2 and "embed" not in name and "wte" not in name and "wpe" not in name)  # fmt: skip
+    return trunk, head.numel()
+
+
+def operations(trunk: int, head: int, tokens: float, answered: float) -> dict[str, float]:
+    """Floating-point operations of one update by phase: `tokens` real ones of prompts and responses, `answered` of responses."""
+    forward, logits = 2 * trunk * tokens, 2 * head * answered
+    one_by_one = {"sampling": forward + logits, "  reference": forward + logits, "  critic": forward, "  reward model": forward}
+    update = {"  forward": 2 * forward + logits, "  backward": 2 * (2 * forward + logits)}
+    return one_by_one | {"measuring": 3 * forward + logits} | update | {"updating": 3 * (2 * forward + logits)}
+
+
+def product_rate(rows: int, inner: int, columns: int, device: torch.device, seconds: float = 1.0) -> float:
+    """Best operations a second of [rows, inner] · [inner, columns], as the linear layers compute it."""
+    left, weight = torch.randn(rows, inner, device=device), torch.randn(columns, inner, device=device)
+    best, until = 0.0, time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        started = time.perf_counter()
+        for _ in range(5):
+            product(left, weight, None)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        best = max(best, 5 * 2 * rows * inner * columns / (time.perf_counter() - started))
+    return best
+
+
+def measure(options: argparse.Namespace, work: dict) -> tuple[list[dict], dict]:
+    """Seconds by phase of every measured update, and what the floor needs to know."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as results, torch.no_grad():
+        config = measured_config(work, results)
+        config.device, config.precision = options.device, options.precision
+        stages = prepare(config)
+        with torch.enable_grad(), autocast(config):
+            trainer = ablate.trainer.Trainer(config, stages, RunStore(config))
+            trainer.tracker = Trackers([])
+            clock, spent, rows = Stopwatch(trainer.device), [], []
+            trainer.log = rows.append
+            for _ in range(work["skip"] + work["updates"]):
+                clock.spent = defaultdict(float)
+                with clock.watch("update"):
+                    trainer.step()
+                spent.append(dict(clock.spent))
+    rows = rows[work["skip"] :]
+    answered = work["batch"] * median(row["monitor/response_length"] for row in rows)
+    prompts = median(sum(map(len, prompts)) for prompts in work["prompts"][work["skip"] :])
+    trunk, head = linear_weights(load_policy(work["sft"], torch.device("cpu")))
+    shape = max((p.shape for p in trainer.models.policy.base_model.parameters() if p.dim() == 2), key=lambda s: min(s))
+    minibatch = int((prompts + answered) * work["minibatch"] / work["batch"])
+    with autocast(config):
+        rate = product_rate(minibatch, shape[1], shape[0], trainer.device)
+    return spent[work["skip"] :], {
+        "floor": operations(trunk, head, prompts + answered, answered),
+        "rate": rate,
+        "tokens": prompts + answered,
+    }
+
+
+def table(spent: list[dict], known: dict) -> str:
+    """A line a phase: milliseconds, the floor, how far the phase is above it, and its share of the update."""
+    whole = median(row["update"] for row in spent)
+    lines = ["| phase | ms | floor, ms | × floor | share |", "|---|---|---|---|---|"]
+    for phase in [*PHASES, "rest", "update"]:
+        listed = [
+            row["update"] - row["sampling"] - row["measuring"] - row["updating"] if phase == "rest" else row.get(phase, 0.0)
+            for row in spent
+        ]
+        seconds = median(listed)
+        operations_ = (
+            sum(known["floor"][p] for p in ("sampling", "measuring", "updating")) if phase == "update" else known["floor"].get(phase)
+        )
+        floor = None if operations_ is None else operations_ / known["rate"]
+        cells = ("", "") if floor is None else (f"{1e3 * floor:.1f}", f"{seconds / floor:.1f}")
+        name = phase.replace("  ", "&nbsp;&nbsp;")
+        lines.append(f"| {name} | {1e3 * seconds:.1f} | {cells[0]} | {cells[1]} | {seconds / whole:.0%} |")
+    return "\n".join(lines)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, value in (("layers", 2), ("width", 64), ("batch", 128), ("updates", 10), ("skip", 2), ("mlp", None), ("stage-steps", None)):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
+    parser.add_argument(
+        "--cache", default=str(Path(__file__).resolve().parents[2] / "results" / ".bench"), help="where the stages are kept"
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse()
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "work.json"
+        flags = {"cache": options.cache, "layers": options.layers, "width": options.width, "batch": options.batch, "minibatch": 32}
+        flags |= {"max-new-tokens": 48, "updates": options.updates, "skip": options.skip, "seed": 0}
+        flags |= {"mlp": options.mlp, "stage-steps": options.stage_steps}
+        arguments = [text for name, value in flags.items() if value is not None for text in (f"--{name}", str(value))]
+        subprocess.run([sys.executable, Path(__file__).with_name("side_ablate.py"), "prepare", place, *arguments], check=True)
+        work = json.loads(place.read_text())
+    spent, known = measure(options, work)
+    print(f"{options.layers} layers × {options.width}, {options.device}, {options.precision}: {known['tokens']:.0f} real tokens an update, "
+          f"{sum(known['floor'][p] for p in ('sampling', 'measuring', 'updating')) / 1e9:.1f} GFLOP at {known['rate'] / 1e9:.0f} GFLOP/s")  # fmt: skip
+    print(table(spent, known))
+
+
+if __name__ == "__main__":
+    main()

@@ -35,6 +35,10 @@ WORD_TIMEOUT = timedelta(days=7)  # for words, which may wait for a stage
 FAREWELL = timedelta(seconds=30)  # others wait so long for the main process to leave: the launcher kills who is left after a failure
 BUCKET = 2**26  # gradient entries of one message
 OTHER_STRATEGIES = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM", "ACCELERATE_USE_PARALLELISM_CONFIG")
+# What FSDP does here, as accelerate names it; another value of its config is refused.
+FSDP_DONE = {
+    "FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "true", "FSDP_OFFLOAD_PARAMS": "false", "FSDP_ACTIVATION_CHECKPOINTING": "false",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -135,10 +139,9 @@ def check(config: Config) -> None:
         raise UserError(f"FSDP needs equal shares, and ppo.minibatch_size={ppo.minibatch_size} is not a multiple of {count} processes")
     if is_sharded() and config.model.lora_rank:
         raise UserError("model.lora_rank leaves policy and reference the same weights, which FSDP would take apart: launch with ddp.yaml")
-    if is_sharded() and os.environ.get("FSDP_VERSION", "2") != "2":
-        raise UserError("FSDP here is version 2: set fsdp_version: 2 in accelerate's config")
-    if is_sharded() and os.environ.get("FSDP_OFFLOAD_PARAMS", "false") == "true":
-        raise UserError("fsdp_offload_params is not done here: set it to false in accelerate's config")
+    for name, done in FSDP_DONE.items():
+        if is_sharded() and os.environ.get(name, done) != done:
+            raise UserError(f"{name.lower()} other than {done} is not done here: change accelerate's config (ablate/conf/accelerate/fsdp.yaml)")
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if config.device in ("auto", "cuda") and 0 < torch.cuda.device_count() < local:
         raise UserError(f"{local} processes and {torch.cuda.device_count()} GPU: lower num_processes, or set device=cpu")
@@ -146,13 +149,17 @@ def check(config: Config) -> None:
 
 @contextmanager
 def survivors() -> Iterator[None]:
-    """A broken connection means that another process ended: one sentence for it. A launcher's SIGTERM then waits for the summary."""
+    """A broken connection means that another process ended: one sentence for it.
+
+    The main process then lets a launcher's SIGTERM wait until its summary is written.
+    """
     try:
         yield
     except RuntimeError as error:
         if membership is None or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if is_main():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise UserError(
             "another process of this run has ended, so this one cannot go on: the same command continues from the last checkpoint"
         ) from error

@@ -20,11 +20,13 @@ from ablate.errors import UserError
 from ablate.sweeps import sweep_names
 
 PRESETS = Path(__file__).parent / "conf"
+LAUNCHER = "accelerate"  # its folder in conf/ holds files for `accelerate launch --config_file`, not a group
 
 
 def groups() -> dict[str, list[str]]:
     """Config group → its options: the folders of conf/, and the studies."""
-    found = {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in PRESETS.iterdir() if folder.is_dir()}
+    folders = [folder for folder in PRESETS.iterdir() if folder.is_dir() and folder.name != LAUNCHER]
+    found = {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in folders}
     return {**found, "sweep": [*sweep_names(), "null"]}
 
 
@@ -71,6 +73,8 @@ def check_override(override: Override, argument: str) -> None:
                 raise UserError(f"{key}={value} is not a preset{nearest(str(value), options[key])}; there are {', '.join(options[key])}")
         return
     names = setting_names()
+    if key == LAUNCHER:
+        raise UserError(f"{argument}: write accelerate launch --config_file {PRESETS / LAUNCHER}/<name>.yaml -m ablate.run …")
     if key not in names:
         raise UserError(f"{key} is not a setting{nearest(key, [*names, *options])}; `python -m ablate.run --cfg job` lists all")
     for value in values(override):

@@ -12,10 +12,11 @@ from omegaconf import OmegaConf
 import ablate
 import ablate.run
 from ablate.config import Config, PPOConfig
+from ablate.overrides import LAUNCHER
 from ablate.validation import config_hash, validate
 
 CONF = Path(ablate.__file__).parent / "conf"
-FILES = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml"))
+FILES = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml") if path.parent.name != LAUNCHER)
 PRESETS = [name for group, name in FILES if group == "ppo"]
 SHARED = ("learning_rate", "critic_learning_rate", "lr_schedule", "warmup_ratio", "batch_size", "minibatch_size", "micro_batch_size",
           "epochs", "updates", "adam_betas", "adam_eps", "critic_adam_eps", "gamma")  # fmt: skip

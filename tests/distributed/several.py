@@ -4,12 +4,44 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
+import signal
 import socket
 import sys
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["ablate.session", "ablate.distributed", "transformers.models.llama.modeling_llama"])
+
+
+@dataclass(frozen=True)
+class Cue:
+    """What happens to one of the processes: a signal at the `count`-th call of a function, or no file may be longer than `limit` bytes."""
+
+    rank: int = 0
+    function: str | None = None
+    count: int = 1
+    number: int = signal.SIGTERM
+    limit: int | None = None
+
+    def give(self) -> None:
+        if self.limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.limit, self.limit))
+        if self.function is None:
+            return
+        left = self.count
+
+        def look(frame: FrameType, event: str, argument: object) -> None:
+            nonlocal left
+            if event == "call" and frame.f_code.co_name == self.function:
+                left -= 1
+                if left == 0:
+                    os.kill(os.getpid(), self.number)
+
+        sys.setprofile(look)
 
 
 def free_port() -> int:
@@ -18,7 +50,7 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def work(config, rank: int, environment: dict[str, str], log: Path) -> None:
+def work(config, rank: int, environment: dict[str, str], cue: Cue | None, log: Path) -> None:
     """One of the processes. What a command line does with its errors, `ablate.run` does here."""
     import torch
 
@@ -31,14 +63,16 @@ def work(config, rank: int, environment: dict[str, str], log: Path) -> None:
         os.dup2(file.fileno(), 2)
     os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank))
     torch.set_num_threads(1)
-    with joined():
+    if cue is not None and cue.rank == rank:
+        cue.give()
+    with joined() if environment["WORLD_SIZE"] != "1" else nullcontext():
         try:
             execute(config)
         except UserError as error:
             sys.exit(f"error: {error}")
 
 
-def start(config, processes: int = 2, sharded: bool = False) -> list:
+def start(config, processes: int = 2, sharded: bool = False, cue: Cue | None = None) -> list:
     """Started processes that share the run of `config`; what they say is in output.log in its results."""
     folder = Path(config.results)
     folder.mkdir(parents=True, exist_ok=True)
@@ -46,21 +80,22 @@ def start(config, processes: int = 2, sharded: bool = False) -> list:
         "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
         "ACCELERATE_USE_FSDP": str(sharded).lower(),
     }  # fmt: skip
-    started = [CONTEXT.Process(target=work, args=(config, rank, environment, folder / "output.log")) for rank in range(processes)]
+    log = folder / "output.log"
+    started = [CONTEXT.Process(target=work, args=(config, rank, environment, cue, log)) for rank in range(processes)]
     for process in started:
         process.start()
     return started
 
 
-def end(started: list, seconds: float = 120) -> list[int | None]:
-    """Exit codes, by rank; null where a process is still there after so many seconds."""
+def run(config, processes: int = 2, sharded: bool = False, cue: Cue | None = None) -> list[int | None]:
+    """Exit codes of the processes, by rank; null where one is still there after a minute."""
+    started = start(config, processes, sharded, cue)
     for process in started:
-        process.join(seconds)
-    return [process.exitcode for process in started]
-
-
-def run(config, processes: int = 2, sharded: bool = False) -> list[int | None]:
-    return end(start(config, processes, sharded))
+        process.join(60)
+    codes = [process.exitcode for process in started]
+    for process in started:
+        process.kill()
+    return codes
 
 
 def said(config) -> str:

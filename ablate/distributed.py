@@ -141,7 +141,7 @@ def check(config: Config) -> None:
         raise UserError("model.lora_rank leaves policy and reference the same weights, which FSDP would take apart: launch with ddp.yaml")
     for name, done in FSDP_DONE.items():
         if is_sharded() and os.environ.get(name, done) != done:
-            raise UserError(f"{name.lower()} other than {done} is not done here: change accelerate's config (ablate/conf/accelerate/fsdp.yaml)")
+            raise UserError(f"{name.lower()} other than {done} is not done here: change accelerate's config to it")
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if config.device in ("auto", "cuda") and 0 < torch.cuda.device_count() < local:
         raise UserError(f"{local} processes and {torch.cuda.device_count()} GPU: lower num_processes, or set device=cpu")

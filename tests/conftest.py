@@ -119,6 +119,21 @@ def tokenizer(stage_folders):
 
 
 @pytest.fixture
+def tied_policy(tokenizer, tmp_path) -> Callable[[str], Path]:
+    """architecture → the folder of a policy with the world's tokenizer, whose vocabulary head is its embedding."""
+
+    def build(architecture: str) -> Path:
+        shape = tiny_shape(architecture, len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id)
+        shape.tie_word_embeddings = True
+        folder = tmp_path / f"tied-{architecture}"
+        random_model(CausalLM, shape, seed=1).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return build
+
+
+@pytest.fixture
 def tiny_overrides(stage_folders, tmp_path) -> list[str]:
     """Overrides, for the command line or a factory, of a run of four updates of eight short responses that takes a second."""
     return [

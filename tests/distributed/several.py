@@ -8,6 +8,7 @@ import resource
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,28 +73,44 @@ def work(config, rank: int, environment: dict[str, str], cue: Cue | None, log: P
             sys.exit(f"error: {error}")
 
 
-def start(config, processes: int = 2, sharded: bool = False, cue: Cue | None = None) -> list:
-    """Started processes that share the run of `config`; what they say is in output.log in its results."""
-    folder = Path(config.results)
-    folder.mkdir(parents=True, exist_ok=True)
-    environment = {
+def environment(processes: int, sharded: bool) -> dict[str, str]:
+    """What a launcher sets for all of them."""
+    return {
         "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
         "ACCELERATE_USE_FSDP": str(sharded).lower(),
     }  # fmt: skip
-    log = folder / "output.log"
-    started = [CONTEXT.Process(target=work, args=(config, rank, environment, cue, log)) for rank in range(processes)]
-    for process in started:
-        process.start()
-    return started
 
 
 def run(config, processes: int = 2, sharded: bool = False, cue: Cue | None = None) -> list[int | None]:
-    """Exit codes of the processes, by rank; null where one is still there after a minute."""
-    started = start(config, processes, sharded, cue)
-    for process in started:
+    """Exit codes of processes that share the run of `config`; what they say is in output.log in its results."""
+    folder = Path(config.results)
+    folder.mkdir(parents=True, exist_ok=True)
+    shared = environment(processes, sharded)
+    return end([CONTEXT.Process(target=work, args=(config, rank, shared, cue, folder / "output.log")) for rank in range(processes)])
+
+
+def member(task: Callable[[int, Path], None], rank: int, environment: dict[str, str], log: Path) -> None:
+    from ablate.distributed import joined
+
+    os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank))
+    with joined():
+        task(rank, log)
+
+
+def together_do(task: Callable[[int, Path], None], processes: int, log: Path) -> list[int | None]:
+    """Exit codes of processes that have joined and do task(rank, log)."""
+    shared = environment(processes, False)
+    return end([CONTEXT.Process(target=member, args=(task, rank, shared, log)) for rank in range(processes)])
+
+
+def end(processes: list) -> list[int | None]:
+    """Start processes; their exit codes, by rank, and null where one is still there after a minute."""
+    for process in processes:
+        process.start()
+    for process in processes:
         process.join(60)
-    codes = [process.exitcode for process in started]
-    for process in started:
+    codes = [process.exitcode for process in processes]
+    for process in processes:
         process.kill()
     return codes
 

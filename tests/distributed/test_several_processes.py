@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from several import run, said
+from transformers import AutoModelForCausalLM
 
 from ablate.session import execute
 from ablate.store import read_summary, run_folder
@@ -54,6 +55,7 @@ def greatest_change(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]
 
 
 VANILLA = ["ppo.kl_penalty=false", "ppo.reward_norm=false", "ppo.advantage_norm=false", "ppo.critic_pretrain=false", "ppo.grad_clip=false"]
+RECOMPUTED = ["model.gradient_checkpointing=true", "ppo.micro_batch_size=1"]
 ENTROPY = ["ppo.entropy_bonus=true", "ppo.entropy_coef=0.5", "ppo.entropy_clip=0.1", "ppo.policy_kl=true", "ppo.micro_batch_size=1"]
 
 
@@ -68,6 +70,8 @@ ENTROPY = ["ppo.entropy_bonus=true", "ppo.entropy_coef=0.5", "ppo.entropy_clip=0
         pytest.param(VANILLA, True, id="vanilla, FSDP", marks=pytest.mark.slow),
         pytest.param([*VANILLA, "ppo.ptx=true"], False, id="ptx, DDP", marks=pytest.mark.slow),
         pytest.param([*VANILLA, "ppo.ptx=true"], True, id="ptx, FSDP", marks=pytest.mark.slow),
+        pytest.param(RECOMPUTED, True, id="gradient checkpointing, FSDP", marks=pytest.mark.slow),
+        pytest.param(["model.lora_rank=2"], False, id="LoRA, DDP", marks=pytest.mark.slow),
     ],
 )
 def test_two_processes_have_the_numbers_of_one(overrides, sharded, tiny_config, tmp_path):
@@ -80,3 +84,29 @@ def test_two_processes_have_the_numbers_of_one(overrides, sharded, tiny_config, 
     print(f"largest difference: {found:.1e} in what was logged, {moved:.1e} in weights and moments")
     assert found < 1e-5
     assert moved < 1e-5
+
+
+@pytest.mark.slow
+def test_three_processes_with_unequal_shares_have_the_numbers_of_one(tiny_config, tmp_path):
+    """Minibatches of 5 and 8 held-out prompts over 3 processes, micro-batches of one row: no two counts are equal."""
+    overrides = ["ppo.batch_size=10", "ppo.minibatch_size=5", "ppo.micro_batch_size=1"]
+    alone, three = (tiny_config(*overrides, f"results={tmp_path / name}") for name in ("alone", "three"))
+    execute(alone)
+    assert run(three, 3) == [0, 0, 0], said(three)
+    assert difference(run_folder(alone), run_folder(three)) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_tied_embeddings_stay_one_parameter_in_shards(architecture, tiny_config, tied_policy, tmp_path):
+    """Also where the layers are not Llama's: a GPT-2, and a Llama whose head is its embedding; two processes, FSDP."""
+    tied = tied_policy(architecture)
+    overrides = [f"sft.path={tied}", f"model.path={tied}"]
+    alone, both = (tiny_config(*overrides, f"results={tmp_path / name}") for name in ("alone", "both"))
+    execute(alone)
+    assert run(both, 2, sharded=True) == [0, 0], said(both)
+    assert difference(run_folder(alone), run_folder(both)) < 1e-5
+    policy = AutoModelForCausalLM.from_pretrained(run_folder(both) / "checkpoints" / "4" / "policy")
+    assert policy.get_input_embeddings().weight is policy.get_output_embeddings().weight
+    start = AutoModelForCausalLM.from_pretrained(tied).get_input_embeddings().weight
+    assert not torch.equal(policy.get_input_embeddings().weight, start), "the embedding must have learned"

@@ -26,6 +26,9 @@ from statistics import median
 
 import torch
 from side_ablate import measured_config
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 import ablate.optimise
 import ablate.rollout
@@ -49,6 +52,18 @@ PHASES = {
 }
 
 
+WHOLE = ("sampling", "measuring", "updating")
+CACHE = Path(__file__).resolve().parents[2] / "results" / ".bench"
+
+
+def now(device: torch.device) -> float:
+    """CPU seconds, or wall seconds after a GPU has done what it was given."""
+    if device.type != "cuda":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 class Stopwatch:
     """Seconds by phase, summed over the calls of one update."""
 
@@ -56,12 +71,6 @@ class Stopwatch:
         self.device, self.spent = device, defaultdict(float)
         for phase, (owner, name) in PHASES.items():
             setattr(owner, name, self.timed(phase, getattr(owner, name)))
-
-    def now(self) -> float:
-        if self.device.type != "cuda":
-            return time.process_time()
-        torch.cuda.synchronize()
-        return time.perf_counter()
 
     def timed(self, phase: str, function):
         def call(*arguments, **named):
@@ -72,16 +81,15 @@ class Stopwatch:
 
     @contextmanager
     def watch(self, phase: str):
-        started = self.now()
+        started = now(self.device)
         yield
-        self.spent[phase] += self.now() - started
+        self.spent[phase] += now(self.device) - started
 
 
-def linear_weights(policy: torch.nn.Module) -> tuple[int, int]:
+def linear_weights(policy: PreTrainedModel) -> tuple[int, int]:
     """(weights of the trunk's linear layers, those of the vocabulary head)."""
-    head = policy.get_output_embeddings().weight
-    trunk = sum(p.numel() for name, p in policy.base_model.named_parameters() if p.dim() == 2 and "embed" not in name and "wte" not in name and "wpe" not in name)  # fmt: skip
-    return trunk, head.numel()
+    layers = [module.weight for module in policy.base_model.modules() if isinstance(module, (nn.Linear, Conv1D))]
+    return sum(weight.numel() for weight in layers), policy.get_output_embeddings().weight.numel()
 
 
 def operations(trunk: int, head: int, tokens: float, answered: float) -> dict[str, float]:
@@ -92,18 +100,17 @@ def operations(trunk: int, head: int, tokens: float, answered: float) -> dict[st
     return one_by_one | {"measuring": 3 * forward + logits} | update | {"updating": 3 * (2 * forward + logits)}
 
 
+@torch.no_grad()
 def product_rate(rows: int, inner: int, columns: int, device: torch.device, seconds: float = 1.0) -> float:
     """Best operations a second of [rows, inner] · [inner, columns], as the linear layers compute it."""
     left, weight = torch.randn(rows, inner, device=device), torch.randn(columns, inner, device=device)
-    best, until = 0.0, time.perf_counter() + seconds
+    best, until = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < until:
-        started = time.perf_counter()
+        started = now(device)
         for _ in range(5):
             product(left, weight, None)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        best = max(best, 5 * 2 * rows * inner * columns / (time.perf_counter() - started))
-    return best
+        best = min(best, now(device) - started)
+    return 5 * 2 * rows * inner * columns / best
 
 
 def measure(options: argparse.Namespace, work: dict) -> tuple[list[dict], dict]:
@@ -126,35 +133,27 @@ def measure(options: argparse.Namespace, work: dict) -> tuple[list[dict], dict]:
     rows = rows[work["skip"] :]
     answered = work["batch"] * median(row["monitor/response_length"] for row in rows)
     prompts = median(sum(map(len, prompts)) for prompts in work["prompts"][work["skip"] :])
-    trunk, head = linear_weights(load_policy(work["sft"], torch.device("cpu")))
-    shape = max((p.shape for p in trainer.models.policy.base_model.parameters() if p.dim() == 2), key=lambda s: min(s))
+    policy = load_policy(work["sft"], torch.device("cpu"))
+    largest = max((module.weight for module in policy.base_model.modules() if isinstance(module, nn.Linear)), key=torch.numel)
     minibatch = int((prompts + answered) * work["minibatch"] / work["batch"])
     with autocast(config):
-        rate = product_rate(minibatch, shape[1], shape[0], trainer.device)
-    return spent[work["skip"] :], {
-        "floor": operations(trunk, head, prompts + answered, answered),
-        "rate": rate,
-        "tokens": prompts + answered,
-    }
+        rate = product_rate(minibatch, largest.shape[1], largest.shape[0], trainer.device)
+    floor = operations(*linear_weights(policy), prompts + answered, answered)
+    return spent[work["skip"] :], {"floor": floor, "rate": rate, "tokens": prompts + answered}
 
 
-def table(spent: list[dict], known: dict) -> str:
+def table(spent: list[dict], floor: dict[str, float], rate: float) -> str:
     """A line a phase: milliseconds, the floor, how far the phase is above it, and its share of the update."""
-    whole = median(row["update"] for row in spent)
+    floor = floor | {"update": sum(floor[phase] for phase in WHOLE)}
+    for row in spent:
+        row["rest"] = row["update"] - sum(row[phase] for phase in WHOLE)
     lines = ["| phase | ms | floor, ms | × floor | share |", "|---|---|---|---|---|"]
     for phase in [*PHASES, "rest", "update"]:
-        listed = [
-            row["update"] - row["sampling"] - row["measuring"] - row["updating"] if phase == "rest" else row.get(phase, 0.0)
-            for row in spent
-        ]
-        seconds = median(listed)
-        operations_ = (
-            sum(known["floor"][p] for p in ("sampling", "measuring", "updating")) if phase == "update" else known["floor"].get(phase)
-        )
-        floor = None if operations_ is None else operations_ / known["rate"]
-        cells = ("", "") if floor is None else (f"{1e3 * floor:.1f}", f"{seconds / floor:.1f}")
-        name = phase.replace("  ", "&nbsp;&nbsp;")
-        lines.append(f"| {name} | {1e3 * seconds:.1f} | {cells[0]} | {cells[1]} | {seconds / whole:.0%} |")
+        seconds = median(row.get(phase, 0.0) for row in spent)
+        least = floor[phase] / rate if phase in floor else None
+        cells = ("", "") if least is None else (f"{1e3 * least:.1f}", f"{seconds / least:.1f}")
+        share = seconds / median(row["update"] for row in spent)
+        lines.append(f"| {phase.replace('  ', '&nbsp;&nbsp;')} | {1e3 * seconds:.1f} | {cells[0]} | {cells[1]} | {share:.0%} |")
     return "\n".join(lines)
 
 
@@ -164,9 +163,7 @@ def parse() -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
-    parser.add_argument(
-        "--cache", default=str(Path(__file__).resolve().parents[2] / "results" / ".bench"), help="where the stages are kept"
-    )
+    parser.add_argument("--cache", default=str(CACHE), help="where the stages are kept")
     return parser.parse_args()
 
 
@@ -181,9 +178,10 @@ def main() -> None:
         subprocess.run([sys.executable, Path(__file__).with_name("side_ablate.py"), "prepare", place, *arguments], check=True)
         work = json.loads(place.read_text())
     spent, known = measure(options, work)
-    print(f"{options.layers} layers × {options.width}, {options.device}, {options.precision}: {known['tokens']:.0f} real tokens an update, "
-          f"{sum(known['floor'][p] for p in ('sampling', 'measuring', 'updating')) / 1e9:.1f} GFLOP at {known['rate'] / 1e9:.0f} GFLOP/s")  # fmt: skip
-    print(table(spent, known))
+    gigaflop = sum(known["floor"][phase] for phase in WHOLE) / 1e9
+    print(f"{options.layers} layers × {options.width}, {options.device}, {options.precision}: {known['tokens']:.0f} real tokens an update,")
+    print(f"{gigaflop:.1f} GFLOP at {known['rate'] / 1e9:.0f} GFLOP/s\n")
+    print(table(spent, known["floor"], known["rate"]))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from ablate.arms import arm_name
 from ablate.config import Config, PPOConfig
 from ablate.errors import UserError
 from ablate.overview import duration
-from ablate.store import read_summary
+from ablate.store import read_config, read_summary
 from ablate.validation import config_hash, identity, validate
 
 SEARCH = "tune_"  # how the name of a search begins
@@ -175,26 +175,36 @@ def responses(overrides: Sequence[str]) -> int:
 
 
 def measured_speed(results: Path) -> float | None:
-    """Median responses per second of the completed runs under `results`; None where there is none."""
+    """Median responses per second of the completed runs on the world under `results`, evaluation included; None where there is none."""
     speeds = []
     for path in results.glob("*/*/seed=*/summary.json"):
-        summary = read_summary(path.parent)
-        if summary is not None and summary["status"] == "completed" and summary["responses_per_second"]:
-            speeds.append(summary["responses_per_second"])
+        summary, known = read_summary(path.parent), read_config(path.parent)
+        if summary is None or known is None or summary["status"] != "completed" or known["data"]["source"] != "world":
+            continue
+        speeds.append(summary["updates"] * known["ppo"]["batch_size"] / summary["wall_seconds"])
     return median(speeds) if speeds else None
 
 
 def listing(results: Path, at_a_time: int) -> str:
-    """Every study with its figure, question, number of runs a seed, and the time that PPO takes for one seed of them."""
+    """Every study with its figure, question, number of runs a seed, and the time of one seed of them once the stages are built.
+
+    Last their sum. A run that two studies share is done once, so all together take less.
+    """
     speed = measured_speed(results)
-    lines = []
+    lines, runs, seconds = [], 0, 0.0
     for name in study_names():
         study = load_study(name)
         jobs = expand(study, {}, preset="ppo_max")
-        total = sum(responses(job) for job in jobs)
-        time = f"about {duration(total / speed / min(at_a_time, len(jobs)))} a seed" if speed else "time not measured yet"
+        on_world = not any(setting.startswith(("data", "model")) for setting in study.base)
+        time = "time not measured yet" if on_world else "its own model and data"
+        if speed and on_world:
+            estimate = sum(responses(job) for job in jobs) / speed / min(at_a_time, len(jobs))
+            runs, seconds = runs + len(jobs), seconds + estimate
+            time = f"about {duration(estimate)} a seed"
         figure = f"Fig. {study.figure}" if study.figure[0].isdigit() else study.figure
         lines += [f"{name}  ({figure}; {len(jobs)} runs a seed, {time})", f"    {study.question}"]
+    if speed:
+        lines.append(f"all on the world: {runs} runs, about {duration(seconds)} a seed, {duration(8 * seconds)} for 8 seeds")
     return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -192,13 +193,18 @@ def test_a_study_of_another_form_is_refused(content, tmp_path, monkeypatch):
 
 def test_the_list_estimates_time_from_measured_speed_only(tmp_path):
     assert "vanilla  (Fig. 4, 13; 1 runs a seed, time not measured yet)" in listing(tmp_path, at_a_time=2)
-    for seed, speed in enumerate((100, 128, 900)):
+    known = {"hash": "", "identity": "", "data": {"source": "world"}, "ppo": {"batch_size": 64}}
+    for seed, wall in enumerate((20, 10, 1)):
         folder = tmp_path / "study" / "arm" / f"seed={seed}"
         folder.mkdir(parents=True)
-        (folder / "summary.json").write_text(f'{{"status": "completed", "responses_per_second": {speed}}}')
+        (folder / "config.yaml").write_text(json.dumps(known))
+        (folder / "summary.json").write_text(json.dumps({"status": "completed", "updates": 20, "wall_seconds": wall}))
     lines = listing(tmp_path, at_a_time=2).splitlines()
-    assert "vanilla  (Fig. 4, 13; 1 runs a seed, about 2 min a seed)" in lines  # 150 × 128 responses at 128 a second, one run
+    assert "vanilla  (Fig. 4, 13; 1 runs a seed, about 2 min a seed)" in lines  # 150 × 128 responses at 20 × 64 / 10 a second, one run
     assert "kl_coef  (Fig. 15; 3 runs a seed, about 4 min a seed)" in lines  # three of them, two at a time
+    (folder / "config.yaml").write_text(json.dumps(known | {"data": {"source": "hh_rlhf"}}))
+    assert "vanilla  (Fig. 4, 13; 1 runs a seed, about 3 min a seed)" in listing(tmp_path, at_a_time=2)  # 96 a second: 64 and 128
+    assert lines[-1].startswith("all on the world: ") and lines[-1].endswith(" for 8 seeds")
 
 
 def test_a_sweep_tells_of_equal_arms_and_runs_them_once(tmp_path):

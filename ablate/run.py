@@ -58,7 +58,7 @@ def main() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         command_line()
         return
-    from ablate.distributed import joined
+    from ablate.launch import joined
 
     with joined():
         if any(flag in sys.argv for flag in MULTIRUN):

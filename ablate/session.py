@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from ablate.config import Config
-from ablate.distributed import check, from_main, is_main, survivors, together
+from ablate.distributed import from_main, is_main, together
 from ablate.errors import UserError
+from ablate.launch import check, survivors
 from ablate.pipeline.build import Stages, build, choose_device
 from ablate.store import Onlooker, RunStore, is_finished, read_summary, run_folder
 from ablate.tracking import Trackers, open_trackers

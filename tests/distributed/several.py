@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["ablate.session", "ablate.distributed", "transformers.models.llama.modeling_llama"])
+CONTEXT.set_forkserver_preload(["ablate.session", "ablate.launch", "transformers.models.llama.modeling_llama"])
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ def work(config, rank: int, environment: dict[str, str], cue: Cue | None, log: P
     """One of the processes. What a command line does with its errors, `ablate.run` does here."""
     import torch
 
-    from ablate.distributed import joined
     from ablate.errors import UserError
+    from ablate.launch import joined
     from ablate.session import execute
 
     with log.open("ab") as file:
@@ -81,16 +81,19 @@ def environment(processes: int, sharded: bool) -> dict[str, str]:
     }  # fmt: skip
 
 
-def run(config, processes: int = 2, sharded: bool = False, cue: Cue | None = None) -> list[int | None]:
-    """Exit codes of processes that share the run of `config`; what they say is in output.log in its results."""
+def run(config, processes: int = 2, sharded: bool = False, cue: Cue | None = None, **settings: str) -> list[int | None]:
+    """Exit codes of processes that share the run of `config`; what they say is in output.log in its results.
+
+    settings: more of the environment, as accelerate sets it from its config.
+    """
     folder = Path(config.results)
     folder.mkdir(parents=True, exist_ok=True)
-    shared = environment(processes, sharded)
+    shared = environment(processes, sharded) | settings
     return end([CONTEXT.Process(target=work, args=(config, rank, shared, cue, folder / "output.log")) for rank in range(processes)])
 
 
 def member(task: Callable[[int, Path], None], rank: int, environment: dict[str, str], log: Path) -> None:
-    from ablate.distributed import joined
+    from ablate.launch import joined
 
     os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank))
     with joined():

@@ -64,10 +64,22 @@ def test_a_run_that_diverges_ends_so_in_all_processes(tiny_config):
     assert read_summary(run_folder(config))["status"] == "diverged"
 
 
-@pytest.mark.parametrize("sharded", [False, True], ids=["DDP", "FSDP"])
-def test_a_refusal_is_said_once(sharded, tiny_config):
-    config = tiny_config("ppo.batch_size=3", "ppo.minibatch_size=3" if sharded else "ppo.minibatch_size=1")
-    assert run(config, 2, sharded) == [1, 1]
+@pytest.mark.parametrize(
+    ("overrides", "sharded", "settings", "named"),
+    [
+        (["ppo.minibatch_size=1"], False, {}, "ppo.minibatch_size=1"),
+        (["evaluation.prompts=2", "ppo.batch_size=3", "ppo.minibatch_size=3"], False, {}, "evaluation.prompts=2"),
+        (["ppo.batch_size=4", "ppo.minibatch_size=4"], True, {}, "multiple of 3"),
+        (["ppo.batch_size=6", "ppo.minibatch_size=6", "model.lora_rank=2"], True, {}, "model.lora_rank"),
+        (["ppo.batch_size=6", "ppo.minibatch_size=6"], True, {"FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params"),
+        (["ppo.batch_size=6", "ppo.minibatch_size=6"], False, {"ACCELERATE_MIXED_PRECISION": "bf16"}, "precision=bf16"),
+        (["ppo.batch_size=6", "ppo.minibatch_size=6"], False, {"ACCELERATE_USE_DEEPSPEED": "true"}, "DEEPSPEED"),
+    ],
+)
+def test_a_refusal_is_said_once(overrides, sharded, settings, named, tiny_config):
+    """By three processes, before there is a run folder."""
+    config = tiny_config(*overrides)
+    assert run(config, 3, sharded, **settings) == [1, 1, 1], said(config)
     assert said(config).count("error: ") == 1
-    assert "ppo.minibatch_size" in said(config)
+    assert named in said(config)
     assert not run_folder(config).exists()

@@ -1,0 +1,121 @@
+"""How a process joins the others that a launcher has started, what they refuse, and how they leave."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
+
+from ablate import distributed
+from ablate.config import Config
+from ablate.distributed import is_main, is_sharded, processes
+from ablate.errors import UserError
+
+STEP_TIMEOUT = timedelta(minutes=30)  # for tensors of processes that are at the same step
+WORD_TIMEOUT = timedelta(days=7)  # for words, which may wait for a stage
+FAREWELL = timedelta(seconds=30)  # others wait so long for the main process to leave: the launcher kills who is left after a failure
+OTHER_STRATEGIES = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM", "ACCELERATE_USE_PARALLELISM_CONFIG")
+# What FSDP does here, as accelerate names it; another value of its config is refused.
+FSDP_DONE = {
+    "FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "true", "FSDP_OFFLOAD_PARAMS": "false", "FSDP_ACTIVATION_CHECKPOINTING": "false",
+}  # fmt: skip
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Join the processes that the environment names (WORLD_SIZE, RANK, MASTER_ADDR, MASTER_PORT), and leave them in the end.
+
+    Of all processes that leave with a sentence (SystemExit), one says it. The main process leaves first, since a launcher ends
+    the others once one has failed. Raises SystemExit where the environment is not a launcher's.
+    """
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        sys.exit(f"error: WORLD_SIZE={os.environ['WORLD_SIZE']} is set but {missing[0]} is not: start with accelerate launch, or unset it")
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if local < torch.cuda.device_count():
+        torch.cuda.set_device(local)
+    store, number, count = next(rendezvous("env://", timeout=STEP_TIMEOUT))
+    dist.init_process_group(store=dist.PrefixStore("run", store), rank=number, world_size=count, timeout=STEP_TIMEOUT)
+    words = dist.new_group(backend="gloo", timeout=WORD_TIMEOUT)
+    distributed.membership = distributed.Membership(words, os.environ.get("ACCELERATE_USE_FSDP") == "true")
+    try:
+        yield
+    except SystemExit as leaving:
+        if isinstance(leaving.code, str):
+            if first_to_speak(store):
+                print(leaving.code, file=sys.stderr, flush=True)
+            leaving.code = 1
+        raise
+    finally:
+        distributed.membership = None
+        dist.destroy_process_group()
+        farewell(store, number)
+
+
+def first_to_speak(store: dist.Store) -> bool:
+    """Whether no other process has taken the word; true where the process that keeps count is gone."""
+    try:
+        return store.add("spoken", 1) == 1
+    except dist.DistError:
+        return True
+
+
+def farewell(store: dist.Store, number: int) -> None:
+    """The main process says that it leaves, the others wait for that."""
+    with suppress(dist.DistError):
+        if number == 0:
+            store.set("the main process has left", "")
+        else:
+            store.wait(["the main process has left"], FAREWELL)
+
+
+def check(config: Config) -> None:
+    """Refuse what several processes cannot do, before any model loads. Raises UserError."""
+    count = processes()
+    if count == 1:
+        return
+    for name in OTHER_STRATEGIES:
+        if os.environ.get(name) == "true":
+            raise UserError(f"{name} is set, but only DDP and FSDP are here: launch with ablate/conf/accelerate/ddp.yaml or fsdp.yaml")
+    mixed = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if mixed not in ("no", config.precision):
+        raise UserError(f"accelerate's mixed_precision={mixed} is not read: set it to no and precision=bf16 on the command line")
+    ppo = config.ppo
+    for name, rows in (("ppo.minibatch_size", ppo.minibatch_size), ("evaluation.prompts", config.evaluation.prompts)):
+        if rows < count:
+            raise UserError(f"{name}={rows} leaves some of {count} processes without a row: raise it, or start fewer processes")
+    if is_sharded() and ppo.minibatch_size % count:
+        raise UserError(f"FSDP needs equal shares, and ppo.minibatch_size={ppo.minibatch_size} is not a multiple of {count} processes")
+    if is_sharded() and config.model.lora_rank:
+        raise UserError("model.lora_rank leaves policy and reference the same weights, which FSDP would take apart: launch with ddp.yaml")
+    for name, done in FSDP_DONE.items():
+        if is_sharded() and os.environ.get(name, done) != done:
+            raise UserError(f"{name.lower()} other than {done} is not done here: change accelerate's config to it")
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if config.device in ("auto", "cuda") and 0 < torch.cuda.device_count() < local:
+        raise UserError(f"{local} processes and {torch.cuda.device_count()} GPU: lower num_processes, or set device=cpu")
+
+
+@contextmanager
+def survivors() -> Iterator[None]:
+    """A broken connection means that another process ended: one sentence for it.
+
+    The main process then lets a launcher's SIGTERM wait until its summary is written.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if distributed.membership is None or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise
+        if is_main():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise UserError(
+            "another process of this run has ended, so this one cannot go on: the same command continues from the last checkpoint"
+        ) from error

@@ -65,7 +65,7 @@ class Run:
 
     @cached_property
     def stages(self) -> Stages:
-        """SFT and reward model, from the cache; built again, to the same bits, where they are not there."""
+        """SFT and reward model, from the cache; built again where they are not there, to the same bits by the same version."""
         return build(self.config)
 
     @cached_property

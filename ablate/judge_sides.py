@@ -84,7 +84,7 @@ class Run:
 
     @cached_property
     def model(self) -> Path:
-        """The folder of the model that answers, with its tokenizer. Raises UserError."""
+        """The folder of the model that answers, or of its adapter. Raises UserError."""
         if self.update is None:
             return self.stages.sft
         folder = self.folder / "checkpoints" / str(self.update) / "policy"
@@ -99,15 +99,19 @@ class Run:
         restore_adapter(policy, self.model)
         return policy
 
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The policy's; an adapter's folder is no model's, so of LoRA it is SFT's, the same."""
+        return load_tokenizer(self.stages.sft if self.config.model.lora_rank else self.model)
+
     def asked(self) -> tuple[Source, HeldOut]:
         """The source of this run's data, and its held-out prompts and noise."""
-        tokenizer = load_tokenizer(self.model)
+        tokenizer = self.tokenizer()
         source = open_source(self.config, tokenizer)
         return source, HeldOut.draw(self.config, source, tokenizer, self.device)
 
     def answers(self, host: Run, held_out: HeldOut) -> Answers:
         """This policy's answers to the prompts of `host`, with that run's noise and sampling."""
-        given = answer(self.policy(), load_tokenizer(self.model), host.config, held_out)
+        given = answer(self.policy(), self.tokenizer(), host.config, held_out)
         config, part = self.config, SFT if self.update is None else POLICY
         source = {"kind": "run", "part": part, "update": self.update, "study": config.study, "arm": config.arm, "seed": config.seed}
         return Answers(part if self.folder == host.folder else f"{config.arm} seed={config.seed} {part}", source, *given)

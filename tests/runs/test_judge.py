@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from ablate.data.source import open_source
 from ablate.models import load_tokenizer
 from ablate.scoring import TextScorer
 from ablate.session import execute
+from ablate.store import run_folder
 from analysis.figures.estimate import Frames
 from analysis.figures.judged import fig11
 from analysis.judgements import load_judgements
@@ -275,3 +277,16 @@ def test_the_analysis_reads_what_was_judged(study, stage_folders, tmp_path):
     assert row["lose"] == counted(record)["harmful"]["lose"] / counted(record)["harmful"]["prompts"]
     table = fig11(Frames(loaded.runs, loaded.curves, judgements=found), np.random.default_rng(0)).table
     assert list(dict.fromkeys(table["row"])) == ["English, SFT", "English, a"] and (table["n"] == 2).all()
+
+
+@pytest.mark.skipif(find_spec("peft") is None, reason="needs the extra lora")
+def test_the_policy_of_an_adapter_run_is_sft_under_its_adapter(make_config, tmp_path):
+    config = make_config(tmp_path, "model.lora_rank=2", "ppo.learning_rate=1e-2")
+    final = execute(config)["final"]
+    folder = run_folder(config)
+    run(folder, "sft")
+    row = counted(only_record(folder))["all"]
+    assert [row[outcome] / row["prompts"] for outcome in ("win", "tie", "lose")] == [
+        final[f"eval/{outcome}"] for outcome in ("win", "tie", "lose")
+    ]
+    assert row["tie"] < row["prompts"]

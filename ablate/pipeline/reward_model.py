@@ -14,9 +14,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ablate.chat import encode_dialogues
 from ablate.config import Config
 from ablate.loading import SCORE_SHIFT, check_length
-from ablate.models import hidden_states, load_policy, load_scorer, load_tokenizer
+from ablate.models import load_policy, load_scorer, load_tokenizer, packed_states
 from ablate.pipeline.preferences import read
-from ablate.pipeline.supervised import batches, fit, pad_right, response_targets, token_nll
+from ablate.pipeline.supervised import batches, fit, pad_right, real_tokens, response_targets, token_nll
 from ablate.streams import numpy_stream
 
 EVALUATIONS = 20  # held-out accuracies over the training
@@ -42,13 +42,14 @@ def reward_model(config: Config, sft: Path, pairs: Path, folder: Path, device: t
         batch = [train[i] for i in next(order)]
         chosen, rejected = [pair[0] for pair in batch], [pair[1] for pair in batch]
         tokens = pad_right([ids for ids, _ in chosen + rejected], pad, device)
-        hidden = hidden_states(scorer, tokens)
-        scores = last_score(scorer, hidden, [len(ids) for ids, _ in chosen + rejected])
+        lengths = [len(ids) for ids, _ in chosen + rejected]
+        hidden, first = packed_states(scorer, tokens, real_tokens(lengths, tokens))
+        scores = last_score(scorer, hidden, first, lengths)
         margin = scores[: len(batch)] - scores[len(batch) :]
         loss = -nn.functional.logsigmoid(margin).mean()
         if stage.lm_coef:
             targets = response_targets(chosen, tokens[: len(batch)])
-            loss = loss + stage.lm_coef * token_nll(hidden[: len(batch), :-1], head, tokens[: len(batch)], targets)
+            loss = loss + stage.lm_coef * token_nll((hidden, first[: len(batch)]), head, tokens[: len(batch)], targets)
         row = {"accuracy": float((margin > 0).float().mean()), "held_out_accuracy": None}
         if (step + 1) % max(stage.steps // EVALUATIONS, 1) == 0:
             row["held_out_accuracy"] = float((score_differences(scorer, held_out, pad, device) > 0).float().mean())
@@ -74,22 +75,20 @@ def encode_pairs(tokenizer: PreTrainedTokenizerBase, rows: list[dict]) -> list[t
     return list(zip(*encoded, strict=True))
 
 
-def last_score(scorer: PreTrainedModel, hidden: Tensor, lengths: list[int]) -> Tensor:
-    """Score [B] at the last real token of right-padded rows."""
-    last = torch.tensor(lengths, device=hidden.device) - 1
-    return scorer.score(hidden[torch.arange(len(last), device=hidden.device), last]).float().squeeze(-1)
+def last_score(scorer: PreTrainedModel, hidden: Tensor, first: Tensor, lengths: list[int]) -> Tensor:
+    """Score [B] at the last real token of each row, from `packed_states`."""
+    return scorer.score(hidden[first + torch.tensor(lengths, device=first.device) - 1]).float().squeeze(-1)
 
 
 @torch.no_grad()
 def score_all(scorer: PreTrainedModel, rows: list[tuple[list[int], int]], pad: int, device: torch.device, size: int = 64) -> Tensor:
-    """Uncentred scores [len(rows)] of dialogues, in chunks of similar length."""
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
-    scores = torch.zeros(len(rows), device=device)
-    for start in range(0, len(order), size):
-        part = order[start : start + size]
-        tokens = pad_right([rows[i][0] for i in part], pad, device)
-        scores[torch.tensor(part, device=device)] = last_score(scorer, hidden_states(scorer, tokens), [len(rows[i][0]) for i in part])
-    return scores
+    """Uncentred scores [len(rows)] of dialogues."""
+    scores = []
+    for start in range(0, len(rows), size):
+        part = [ids for ids, _ in rows[start : start + size]]
+        tokens, lengths = pad_right(part, pad, device), [len(ids) for ids in part]
+        scores.append(last_score(scorer, *packed_states(scorer, tokens, real_tokens(lengths, tokens)), lengths))
+    return torch.cat(scores)
 
 
 def score_differences(scorer: PreTrainedModel, pairs: list, pad: int, device: torch.device) -> Tensor:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from ablate.errors import Diverged
-from ablate.models import hidden_states
+from ablate.models import packed_states
 from ablate.progress import track
 
 WARMUP = 0.1  # share of steps
@@ -73,14 +74,22 @@ def response_targets(rows: list[tuple[list[int], int]], tokens: Tensor) -> Tenso
     return (columns >= start) & (columns < stop)
 
 
-def language_model_loss(model: nn.Module, head: nn.Module, tokens: Tensor, targets: Tensor) -> Tensor:
-    """Mean NLL, nats per token, over the positions [B, L] where `targets` says that the token counts (True)."""
-    hidden = hidden_states(model, tokens)[:, :-1]
-    return token_nll(hidden, head, tokens, targets)
+def real_tokens(lengths: Sequence[int], tokens: Tensor) -> Tensor:
+    """[B, L] True at the first lengths[i] tokens of row i."""
+    return torch.arange(tokens.shape[1], device=tokens.device) < torch.tensor(lengths, device=tokens.device)[:, None]
 
 
-def token_nll(hidden: Tensor, head: nn.Module, tokens: Tensor, targets: Tensor) -> Tensor:
-    """As `language_model_loss`, from hidden states [B, L-1, H] of the positions before each token."""
-    counts = targets[:, 1:]
-    logits = head(hidden[counts]).float()
-    return nn.functional.cross_entropy(logits, tokens[:, 1:][counts])
+def language_model_loss(model: PreTrainedModel, head: nn.Module, tokens: Tensor, targets: Tensor) -> Tensor:
+    """Mean NLL, nats per token, over the positions [B, L] where `targets` says that the token counts (True).
+
+    Rows begin at the left; what lies behind the last token that counts is not computed.
+    """
+    states = packed_states(model, tokens, targets.flip(1).cumsum(1).flip(1) > 0)
+    return token_nll(states, head, tokens, targets)
+
+
+def token_nll(states: tuple[Tensor, Tensor], head: nn.Module, tokens: Tensor, targets: Tensor) -> Tensor:
+    """As `language_model_loss`, from hidden states [S, H] and the first position [B] of each row, as `packed_states` gives them."""
+    hidden, first = states
+    rows, before = targets[:, 1:].nonzero(as_tuple=True)
+    return nn.functional.cross_entropy(head(hidden[first[rows] + before]).float(), tokens[rows, before + 1])

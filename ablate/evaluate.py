@@ -16,7 +16,8 @@ from ablate.data.source import Prompt, Source
 from ablate.distributed import everyone, gather_rollout, own_rows, together
 from ablate.models import Models
 from ablate.monitor import monitors
-from ablate.rollout import collect, decode_responses, encode_prompts
+from ablate.offload import Resting, on_device
+from ablate.rollout import decode_responses, encode_prompts, measure, respond
 from ablate.scoring import Gold, rescored
 from ablate.sharding import whole
 from ablate.streams import numpy_stream, torch_stream
@@ -55,17 +56,22 @@ class HeldOut:
         return cls(prompts, encoded, noise, Probes.draw(config, tokenizer))
 
 
-def evaluate(models: Models, policy: PreTrainedModel, held_out: HeldOut, gold: Gold, config: Config) -> Evaluation:
+def evaluate(
+    models: Models, policy: PreTrainedModel, held_out: HeldOut, gold: Gold, config: Config, resting: Sequence[Resting] = ()
+) -> Evaluation:
     """Answer every held-out prompt with `policy`, judge the answers by the proxy and by gold, and measure ability on the probes.
 
-    Of several processes each has prompts of its own and all probes.
+    resting: models that are on the device for the measuring alone. Of several processes each has prompts of its own and all probes.
     """
     judged = replace(models, policy=policy)
     own = own_rows(len(held_out.prompts))
     prompts, (tokens, attention) = held_out.prompts[own], held_out.encoded
     with whole(models.policy, models.critic), together():
-        sampled = collect(judged, (tokens[own], attention[own]), held_out.noise[own], config.sampling, config.bugs)
-        rollout: Rollout = rescored(sampled, judged, [prompt.turns for prompt in prompts])
+        encoded = tokens[own], attention[own]
+        sampled = respond(judged, encoded, held_out.noise[own], config.sampling)
+        with on_device(resting):
+            rollout: Rollout = measure(judged, encoded, sampled, config.sampling, config.bugs)
+            rollout = rescored(rollout, judged, [prompt.turns for prompt in prompts])
         steps = rollout.mask.shape[1]
         responses = decode_responses(models.tokenizer, rollout.tokens[:, -steps:], rollout.mask, rollout.ended)
         golds = gold(prompts, responses, rollout.ended.tolist())

@@ -23,12 +23,11 @@ from ablate.models import (
     sequence_score,
     spread,
 )
-from ablate.sampling import Sampled, join, sample
+from ablate.sampling import LOGIT_BYTES, Sampled, join, sample
 from ablate.types import Rollout
 
 PASS_ROWS = 128  # most rows of one forward pass without gradients
 LOOK_EVERY = 8  # steps of sampling between looks at which rows have ended, on a GPU
-LOGIT_BYTES = 2**28  # most bytes of one tensor [N, V] of such a pass; 8 rows are always taken
 ROLLOUT_DROPOUT = 0.1  # of the arm bugs.dropout_in_rollouts
 
 
@@ -123,7 +122,7 @@ def full_kl(log_probs: Tensor, reference: Tensor) -> Tensor:
 
 
 def rows_of_a_pass(steps: int, vocabulary: int) -> int:
-    """How many responses of `steps` tokens one pass takes, so that their distributions [N, V] in float32 keep to LOGIT_BYTES."""
+    """Responses of `steps` tokens that one pass takes, so that their distributions [N, V] in float32 keep to LOGIT_BYTES; at least 8."""
     return max(8, min(PASS_ROWS, LOGIT_BYTES // (4 * steps * vocabulary)))
 
 

@@ -19,6 +19,7 @@ from ablate.models import entropy_of, log_softmax
 # The sampler's distributions are kept for the KL up to this size. Beyond it they are computed again, as they are in bfloat16, where
 # a cached and an uncached pass round differently and the ratio of the first minibatch would not be 1.
 DISTRIBUTION_BYTES = 2**29
+LOGIT_BYTES = 2**28  # most bytes of the logits [N, V] of one pass without gradients
 COMPACT_BELOW = 0.75  # the cache is copied without its ended rows once this share of them is left
 
 
@@ -64,7 +65,9 @@ def sample(
     positions = (attention.long().cumsum(1) - 1).clamp(min=0)
     hidden = trunk(policy, prompts, attention, positions, cache)
     head = policy.get_output_embeddings()
-    prompt_nll = next_token_nll(head(hidden[:, :-1]).float(), prompts[:, 1:], attention[:, :-1] & attention[:, 1:])
+    few = max(1, LOGIT_BYTES // (4 * prompts.shape[1] * vocabulary))  # prompts whose logits are in memory at once
+    parts = (hidden[:, :-1].split(few), prompts[:, 1:].split(few), (attention[:, :-1] & attention[:, 1:]).split(few))
+    prompt_nll = torch.cat([next_token_nll(head(h).float(), tokens, real) for h, tokens, real in zip(*parts, strict=True)])
     hidden, position = hidden[:, -1], positions[:, -1]
     alive = torch.arange(rows, device=prompts.device)  # the batch's rows, in the order the cache holds them
     seen = torch.where(attention, prompts, prompts[:, -1:])  # no pad is a seen token

@@ -246,8 +246,7 @@ class Trainer:
     def judge(self) -> dict[str, float]:
         """Evaluate the policy, keep scores and samples, and let the collapse watch see the gold."""
         config, number = self.config, self.progress.update
-        with on_device(self.resting):
-            evaluation = evaluate(self.models, self.models.policy, self.held_out, self.gold, config)
+        evaluation = evaluate(self.models, self.models.policy, self.held_out, self.gold, config, self.resting)
         scores = score_rows(number, self.held_out, evaluation)
         samples = sample_rows(number, self.held_out, evaluation, config.evaluation.samples)
         with together():

@@ -212,3 +212,11 @@ def test_next_token_nll_by_hand():
     nll = next_token_nll(logits, torch.tensor([[0, 1]]), torch.tensor([[True, True]]))
     assert nll.tolist() == pytest.approx([math.log(2) + math.log(4 / 3)])
     assert next_token_nll(logits, torch.tensor([[0, 1]]), torch.tensor([[False, True]])).tolist() == pytest.approx([math.log(4 / 3)])
+
+
+def test_the_nll_of_prompts_is_the_same_one_prompt_at_a_time(llama, monkeypatch):
+    """A large vocabulary's logits of all prompts would outweigh everything else in memory."""
+    together = run(llama).prompt_nll
+    monkeypatch.setattr("ablate.sampling.LOGIT_BYTES", 1)
+    torch.testing.assert_close(run(llama).prompt_nll, together, rtol=0, atol=1e-4)
+    assert together.std() > 0

@@ -1,0 +1,99 @@
+"""Shapes of decoders as numbers: what memory needs to know of a model, from its config.json or from the list of public ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import PretrainedConfig
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A decoder. family: `llama` (RMSNorm, gated MLP; also Mistral, Qwen, SmolLM, …), `gpt2` or `gpt_neox`."""
+
+    family: str
+    vocabulary: int
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    inner: int  # width of the MLP
+    tied: bool = False  # the vocabulary head is the embedding
+    positions: int = 0  # learned ones
+    qkv_bias: bool = False
+    head_width: int = 0  # of one attention head; 0 is hidden / heads
+
+    @property
+    def kv(self) -> int:
+        """Width of the keys of one token, and of its values."""
+        return self.kv_heads * (self.head_width or self.hidden // self.heads)
+
+    @property
+    def linear(self) -> dict[str, tuple[int, int]]:
+        """The matrix products of one layer by last name: (in, out)."""
+        hidden, inner, q = self.hidden, self.inner, self.heads * (self.head_width or self.hidden // self.heads)
+        if self.family == "gpt2":
+            return {
+                "attn.c_attn": (hidden, 3 * hidden), "attn.c_proj": (hidden, hidden),
+                "c_fc": (hidden, inner), "mlp.c_proj": (inner, hidden),
+            }  # fmt: skip
+        if self.family == "gpt_neox":
+            return {
+                "query_key_value": (hidden, 3 * hidden), "dense": (hidden, hidden), "dense_h_to_4h": (hidden, inner),
+                "dense_4h_to_h": (inner, hidden),
+            }  # fmt: skip
+        return {
+            "q_proj": (hidden, q), "k_proj": (hidden, self.kv), "v_proj": (hidden, self.kv), "o_proj": (q, hidden),
+            "gate_proj": (hidden, inner), "up_proj": (hidden, inner), "down_proj": (inner, hidden),
+        }  # fmt: skip
+
+    @property
+    def matrices(self) -> int:
+        """Parameters of all layers' matrix products."""
+        return self.layers * sum(rows * columns for rows, columns in self.linear.values())
+
+    @property
+    def trunk(self) -> int:
+        """Parameters without the vocabulary head."""
+        norms, bias = 2 * self.hidden, self.qkv_bias * sum(self.linear[name][1] for name in ("q_proj", "k_proj", "v_proj") if self.qkv_bias)
+        if self.family != "llama":
+            norms, bias = 4 * self.hidden, sum(columns for _, columns in self.linear.values())
+        return (self.vocabulary + self.positions) * self.hidden + self.matrices + self.layers * (norms + bias) + norms // 2
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the language model."""
+        return self.trunk + (0 if self.tied else self.vocabulary * self.hidden)
+
+    def adapter(self, rank: int, targets: list[str] | None) -> int:
+        """Parameters of LoRA adapters of this rank."""
+        widths = [sum(width) for name, width in self.linear.items() if not targets or name.rpartition(".")[2] in targets]
+        return self.layers * rank * sum(widths)
+
+
+def shape_of(config: PretrainedConfig) -> Shape:
+    """The shape that a config.json describes; an architecture that is none of the families counts as Llama's."""
+    text = config.get_text_config()
+    family = text.model_type if text.model_type in ("gpt2", "gpt_neox") else "llama"
+    heads, hidden = text.num_attention_heads, text.hidden_size
+    inner = getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None) or 4 * hidden
+    return Shape(
+        family=family, vocabulary=text.vocab_size, hidden=hidden, layers=text.num_hidden_layers, heads=heads,
+        kv_heads=getattr(text, "num_key_value_heads", None) or heads, inner=inner, tied=text.tie_word_embeddings,
+        positions=text.max_position_embeddings if family == "gpt2" else 0, qkv_bias=text.model_type.startswith("qwen2"),
+        head_width=getattr(text, "head_dim", None) or 0,
+    )  # fmt: skip
+
+
+# Public shapes, from the config.json of each model.
+SHAPES = {
+    "GPT-2 124M": Shape("gpt2", 50257, 768, 12, 12, 12, 3072, tied=True, positions=1024),
+    "SmolLM2 135M": Shape("llama", 49152, 576, 30, 9, 3, 1536, tied=True),
+    "Qwen2.5 0.5B": Shape("llama", 151936, 896, 24, 14, 2, 4864, tied=True, qkv_bias=True),
+    "Pythia 1.4B": Shape("gpt_neox", 50304, 2048, 24, 16, 16, 8192),
+    "Qwen2.5 1.5B": Shape("llama", 151936, 1536, 28, 12, 2, 8960, tied=True, qkv_bias=True),
+    "Llama 2 7B": Shape("llama", 32000, 4096, 32, 32, 32, 11008),
+    "Llama 3 8B": Shape("llama", 128256, 4096, 32, 32, 8, 14336),
+    "Llama 2 13B": Shape("llama", 32000, 5120, 40, 40, 40, 13824),
+    "Llama 3 70B": Shape("llama", 128256, 8192, 80, 64, 8, 28672),
+}

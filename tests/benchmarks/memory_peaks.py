@@ -1,0 +1,152 @@
+"""Predicted against measured peaks of memory: `python tests/benchmarks/memory_peaks.py [NAME …]`.
+
+Real phases of one PPO update on random weights, on the CPU. Torch's profiler reports every allocation and release of its CPU
+allocator, in the order they happen; a phase's peak is what was alive before it plus the highest running sum within it. That is exact,
+where the resident set of a process also holds what the C library has not given back.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2Config, GPTNeoXConfig, LlamaConfig, PretrainedConfig
+
+from ablate.checkpoint import load_adapted
+from ablate.config import BugsConfig, Config, ModelConfig, PPOConfig, SamplingConfig
+from ablate.footprint import Run, need
+from ablate.models import Models, checkpoint_gradients, freeze, load_policy, load_scorer
+from ablate.optimise import new_optimizer, update
+from ablate.rollout import measure
+from ablate.sampling import sample
+from ablate.session import autocast
+from ablate.shapes import SHAPES, Shape
+from ablate.shaping import estimate_targets, initial_state, shape_rewards
+from ablate.streams import torch_stream
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "5")
+CPU = torch.device("cpu")
+SMALL = Shape("llama", 8192, 256, 6, 4, 4, 512)
+MIDDLE = Shape("gpt_neox", 16384, 448, 8, 7, 7, 1792)
+GROUPED = Shape("llama", 32000, 512, 10, 8, 2, 1536, tied=True)
+GPT2 = SHAPES["GPT-2 124M"]
+CASES = {
+    "8M Llama": Run(SMALL, SMALL, prompt=32, response=48, batch=32, minibatch=16, micro=8),
+    "8M Llama, one micro-batch": Run(SMALL, SMALL, prompt=32, response=48, batch=16, minibatch=16, micro=16),
+    "8M Llama, checkpointing": Run(SMALL, SMALL, prompt=64, response=96, batch=16, minibatch=16, micro=16, checkpointing=True),
+    "8M Llama, LoRA": Run(SMALL, SMALL, prompt=32, response=48, batch=16, minibatch=16, micro=16, lora_rank=8),
+    "8M Llama, bf16": Run(SMALL, SMALL, prompt=32, response=48, batch=16, minibatch=16, micro=16, precision="bf16"),
+    "34M GPT-NeoX": Run(MIDDLE, MIDDLE, prompt=48, response=48, batch=16, minibatch=8, micro=4),
+    "47M Llama, grouped": Run(GROUPED, GROUPED, prompt=32, response=64, batch=16, minibatch=8, micro=4),
+    "124M GPT-2": Run(GPT2, GPT2, prompt=32, response=32, batch=8, minibatch=4, micro=4),
+    "124M GPT-2, LoRA, checkpointing": Run(
+        GPT2, GPT2, prompt=64, response=64, batch=16, minibatch=16, micro=8, lora_rank=16, checkpointing=True
+    ),
+}  # fmt: skip
+
+
+def config_of(shape: Shape, **settings) -> PretrainedConfig:
+    """A transformers config of this shape."""
+    common = dict(vocab_size=shape.vocabulary, pad_token_id=0, bos_token_id=None, eos_token_id=1) | settings
+    common["tie_word_embeddings"] = shape.tied
+    if shape.family == "gpt2":
+        return GPT2Config(
+            n_embd=shape.hidden, n_layer=shape.layers, n_head=shape.heads, n_inner=shape.inner, n_positions=shape.positions, **common
+        )
+    kind = {"llama": LlamaConfig, "gpt_neox": GPTNeoXConfig}[shape.family]
+    if shape.family == "llama":
+        common["num_key_value_heads"] = shape.kv_heads
+    return kind(
+        hidden_size=shape.hidden, intermediate_size=shape.inner, num_hidden_layers=shape.layers, num_attention_heads=shape.heads,
+        max_position_embeddings=2048, **common,
+    )  # fmt: skip
+
+
+def random_models(run: Run, folder: Path) -> Models:
+    """Policy, reference, critic and reward model as a run loads them, from folders of random weights."""
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config_of(run.policy)).save_pretrained(folder / "policy")
+    AutoModelForSequenceClassification.from_config(config_of(run.reward, num_labels=1)).save_pretrained(folder / "reward")
+    reference, reward = freeze(load_policy(folder / "policy", CPU)), freeze(load_scorer(folder / "reward", CPU))
+    if run.lora_rank:
+        policy, critic = load_adapted(None, reference, reward, Config(model=ModelConfig(lora_rank=run.lora_rank)))
+    else:
+        policy, critic = load_policy(folder / "policy", CPU), load_scorer(folder / "reward", CPU)
+    for model in (policy, critic) if run.checkpointing else ():
+        checkpoint_gradients(model)
+    return Models(policy, reference, reward, critic, tokenizer=None)
+
+
+def alive(*tensors: torch.Tensor) -> int:
+    """Bytes of the storages of these tensors, each once."""
+    return sum({s.data_ptr(): s.nbytes() for s in (tensor.untyped_storage() for tensor in tensors)}.values())
+
+
+def profiled(work: Callable) -> tuple[object, int, int]:
+    """(result, highest running sum, sum at the end) of the bytes that `work` allocates and releases."""
+    gc.collect()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        result = work()
+    events = sorted((e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"), key=lambda e: e.start_ns())
+    now = highest = 0
+    for event in events:
+        now += event.nbytes()
+        highest = max(highest, now)
+    return result, highest, now
+
+
+def plainly(work: Callable) -> tuple[object, int, int]:
+    """As `profiled`, unseen."""
+    return work(), 0, 0
+
+
+def measured(run: Run) -> dict[str, float]:
+    """Peak of every phase of the second update, bytes: the first makes Adam's moments."""
+    with tempfile.TemporaryDirectory() as folder, autocast(Config(precision=run.precision, device="cpu")):
+        models = random_models(run, Path(folder))
+        optimizer = new_optimizer(models, ppo_of(run))
+        one_update(run, models, optimizer, plainly)
+        return one_update(run, models, optimizer, profiled)
+
+
+def ppo_of(run: Run) -> PPOConfig:
+    return PPOConfig(batch_size=run.batch, minibatch_size=run.minibatch, micro_batch_size=run.micro, updates=2)
+
+
+def one_update(run: Run, models: Models, optimizer: torch.optim.Optimizer, seen: Callable) -> dict[str, float]:
+    """Sample, measure and update once, each under `seen`; no response ends before its last token."""
+    ppo, sampling, bugs = ppo_of(run), SamplingConfig(max_new_tokens=run.response), BugsConfig()
+    tokens = torch.randint(2, run.policy.vocabulary, (run.batch, run.prompt), generator=torch_stream(0, "prompts"))
+    prompts, noise = (tokens, torch.ones_like(tokens, dtype=torch.bool)), torch.rand(run.batch, run.response)
+    states = [entry for state in optimizer.state.values() for entry in state.values()]
+    weights = [t for m in (models.policy, models.reference, models.reward, models.critic) for t in (*m.parameters(), *m.buffers())]
+    before, peaks = alive(*weights, *states), {}
+    sampled, high, left = seen(lambda: sample(models.policy, *prompts, noise, sampling, end=-1, pad=0))
+    peaks["rollout"], before = before + high, before + left
+    rollout, high, left = seen(lambda: measure(models, prompts, sampled, sampling, bugs))
+    peaks["measure"], before = before + high, before + left
+    rewards, _ = shape_rewards(rollout, ppo, bugs, initial_state(ppo))
+    targets, order = estimate_targets(rollout, rewards, ppo), torch_stream(0, "minibatches")
+    _, high, _ = seen(lambda: update(models, optimizer, rollout, targets, ppo, sampling, bugs, order, 0, lambda step: None))
+    return peaks | {"update": before + high}
+
+
+def main() -> None:
+    names = sys.argv[1:] or list(CASES)
+    print("| run | parameters | phase | predicted MB | measured MB | predicted / measured |\n|---|---|---|---|---|---|")
+    for name in names:
+        run = CASES[name]
+        predicted, peaks = need(run), measured(run)
+        for phase, peak in peaks.items():
+            guess, size = predicted.peak(phase), run.policy.parameters
+            print(f"| {name} | {size / 1e6:.0f} M | {phase} | {guess / 1e6:.0f} | {peak / 1e6:.0f} | {guess / peak:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -177,6 +177,10 @@ MISTAKES = {
     "sft of what is no run": (["{sft}:sft", "sft"], "is no run folder"),
     "a folder of nothing": (["{root}/run", "{root}/empty"], "holds no run folder"),
     "llm without address": (["{root}/run", "sft", "--judge", "llm"], "set --url and --model"),
+    "a limit without prices, which is seen before the run that is not there": (
+        ["{root}/nowhere", "sft", "--judge", "llm", "--url", "http://localhost:1", "--model", "m", "--max-cost", "1"],
+        "set --prompt-price and --completion-price",
+    ),
     "an address for gold": (["{root}/run", "sft", "--url", "http://localhost"], "add --judge llm"),
     "a reward model for gold": (["{root}/run", "sft", "--reward-model", "x"], "add --judge rm"),
     "a file without answers": (["{root}/run", "{root}/few.jsonl"], r"answers 0 of 24 held-out prompts of .*--prompts FILE"),

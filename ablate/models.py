@@ -199,8 +199,8 @@ def packed_states(model: PreTrainedModel, tokens: Tensor, attention: Tensor) -> 
 def response_positions(attention: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """(row, index among the row's real tokens) of the state each real response token was chosen from; N = mask.sum(), row-major."""
     rows, steps = mask.nonzero(as_tuple=True)
-    prompts = attention[:, : attention.shape[1] - mask.shape[1]].sum(1)
-    return rows, prompts[rows] - 1 + steps
+    positions = attention.cumsum(1) - 1
+    return rows, positions[rows, attention.shape[1] - mask.shape[1] + steps] - 1
 
 
 def response_logits(policy: PreTrainedModel, tokens: Tensor, attention: Tensor, mask: Tensor) -> Tensor:

@@ -40,8 +40,7 @@ from statistics import mean, median
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-MINIBATCH, MAX_NEW_TOKENS = 32, 48
-TOLERANCE = 1e-3  # of summed log-probs, scores and values; float32 in two orders of summation
+TOLERANCE = 1e-3  # of summed log-probs, scores and values, all in float32; two orders of summation
 
 
 def child(python: str, script: str, *arguments: str, code: Path | None = None) -> str:
@@ -68,9 +67,9 @@ def measure(side: tuple[str, str, Path | None], work: Path) -> dict:
 def prepare(options: argparse.Namespace, work: Path) -> None:
     """Build the stages once (cached in --cache) and write the work file."""
     settings = {
-        "cache": options.cache, "layers": options.layers, "width": options.width, "batch": options.batch, "minibatch": MINIBATCH,
-        "max-new-tokens": MAX_NEW_TOKENS, "updates": options.updates, "skip": options.skip, "seed": 0,
-        "mlp": options.mlp, "stage-steps": options.stage_steps,
+        "cache": options.cache, "layers": options.layers, "width": options.width, "batch": options.batch, "minibatch": options.minibatch,
+        "max-new-tokens": options.max_new_tokens, "updates": options.updates, "skip": options.skip, "seed": 0,
+        "mlp": options.mlp, "stage-steps": options.stage_steps, "device": options.device, "precision": options.precision,
     }  # fmt: skip
     flags = [text for name, value in settings.items() if value is not None for text in (f"--{name}", str(value))]
     child(sys.executable, "side_ablate.py", "prepare", str(work), *flags, code=ROOT)
@@ -143,8 +142,9 @@ def compare(options: argparse.Namespace, other: tuple[str, str, Path | None], na
             a, b = (rate(run, "wall") for run in pairs[-1])
             print(f"pair {number}: {names[0]} {a:.0f}/s, {names[1]} {b:.0f}/s, ratio {a / b:.2f}", flush=True)
     title = (
-        f"{options.layers} layers × {options.width}, {options.batch} responses an update of ≤ {MAX_NEW_TOKENS} tokens, "
-        f"minibatch {MINIBATCH}, 1 thread, {options.pairs} pairs of {options.updates} updates; median (least–greatest)"
+        f"{options.layers} layers × {options.width}, {options.batch} responses an update of ≤ {options.max_new_tokens} tokens, "
+        f"minibatch {options.minibatch}, {options.device}, {options.precision}, {options.pairs} pairs of {options.updates} updates; "
+        "median (least–greatest)"
     )
     print(table(pairs, names, title))
 
@@ -155,6 +155,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--updates", type=int, default=20, help="measured updates a run")
     parser.add_argument("--skip", type=int, default=3, help="updates before the measured ones")
     parser.add_argument("--batch", type=int, default=128, help="responses an update; fewer make a large model's benchmark bearable")
+    parser.add_argument("--minibatch", type=int, default=32)
+    parser.add_argument("--max-new-tokens", type=int, default=48)
+    parser.add_argument("--device", default="cpu", help="cpu, with one thread, or cuda")
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"), help="of both sides")
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--width", type=int, default=64, help="hidden size; 4 heads, or one for every 64 beyond 256")
     parser.add_argument("--mlp", type=int, help="width of the MLP; twice the hidden size if not given")

@@ -53,6 +53,17 @@ PHASES = {
 
 
 WHOLE = ("sampling", "measuring", "updating")
+SIZES = {
+    "layers": 2,
+    "width": 64,
+    "mlp": None,
+    "batch": 128,
+    "minibatch": 32,
+    "max_new_tokens": 48,
+    "updates": 10,
+    "skip": 2,
+    "stage_steps": None,
+}
 CACHE = Path(__file__).resolve().parents[2] / "results" / ".bench"
 
 
@@ -118,7 +129,6 @@ def measure(options: argparse.Namespace, work: dict) -> tuple[list[dict], dict]:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as results, torch.no_grad():
         config = measured_config(work, results)
-        config.device, config.precision = options.device, options.precision
         stages = prepare(config)
         with torch.enable_grad(), autocast(config):
             trainer = ablate.trainer.Trainer(config, stages, RunStore(config))
@@ -159,8 +169,8 @@ def table(spent: list[dict], floor: dict[str, float], rate: float) -> str:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, value in (("layers", 2), ("width", 64), ("batch", 128), ("updates", 10), ("skip", 2), ("mlp", None), ("stage-steps", None)):
-        parser.add_argument(f"--{name}", type=int, default=value)
+    for name, value in SIZES.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     parser.add_argument("--cache", default=str(CACHE), help="where the stages are kept")
@@ -171,9 +181,7 @@ def main() -> None:
     options = parse()
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "work.json"
-        flags = {"cache": options.cache, "layers": options.layers, "width": options.width, "batch": options.batch, "minibatch": 32}
-        flags |= {"max-new-tokens": 48, "updates": options.updates, "skip": options.skip, "seed": 0}
-        flags |= {"mlp": options.mlp, "stage-steps": options.stage_steps}
+        flags = {name.replace("_", "-"): getattr(options, name) for name in (*SIZES, "cache", "device", "precision")} | {"seed": 0}
         arguments = [text for name, value in flags.items() if value is not None for text in (f"--{name}", str(value))]
         subprocess.run([sys.executable, Path(__file__).with_name("side_ablate.py"), "prepare", place, *arguments], check=True)
         work = json.loads(place.read_text())

@@ -42,7 +42,7 @@ def write_models(folder: Path) -> dict:
     prompts = [torch.randint(2, WORDS, (length,)).tolist() for length in lengths]
     return {
         "sft": str(folder / "sft"), "reward_model": str(folder / "reward_model"), "prompts": [prompts], "batch": RESPONSES,
-        "minibatch": RESPONSES, "max_new_tokens": STEPS, "seed": 0,
+        "minibatch": RESPONSES, "max_new_tokens": STEPS, "seed": 0, "device": "cpu", "precision": "fp32",
     }  # fmt: skip
 
 

@@ -52,14 +52,14 @@ class Stopwatch:
 
 def write_work(options: argparse.Namespace) -> None:
     """Build the stages of the default pipeline (or find them in the cache) and write down what both sides shall do."""
-    config = Config(cache=str(options.cache), device="cpu", seed=options.seed)
+    config = Config(cache=str(options.cache), device=options.device, seed=options.seed)
     model = config.model
     model.layers, model.hidden_size = options.layers, options.width
     model.intermediate_size = options.mlp or 2 * options.width
     model.heads = max(4, options.width // 64)
     if options.stage_steps is not None:
         config.pretrain.steps = config.sft.steps = config.reward_model.steps = options.stage_steps
-        config.preferences.pairs = config.preferences.held_out_pairs = 4 * options.stage_steps
+        config.preferences.pairs = config.preferences.held_out_pairs = max(4 * options.stage_steps, 64)
     stages = prepare(config)
     tokenizer, source = load_tokenizer(stages.sft), open_source(config)
     measured = range(1, options.skip + options.updates + 1)
@@ -76,13 +76,16 @@ def write_work(options: argparse.Namespace) -> None:
         "updates": options.updates,
         "skip": options.skip,
         "seed": options.seed,
+        "device": options.device,
+        "precision": options.precision,
     }
     Path(options.work).write_text(json.dumps(work))
 
 
 def measured_config(work: dict, results: str) -> Config:
     """PPO-max at learning rate 0; one update more than is measured, since the last is always evaluated."""
-    config = Config(results=results, study="benchmark", arm="lr0", device="cpu", tracker="none", seed=work["seed"])
+    config = Config(results=results, study="benchmark", arm="lr0", tracker="none", seed=work["seed"])
+    config.device, config.precision = work["device"], work["precision"]
     updates = work["skip"] + work["updates"] + 1
     ppo = config.ppo
     ppo.updates, ppo.batch_size, ppo.epochs = updates, work["batch"], 1
@@ -103,7 +106,7 @@ def run(work: dict) -> dict:
     with tempfile.TemporaryDirectory() as results:
         config = measured_config(work, results)
         execute(config)
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        memory = peak_megabytes(work["device"])
         folder = run_folder(config)
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         numbers = check(folder / "checkpoints" / str(config.ppo.updates), work)
@@ -120,6 +123,13 @@ def run(work: dict) -> dict:
         "code": str(Path(ablate.__file__).parent),
         "check": numbers,
     }
+
+
+def peak_megabytes(device: str) -> float:
+    """Greatest memory so far: of the process, or on a GPU of its tensors."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 @torch.no_grad()
@@ -149,6 +159,8 @@ def parse() -> argparse.Namespace:
         prepare_parser.add_argument(f"--{name}", type=int, required=True)
     for name in ("mlp", "stage-steps"):
         prepare_parser.add_argument(f"--{name}", type=int)
+    prepare_parser.add_argument("--device", default="cpu")
+    prepare_parser.add_argument("--precision", default="fp32")
     return parser.parse_args()
 
 

@@ -8,7 +8,8 @@ What TRL is given, so that it does the same work in its best reasonable way:
 - the same prompts, update by update: a dataset of token ids, read in order instead of shuffled; padded on the left to the batch;
 - a batch of 128 as `per_device_train_batch_size=128` and `num_mini_batches=4`, `gradient_accumulation_steps=1`: four optimiser
   steps on 32 responses each. (TRL hands gradient_accumulation_steps to accelerate, which would then skip optimiser steps.)
-- no gradient checkpointing (TRL's default has it), no bf16 (its default), fused AdamW, scaled dot-product attention;
+- no gradient checkpointing (TRL's default has it), bf16 (its default) only where the work file says so, fused AdamW, scaled
+  dot-product attention;
 - `local_rollout_forward_batch_size=128`: as fast as 64 here and faster than 32, since one call decodes the whole batch;
 - no sample generations, no saving, no reporting, no progress bar; log-probs of the sampler are reused by TRL itself;
 - stop token eos, no missing-EOS penalty, temperature 1 (TRL adds 1e-7), top-p 1, top-k off, k1 KL penalty of 0.1.
@@ -74,7 +75,7 @@ def new_trainer(work: dict, output: str, callbacks: list[TrainerCallback], **set
         response_length=work["max_new_tokens"], stop_token="eos", missing_eos_penalty=None, temperature=1.0, kl_coef=0.1,
         vf_coef=1.0, learning_rate=0.0, lr_scheduler_type="constant", optim="adamw_torch_fused", seed=work["seed"],
         num_sample_generations=0, report_to="none", save_strategy="no", eval_strategy="no", logging_steps=1, disable_tqdm=True,
-        use_cpu=True, bf16=False, gradient_checkpointing=False,
+        use_cpu=work["device"] == "cpu", bf16=work["precision"] == "bf16", gradient_checkpointing=False,
     )  # fmt: skip
     dataset = Dataset.from_dict({"input_ids": prompts})
     trainer = PPOTrainer(
@@ -105,7 +106,8 @@ def run(work: dict, forward_batch: int) -> dict:
     with tempfile.TemporaryDirectory() as output:
         trainer = new_trainer(work, output, [clock], local_rollout_forward_batch_size=forward_batch)
         trainer.train()
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    on_gpu = work["device"] == "cuda"
+    memory = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     first, last = work["skip"], work["skip"] + work["updates"]
     rows = [row for row in clock.rows if "objective/scores" in row][first:last]
     pad = trainer.processing_class.pad_token_id

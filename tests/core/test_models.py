@@ -108,6 +108,16 @@ def test_19_a_scorer_subtracts_the_shift_that_its_config_holds_and_nothing_witho
     assert (raw[~mask] == 0).all()
 
 
+@torch.no_grad()
+def test_logits_of_every_token_but_the_first_equal_a_plain_padded_forward(pair):
+    """A mask that begins within the padding of the shorter prompts."""
+    (policy, _), (plain, _) = pair
+    tokens, attention, _ = padded_batch()
+    mask = attention[:, 1:] & attention[:, :-1]
+    logits = plain.get_output_embeddings()(plain_hidden(plain, tokens, attention))
+    torch.testing.assert_close(response_logits(policy, tokens, attention, mask), logits[:, :-1][mask], **CLOSE)
+
+
 def test_pack_by_hand():
     """Longest first, into the first row with room: 5 opens a row, 4 another, 3 fits behind 5, 2 and 1 behind 4 and 3."""
     assert pack([4, 5, 1, 3, 2], 8) == ([8, 0, 14, 5, 12], 2)

@@ -133,17 +133,19 @@ def compare(options: argparse.Namespace, other: tuple[str, str, Path | None], na
     """Run the pairs, a line each, and print the table."""
     ours = (sys.executable, "side_ablate.py", ROOT)
     with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder) / "work.json"
-        prepare(options, work)
+        work = options.work or Path(folder) / "work.json"
+        if options.work is None:
+            prepare(options, work)
         pairs = []
         for number in range(1, options.pairs + 1):
             pairs.append((measure(ours, work), measure(other, work)))
             same_weights(*pairs[-1])
             a, b = (rate(run, "wall") for run in pairs[-1])
             print(f"pair {number}: {names[0]} {a:.0f}/s, {names[1]} {b:.0f}/s, ratio {a / b:.2f}", flush=True)
+        known = json.loads(work.read_text())
     title = (
-        f"{options.layers} layers × {options.width}, {options.batch} responses an update of ≤ {options.max_new_tokens} tokens, "
-        f"minibatch {options.minibatch}, {options.device}, {options.precision}, {options.pairs} pairs of {options.updates} updates; "
+        f"{known['layers']} layers × {known['width']}, {known['batch']} responses an update of ≤ {known['max_new_tokens']} tokens, "
+        f"minibatch {known['minibatch']}, {known['device']}, {known['precision']}, {options.pairs} pairs of {known['updates']} updates; "
         "median (least–greatest)"
     )
     print(table(pairs, names, title))
@@ -166,6 +168,7 @@ def parse() -> argparse.Namespace:
         "--stage-steps", type=int, help="steps of pretraining, SFT and reward model, on few pairs; the defaults if not given"
     )
     parser.add_argument("--cache", default=str(ROOT / "results" / ".bench"), help="where the stages are kept")
+    parser.add_argument("--work", type=Path, help="what an earlier `side_ablate.py prepare` wrote; the sizes are then its own")
     parser.add_argument("--trl-python", default=str(ROOT / ".venv-bench" / "bin" / "python"))
     parser.add_argument("--against-commit", metavar="REV", help="compare with this commit instead of TRL")
     return parser.parse_args()

@@ -124,7 +124,7 @@ def product_rate(rows: int, inner: int, columns: int, device: torch.device, seco
     return 5 * 2 * rows * inner * columns / best
 
 
-def measure(options: argparse.Namespace, work: dict) -> tuple[list[dict], dict]:
+def measure(work: dict) -> tuple[list[dict], dict]:
     """Seconds by phase of every measured update, and what the floor needs to know."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as results, torch.no_grad():
@@ -173,6 +173,7 @@ def parse() -> argparse.Namespace:
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
+    parser.add_argument("--work", type=Path, help="what an earlier `side_ablate.py prepare` wrote; the sizes are then its own")
     parser.add_argument("--cache", default=str(CACHE), help="where the stages are kept")
     return parser.parse_args()
 
@@ -180,14 +181,15 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     options = parse()
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "work.json"
-        flags = {name.replace("_", "-"): getattr(options, name) for name in (*SIZES, "cache", "device", "precision")} | {"seed": 0}
-        arguments = [text for name, value in flags.items() if value is not None for text in (f"--{name}", str(value))]
-        subprocess.run([sys.executable, Path(__file__).with_name("side_ablate.py"), "prepare", place, *arguments], check=True)
+        place = options.work or Path(folder) / "work.json"
+        if options.work is None:
+            flags = {name.replace("_", "-"): getattr(options, name) for name in (*SIZES, "cache", "device", "precision")} | {"seed": 0}
+            arguments = [text for name, value in flags.items() if value is not None for text in (f"--{name}", str(value))]
+            subprocess.run([sys.executable, Path(__file__).with_name("side_ablate.py"), "prepare", place, *arguments], check=True)
         work = json.loads(place.read_text())
-    spent, known = measure(options, work)
+    spent, known = measure(work)
     gigaflop = sum(known["floor"][phase] for phase in WHOLE) / 1e9
-    print(f"{options.layers} layers × {options.width}, {options.device}, {options.precision}: {known['tokens']:.0f} real tokens an update,")
+    print(f"{work['layers']} layers × {work['width']}, {work['device']}, {work['precision']}: {known['tokens']:.0f} real tokens an update,")
     print(f"{gigaflop:.1f} GFLOP at {known['rate'] / 1e9:.0f} GFLOP/s\n")
     print(table(spent, known["floor"], known["rate"]))
 

@@ -70,6 +70,8 @@ def write_work(options: argparse.Namespace) -> None:
         "reward_model": str(stages.reward_model),
         "prompts": [encode_turns(tokenizer, [prompt.turns for prompt in prompts]) for prompts in drawn],
         "check": [prompt.text for prompt in drawn[0][:CHECKED_ROWS]],
+        "layers": options.layers,
+        "width": options.width,
         "batch": options.batch,
         "minibatch": options.minibatch,
         "max_new_tokens": options.max_new_tokens,

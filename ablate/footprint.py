@@ -109,43 +109,49 @@ def kept_distributions(run: Run) -> float:
     return size if size <= DISTRIBUTION_BYTES and run.precision == "fp32" else 0.0
 
 
-def passing(shape: Shape, tokens: int) -> float:
-    """The widest moment of a layer in a pass without gradients."""
+def passing(shape: Shape, tokens: int, adapters: bool) -> float:
+    """The widest moment of a layer in a pass without gradients; an adapter's product, scaled and not, stands beside the layer's own."""
     hidden, inner = PASSING[shape.family]
+    inner += 2 * adapters
     return 4.0 * tokens * (hidden * shape.hidden + inner * shape.inner)
 
 
 def rollout(run: Run) -> dict[str, float]:
-    """KV cache of the whole batch; then the prompts' pass, their NLL, or one step of sampling, whichever is larger."""
+    """The prompts' pass with their NLL, while the KV cache holds the prompts, or the last step of sampling, when it holds everything
+    and a layer of it is copied; whichever takes more."""
     shape, prompts = run.policy, run.batch * run.prompt
     rotary = shape.family != "gpt2"  # rotary positions leave keys in float32
     bytes_of_pair = 8 if run.precision == "fp32" else 6 if rotary else 4
+    token = float(bytes_of_pair * shape.layers * shape.kv)
     logits = 4.0 * shape.vocabulary
     together = min(run.batch, max(1, LOGIT_BYTES // (4 * run.prompt * shape.vocabulary)))  # prompts
-    moments = passing(shape, prompts), LOGITS_PROMPT * together * (run.prompt - 1) * logits + 8.0 * prompts * shape.hidden
-    step = LOGITS_STEP * run.batch * logits
-    cache = bytes_of_pair * run.batch * (run.prompt + run.response) * shape.layers * shape.kv
-    return {"KV cache": float(cache), "logits and passing activations": max(*moments, step)}
+    nll = LOGITS_PROMPT * together * (run.prompt - 1) * logits + 8.0 * prompts * shape.hidden
+    whole = token * run.batch * (run.prompt + run.response)
+    moments = [
+        {"KV cache": token * prompts, "logits and passing activations": max(passing(shape, prompts, run.lora_rank > 0), nll)},
+        {"KV cache": whole * (1 + 1 / shape.layers), "logits and passing activations": LOGITS_STEP * run.batch * logits},
+    ]
+    return max(moments, key=lambda moment: sum(moment.values()))
 
 
 def measure(run: Run) -> dict[str, float]:
     """Passes without gradients over groups of responses; their logits outweigh all else where the vocabulary is large."""
     rows = min(rows_of_a_pass(run.response, run.policy.vocabulary), run.batch)
     logits = 4.0 * rows * run.response * run.policy.vocabulary
-    passes = max(passing(shape, rows * (run.prompt + run.response)) for shape in (run.policy, run.reward))
+    passes = max(passing(shape, packed_tokens(run, rows), run.lora_rank > 0) for shape in (run.policy, run.reward))
     return {"logits and passing activations": max(LOGITS_MEASURE * logits, 2 * logits + passes)}
 
 
-def packed_tokens(run: Run) -> int:
-    """Positions of one micro-batch: sequences are packed into rows, and none is split."""
+def packed_tokens(run: Run, rows: int) -> int:
+    """Positions of `rows` sequences, which are packed into rows of one width, and none split."""
     longest = run.prompt + run.response
     width = max(PACKED_WIDTH, longest)
-    return math.ceil(run.micro / (width // longest)) * width
+    return math.ceil(rows / (width // longest)) * width
 
 
 def activations(shape: Shape, run: Run) -> tuple[float, float]:
     """What the graph of one micro-batch keeps of a model's trunk, and what computing one layer again adds for a moment."""
-    tokens, width = packed_tokens(run), max(PACKED_WIDTH, run.prompt + run.response)
+    tokens, width = packed_tokens(run, run.micro), max(PACKED_WIDTH, run.prompt + run.response)
     hidden, inner, mask = ACTIVATIONS[shape.family, run.precision]
     hidden -= FROZEN_NORMS[shape.family] if run.lora_rank else 0
     layer = tokens * (hidden * shape.hidden + inner * shape.inner + mask * width)

@@ -117,8 +117,8 @@ def passing(shape: Shape, tokens: int, adapters: bool) -> float:
 
 
 def rollout(run: Run) -> dict[str, float]:
-    """The prompts' pass with their NLL, while the KV cache holds the prompts, or the last step of sampling, when it holds everything
-    and a layer of it is copied; whichever takes more."""
+    """The KV cache, which has room for everything from the start, and the prompts' pass with their NLL or a step of sampling, whichever
+    takes more."""
     shape, prompts = run.policy, run.batch * run.prompt
     rotary = shape.family != "gpt2"  # rotary positions leave keys in float32
     bytes_of_pair = 8 if run.precision == "fp32" else 6 if rotary else 4
@@ -127,11 +127,8 @@ def rollout(run: Run) -> dict[str, float]:
     together = min(run.batch, max(1, LOGIT_BYTES // (4 * run.prompt * shape.vocabulary)))  # prompts
     nll = LOGITS_PROMPT * together * (run.prompt - 1) * logits + 8.0 * prompts * shape.hidden
     whole = token * run.batch * (run.prompt + run.response)
-    moments = [
-        {"KV cache": token * prompts, "logits and passing activations": max(passing(shape, prompts, run.lora_rank > 0), nll)},
-        {"KV cache": whole * (1 + 1 / shape.layers), "logits and passing activations": LOGITS_STEP * run.batch * logits},
-    ]
-    return max(moments, key=lambda moment: sum(moment.values()))
+    widest = max(passing(shape, prompts, run.lora_rank > 0), nll, LOGITS_STEP * run.batch * logits)
+    return {"KV cache": whole, "logits and passing activations": widest}
 
 
 def measure(run: Run) -> dict[str, float]:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
 from ablate.config import SamplingConfig
+from ablate.kv_cache import reserved_cache
 from ablate.models import entropy_of, log_softmax
 
 # The sampler's distributions are kept for the KL up to this size. Beyond it they are computed again, as they are in bfloat16, where
@@ -61,7 +62,7 @@ def sample(
     distributions = torch.zeros((rows, steps, vocabulary) if keep else (0,), device=prompts.device)
     ended = torch.zeros(rows, dtype=torch.bool, device=prompts.device)
 
-    cache = DynamicCache(config=policy.config)
+    cache = reserved_cache(policy.config, prompts.shape[1] + steps)
     positions = (attention.long().cumsum(1) - 1).clamp(min=0)
     hidden = trunk(policy, prompts, attention, positions, cache)
     head = policy.get_output_embeddings()
@@ -108,7 +109,7 @@ def sample(
     )  # fmt: skip
 
 
-def trunk(policy: PreTrainedModel, tokens: Tensor, attention: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
+def trunk(policy: PreTrainedModel, tokens: Tensor, attention: Tensor, positions: Tensor, cache: Cache) -> Tensor:
     """Hidden states of new tokens [b, t] after what the cache holds; left pads are masked and positions count real tokens."""
     return policy.base_model(
         input_ids=tokens, attention_mask=attention, position_ids=positions, past_key_values=cache, use_cache=True

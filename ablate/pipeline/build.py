@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ablate import chat, linear, loading, models, rollout, sampling, streams
+from ablate import chat, kv_cache, linear, loading, models, rollout, sampling, streams
 from ablate.config import Config
 from ablate.data import dialogues, files, human, source
 from ablate.errors import UserError
@@ -20,7 +20,7 @@ from ablate.world import gold, grammar, grammar_en, grammar_zh, structure, token
 WORLD = [grammar, grammar_en, grammar_zh, structure, tokenizer, source]
 HUMAN = [human, dialogues, files]
 TRAINING = [supervised, models, linear, loading, streams, chat]
-SAMPLING = [sampling, rollout, gold]
+SAMPLING = [sampling, kv_cache, rollout, gold]
 
 
 @dataclass(frozen=True)

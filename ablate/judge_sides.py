@@ -75,7 +75,7 @@ class Run:
             return None
         known = sorted(int(path.name) for path in (self.folder / "checkpoints").glob("*") if path.name.isdigit())
         if not known:
-            raise UserError(f"{self.folder} has no checkpoint to take the policy from: run it again with checkpoint.every above 0")
+            raise UserError(f"{self.folder} has no checkpoint: name the run that its summary says it was taken_from, or run again")
         if self.part is not None and int(self.part) not in known:
             raise UserError(
                 f"{self.folder} has no checkpoint {self.part}: there are {', '.join(map(str, known))} (checkpoint.keep=0 keeps all)"

@@ -55,6 +55,8 @@ def copy_run(source: Path, config: Config) -> None:
         write_atomically(target / "config.yaml", config_text(config))
         for name in STREAMS:
             shutil.copyfile(source / name, target / name)
+        if (source / "stages.json").is_file():  # runs of older versions have none
+            shutil.copyfile(source / "stages.json", target / "stages.json")
         if (source / "reward_model").is_dir():
             shutil.copytree(source / "reward_model", target / "reward_model")
         summary = json.loads((source / "summary.json").read_text())

@@ -12,8 +12,8 @@ from analysis.figures.estimate import Drawn, Frames, mean_and_band
 from analysis.figures.judged import ended
 from analysis.figures.style import PALETTE, WIDTH, add_caption, arm_label, arm_order, style
 
-WON = {"eval/helpful/gold": "Gold, helpful prompts", "eval/harmful/gold": "Gold, harmful prompts"}
-PAID = {"eval/lm_loss": "Loss on held-out text\n(nats per token)", "eval/choice_accuracy": "Multiple choice,\nright answers"}
+WON = {"eval/helpful/gold": "Gold,\nhelpful prompts", "eval/harmful/gold": "Gold,\nharmful prompts"}
+PAID = {"eval/lm_loss": "Held-out text,\nnats per token", "eval/choice_accuracy": "Multiple choice,\nshare right"}
 # Runs of older versions, and on human data without probes, measure no ability; these are the nearest that they log.
 NEAREST = {"monitor/perplexity_ref": "Perplexity of answers\nunder SFT", "monitor/distinct": "Distinct bigrams\nin an answer"}
 MEASURED = (

@@ -156,7 +156,7 @@ def test_the_other_figures_have_their_panels():
     ("fig02", ["English", "Chinese"]),
     ("fig03", ["English – held-out accuracy", "Chinese – held-out accuracy", "Gold reward after PPO", "Gold reward after PPO"]),
     ("fig10", [""]), ("fig11", [""]),
-    ("fig12", ["Gold, helpful prompts", "Gold, harmful prompts", "Perplexity of answers\nunder SFT", "Distinct bigrams\nin an answer"]),
+    ("fig12", ["Gold,\nhelpful prompts", "Gold,\nharmful prompts", "Perplexity of answers\nunder SFT", "Distinct bigrams\nin an answer"]),
     ("fig13", ["Proxy reward of held-out answers", "Gold reward of the same answers"]),
 ])  # fmt: skip
 def test_a_figure_of_reward_models_judges_or_scores_has_its_panels(drawn, name, panels):
@@ -431,7 +431,7 @@ def test_figure_12_compares_sft_and_both_policies(drawn, results):
     table = drawn("fig12").table
     assert list(dict.fromkeys(table["arm"])) == ["SFT", "PPO-max", "PPO-ptx"]
     golds = [json.loads(path.read_text())["final"]["eval/helpful/gold"] for path in (results / "ptx" / "ppo_ptx").glob("*/summary.json")]
-    mean = table[(table["arm"] == "PPO-ptx") & (table["panel"] == "Gold, helpful prompts") & (table["kind"] == "mean")]["value"].item()
+    mean = table[(table["arm"] == "PPO-ptx") & (table["panel"] == "Gold,\nhelpful prompts") & (table["kind"] == "mean")]["value"].item()
     assert mean == pytest.approx(np.mean(golds))
 
 
@@ -444,8 +444,8 @@ def test_figure_12_shows_ability_where_every_run_has_measured_it_and_says_not_ju
                               "eval/lm_loss": 3.0 + end * number, "eval/choice_accuracy": 0.5}  # fmt: skip
         path.write_text(json.dumps(summary))
     drawn = fig12(frames_of(tmp_path, "study"), np.random.default_rng(0))
-    assert titles(drawn.figure)[2:] == ["Loss on held-out text\n(nats per token)", "Multiple choice,\nright answers"]
-    means = drawn.table[(drawn.table["kind"] == "mean") & drawn.table["panel"].str.startswith("Loss")].set_index("arm")["value"]
+    assert titles(drawn.figure)[2:] == ["Held-out text,\nnats per token", "Multiple choice,\nshare right"]
+    means = drawn.table[(drawn.table["kind"] == "mean") & drawn.table["panel"].str.startswith("Held-out")].set_index("arm")["value"]
     assert means.to_dict() == pytest.approx({"SFT": 3.0, "PPO-max": 4.0, "PPO-ptx": 7.0})
     assert "not judged" not in unwrapped(drawn.figure)
     check_layout(drawn.figure)

@@ -14,7 +14,7 @@ from ablate.reuse import take_over
 from ablate.store import RunStore, is_finished, read_config, run_folder
 from ablate.validation import config_hash
 
-RECORDS = ("metrics.jsonl", "scores.jsonl", "samples.jsonl", "reward_model/report.json")
+RECORDS = ("metrics.jsonl", "scores.jsonl", "samples.jsonl", "stages.json", "reward_model/report.json")
 
 
 def config(results: Path, study: str, arm: str, **settings) -> Config:
@@ -29,6 +29,7 @@ def finished(made: Config) -> Path:
     store.checkpoint_folder(10).mkdir(parents=True)
     (store.folder / "reward_model").mkdir()
     (store.folder / "reward_model/report.json").write_text("{}")
+    (store.folder / "stages.json").write_text("{}")
     store.finish({"status": "completed", "reason": "", "collapsed": False, "study": made.study, "arm": made.arm, "seed": made.seed})
     return store.folder
 

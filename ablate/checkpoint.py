@@ -58,9 +58,13 @@ def save(
 
 
 def write(folder: Path, models: Models, weights: list[dict | None], tensors: dict[str, torch.Tensor], state: dict) -> None:
-    """The files of a checkpoint. weights: of policy and critic, null where a model has its own. Raises UserError."""
+    """The files of a checkpoint. weights: of policy and critic, null where a model has its own. Raises UserError.
+
+    What a run killed while it wrote a checkpoint has left half done goes first: stopped by a signal, it was at any update.
+    """
     partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    for abandoned in folder.parent.glob(".*.partial"):
+        shutil.rmtree(abandoned, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
         models.policy.save_pretrained(partial / "policy", state_dict=weights[0])

@@ -55,6 +55,15 @@ def test_a_run_killed_three_times_ends_with_the_bits_of_one_never_stopped(unbrok
     same_numbers(run_folder(config), unbroken)
 
 
+def test_a_checkpoint_left_half_written_at_an_update_that_has_none_again_is_removed(unbroken, make_config, tmp_path, same_numbers):
+    config = make_config(tmp_path, *STATEFUL)
+    assert run(config, "save_file", 3 + 3) == -signal.SIGKILL
+    checkpoints = run_folder(config) / "checkpoints"
+    (checkpoints / ".4.partial").rename(checkpoints / ".3.partial")  # as after a signal in update 3 and a kill in its checkpoint
+    assert run(config) == 0
+    same_numbers(run_folder(config), unbroken)
+
+
 def test_the_state_that_must_travel_is_really_in_play(unbroken):
     rows = [json.loads(line) for line in (unbroken / "metrics.jsonl").read_text().splitlines()]
     coefficients = [row["ppo/kl_coef"] for row in rows[1:]]

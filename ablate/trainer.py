@@ -317,7 +317,11 @@ class Clock:
 
 @contextmanager
 def stop_signals() -> Iterator[threading.Event]:
-    """An event that the first SIGINT or SIGTERM sets; a second one acts as it always does. Only the main thread can listen."""
+    """An event that SIGINT and SIGTERM set. Only the main thread can listen.
+
+    A second SIGINT acts as it always does. SIGTERM again is the same request, since Slurm sends it twice within milliseconds to a job
+    that it preempts; for who cannot wait there is SIGKILL.
+    """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -326,7 +330,8 @@ def stop_signals() -> Iterator[threading.Event]:
 
     def note(number, frame):
         stop.set()
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        if number == signal.SIGINT:
+            signal.signal(number, signal.default_int_handler)
 
     for number in before:
         signal.signal(number, note)

@@ -64,7 +64,7 @@ class ClusterRun:
             listening = signal.getsignal(signal.SIGTERM)
             if listening == signal.default_int_handler:
                 put_back(number, frame)
-            elif listening != signal.SIG_DFL:  # the trainer, which has not been asked to stop before
+            else:  # the trainer, which may have been asked to stop before
                 signal.raise_signal(signal.SIGTERM)
 
         signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -20,6 +20,7 @@ from ablate.closing import closing
 from ablate.config import Config
 from ablate.errors import UserError
 from ablate.fork import forked
+from ablate.garbage import none_collected
 from ablate.overrides import check_overrides, quoted
 from ablate.store import run_folder
 from ablate.sweeps import check_sweep_choice
@@ -38,8 +39,9 @@ def task(composed: DictConfig) -> None:
         if config.arm is None:
             config.arm = arm_name(overrides, settings.runtime.choices["ppo"])
         validate(config)
-        from ablate.distributed import is_main
-        from ablate.session import execute
+        with none_collected():
+            from ablate.distributed import is_main
+            from ablate.session import execute
 
         summary = execute(config)
     except UserError as error:
@@ -58,7 +60,8 @@ def main() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         command_line()
         return
-    from ablate.launch import joined
+    with none_collected():
+        from ablate.launch import joined
 
     with joined():
         if any(flag in sys.argv for flag in MULTIRUN):

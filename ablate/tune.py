@@ -74,7 +74,7 @@ def run(search: Search, task: str, prepare: str | None, preload: Sequence[str]) 
     config = composed([*search.fixed, f"seed={search.seeds[0]}"])
     check_some_trial(search)
     study, folder = open_study(search, config), study_folder(config)
-    start_server(config.threads, preload)
+    start_server(config, preload)
     with caught_signals() as caught:
         if prepare is not None and all(key.split(".")[0] in OUTSIDE_PIPELINE for key in search.space):
             shared = Job(config=config, folder=folder)

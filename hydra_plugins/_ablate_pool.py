@@ -26,15 +26,19 @@ from ablate.store import read_summary
 
 GRACE_SECONDS = 30.0  # between asking a job that ran out of time to stop, and ending it
 FULL_BYTES = 2**16
+WANDB = ("wandb", "wandb.apis.public", "pandas")  # the latter two wandb imports with its first run and its first table
 CONTEXT = multiprocessing.get_context("forkserver")
 
 
-def start_server(threads: int, preload: Sequence[str]) -> None:
-    """Start the forkserver; it imports while the sweep is being composed. OpenMP reads its thread count only at import."""
-    wanted = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+def start_server(config: Any, preload: Sequence[str]) -> None:
+    """Start the forkserver; it imports `preload`, and what a tracker needs, while the sweep is being composed.
+
+    OpenMP reads its thread count only at import.
+    """
+    wanted = {name: str(config.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
-    CONTEXT.set_forkserver_preload(list(preload))
+    CONTEXT.set_forkserver_preload([*(WANDB if config.tracker == "wandb" else ()), *preload])
     forkserver.ensure_running()
     for name, value in before.items():
         if value is None:

@@ -16,7 +16,7 @@ from ablate.sweeps import cores, pipeline_key
 from hydra_plugins._ablate_compose import Composed, Composer
 from hydra_plugins._ablate_pool import build_stages, caught_signals, run_jobs, start_server
 
-PRELOAD = ("transformers.models.llama.modeling_llama", "wandb", "ablate.session", "hydra_plugins._ablate_pool")
+PRELOAD = ("hydra_plugins._ablate_preload",)
 
 
 @dataclass
@@ -53,7 +53,7 @@ class LocalLauncher(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config = config
         self.hydra_context = hydra_context
-        start_server(config.threads, self.preload)
+        start_server(config, self.preload)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> List[JobReturn]:
         """Hydra's entry: compose the jobs, then `run` them."""

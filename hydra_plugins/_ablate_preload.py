@@ -8,5 +8,6 @@ from ablate.garbage import none_collected
 with none_collected():
     import transformers.models.llama.modeling_llama  # noqa: F401
 
+    import ablate.run  # the program: each process forked from here executes it again
     import ablate.session  # noqa: F401
     import hydra_plugins._ablate_pool  # noqa: F401

@@ -22,6 +22,7 @@ from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 
 from ablate.config import Config
 from ablate.errors import UserError
+from ablate.garbage import none_collected
 from ablate.overview import Job, Overview
 from ablate.store import FINISHED, read_summary, run_folder
 from ablate.validation import config_hash
@@ -69,7 +70,8 @@ class ClusterRun:
 
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         signal.signal(warning, stop)
-        from ablate.session import execute
+        with none_collected():
+            from ablate.session import execute
 
         try:
             summary = execute(config)

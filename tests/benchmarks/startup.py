@@ -90,6 +90,7 @@ KINDS: dict[str, tuple[Callable[..., Measured], tuple[str, ...]]] = {
     "first update, ppo=vanilla, wandb": (to_first_update, ("ppo=vanilla", "tracker=wandb")),
     "first update, PPO-max": (to_first_update, ("tracker=none",)),
     "the next run of a sweep, ppo=vanilla": (next_of_a_sweep, ("ppo=vanilla", "tracker=none")),
+    "the next run of a sweep, ppo=vanilla, wandb": (next_of_a_sweep, ("ppo=vanilla", "tracker=wandb")),
 }
 
 

@@ -11,17 +11,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
-from ablate.models import PACKED_WIDTH
+from ablate.attention import MULTIPLE
 from ablate.rollout import rows_of_a_pass
 from ablate.sampling import DISTRIBUTION_BYTES, LOGIT_BYTES
 from ablate.shapes import Shape
 
-# What autograd keeps of a layer, bytes per token: (per unit of hidden width, per unit of the MLP's width, per position of a packed
-# row, for the mask). tests/core/test_memory.py counts them anew in the real passes.
+# What autograd keeps of a layer, bytes per token: (per unit of hidden width, per unit of the MLP's width).
+# tests/core/test_memory.py counts them anew in the real passes.
 ACTIVATIONS = {
-    ("llama", "fp32"): (40, 16, 4), ("llama", "bf16"): (34, 8, 2),
-    ("gpt2", "fp32"): (32, 20, 4), ("gpt2", "bf16"): (20, 10, 2),
-    ("gpt_neox", "fp32"): (40, 8, 4), ("gpt_neox", "bf16"): (22, 4, 2),
+    ("llama", "fp32"): (44, 16), ("llama", "bf16"): (36, 8),
+    ("gpt2", "fp32"): (36, 20), ("gpt2", "bf16"): (22, 10),
+    ("gpt_neox", "fp32"): (40, 8), ("gpt_neox", "bf16"): (24, 4),
 }  # fmt: skip
 FROZEN_NORMS = {"llama": 8, "gpt2": 0, "gpt_neox": 0}  # what a layer keeps less, per hidden unit, where LoRA leaves its norms
 LAST_NORM = 16  # bytes per token and unit of hidden width, kept beside the layers: embeddings, the last norm, the head's input
@@ -140,18 +140,16 @@ def measure(run: Run) -> dict[str, float]:
 
 
 def packed_tokens(run: Run, rows: int) -> int:
-    """Positions of `rows` sequences, which are packed into rows of one width, and none split."""
-    longest = run.prompt + run.response
-    width = max(PACKED_WIDTH, longest)
-    return math.ceil(rows / (width // longest)) * width
+    """Positions of a packed row of `rows` sequences, all as long as they can be."""
+    return math.ceil(rows * (run.prompt + run.response) / MULTIPLE) * MULTIPLE
 
 
 def activations(shape: Shape, run: Run) -> tuple[float, float]:
     """What the graph of one micro-batch keeps of a model's trunk, and what computing one layer again adds for a moment."""
-    tokens, width = packed_tokens(run, run.micro), max(PACKED_WIDTH, run.prompt + run.response)
-    hidden, inner, mask = ACTIVATIONS[shape.family, run.precision]
+    tokens = packed_tokens(run, run.micro)
+    hidden, inner = ACTIVATIONS[shape.family, run.precision]
     hidden -= FROZEN_NORMS[shape.family] if run.lora_rank else 0
-    layer = tokens * (hidden * shape.hidden + inner * shape.inner + mask * width)
+    layer = tokens * (hidden * shape.hidden + inner * shape.inner)
     layer += 2.0 * shape.matrices / shape.layers if run.precision == "bf16" else 0.0  # cast copies of its weights
     ends = float(LAST_NORM * tokens * shape.hidden)
     if run.checkpointing:

@@ -13,12 +13,12 @@ from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 LEAST_ROWS = 256  # below, oneDNN's start-up costs more than its rate gains
-LEAST_WEIGHTS = 2**14  # below, with gradients, so does the call of a function of our own
+LEAST_WEIGHTS = 2**12  # below, with gradients, so does the call of a function of our own
 
 
 def multiply(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
     """left [M, K] · rightᵀ [K, N] + bias [N] by oneDNN; transposed views are read as they lie."""
-    return torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
+    return torch.ops.mkldnn._linear_pointwise.default(left, right, bias, "none", [], "")
 
 
 class Product(torch.autograd.Function):

@@ -1,8 +1,8 @@
 """Policy, reference, reward model and critic: loading, initialisation, and the forward passes over them.
 
-A forward pass takes the padded batch of a Rollout and packs the real tokens of its rows one after another into few long rows:
-positions start anew at 0 with each sequence, and transformers reads from them that attention stays within it. Almost no pad is
-computed. The vocabulary head runs only on the positions that are asked for.
+A forward pass takes the padded batch of a Rollout and packs the real tokens of its rows into slots of one long row
+(`ablate.attention`): positions start anew at 0 with each sequence, and attention stays within it. Few pads are computed. The
+vocabulary head runs only on the positions that are asked for.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from transformers import (
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
+from ablate.attention import slots_for, takes_slots, use_slots
 from ablate.chat import Turns, prepare
 from ablate.errors import UserError
 from ablate.linear import quicken
@@ -33,8 +34,6 @@ from ablate.loading import SCORE_SHIFT, adopt_head, check_causal, check_folder, 
 # A new score head is expected here, and a bar for a load of milliseconds is noise; `load` reports what is truly missing.
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
-
-PACKED_WIDTH = 96  # tokens of a packed row, or the longest sequence: attention grows with it, padding with its inverse
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ def load(kind: type, folder: str | Path, device: torch.device, **settings) -> Pr
         raise UserError(f"{mismatched[0]} in {folder} has another shape than config.json says: restore the folder or name another")
     keep_end_trainable(model)
     check_causal(model.eval(), folder)
-    return quicken(model).to(device)
+    return quicken(use_slots(model)).to(device)
 
 
 def keep_end_trainable(model: PreTrainedModel) -> None:
@@ -124,7 +123,7 @@ def new_critic(init: str, sft: str | Path, reward: str | Path, device: torch.dev
     if init == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator.initial_seed())
-            critic = quicken(AutoModelForSequenceClassification.from_config(critic.config).eval())
+            critic = quicken(use_slots(AutoModelForSequenceClassification.from_config(critic.config)).eval())
     nn.init.normal_(critic.score.weight, std=critic.config.initializer_range, generator=generator)
     return critic.to(device)
 
@@ -153,24 +152,6 @@ def recomputed(layer: GradientCheckpointingLayer, *inputs, **named):
     return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False, **named)
 
 
-def pack(lengths: Sequence[int], width: int) -> tuple[list[int], int]:
-    """Places for sequences of these lengths in rows of `width` tokens: the flat index of each one's first token, and how many rows.
-
-    First fit, longest first; no sequence is split. Raises ValueError for one longer than a row.
-    """
-    if max(lengths) > width:
-        raise ValueError(f"a sequence of {max(lengths)} tokens does not fit into a row of {width}")
-    starts, filled = [0] * len(lengths), []
-    for sequence in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        length = lengths[sequence]
-        row = next((row for row, used in enumerate(filled) if used + length <= width), len(filled))
-        if row == len(filled):
-            filled.append(0)
-        starts[sequence] = row * width + filled[row]
-        filled[row] += length
-    return starts, len(filled)
-
-
 def hidden_states(model: PreTrainedModel, tokens: Tensor) -> Tensor:
     """Last hidden states [B, L, H] of right-padded rows; pads come last, so causal attention needs no mask."""
     return model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
@@ -179,21 +160,26 @@ def hidden_states(model: PreTrainedModel, tokens: Tensor) -> Tensor:
 def packed_states(model: PreTrainedModel, tokens: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
     """Last hidden states [S, H] of the real tokens of a padded batch [B, L] as S packed positions, and each row's first position [B].
 
-    The state of the i-th real token of row r is at first[r] + i.
+    The state of the i-th real token of row r is at first[r] + i. A model that does not attend by slots (`ablate.attention`) is run once
+    for each group of them.
     """
-    lengths = attention.sum(1)
-    counts = lengths.tolist()
-    width = max(PACKED_WIDTH, *counts)
-    starts, rows = pack(counts, width)
+    starts, slots = slots_for(attention.sum(1).tolist())
     first = torch.tensor(starts, device=tokens.device)
     positions = attention.cumsum(1) - 1
     places = (first[:, None] + positions)[attention]
-    packed, restarts = (torch.zeros(rows * width, dtype=torch.long, device=tokens.device) for _ in range(2))
+    packed, restarts = (tokens.new_zeros(sum(number * width for number, width in slots)) for _ in range(2))
     packed[places], restarts[places] = tokens[attention], positions[attention]
-    hidden = model.base_model(
-        input_ids=packed.view(rows, width), position_ids=restarts.view(rows, width), use_cache=False
-    ).last_hidden_state
-    return hidden.flatten(0, 1), first
+    if takes_slots(model):
+        # transformers passes a mask of four dimensions on as it is. This one is empty: an attention that reads it fails, and
+        # does not look across slots.
+        none = torch.empty(1, 1, 0, 0, device=tokens.device)
+        hidden = model.base_model(
+            input_ids=packed[None], position_ids=restarts[None], attention_mask=none, slots=slots, use_cache=False
+        ).last_hidden_state
+        return hidden.squeeze(0), first
+    groups = packed.split([number * width for number, width in slots])
+    hidden = [hidden_states(model, group.view(slot)) for group, slot in zip(groups, slots, strict=True)]
+    return torch.cat([states.flatten(0, 1) for states in hidden]), first
 
 
 def response_positions(attention: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

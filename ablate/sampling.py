@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
+from ablate.attention import takes_slots
 from ablate.config import SamplingConfig
 from ablate.kv_cache import reserved_cache
-from ablate.models import entropy_of, log_softmax
+from ablate.models import log_softmax
 
 # The sampler's distributions are kept for the KL up to this size. Beyond it they are computed again, as they are in bfloat16, where
 # a cached and an uncached pass round differently and the ratio of the first minibatch would not be 1.
@@ -31,8 +32,6 @@ class Sampled:
     responses: Tensor  # [B, T] pads after the end
     mask: Tensor  # [B, T] bool
     ended: Tensor  # [B] bool
-    logprobs: Tensor  # [B, T] under the training distribution
-    entropy: Tensor  # [B, T] of the training distribution
     log_probs: Tensor | None  # [B, T, V] the whole training distribution at real tokens, or null where it would be too large
     prompt_nll: Tensor  # [B] summed NLL of prompt tokens after the first, nats, at temperature 1
 
@@ -58,12 +57,12 @@ def sample(
     keep = rows * steps * vocabulary * 4 <= DISTRIBUTION_BYTES and not torch.is_autocast_enabled(prompts.device.type)
     responses = torch.full((rows, steps), pad, device=prompts.device)
     mask = torch.zeros((rows, steps), dtype=torch.bool, device=prompts.device)
-    logprobs, entropy = torch.zeros_like(noise), torch.zeros_like(noise)
     distributions = torch.zeros((rows, steps, vocabulary) if keep else (0,), device=prompts.device)
     ended = torch.zeros(rows, dtype=torch.bool, device=prompts.device)
 
     cache = reserved_cache(policy.config, prompts.shape[1] + steps)
     positions = (attention.long().cumsum(1) - 1).clamp(min=0)
+    real = torch.cat([attention, attention.new_ones(rows, steps)], dim=1)  # False at the pads of prompts
     hidden = trunk(policy, prompts, attention, positions, cache)
     head = policy.get_output_embeddings()
     few = max(1, LOGIT_BYTES // (4 * prompts.shape[1] * vocabulary))  # prompts whose logits are in memory at once
@@ -80,8 +79,6 @@ def sample(
         running = ~ended[alive]
         token = torch.where(running, choose(logits, log_probs, noise[alive, step], sampling, seen), pad)
         responses[alive, step], mask[alive, step] = token, running
-        logprobs[alive, step] = torch.where(running, log_probs.gather(1, token[:, None]).squeeze(1), 0.0)
-        entropy[alive, step] = torch.where(running, entropy_of(log_probs), 0.0)
         if keep:
             distributions[alive, step] = log_probs
         running &= token != end
@@ -94,23 +91,24 @@ def sample(
                 break
             if left < COMPACT_BELOW * len(alive):
                 cache.batch_select_indices(running.nonzero().squeeze(1))
-                alive, attention, position = alive[running], attention[running], position[running]
+                alive, real, position = alive[running], real[running], position[running]
                 token, seen = token[running], seen[running]
-        attention = torch.cat([attention, attention.new_ones(len(alive), 1)], dim=1)
         if sampling.repetition_penalty != 1:
             seen = torch.cat([seen, token[:, None]], dim=1)
         position = position + 1
-        hidden = trunk(policy, token[:, None], attention, position[:, None], cache)[:, -1]
+        hidden = trunk(policy, token[:, None], real[:, : prompts.shape[1] + step + 1], position[:, None], cache)[:, -1]
     longest = int(mask.sum(1).max())
-    mask = mask[:, :longest]
-    return Sampled(
-        responses=responses[:, :longest], mask=mask, ended=ended, logprobs=logprobs[:, :longest],
-        entropy=entropy[:, :longest], log_probs=distributions[:, :longest] if keep else None, prompt_nll=prompt_nll,
-    )  # fmt: skip
+    log_probs = distributions[:, :longest] if keep else None
+    return Sampled(responses[:, :longest], mask[:, :longest], ended, log_probs, prompt_nll)
 
 
 def trunk(policy: PreTrainedModel, tokens: Tensor, attention: Tensor, positions: Tensor, cache: Cache) -> Tensor:
-    """Hidden states of new tokens [b, t] after what the cache holds; left pads are masked and positions count real tokens."""
+    """Hidden states of new tokens [b, t] after what the cache holds; left pads are masked and positions count real tokens.
+
+    One new token sees every real one: its mask [b, 1, 1, k] is what transformers would make of `attention` at each step.
+    """
+    if tokens.shape[1] == 1 and takes_slots(policy):
+        attention = attention[:, None, None]
     return policy.base_model(
         input_ids=tokens, attention_mask=attention, position_ids=positions, past_key_values=cache, use_cache=True
     ).last_hidden_state

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ablate.allocator import keep_freed_memory
 from ablate.config import Config
 from ablate.distributed import from_main, is_main, together
 from ablate.errors import UserError
@@ -20,6 +21,7 @@ STAGE_RECORDS = ("training.jsonl", "pairs.csv", "report.json")
 def prepare(config: Config) -> Stages:
     """Build the stages a run starts from, or find them in the cache; of several processes one does, and the others wait."""
     torch.set_num_threads(config.threads)
+    keep_freed_memory()
     return from_main(lambda: build(config))
 
 

@@ -14,8 +14,10 @@ from transformers import AutoModelForCausalLM as CausalLM
 from transformers import AutoModelForSequenceClassification as Scorer
 from transformers import (
     GPT2Config,
+    GPTJConfig,
     GPTNeoXConfig,
     LlamaConfig,
+    MistralConfig,
     PretrainedConfig,
     PreTrainedModel,
     Qwen2Config,
@@ -40,6 +42,11 @@ def tiny_shape(architecture: str, vocabulary: int, pad: int, end: int) -> Pretra
     common = dict(vocab_size=vocabulary, pad_token_id=pad, eos_token_id=end, bos_token_id=None, initializer_range=SPREAD)
     if architecture == "gpt2":
         return GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=128, **common)
+    if architecture == "gptj":  # an attention of its own
+        return GPTJConfig(n_embd=16, n_layer=2, n_head=2, rotary_dim=4, n_positions=128, **common)
+    if architecture == "mistral":  # two heads share keys and values, and look back four tokens
+        sizes = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1)
+        return MistralConfig(sliding_window=4, max_position_embeddings=128, **sizes, **common)
     kinds = {"llama": LlamaConfig, "gpt_neox": GPTNeoXConfig, "qwen2": Qwen2Config}
     return kinds[architecture](
         hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,

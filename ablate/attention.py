@@ -1,0 +1,79 @@
+"""Attention over packed sequences, as one of transformers' attention implementations.
+
+A packed pass is one long row of slots, group by group: the slots of a group are equally wide and hold one sequence each, at their
+left. Linear layers, norms and positions see the row; attention sees each group as a batch of its own, which needs no mask, since it
+is causal and pads come last. Without slots it is transformers' `sdpa`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+IMPLEMENTATION = "slots"
+LEAST_FILLED = 0.8  # share of its slot that a sequence fills at least: narrower groups are more calls, wider ones more pads
+MULTIPLE = 64  # tokens of a packed row: oneDNN makes a kernel for every number of rows that it meets
+
+Slots = Sequence[tuple[int, int]]  # (number, width in tokens) of each group
+
+
+def slots_for(lengths: Sequence[int]) -> tuple[list[int], Slots]:
+    """Where each sequence of these lengths begins in a packed row, and the groups of slots, widest first; the last one may be filling."""
+    starts, groups, end = [0] * len(lengths), [], 0
+    for sequence in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if not groups or lengths[sequence] < LEAST_FILLED * groups[-1][1]:
+            groups.append((0, lengths[sequence]))
+        number, width = groups[-1]
+        groups[-1] = number + 1, width
+        starts[sequence] = end
+        end += width
+    if end % MULTIPLE:
+        groups.append((1, -end % MULTIPLE))
+    return starts, groups
+
+
+def attend(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, slots: Slots | None = None, **settings
+) -> tuple[Tensor, None]:
+    """Attention of queries [b, h, t, d] over keys and values [b, h', k, d] → [b, t, h, d]; of a packed row (b = 1) within each slot.
+
+    attention_mask: as for `sdpa`; a layer whose cache has let go of old keys reads its end.
+    """
+    if slots is None:
+        mask = attention_mask if attention_mask is None else attention_mask[..., -key.shape[2] :]
+        return sdpa_attention_forward(module, query, key, value, mask, **settings)
+    tokens = [number * width for number, width in slots]
+    out = []
+    for (number, width), *parts in zip(slots, *(states.split(tokens, dim=2) for states in (query, key, value)), strict=True):
+        batch = (part.view(*part.shape[1:2], number, width, part.shape[-1]).transpose(0, 1) for part in parts)
+        mask = band(width, settings.get("sliding_window"), query.device)
+        out.append(sdpa_attention_forward(module, *batch, mask, **settings)[0].flatten(0, 1))
+    return torch.cat(out)[None], None
+
+
+def band(width: int, window: int | None, device: torch.device) -> Tensor | None:
+    """[1, 1, width, width] True where a query may look back, less than `window` tokens; null where plain causal attention does."""
+    if window is None or width <= window:
+        return None
+    causal = torch.ones(width, width, dtype=torch.bool, device=device).tril()
+    return causal.triu(1 - window)[None, None]
+
+
+def takes_slots(model: PreTrainedModel) -> bool:
+    return model.config._attn_implementation == IMPLEMENTATION
+
+
+def use_slots(model: PreTrainedModel) -> PreTrainedModel:
+    """Let a model attend by slots where it asks transformers for its attention; others are left as they are."""
+    if model._supports_attention_backend and model.config._attn_implementation == "sdpa":
+        model.set_attn_implementation(IMPLEMENTATION)
+    return model
+
+
+AttentionInterface.register(IMPLEMENTATION, attend)
+AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)

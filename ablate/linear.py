@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 LEAST_ROWS = 256  # below, oneDNN's start-up costs more than its rate gains
 LEAST_WEIGHTS = 2**12  # below, with gradients, so does the call of a function of our own
+MULTIPLE = 64  # of rows: oneDNN compiles, and keeps, a kernel for every number of rows that it meets
 
 
 def multiply(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -47,8 +48,10 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if small or not x.is_cpu or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu") or not torch.backends.mkldnn.is_available():
         return functional.linear(x, weight, bias)
     flat = x.reshape(rows, x.shape[-1])
+    if rows % MULTIPLE:
+        flat = functional.pad(flat, (0, 0, 0, -rows % MULTIPLE))
     out = Product.apply(flat, weight, bias) if gradients else multiply(flat, weight, bias)
-    return out.view(*x.shape[:-1], weight.shape[0])
+    return out[:rows].view(*x.shape[:-1], weight.shape[0])
 
 
 class FastLinear(nn.Linear):

@@ -32,6 +32,8 @@ def contents(folder: Path) -> dict:
             found[name] = [timeless(json.loads(line)) for line in path.read_text().splitlines()]
         elif name == "summary.json":
             found[name] = timeless(json.loads(path.read_text()))
+        elif name == "stages.json":  # entries of the cache, which each sweep has where it likes
+            found[name] = {stage: entry and Path(entry).name for stage, entry in json.loads(path.read_text()).items()}
         elif path.name == "state.json":
             found[name] = state(json.loads(path.read_text()))
         else:

@@ -19,6 +19,7 @@ from ablate.linear import MULTIPLE
 
 IMPLEMENTATION = "slots"
 LEAST_FILLED = 0.8  # share of its slot that a sequence fills at least: narrower groups are more calls, wider ones more pads
+FEW_KEYS = 128  # beyond, the weights of attention no longer fit the processor's caches
 
 Slots = Sequence[tuple[int, int]]  # (number, width in tokens) of each group
 
@@ -50,20 +51,44 @@ def attend(
     """
     if slots is None:
         mask = attention_mask if attention_mask is None else attention_mask[..., -key.shape[2] :]
+        if mask is not None and by_products(query, key, settings):
+            return products(query, key, value, mask, settings["scaling"]), None
         return sdpa_attention_forward(module, query, key, value, mask, **settings)
     tokens = [number * width for number, width in slots]
     out = []
     for (number, width), *parts in zip(slots, *(states.split(tokens, dim=2) for states in (query, key, value)), strict=True):
-        batch = (part.view(*part.shape[1:2], number, width, part.shape[-1]).transpose(0, 1) for part in parts)
-        mask = band(width, settings.get("sliding_window"), query.device)
-        out.append(sdpa_attention_forward(module, *batch, mask, **settings)[0].flatten(0, 1))
+        batch = [part.view(*part.shape[1:2], number, width, part.shape[-1]).transpose(0, 1) for part in parts]
+        window = settings.get("sliding_window")
+        if by_products(*batch[:2], settings):
+            states = products(*batch, band(width, window or width, query.device), settings["scaling"])
+        else:
+            mask = None if window is None or width <= window else band(width, window, query.device)
+            states, _ = sdpa_attention_forward(module, *batch, mask, **settings)
+        out.append(states.flatten(0, 1))
     return torch.cat(out)[None], None
 
 
-def band(width: int, window: int | None, device: torch.device) -> Tensor | None:
-    """[1, 1, width, width] True where a query may look back, less than `window` tokens; null where plain causal attention does."""
-    if window is None or width <= window:
-        return None
+def by_products(query: Tensor, key: Tensor, settings: dict) -> bool:
+    """Whether batched products are the faster way: on the CPU the fused kernel calls a small product for every head of every sequence."""
+    plain = not any(settings.get(name) for name in ("dropout", "softcap")) and settings.get("position_bias") is None
+    small = key.shape[1] == query.shape[1] and key.shape[2] <= FEW_KEYS
+    return plain and small and query.is_cpu and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+
+
+def products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> Tensor:
+    """softmax(q kᵀ · scaling, where mask [b or 1, 1, t, k] is True) v, [b, t, h, d]; heads have keys of their own.
+
+    A query that sees nothing, a pad, sees everything: its state is read by none, but must be a number.
+    """
+    (batch, heads, count, width), keys = query.shape, key.shape[2]
+    bias = torch.zeros(mask.shape).masked_fill_(~mask, torch.finfo(query.dtype).min).expand(batch, heads, count, keys)
+    flat = [states.reshape(batch * heads, *states.shape[2:]) for states in (bias, query, key, value)]
+    weights = torch.baddbmm(*flat[:2], flat[2].transpose(1, 2), alpha=scaling).softmax(-1)
+    return torch.bmm(weights, flat[3]).view(batch, heads, count, width).transpose(1, 2)
+
+
+def band(width: int, window: int, device: torch.device) -> Tensor:
+    """[1, 1, width, width] True where a query may look back, less than `window` tokens."""
     causal = torch.ones(width, width, dtype=torch.bool, device=device).tril()
     return causal.triu(1 - window)[None, None]
 

@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from ablate.attention import LEAST_FILLED, MULTIPLE, attend, band, slots_for, takes_slots
+from ablate.attention import LEAST_FILLED, MULTIPLE, attend, band, by_products, products, slots_for, takes_slots
 from ablate.config import SamplingConfig
 from ablate.models import load_policy, log_softmax, packed_states
 from ablate.sampling import join, sample
@@ -91,15 +92,34 @@ def test_sampling_sees_what_a_plain_pass_over_the_whole_sees(pair):
         torch.testing.assert_close(sampled.log_probs[row][sampled.mask[row]], log_softmax(logits, 1.0), **CLOSE)
 
 
+@torch.no_grad()
+def test_products_equal_transformers_own_attention_where_a_query_sees_anything():
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(3, 2, t, 8, generator=generator) for t in (5, 7, 7))
+    mask = torch.rand(3, 1, 5, 7, generator=generator) < 0.5
+    mask[0, 0, 0] = False
+    assert by_products(query, key, {"dropout": 0.0})
+    assert not any(
+        (by_products(query, key[:, :1], {}), by_products(query, key.repeat(1, 1, 20, 1), {}), by_products(query, key, {"dropout": 0.1}))
+    )
+    ours, (plain, _) = (
+        products(query, key, value, mask, 0.3),
+        sdpa_attention_forward(torch.nn.Module(), query, key, value, mask, scaling=0.3),
+    )
+    seeing = mask.any(3)[:, 0]
+    torch.testing.assert_close(ours[seeing], plain[seeing], rtol=0, atol=1e-6)
+    assert ours.isfinite().all()
+
+
 def test_the_band_by_hand():
     """A window of 2 is the token itself and the one before."""
     assert band(3, 2, CPU)[0, 0].tolist() == [[True, False, False], [True, True, False], [False, True, True]]
-    assert band(3, None, CPU) is band(3, 3, CPU) is None
+    assert band(3, 3, CPU)[0, 0].tolist() == [[True, False, False], [True, True, False], [True, True, True]]
 
 
 def test_an_attention_that_does_not_hear_of_its_slots_fails_and_looks_across_none():
     """What would happen if an architecture kept the word from its attention."""
-    states = torch.randn(1, 2, 64, 8)
+    states = torch.randn(1, 2, 64, 8)  # gradients are on: `sdpa` computes
     module = torch.nn.Module()
     out, _ = attend(module, states, states, states, torch.empty(1, 1, 0, 0), slots=[(2, 32)], scaling=1.0)
     assert out.shape == (1, 64, 2, 8)

@@ -89,7 +89,7 @@ def update(
         terms = backward_minibatch(models, rollout, targets, rows, ppo, sampling, bugs)
         if ppo.ptx:
             ptx(ptx_loss(step), ppo.ptx_coef).backward()
-        stats = apply_gradients(models, optimizer, ppo)
+        stats = apply_gradients(optimizer, ppo)
         rows_of_stats.append(terms | stats)
     optimizer.zero_grad()  # frees the gradients, which the next rollout has no use for
     names = rows_of_stats[0]
@@ -162,9 +162,9 @@ def set_rates(optimizer: torch.optim.Optimizer, ppo: PPOConfig, step: int) -> No
         group["lr"] = peak * factor
 
 
-def apply_gradients(models: Models, optimizer: torch.optim.Optimizer, ppo: PPOConfig) -> dict[str, float]:
+def apply_gradients(optimizer: torch.optim.Optimizer, ppo: PPOConfig) -> dict[str, float]:
     """One optimiser step on the gradients of all processes; the norm logged is the one before any clip."""
-    parameters = [*trained(models.policy), *trained(models.critic)]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     sum_gradients(parameters)
     norm = whole_tensor(gradient_norm(parameters))
     if not torch.isfinite(norm):
@@ -195,7 +195,7 @@ def critic_update(
             loss = critic_pretrain_loss(values, batch, targets.rows(part, batch.mask.shape[1]), tokens)
             loss.backward()
             loss_of_step += loss.item()
-        apply_gradients(models, optimizer, ppo)
+        apply_gradients(optimizer, ppo)
         losses.append(sum_terms({"value": loss_of_step})["value"])
     optimizer.zero_grad()
     return sum(losses) / len(losses)

@@ -34,12 +34,9 @@ ROLLOUT_DROPOUT = 0.1  # of the arm bugs.dropout_in_rollouts
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Turns], device: torch.device) -> tuple[Tensor, Tensor]:
     """Prompts → left-padded tokens and attention [B, P], in the tokenizer's chat template."""
     rows = encode_turns(tokenizer, prompts)
-    width = max(map(len, rows))
-    tokens = torch.full((len(rows), width), tokenizer.pad_token_id)
-    attention = torch.zeros((len(rows), width), dtype=torch.bool)
-    for i, row in enumerate(rows):
-        tokens[i, width - len(row) :] = torch.tensor(row)
-        attention[i, width - len(row) :] = True
+    width, pad = max(map(len, rows)), tokenizer.pad_token_id
+    tokens = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
+    attention = torch.arange(width) >= width - torch.tensor([len(row) for row in rows])[:, None]
     return tokens.to(device), attention.to(device)
 
 

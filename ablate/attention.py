@@ -81,10 +81,11 @@ def products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: f
     A query that sees nothing, a pad, sees everything: its state is read by none, but must be a number.
     """
     (batch, heads, count, width), keys = query.shape, key.shape[2]
-    bias = torch.zeros(mask.shape).masked_fill_(~mask, torch.finfo(query.dtype).min).expand(batch, heads, count, keys)
-    flat = [states.reshape(batch * heads, *states.shape[2:]) for states in (bias, query, key, value)]
-    weights = torch.baddbmm(*flat[:2], flat[2].transpose(1, 2), alpha=scaling).softmax(-1)
-    return torch.bmm(weights, flat[3]).view(batch, heads, count, width).transpose(1, 2)
+    bias = torch.zeros(mask.shape).masked_fill_(~mask, torch.finfo(query.dtype).min)
+    query, key, value = (states.reshape(batch * heads, *states.shape[2:]) for states in (query, key, value))
+    scores = torch.bmm(query, key.transpose(1, 2)).view(batch, heads, count, keys)
+    weights = scores.mul_(scaling).add_(bias).softmax(-1)
+    return torch.bmm(weights.flatten(0, 1), value).view(batch, heads, count, width).transpose(1, 2)
 
 
 def band(width: int, window: int, device: torch.device) -> Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
-from ablate.attention import MULTIPLE
+from ablate.attention import FEW_KEYS, MULTIPLE
 from ablate.rollout import rows_of_a_pass
 from ablate.sampling import DISTRIBUTION_BYTES, LOGIT_BYTES
 from ablate.shapes import Shape
@@ -26,6 +26,7 @@ ACTIVATIONS = {
 FROZEN_NORMS = {"llama": 8, "gpt2": 0, "gpt_neox": 0}  # what a layer keeps less, per hidden unit, where LoRA leaves its norms
 LAST_NORM = 16  # bytes per token and unit of hidden width, kept beside the layers: embeddings, the last norm, the head's input
 PASSING = {"llama": (3, 3), "gpt2": (3, 4), "gpt_neox": (4, 2)}  # widths (hidden, MLP) alive in a layer of a pass without gradients
+ATTENDING = 9  # hidden widths alive in attention by batched products: residual, queries, keys and values, their copies, the outcome
 # [tokens, vocabulary] float32 tensors alive at once: kept by the graph; while the loss is made; while it is differentiated;
 # while a rollout is measured; at a step of sampling; at the prompt's NLL.
 LOGITS_KEPT, LOGITS_FORWARD, LOGITS_BACKWARD, LOGITS_MEASURE, LOGITS_STEP, LOGITS_PROMPT = 2.25, 4.25, 4.25, 5.25, 5, 2
@@ -109,11 +110,17 @@ def kept_distributions(run: Run) -> float:
     return size if size <= DISTRIBUTION_BYTES and run.precision == "fp32" else 0.0
 
 
-def passing(shape: Shape, tokens: int, adapters: bool) -> float:
-    """The widest moment of a layer in a pass without gradients; an adapter's product, scaled and not, stands beside the layer's own."""
+def passing(shape: Shape, run: Run, tokens: int, length: int) -> float:
+    """The widest moment of a layer in a pass without gradients over `tokens` in sequences of `length`.
+
+    That is the MLP (an adapter's product, scaled and not, stands beside the layer's own), or attention by batched products, whose
+    scores and weights are there at once.
+    """
     hidden, inner = PASSING[shape.family]
-    inner += 2 * adapters
-    return 4.0 * tokens * (hidden * shape.hidden + inner * shape.inner)
+    mlp = 4.0 * tokens * (hidden * shape.hidden + (inner + 2 * (run.lora_rank > 0)) * shape.inner)
+    if run.precision != "fp32" or shape.heads != shape.kv_heads or length > FEW_KEYS:
+        return mlp
+    return max(mlp, 4.0 * tokens * (ATTENDING * shape.hidden + 2 * shape.heads * length))
 
 
 def rollout(run: Run) -> dict[str, float]:
@@ -127,7 +134,7 @@ def rollout(run: Run) -> dict[str, float]:
     together = min(run.batch, max(1, LOGIT_BYTES // (4 * run.prompt * shape.vocabulary)))  # prompts
     nll = LOGITS_PROMPT * together * (run.prompt - 1) * logits + 8.0 * prompts * shape.hidden
     whole = token * run.batch * (run.prompt + run.response)
-    widest = max(passing(shape, prompts, run.lora_rank > 0), nll, LOGITS_STEP * run.batch * logits)
+    widest = max(passing(shape, run, prompts, run.prompt), nll, LOGITS_STEP * run.batch * logits)
     return {"KV cache": whole, "logits and passing activations": widest}
 
 
@@ -135,7 +142,7 @@ def measure(run: Run) -> dict[str, float]:
     """Passes without gradients over groups of responses; their logits outweigh all else where the vocabulary is large."""
     rows = min(rows_of_a_pass(run.response, run.policy.vocabulary), run.batch)
     logits = 4.0 * rows * run.response * run.policy.vocabulary
-    passes = max(passing(shape, packed_tokens(run, rows), run.lora_rank > 0) for shape in (run.policy, run.reward))
+    passes = max(passing(shape, run, packed_tokens(run, rows), run.prompt + run.response) for shape in (run.policy, run.reward))
     return {"logits and passing activations": max(LOGITS_MEASURE * logits, 2 * logits + passes)}
 
 

@@ -73,7 +73,7 @@ def test_an_exported_policy_gives_the_runs_logits_bit_for_bit_without_this_packa
     assert torch.equal(seen["logits"], AutoModelForCausalLM.from_pretrained(own)(seen["tokens"]).logits)
     real = torch.ones_like(seen["tokens"], dtype=torch.bool)
     inside = response_logits(load_policy(own, CPU), seen["tokens"], real, real[:, 1:])
-    torch.testing.assert_close(inside, seen["logits"][0, :-1], rtol=0, atol=1e-6)
+    torch.testing.assert_close(inside, seen["logits"][0, :-1], rtol=0, atol=5e-6)
 
 
 @torch.no_grad()
@@ -91,7 +91,7 @@ def test_an_exported_scorer_gives_the_runs_score_by_the_cards_own_python(run, tm
     plain = (model(tokens).logits[0, 0] - model.config.score_shift).item()
     score = float(alone(python_of((folder / "README.md").read_text()), folder))
     assert score == plain
-    assert score == pytest.approx(float(sequence_score(load_scorer(own, CPU), tokens, torch.ones_like(tokens, dtype=torch.bool))), abs=1e-6)
+    assert score == pytest.approx(float(sequence_score(load_scorer(own, CPU), tokens, torch.ones_like(tokens, dtype=torch.bool))), abs=5e-6)
 
 
 def test_the_card_states_settings_monitors_verdict_versions_and_how_to_load(run, tmp_path):

@@ -6,8 +6,13 @@ The name starts with `_` so that Hydra's plugin scan passes over it.
 from ablate.garbage import none_collected
 
 with none_collected():
+    import hydra  # noqa: F401
     import transformers.models.llama.modeling_llama  # noqa: F401
 
-    import ablate.run  # the program: each process forked from here executes it again
-    import ablate.session  # noqa: F401
+    # What `ablate.run` imports, and not itself: each process forked from here executes it, and Python warns of a program imported before.
+    import ablate.closing
+    import ablate.fork
+    import ablate.overrides
+    import ablate.session
+    import ablate.sweeps  # noqa: F401
     import hydra_plugins._ablate_pool  # noqa: F401

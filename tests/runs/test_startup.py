@@ -67,7 +67,7 @@ def test_what_the_runs_of_a_sweep_share_is_there_and_not_looked_through_again(tm
     code = """
 import gc, json, sys
 import hydra_plugins._ablate_preload
-names = ("transformers.models.llama.modeling_llama", "ablate.run", "ablate.session", "hydra_plugins._ablate_pool", "wandb", "pandas")
+names = ("transformers.models.llama.modeling_llama", "hydra", "ablate.session", "hydra_plugins._ablate_pool", "wandb", "ablate.run")
 print(json.dumps(dict(there=[name in sys.modules for name in names], frozen=gc.get_freeze_count(), collecting=gc.isenabled())))
 """
     _, found = told(code, cwd=tmp_path)

@@ -19,7 +19,7 @@ from ablate.linear import MULTIPLE
 
 IMPLEMENTATION = "slots"
 LEAST_FILLED = 0.8  # share of its slot that a sequence fills at least: narrower groups are more calls, wider ones more pads
-FEW_KEYS = 128  # beyond, the weights of attention no longer fit the processor's caches
+FEW_KEYS = 128  # most keys of attention by products, whose scores are all in memory at once
 
 Slots = Sequence[tuple[int, int]]  # (number, width in tokens) of each group
 

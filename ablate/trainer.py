@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +10,7 @@ import torch
 
 from ablate.chat import Turns, encode_texts
 from ablate.checkpoint import Progress, load_adapted, load_optimizer, load_weights, progress_from, read_state, save
+from ablate.clock import Clock
 from ablate.config import Config
 from ablate.data.source import Source, open_source
 from ablate.distributed import any_process, dealt, from_main, gather_rollout, is_sharded, own_rows, together
@@ -30,6 +27,7 @@ from ablate.rollout import collect, encode_prompts, measure, respond
 from ablate.scoring import TextScorer, open_gold, reads_other_tokens, rescored
 from ablate.shaping import estimate_targets, initial_state, shape_rewards
 from ablate.sharding import shard, whole
+from ablate.stopping import stop_signals
 from ablate.store import Onlooker, RunStore, read_config
 from ablate.streams import numpy_stream, torch_stream
 from ablate.tracking import Tracker
@@ -295,48 +293,3 @@ class Trainer:
         gold = evaluation.gold
         spread = {} if gold[0] is None else {"eval/gold_sd": deviation(gold)}
         return evaluation.monitors | row | spread
-
-
-class Clock:
-    """Seconds between laps, for one update; waits for the GPU where there is one."""
-
-    def __init__(self):
-        self.laps: dict[str, float] = {}
-        self.last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        now = time.perf_counter()
-        self.laps[name], self.last = now - self.last, now
-
-    @property
-    def total(self) -> float:
-        return sum(self.laps.values())
-
-
-@contextmanager
-def stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set. Only the main thread can listen.
-
-    A second SIGINT acts as it always does. SIGTERM again is the same request, since Slurm sends it twice within milliseconds to a job
-    that it preempts; for who cannot wait there is SIGKILL.
-    """
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def note(number, frame):
-        stop.set()
-        if number == signal.SIGINT:
-            signal.signal(number, signal.default_int_handler)
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,0 +1,25 @@
+"""Where the seconds of an update go."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+
+class Clock:
+    """Seconds between laps, for one update; waits for the GPU where there is one."""
+
+    def __init__(self):
+        self.laps: dict[str, float] = {}
+        self.last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        self.laps[name], self.last = now - self.last, now
+
+    @property
+    def total(self) -> float:
+        return sum(self.laps.values())

@@ -22,7 +22,7 @@ from ablate.data.probes import Question, held_out_texts, questions
 from ablate.errors import UserError
 from ablate.loading import check_length, context_length
 from ablate.models import hidden_states, log_softmax
-from ablate.streams import numpy_stream
+from ablate.system.seeding import numpy_stream
 
 LONGEST = 512  # tokens of a text; what comes behind is not read
 CHUNK = 64  # rows of one forward pass

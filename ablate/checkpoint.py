@@ -1,6 +1,6 @@
 """Everything a run needs to go on as if it had never stopped: weights, optimiser, moments, controller, verdict, position.
 
-Random generators are not here because they have no state: `ablate.streams` makes each from the update's number.
+Random generators are not here because they have no state: `ablate.system.seeding` makes each from the update's number.
 Only safetensors and JSON are written; JSON keeps Python floats exactly.
 """
 
@@ -19,13 +19,13 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from ablate.config import Config
-from ablate.distributed import is_main, together
 from ablate.errors import UserError
 from ablate.evaluate import CollapseWatch
 from ablate.lora import adapted, restore_adapter
 from ablate.models import Models, load_policy, load_scorer
-from ablate.sharding import sharded_as, whole_tensors, whole_weights
-from ablate.streams import torch_stream
+from ablate.system.distributed import is_main, together
+from ablate.system.seeding import torch_stream
+from ablate.system.sharding import sharded_as, whole_tensors, whole_weights
 from ablate.types import RunningMoments, ShapingState
 
 

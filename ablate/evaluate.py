@@ -13,14 +13,14 @@ from transformers import PreTrainedModel
 from ablate.ability import Probes
 from ablate.config import CollapseConfig, Config
 from ablate.data.source import Prompt, Source
-from ablate.distributed import everyone, gather_rollout, own_rows, together
 from ablate.models import Models
 from ablate.monitor import monitors
 from ablate.offload import Resting, on_device
 from ablate.rollout import decode_responses, encode_prompts, measure, respond
 from ablate.scoring import Gold, rescored
-from ablate.sharding import whole
-from ablate.streams import numpy_stream, torch_stream
+from ablate.system.distributed import everyone, gather_rollout, own_rows, together
+from ablate.system.seeding import numpy_stream, torch_stream
+from ablate.system.sharding import whole
 from ablate.types import Rollout
 
 

@@ -32,7 +32,7 @@ from ablate.model_card import WHAT, Record, card
 from ablate.models import load_policy, load_scorer, load_tokenizer, new_critic, score_shift
 from ablate.scoring import load_scorer_tokenizer
 from ablate.store import read_config, read_rows, read_summary, versions
-from ablate.streams import torch_stream
+from ablate.system.seeding import torch_stream
 
 CPU = torch.device("cpu")
 

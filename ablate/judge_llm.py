@@ -19,7 +19,7 @@ from pathlib import Path
 from ablate.errors import UserError
 from ablate.judge_endpoint import CostReached, Endpoint, Meter, Pace, Stopped, chat
 from ablate.judge_table import UNREADABLE
-from ablate.progress import track
+from ablate.system.progress import track
 
 VERSION = "pairwise-1"  # of the two texts below: change it with them, since cached verdicts are known by it
 SYSTEM = (

@@ -24,7 +24,7 @@ from ablate.models import Models, load_policy, load_tokenizer
 from ablate.pipeline.build import Stages, build, choose_device
 from ablate.rollout import decode_responses, encode_prompts, respond
 from ablate.store import read_rows, read_summary
-from ablate.streams import torch_stream
+from ablate.system.seeding import torch_stream
 
 POLICY, SFT = "policy", "sft"
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ablate.config import BugsConfig, PPOConfig, SamplingConfig
-from ablate.distributed import dealt, processes, sum_gradients, sum_tensor, sum_terms
 from ablate.errors import Diverged
 from ablate.models import Models, entropy_of, log_softmax, response_logits, response_values, spread
 from ablate.shaping import critic_pretrain_loss, minibatch_advantages, ppo_loss
-from ablate.sharding import whole_tensor
+from ablate.system.distributed import dealt, processes, sum_gradients, sum_tensor, sum_terms
+from ablate.system.sharding import whole_tensor
 from ablate.tricks.masked import masked_sum
 from ablate.tricks.policy import ptx
 from ablate.tricks.value import grad_clip, gradient_norm

@@ -20,10 +20,10 @@ from ablate.closing import closing
 from ablate.config import Config
 from ablate.errors import UserError
 from ablate.fork import forked
-from ablate.garbage import none_collected
 from ablate.overrides import check_overrides, quoted
 from ablate.store import run_folder
 from ablate.sweeps import check_sweep_choice
+from ablate.system.gc_pause import none_collected
 from ablate.validation import validate
 
 MULTIRUN = ("-m", "--multirun")
@@ -40,8 +40,8 @@ def task(composed: DictConfig) -> None:
             config.arm = arm_name(overrides, settings.runtime.choices["ppo"])
         validate(config)
         with none_collected():
-            from ablate.distributed import is_main
             from ablate.session import execute
+            from ablate.system.distributed import is_main
 
         summary = execute(config)
     except UserError as error:
@@ -61,7 +61,7 @@ def main() -> None:
         command_line()
         return
     with none_collected():
-        from ablate.launch import joined
+        from ablate.system.processes import joined
 
     with joined():
         if any(flag in sys.argv for flag in MULTIRUN):

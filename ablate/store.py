@@ -175,7 +175,7 @@ class RunStore:
 
 
 class Onlooker:
-    """The run folder in a process that does not write it, since another process of the same run does (`ablate.distributed`).
+    """The run folder in a process that does not write it, since another process of the same run does (`ablate.system.distributed`).
 
     It keeps RunStore's promises to the trainer by doing nothing.
     """

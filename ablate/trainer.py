@@ -10,10 +10,8 @@ import torch
 
 from ablate.chat import Turns, encode_texts
 from ablate.checkpoint import Progress, load_adapted, load_optimizer, load_weights, progress_from, read_state, save
-from ablate.clock import Clock
 from ablate.config import Config
 from ablate.data.source import Source, open_source
-from ablate.distributed import any_process, dealt, from_main, gather_rollout, is_sharded, own_rows, together
 from ablate.errors import Diverged, UserError
 from ablate.evaluate import CollapseWatch, Evaluation, HeldOut, deviation, evaluate, sample_rows, score_rows, summarise
 from ablate.loading import check_length, context_length
@@ -26,10 +24,12 @@ from ablate.pipeline.supervised import language_model_loss, pad_right, response_
 from ablate.rollout import collect, encode_prompts, measure, respond
 from ablate.scoring import TextScorer, open_gold, reads_other_tokens, rescored
 from ablate.shaping import estimate_targets, initial_state, shape_rewards
-from ablate.sharding import shard, whole
-from ablate.stopping import stop_signals
 from ablate.store import Onlooker, RunStore, read_config
-from ablate.streams import numpy_stream, torch_stream
+from ablate.system.distributed import any_process, dealt, from_main, gather_rollout, is_sharded, own_rows, together
+from ablate.system.seeding import numpy_stream, torch_stream
+from ablate.system.sharding import shard, whole
+from ablate.system.signals import stop_signals
+from ablate.system.timer import Clock
 from ablate.tracking import Tracker
 
 

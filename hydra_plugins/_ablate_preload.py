@@ -3,7 +3,7 @@
 The name starts with `_` so that Hydra's plugin scan passes over it.
 """
 
-from ablate.garbage import none_collected
+from ablate.system.gc_pause import none_collected
 
 with none_collected():
     import hydra  # noqa: F401

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import torch
 
-from ablate import chat, kv_cache, linear, loading, models, rollout, sampling, streams
+from ablate import chat, kv_cache, linear, loading, models, rollout, sampling
 from ablate.config import Config
 from ablate.data import dialogues, files, human, source
 from ablate.errors import UserError
 from ablate.pipeline import preferences, pretrain, reward_model, sft, supervised
 from ablate.pipeline.cache import cached, folder_key, stage_key
 from ablate.pipeline.checks import Given, given
+from ablate.system import seeding as streams
 from ablate.validation import PPO_ONLY, identity
 from ablate.world import gold, grammar, grammar_en, grammar_zh, structure, tokenizer
 

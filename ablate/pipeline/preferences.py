@@ -15,10 +15,10 @@ from ablate.data.human import HumanSource
 from ablate.data.source import open_source
 from ablate.errors import UserError
 from ablate.models import load_policy, load_tokenizer
-from ablate.progress import track
 from ablate.rollout import decode_responses, encode_prompts
 from ablate.sampling import sample
-from ablate.streams import numpy_stream, torch_stream
+from ablate.system.progress import track
+from ablate.system.seeding import numpy_stream, torch_stream
 
 BATCH = 256  # prompts of one sampling call
 ROUNDS = 20  # sampling stops with an error after this many times the prompts that pairs without a margin would need

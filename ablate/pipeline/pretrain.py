@@ -13,7 +13,7 @@ from ablate.data.source import open_source
 from ablate.linear import quicken
 from ablate.loading import context_length
 from ablate.pipeline.supervised import batches, fit, language_model_loss, pad_right, response_targets
-from ablate.streams import numpy_stream, torch_stream
+from ablate.system.seeding import numpy_stream, torch_stream
 
 POSITIONS = 512  # of a new model, at least
 

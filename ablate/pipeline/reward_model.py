@@ -17,7 +17,7 @@ from ablate.loading import SCORE_SHIFT, check_length
 from ablate.models import load_policy, load_scorer, load_tokenizer, packed_states
 from ablate.pipeline.preferences import read
 from ablate.pipeline.supervised import batches, fit, pad_right, real_tokens, response_targets, token_nll
-from ablate.streams import numpy_stream
+from ablate.system.seeding import numpy_stream
 
 EVALUATIONS = 20  # held-out accuracies over the training
 Z = 1.959963984540054  # standard normal quantile of a two-sided 95 % interval

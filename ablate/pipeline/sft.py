@@ -12,7 +12,7 @@ from ablate.data.source import open_source
 from ablate.loading import check_length
 from ablate.models import load_policy, load_tokenizer
 from ablate.pipeline.supervised import batches, fit, language_model_loss, pad_right, response_targets
-from ablate.streams import numpy_stream
+from ablate.system.seeding import numpy_stream
 
 
 def sft(config: Config, pretrained: Path, folder: Path, device: torch.device) -> None:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from ablate.errors import Diverged
 from ablate.models import packed_states
-from ablate.progress import track
+from ablate.system.progress import track
 
 WARMUP = 0.1  # share of steps
 MAX_GRAD_NORM = 1.0

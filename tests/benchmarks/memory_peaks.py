@@ -28,7 +28,7 @@ from ablate.sampling import sample
 from ablate.session import autocast
 from ablate.shapes import SHAPES, Shape
 from ablate.shaping import estimate_targets, initial_state, shape_rewards
-from ablate.streams import torch_stream
+from ablate.system.seeding import torch_stream
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "5")
 CPU = torch.device("cpu")

@@ -28,7 +28,7 @@ from ablate.models import load_scorer, load_tokenizer, log_softmax, response_log
 from ablate.rollout import encode_prompts, encode_turns
 from ablate.session import execute, prepare
 from ablate.store import RunStore, run_folder
-from ablate.streams import numpy_stream
+from ablate.system.seeding import numpy_stream
 
 CHECKED_ROWS = 8  # prompts on which both sides report log-probs, scores and values
 

@@ -14,7 +14,7 @@ from ablate.data.probes import QUESTIONS, TEXTS, Question, held_out_texts, quest
 from ablate.errors import UserError
 from ablate.session import execute
 from ablate.store import read_rows, run_folder
-from ablate.streams import numpy_stream
+from ablate.system.seeding import numpy_stream
 from ablate.validation import config_hash
 from ablate.world.grammar import corpus, grammar
 from ablate.world.tokenizer import build_tokenizer

@@ -7,7 +7,7 @@ import torch
 from ablate.pipeline.build import Stages
 from ablate.rollout import collect
 from ablate.store import RunStore, read_rows, run_folder
-from ablate.streams import numpy_stream, torch_stream
+from ablate.system.seeding import numpy_stream, torch_stream
 from ablate.tracking import Trackers
 from ablate.trainer import Trainer
 from ablate.types import Rollout

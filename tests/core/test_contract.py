@@ -29,7 +29,7 @@ from ablate.shaping import (
     shape_rewards,
 )
 from ablate.store import run_folder
-from ablate.streams import torch_stream
+from ablate.system.seeding import torch_stream
 from ablate.tricks import advantage, policy, reward, running, value
 from ablate.types import Targets
 

@@ -16,7 +16,7 @@ from ablate.models import Models, load_policy, load_scorer, response_logits
 from ablate.optimise import new_optimizer, update
 from ablate.rollout import collect, encode_prompts
 from ablate.shaping import estimate_targets, initial_state, shape_rewards
-from ablate.streams import numpy_stream, torch_stream
+from ablate.system.seeding import numpy_stream, torch_stream
 from ablate.world.grammar import grammar, prompts
 
 pytest.importorskip("peft")

@@ -19,7 +19,7 @@ from ablate.lora import adapted
 from ablate.memory import folder_shape, run_of, settings, shapes
 from ablate.models import packed_states
 from ablate.shapes import SHAPES, Shape, shape_of
-from ablate.streams import torch_stream
+from ablate.system.seeding import torch_stream
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from memory_peaks import CASES, config_of, measured

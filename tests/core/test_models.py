@@ -17,7 +17,7 @@ from ablate.models import (
     sequence_score,
     spread,
 )
-from ablate.streams import torch_stream
+from ablate.system.seeding import torch_stream
 
 CPU = torch.device("cpu")
 CLOSE = dict(rtol=0, atol=2e-5)

@@ -15,7 +15,7 @@ from ablate.pipeline.build import Stages, choose_device
 from ablate.rollout import encode_prompts
 from ablate.sampling import sample
 from ablate.store import RunStore, read_rows, run_folder
-from ablate.streams import torch_stream
+from ablate.system.seeding import torch_stream
 from ablate.tracking import Trackers
 
 CPU = torch.device("cpu")

@@ -12,7 +12,7 @@ from ablate.optimise import backward_minibatch, critic_update, forward, minibatc
 from ablate.rollout import collect, encode_prompts
 from ablate.session import autocast
 from ablate.shaping import estimate_targets, initial_state, shape_rewards
-from ablate.streams import numpy_stream, torch_stream
+from ablate.system.seeding import numpy_stream, torch_stream
 from ablate.types import Rollout, Targets
 from ablate.world.grammar import grammar, prompts
 

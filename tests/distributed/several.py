@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["ablate.session", "ablate.launch", "transformers.models.llama.modeling_llama"])
+CONTEXT.set_forkserver_preload(["ablate.session", "ablate.system.processes", "transformers.models.llama.modeling_llama"])
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ def work(config, rank: int, environment: dict[str, str], cue: Cue | None, log: P
     import torch
 
     from ablate.errors import UserError
-    from ablate.launch import joined
     from ablate.session import execute
+    from ablate.system.processes import joined
 
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
@@ -93,7 +93,7 @@ def run(config, processes: int = 2, sharded: bool = False, cue: Cue | None = Non
 
 
 def member(task: Callable[[int, Path], None], rank: int, environment: dict[str, str], log: Path) -> None:
-    from ablate.launch import joined
+    from ablate.system.processes import joined
 
     os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank))
     with joined():

@@ -10,9 +10,9 @@ import pytest
 import torch
 from several import together_do
 
-from ablate import distributed
 from ablate.errors import Diverged, UserError
 from ablate.store import Onlooker, RunStore
+from ablate.system import distributed
 from ablate.types import Rollout
 
 COUNT, PROMPT, PAD = 7, 2, 9

@@ -21,7 +21,7 @@ from ablate.lora import adapted, restore_adapter
 from ablate.models import load_policy, load_scorer, response_logits, sequence_score
 from ablate.session import execute
 from ablate.store import read_rows, run_folder
-from ablate.streams import torch_stream
+from ablate.system.seeding import torch_stream
 
 CPU = torch.device("cpu")
 ALONE = "import sys; sys.modules['ablate'] = None; sys.modules['analysis'] = None\n"  # an import of either now fails

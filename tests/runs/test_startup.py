@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ablate.garbage import none_collected
+from ablate.system.gc_pause import none_collected
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {"torch", "transformers", "numpy", "scipy", "pandas", "matplotlib", "optuna", "wandb", "accelerate"}

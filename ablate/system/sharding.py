@@ -20,7 +20,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
-from ablate.distributed import is_main, is_sharded, processes
+from ablate.system.distributed import is_main, is_sharded, processes
 
 
 def shard(model: PreTrainedModel) -> None:

@@ -13,10 +13,10 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from ablate import distributed
 from ablate.config import Config
-from ablate.distributed import is_main, is_sharded, processes
 from ablate.errors import UserError
+from ablate.system import distributed
+from ablate.system.distributed import is_main, is_sharded, processes
 
 STEP_TIMEOUT = timedelta(minutes=30)  # for tensors of processes that are at the same step
 WORD_TIMEOUT = timedelta(days=7)  # for words, which may wait for a stage

@@ -1,6 +1,6 @@
 """Several processes, one run: `accelerate launch` starts them, and every number stays that of one process.
 
-Every process draws the same prompts and noise (`ablate.streams`), samples and measures its own rows, and gets the rows of all
+Every process draws the same prompts and noise (`ablate.system.seeding`), samples and measures its own rows, and gets the rows of all
 others; from there each computes the same rewards, moments, targets, monitors and verdict. In the update each takes its share of a
 minibatch's rows, with losses divided by the whole minibatch's tokens, and gradients are added up before their norm is taken.
 With one process every function here hands its argument back.

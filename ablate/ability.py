@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ablate.chat import beginning, encode_texts
 from ablate.config import Config
+from ablate.data.chat import beginning, encode_texts
 from ablate.data.probes import Question, held_out_texts, questions
 from ablate.errors import UserError
 from ablate.loading import check_length, context_length

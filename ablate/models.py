@@ -26,7 +26,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
 from ablate.attention import slots_for, takes_slots, use_slots
-from ablate.chat import Turns, prepare
+from ablate.data.chat import Turns, prepare
 from ablate.errors import UserError
 from ablate.linear import quicken
 from ablate.loading import SCORE_SHIFT, adopt_head, check_causal, check_folder, linear_score, one_line, read_shape
@@ -52,7 +52,7 @@ class Models:
 
 
 def load_tokenizer(folder: str | Path, template: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a Hugging Face folder, with a pad and a chat template (`ablate.chat.prepare`). Raises UserError."""
+    """The tokenizer of a Hugging Face folder, with a pad and a chat template (`ablate.data.chat.prepare`). Raises UserError."""
     check_folder(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

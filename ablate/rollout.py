@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ablate.chat import Turns, encode_turns
 from ablate.config import BugsConfig, SamplingConfig
+from ablate.data.chat import Turns, encode_turns
 from ablate.models import (
     Models,
     entropy_of,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ablate.chat import MOSS_TEMPLATE, Turns, encode_dialogues, same_encoding, same_vocabulary
+from ablate.data.chat import MOSS_TEMPLATE, Turns, encode_dialogues, same_encoding, same_vocabulary
 from ablate.data.source import Prompt, Source
 from ablate.errors import UserError
 from ablate.loading import check_length, has_tokenizer, is_moss_layout, read_shape

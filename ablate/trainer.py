@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from ablate.chat import Turns, encode_texts
 from ablate.checkpoint import Progress, load_adapted, load_optimizer, load_weights, progress_from, read_state, save
 from ablate.config import Config
+from ablate.data.chat import Turns, encode_texts
 from ablate.data.source import Source, open_source
 from ablate.errors import Diverged, UserError
 from ablate.evaluate import CollapseWatch, Evaluation, HeldOut, deviation, evaluate, sample_rows, score_rows, summarise

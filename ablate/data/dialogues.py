@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ablate.chat import Turns
+from ablate.data.chat import Turns
 
 Turn = tuple[str, str]  # role, text
 HH_TURN = re.compile(r"\n\n(Human|Assistant):")
@@ -27,7 +27,7 @@ class HumanPrompt:
 
     @property
     def turns(self) -> Turns:
-        """As `ablate.chat` takes it."""
+        """As `ablate.data.chat` takes it."""
         if len(self.messages) == 1:
             return self.messages[0][1]
         return [{"role": role, "content": text} for role, text in self.messages]

@@ -15,8 +15,8 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from ablate.chat import encode_turns, prepare
 from ablate.config import DataConfig
+from ablate.data.chat import encode_turns, prepare
 from ablate.data.dialogues import Example, HumanPrompt, transcript
 from ablate.data.files import read_table
 from ablate.errors import UserError

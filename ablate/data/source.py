@@ -8,8 +8,8 @@ from typing import Protocol
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from ablate.chat import Turns
 from ablate.config import Config
+from ablate.data.chat import Turns
 from ablate.data.human import HumanSource
 from ablate.world import gold as world_gold
 from ablate.world import grammar as world

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from ablate import chat, kv_cache, linear, loading, models, rollout, sampling
+from ablate import kv_cache, linear, loading, models, rollout, sampling
 from ablate.config import Config
-from ablate.data import dialogues, files, human, source
+from ablate.data import chat, dialogues, files, human, source
 from ablate.errors import UserError
 from ablate.pipeline import preferences, pretrain, reward_model, sft, supervised
 from ablate.pipeline.cache import cached, folder_key, stage_key

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ablate.chat import encode_texts
 from ablate.config import Config
+from ablate.data.chat import encode_texts
 from ablate.data.source import open_source
 from ablate.linear import quicken
 from ablate.loading import context_length

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ablate.chat import encode_dialogues
 from ablate.config import Config
+from ablate.data.chat import encode_dialogues
 from ablate.loading import SCORE_SHIFT, check_length
 from ablate.models import load_policy, load_scorer, load_tokenizer, packed_states
 from ablate.pipeline.preferences import read

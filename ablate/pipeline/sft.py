@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from ablate.chat import encode_dialogues
 from ablate.config import Config
+from ablate.data.chat import encode_dialogues
 from ablate.data.source import open_source
 from ablate.loading import check_length
 from ablate.models import load_policy, load_tokenizer

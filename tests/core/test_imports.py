@@ -94,7 +94,7 @@ def test_what_the_trainer_uses_does_not_know_the_trainer_nor_the_pipeline(module
 
 def test_world_and_data_know_neither_the_pipeline_nor_what_is_trained_on_them():
     for module in (m for m in MODULES if m.startswith(("ablate.world", "ablate.data"))):
-        allowed = ("ablate.world", "ablate.data", "ablate.config", "ablate.chat", "ablate.errors")
+        allowed = ("ablate.world", "ablate.data", "ablate.config", "ablate.data.chat", "ablate.errors")
         assert all(name.startswith(allowed) for name in own(module)), module
     for module in (m for m in MODULES if m.startswith("ablate.pipeline")):
         assert reached_from(module).isdisjoint({"ablate.trainer", "ablate.run"}), module

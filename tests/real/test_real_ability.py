@@ -6,8 +6,8 @@ import pytest
 from families import FAMILIES, write_lines
 
 from ablate.ability import Probes, encode_choices
-from ablate.chat import beginning
 from ablate.config import Config
+from ablate.data.chat import beginning
 from ablate.data.probes import Question
 from ablate.models import load_tokenizer
 from ablate.session import execute

@@ -10,7 +10,7 @@ import torch
 from families import family_shape, family_tokenizer, random_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from ablate.chat import encode_dialogues
+from ablate.data.chat import encode_dialogues
 from ablate.export import export, plain_scorer
 from ablate.session import execute
 from ablate.store import run_folder

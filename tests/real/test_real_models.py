@@ -23,8 +23,8 @@ from transformers import (
 )
 
 from ablate import hub
-from ablate.chat import encode_dialogues, encode_texts, encode_turns, prepare, same_encoding, same_vocabulary
 from ablate.config import BugsConfig, SamplingConfig
+from ablate.data.chat import encode_dialogues, encode_texts, encode_turns, prepare, same_encoding, same_vocabulary
 from ablate.errors import UserError
 from ablate.loading import SCORE_SHIFT
 from ablate.models import load_policy, load_scorer, load_tokenizer, sequence_score

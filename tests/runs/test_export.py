@@ -14,7 +14,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from ablate.chat import encode_dialogues, encode_turns
+from ablate.data.chat import encode_dialogues, encode_turns
 from ablate.errors import UserError
 from ablate.export import export, main
 from ablate.lora import adapted, restore_adapter

@@ -21,8 +21,8 @@ from transformers import PreTrainedModel
 from ablate.config import Config
 from ablate.errors import UserError
 from ablate.evaluate import CollapseWatch
-from ablate.lora import adapted, restore_adapter
-from ablate.models import Models, load_policy, load_scorer
+from ablate.models.load import Models, load_policy, load_scorer
+from ablate.models.lora import adapted, restore_adapter
 from ablate.system.distributed import is_main, together
 from ablate.system.seeding import torch_stream
 from ablate.system.sharding import sharded_as, whole_tensors, whole_weights

@@ -13,9 +13,9 @@ from transformers import PreTrainedModel
 from ablate.ability import Probes
 from ablate.config import CollapseConfig, Config
 from ablate.data.source import Prompt, Source
-from ablate.models import Models
+from ablate.models.load import Models
+from ablate.models.offload import Resting, on_device
 from ablate.monitor import monitors
-from ablate.offload import Resting, on_device
 from ablate.rollout import decode_responses, encode_prompts, measure, respond
 from ablate.scoring import Gold, rescored
 from ablate.system.distributed import everyone, gather_rollout, own_rows, together

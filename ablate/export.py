@@ -26,10 +26,10 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from ablate.checkpoint import load_adapted, progress_from, read_state
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.loading import SCORE_SHIFT, has_tokenizer
-from ablate.lora import merged, require_peft
 from ablate.model_card import WHAT, Record, card
-from ablate.models import load_policy, load_scorer, load_tokenizer, new_critic, score_shift
+from ablate.models.folder import SCORE_SHIFT, has_tokenizer
+from ablate.models.load import load_policy, load_scorer, load_tokenizer, new_critic, score_shift
+from ablate.models.lora import merged, require_peft
 from ablate.scoring import load_scorer_tokenizer
 from ablate.store import read_config, read_rows, read_summary, versions
 from ablate.system.seeding import torch_stream

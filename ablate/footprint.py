@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
-from ablate.attention import FEW_KEYS, MULTIPLE
+from ablate.models.attention import FEW_KEYS, MULTIPLE
 from ablate.rollout import rows_of_a_pass
 from ablate.sampling import DISTRIBUTION_BYTES, LOGIT_BYTES
 from ablate.shapes import Shape

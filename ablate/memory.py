@@ -22,7 +22,7 @@ import ablate.run  # registers the settings' schema with Hydra  # noqa: F401
 from ablate.config import Config
 from ablate.errors import UserError
 from ablate.footprint import Need, Run, need
-from ablate.loading import one_line, read_shape
+from ablate.models.folder import one_line, read_shape
 from ablate.overrides import check_overrides, quoted
 from ablate.shapes import SHAPES, Shape, shape_of
 from ablate.validation import validate

@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from ablate.config import Config
-from ablate.hub import NAME
+from ablate.models.hub import NAME
 
 PRESETS = Path(__file__).parent / "conf" / "ppo"
 WHAT = {

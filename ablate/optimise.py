@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ablate.config import BugsConfig, PPOConfig, SamplingConfig
 from ablate.errors import Diverged
-from ablate.models import Models, entropy_of, log_softmax, response_logits, response_values, spread
+from ablate.models.load import Models, entropy_of, log_softmax, response_logits, response_values, spread
 from ablate.shaping import critic_pretrain_loss, minibatch_advantages, ppo_loss
 from ablate.system.distributed import dealt, processes, sum_gradients, sum_tensor, sum_terms
 from ablate.system.sharding import whole_tensor

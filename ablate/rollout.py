@@ -14,15 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ablate.config import BugsConfig, SamplingConfig
 from ablate.data.chat import Turns, encode_turns
-from ablate.models import (
-    Models,
-    entropy_of,
-    log_softmax,
-    response_logits,
-    response_values,
-    sequence_score,
-    spread,
-)
+from ablate.models.load import Models, entropy_of, log_softmax, response_logits, response_values, sequence_score, spread
 from ablate.sampling import LOGIT_BYTES, Sampled, join, sample
 from ablate.types import Rollout
 

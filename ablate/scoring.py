@@ -13,8 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ablate.data.chat import MOSS_TEMPLATE, Turns, encode_dialogues, same_encoding, same_vocabulary
 from ablate.data.source import Prompt, Source
 from ablate.errors import UserError
-from ablate.loading import check_length, has_tokenizer, is_moss_layout, read_shape
-from ablate.models import Models, freeze, load_scorer, load_tokenizer, sequence_score
+from ablate.models.folder import check_length, has_tokenizer, is_moss_layout, read_shape
+from ablate.models.load import Models, freeze, load_scorer, load_tokenizer, sequence_score
 from ablate.rollout import decode_responses
 from ablate.types import Rollout
 

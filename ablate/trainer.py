@@ -14,10 +14,10 @@ from ablate.data.chat import Turns, encode_texts
 from ablate.data.source import Source, open_source
 from ablate.errors import Diverged, UserError
 from ablate.evaluate import CollapseWatch, Evaluation, HeldOut, deviation, evaluate, sample_rows, score_rows, summarise
-from ablate.loading import check_length, context_length
-from ablate.models import Models, checkpoint_gradients, freeze, load_policy, load_scorer, load_tokenizer, new_critic
+from ablate.models.folder import check_length, context_length
+from ablate.models.load import Models, checkpoint_gradients, freeze, load_policy, load_scorer, load_tokenizer, new_critic
+from ablate.models.offload import Resting, on_device
 from ablate.monitor import monitors, rewards_seen, targets_seen
-from ablate.offload import Resting, on_device
 from ablate.optimise import critic_update, new_optimizer, steps_per_update, update
 from ablate.pipeline.build import Stages, choose_device
 from ablate.pipeline.supervised import language_model_loss, pad_right, response_targets

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from ablate.config import Config
-from ablate.models import SCORE_SHIFT, Models, freeze, load_policy, load_scorer, load_tokenizer
+from ablate.models.load import SCORE_SHIFT, Models, freeze, load_policy, load_scorer, load_tokenizer
 from ablate.world.grammar import grammar
 from ablate.world.tokenizer import build_tokenizer
 

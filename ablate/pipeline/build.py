@@ -7,10 +7,13 @@ from pathlib import Path
 
 import torch
 
-from ablate import kv_cache, linear, loading, models, rollout, sampling
+from ablate import rollout, sampling
 from ablate.config import Config
 from ablate.data import chat, dialogues, files, human, source
 from ablate.errors import UserError
+from ablate.models import folder as loading
+from ablate.models import kv_cache, linear
+from ablate.models import load as models
 from ablate.pipeline import preferences, pretrain, reward_model, sft, supervised
 from ablate.pipeline.cache import cached, folder_key, stage_key
 from ablate.pipeline.checks import Given, given

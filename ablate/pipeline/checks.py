@@ -10,10 +10,10 @@ from ablate.config import Config
 from ablate.data.files import content_key, read_table
 from ablate.data.probes import read_questions, read_texts
 from ablate.errors import UserError
-from ablate.hub import resolve
-from ablate.loading import check_length, read_shape
-from ablate.lora import require_peft
-from ablate.models import load_tokenizer
+from ablate.models.folder import check_length, read_shape
+from ablate.models.hub import resolve
+from ablate.models.load import load_tokenizer
+from ablate.models.lora import require_peft
 from ablate.pipeline.pretrain import longest_dialogue
 from ablate.scoring import reads_other_tokens
 

@@ -14,7 +14,7 @@ from ablate.config import Config, SamplingConfig
 from ablate.data.human import HumanSource
 from ablate.data.source import open_source
 from ablate.errors import UserError
-from ablate.models import load_policy, load_tokenizer
+from ablate.models.load import load_policy, load_tokenizer
 from ablate.rollout import decode_responses, encode_prompts
 from ablate.sampling import sample
 from ablate.system.progress import track

@@ -10,8 +10,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from ablate.config import Config
 from ablate.data.chat import encode_texts
 from ablate.data.source import open_source
-from ablate.linear import quicken
-from ablate.loading import context_length
+from ablate.models.folder import context_length
+from ablate.models.linear import quicken
 from ablate.pipeline.supervised import batches, fit, language_model_loss, pad_right, response_targets
 from ablate.system.seeding import numpy_stream, torch_stream
 

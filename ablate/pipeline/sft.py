@@ -9,8 +9,8 @@ import torch
 from ablate.config import Config
 from ablate.data.chat import encode_dialogues
 from ablate.data.source import open_source
-from ablate.loading import check_length
-from ablate.models import load_policy, load_tokenizer
+from ablate.models.folder import check_length
+from ablate.models.load import load_policy, load_tokenizer
 from ablate.pipeline.supervised import batches, fit, language_model_loss, pad_right, response_targets
 from ablate.system.seeding import numpy_stream
 

@@ -33,8 +33,8 @@ from transformers.pytorch_utils import Conv1D
 import ablate.optimise
 import ablate.rollout
 import ablate.trainer
-from ablate.linear import product
-from ablate.models import load_policy
+from ablate.models.linear import product
+from ablate.models.load import load_policy
 from ablate.session import autocast, prepare
 from ablate.store import RunStore
 from ablate.tracking import Trackers

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from ablate.checkpoint import load_adapted
 from ablate.config import BugsConfig, Config, ModelConfig, PPOConfig, SamplingConfig
 from ablate.footprint import Run, need
-from ablate.models import Models, checkpoint_gradients, freeze, load_policy, load_scorer
+from ablate.models.load import Models, checkpoint_gradients, freeze, load_policy, load_scorer
 from ablate.optimise import new_optimizer, update
 from ablate.rollout import measure
 from ablate.sampling import sample

@@ -24,7 +24,7 @@ import ablate
 from ablate.checkpoint import load_weights
 from ablate.config import Config
 from ablate.data.source import open_source
-from ablate.models import load_scorer, load_tokenizer, log_softmax, response_logits, score_shift, sequence_score
+from ablate.models.load import load_scorer, load_tokenizer, log_softmax, response_logits, score_shift, sequence_score
 from ablate.rollout import encode_prompts, encode_turns
 from ablate.session import execute, prepare
 from ablate.store import RunStore, run_folder

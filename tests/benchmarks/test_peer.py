@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ablate.models import load_policy, load_scorer, log_softmax, response_logits, response_values, sequence_score
+from ablate.models.load import load_policy, load_scorer, log_softmax, response_logits, response_values, sequence_score
 from ablate.tricks.advantage import advantage_norm, gae
 from ablate.tricks.policy import log_ratio, ratio_clip
 from ablate.tricks.reward import kl_estimate, kl_penalty, place_score

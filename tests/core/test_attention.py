@@ -7,9 +7,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from ablate.attention import LEAST_FILLED, MULTIPLE, attend, band, by_products, products, slots_for, takes_slots
 from ablate.config import SamplingConfig
-from ablate.models import load_policy, log_softmax, packed_states
+from ablate.models.attention import LEAST_FILLED, MULTIPLE, attend, band, by_products, products, slots_for, takes_slots
+from ablate.models.load import load_policy, log_softmax, packed_states
 from ablate.sampling import join, sample
 
 CPU = torch.device("cpu")

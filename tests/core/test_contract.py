@@ -15,8 +15,9 @@ import yaml
 from synthetic import random_rollout, random_targets, with_pads
 
 import ablate
-from ablate import models, optimise, trainer, validation
+from ablate import optimise, trainer, validation
 from ablate.config import BugsConfig, PPOConfig
+from ablate.models import load as models
 from ablate.optimise import new_optimizer, update
 from ablate.session import execute
 from ablate.shaping import (

@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from ablate.kv_cache import ReservedLayer, reserved_cache
-from ablate.models import load_policy
+from ablate.models.kv_cache import ReservedLayer, reserved_cache
+from ablate.models.load import load_policy
 
 CPU = torch.device("cpu")
 

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from ablate.linear import LEAST_ROWS, LEAST_WEIGHTS, FastConv1D, FastLinear, product, quicken
+from ablate.models.linear import LEAST_ROWS, LEAST_WEIGHTS, FastConv1D, FastLinear, product, quicken
 
 
 def drawn(*shape: int, seed: int) -> torch.Tensor:

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 from ablate.checkpoint import load_adapted, optimizer_tensors
 from ablate.config import BugsConfig, Config, ModelConfig, PPOConfig, SamplingConfig
 from ablate.errors import UserError
-from ablate.lora import adapted, linear_layers, merged, require_peft, restore_adapter
-from ablate.models import Models, load_policy, load_scorer, response_logits
+from ablate.models.load import Models, load_policy, load_scorer, response_logits
+from ablate.models.lora import adapted, linear_layers, merged, require_peft, restore_adapter
 from ablate.optimise import new_optimizer, update
 from ablate.rollout import collect, encode_prompts
 from ablate.shaping import estimate_targets, initial_state, shape_rewards

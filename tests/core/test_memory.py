@@ -10,14 +10,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from ablate import memory
-from ablate.attention import use_slots
 from ablate.config import ModelConfig
 from ablate.errors import UserError
 from ablate.footprint import ACTIVATIONS, FROZEN_NORMS, Run, need
-from ablate.linear import quicken
-from ablate.lora import adapted
 from ablate.memory import folder_shape, run_of, settings, shapes
-from ablate.models import packed_states
+from ablate.models.attention import use_slots
+from ablate.models.linear import quicken
+from ablate.models.load import packed_states
+from ablate.models.lora import adapted
 from ablate.shapes import SHAPES, Shape, shape_of
 from ablate.system.seeding import torch_stream
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from ablate.errors import UserError
-from ablate.models import (
+from ablate.models.load import (
     entropy_of,
     load_policy,
     load_scorer,

@@ -8,9 +8,9 @@ from transformers import AutoModelForCausalLM
 from ablate import trainer
 from ablate.config import ModelConfig, SamplingConfig
 from ablate.errors import UserError
-from ablate.lora import adapted, merged
-from ablate.models import checkpoint_gradients, freeze, load_policy, load_scorer, response_logits, response_values, sequence_score
-from ablate.offload import Resting, on_device
+from ablate.models.load import checkpoint_gradients, freeze, load_policy, load_scorer, response_logits, response_values, sequence_score
+from ablate.models.lora import adapted, merged
+from ablate.models.offload import Resting, on_device
 from ablate.pipeline.build import Stages, choose_device
 from ablate.rollout import encode_prompts
 from ablate.sampling import sample

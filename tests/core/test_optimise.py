@@ -7,7 +7,7 @@ import torch
 
 from ablate.config import BugsConfig, PPOConfig, SamplingConfig
 from ablate.errors import Diverged
-from ablate.models import Models, response_logits
+from ablate.models.load import Models, response_logits
 from ablate.optimise import backward_minibatch, critic_update, forward, minibatches, new_optimizer, rate_factor, update
 from ablate.rollout import collect, encode_prompts
 from ablate.session import autocast

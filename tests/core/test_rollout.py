@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ablate.config import BugsConfig, SamplingConfig
-from ablate.models import Models, freeze, load_policy, load_scorer
+from ablate.models.load import Models, freeze, load_policy, load_scorer
 from ablate.rollout import PASS_ROWS, by_length, collect, decode_responses, encode_prompts, measure, rows_of_a_pass
 from ablate.sampling import sample
 from ablate.system.seeding import numpy_stream

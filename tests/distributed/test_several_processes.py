@@ -55,7 +55,7 @@ def greatest_change(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]
 
 
 VANILLA = ["ppo.kl_penalty=false", "ppo.reward_norm=false", "ppo.advantage_norm=false", "ppo.critic_pretrain=false", "ppo.grad_clip=false"]
-LARGE = ["ppo.batch_size=128", "ppo.minibatch_size=64", "ppo.micro_batch_size=64"]  # beyond ablate.linear.LEAST_ROWS
+LARGE = ["ppo.batch_size=128", "ppo.minibatch_size=64", "ppo.micro_batch_size=64"]  # beyond ablate.models.linear.LEAST_ROWS
 RECOMPUTED = ["model.gradient_checkpointing=true", "ppo.micro_batch_size=1"]
 ENTROPY = ["ppo.entropy_bonus=true", "ppo.entropy_coef=0.5", "ppo.entropy_clip=0.1", "ppo.policy_kl=true", "ppo.micro_batch_size=1"]
 

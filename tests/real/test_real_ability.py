@@ -9,7 +9,7 @@ from ablate.ability import Probes, encode_choices
 from ablate.config import Config
 from ablate.data.chat import beginning
 from ablate.data.probes import Question
-from ablate.models import load_tokenizer
+from ablate.models.load import load_tokenizer
 from ablate.session import execute
 from ablate.store import read_rows, run_folder
 

@@ -22,12 +22,12 @@ from transformers import (
     T5Config,
 )
 
-from ablate import hub
 from ablate.config import BugsConfig, SamplingConfig
 from ablate.data.chat import encode_dialogues, encode_texts, encode_turns, prepare, same_encoding, same_vocabulary
 from ablate.errors import UserError
-from ablate.loading import SCORE_SHIFT
-from ablate.models import load_policy, load_scorer, load_tokenizer, sequence_score
+from ablate.models import hub
+from ablate.models.folder import SCORE_SHIFT
+from ablate.models.load import load_policy, load_scorer, load_tokenizer, sequence_score
 from ablate.pipeline.checks import given
 from ablate.rollout import collect, encode_prompts
 from ablate.scoring import TextScorer, reads_other_tokens

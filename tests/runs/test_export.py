@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from ablate.data.chat import encode_dialogues, encode_turns
 from ablate.errors import UserError
 from ablate.export import export, main
-from ablate.lora import adapted, restore_adapter
-from ablate.models import load_policy, load_scorer, response_logits, sequence_score
+from ablate.models.load import load_policy, load_scorer, response_logits, sequence_score
+from ablate.models.lora import adapted, restore_adapter
 from ablate.session import execute
 from ablate.store import read_rows, run_folder
 from ablate.system.seeding import torch_stream

@@ -15,7 +15,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from ablate.linear import MULTIPLE
+from ablate.models.linear import MULTIPLE
 
 IMPLEMENTATION = "slots"
 LEAST_FILLED = 0.8  # share of its slot that a sequence fills at least: narrower groups are more calls, wider ones more pads
@@ -27,7 +27,7 @@ Slots = Sequence[tuple[int, int]]  # (number, width in tokens) of each group
 def slots_for(lengths: Sequence[int]) -> tuple[list[int], Slots]:
     """Where each sequence of these lengths begins in a packed row, and the groups of slots, widest first.
 
-    The last group may be filling up to a multiple of tokens, so that linear layers need not fill up (`ablate.linear.MULTIPLE`).
+    The last group may be filling up to a multiple of tokens, so that linear layers need not fill up (`ablate.models.linear.MULTIPLE`).
     """
     starts, groups, end = [0] * len(lengths), [], 0
     for sequence in sorted(range(len(lengths)), key=lambda i: -lengths[i]):

@@ -1,7 +1,7 @@
 """Policy, reference, reward model and critic: loading, initialisation, and the forward passes over them.
 
 A forward pass takes the padded batch of a Rollout and packs the real tokens of its rows into slots of one long row
-(`ablate.attention`): positions start anew at 0 with each sequence, and attention stays within it. Few pads are computed. The
+(`ablate.models.attention`): positions start anew at 0 with each sequence, and attention stays within it. Few pads are computed. The
 vocabulary head runs only on the positions that are asked for.
 """
 
@@ -25,11 +25,11 @@ from transformers import (
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
-from ablate.attention import slots_for, takes_slots, use_slots
 from ablate.data.chat import Turns, prepare
 from ablate.errors import UserError
-from ablate.linear import quicken
-from ablate.loading import SCORE_SHIFT, adopt_head, check_causal, check_folder, linear_score, one_line, read_shape
+from ablate.models.attention import slots_for, takes_slots, use_slots
+from ablate.models.folder import SCORE_SHIFT, adopt_head, check_causal, check_folder, linear_score, one_line, read_shape
+from ablate.models.linear import quicken
 
 # A new score head is expected here, and a bar for a load of milliseconds is noise; `load` reports what is truly missing.
 transformers_logging.set_verbosity_error()
@@ -160,7 +160,7 @@ def hidden_states(model: PreTrainedModel, tokens: Tensor) -> Tensor:
 def packed_states(model: PreTrainedModel, tokens: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
     """Last hidden states [S, H] of the real tokens of a padded batch [B, L] as S packed positions, and each row's first position [B].
 
-    The state of the i-th real token of row r is at first[r] + i. A model that does not attend by slots (`ablate.attention`) is run once
+    The state of the i-th real token of row r is at first[r] + i. A model that does not attend by slots (`ablate.models.attention`) is run once
     for each group of them.
     """
     starts, slots = slots_for(attention.sum(1).tolist())

@@ -20,13 +20,13 @@ from transformers import PreTrainedModel
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.evaluate import CollapseWatch
 from ablate.models.load import Models, load_policy, load_scorer
 from ablate.models.lora import adapted, restore_adapter
+from ablate.ppo.evaluate import CollapseWatch
+from ablate.ppo.types import RunningMoments, ShapingState
 from ablate.system.distributed import is_main, together
 from ablate.system.seeding import torch_stream
 from ablate.system.sharding import sharded_as, whole_tensors, whole_weights
-from ablate.types import RunningMoments, ShapingState
 
 
 @dataclass

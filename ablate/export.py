@@ -30,7 +30,7 @@ from ablate.model_card import WHAT, Record, card
 from ablate.models.folder import SCORE_SHIFT, has_tokenizer
 from ablate.models.load import load_policy, load_scorer, load_tokenizer, new_critic, score_shift
 from ablate.models.lora import merged, require_peft
-from ablate.scoring import load_scorer_tokenizer
+from ablate.ppo.scoring import load_scorer_tokenizer
 from ablate.store import read_config, read_rows, read_summary, versions
 from ablate.system.seeding import torch_stream
 

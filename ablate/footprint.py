@@ -12,8 +12,8 @@ import math
 from dataclasses import dataclass, field, replace
 
 from ablate.models.attention import FEW_KEYS, MULTIPLE
-from ablate.rollout import rows_of_a_pass
-from ablate.sampling import DISTRIBUTION_BYTES, LOGIT_BYTES
+from ablate.ppo.rollout import rows_of_a_pass
+from ablate.ppo.sampling import DISTRIBUTION_BYTES, LOGIT_BYTES
 from ablate.shapes import Shape
 
 # What autograd keeps of a layer, bytes per token: (per unit of hidden width, per unit of the MLP's width).

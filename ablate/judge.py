@@ -31,7 +31,7 @@ from ablate.judge_sides import SFT, Answers, Run, Side, departure, open_side, sp
 from ablate.judge_table import UNREADABLE, as_text, file_name, table, write
 from ablate.mirror import run_folders
 from ablate.models.hub import resolve
-from ablate.scoring import TextScorer, open_gold
+from ablate.ppo.scoring import TextScorer, open_gold
 from ablate.system.seeding import numpy_stream
 
 SHOWN = 3  # unreadable replies

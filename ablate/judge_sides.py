@@ -15,14 +15,14 @@ from ablate.checkpoint import damaged
 from ablate.config import Config
 from ablate.data.source import Prompt, Source, open_source
 from ablate.errors import UserError
-from ablate.evaluate import HeldOut
 from ablate.mirror import config_of
 from ablate.models.folder import check_length
 from ablate.models.hub import resolve
 from ablate.models.load import Models, load_policy, load_tokenizer
 from ablate.models.lora import adapted, restore_adapter
 from ablate.pipeline.build import Stages, build, choose_device
-from ablate.rollout import decode_responses, encode_prompts, respond
+from ablate.ppo.evaluate import HeldOut
+from ablate.ppo.rollout import decode_responses, encode_prompts, respond
 from ablate.store import read_rows, read_summary
 from ablate.system.seeding import torch_stream
 

@@ -13,17 +13,17 @@ from ablate.config import Config
 from ablate.data.chat import Turns, encode_texts
 from ablate.data.source import Source, open_source
 from ablate.errors import Diverged, UserError
-from ablate.evaluate import CollapseWatch, Evaluation, HeldOut, deviation, evaluate, sample_rows, score_rows, summarise
 from ablate.models.folder import check_length, context_length
 from ablate.models.load import Models, checkpoint_gradients, freeze, load_policy, load_scorer, load_tokenizer, new_critic
 from ablate.models.offload import Resting, on_device
-from ablate.monitor import monitors, rewards_seen, targets_seen
-from ablate.optimise import critic_update, new_optimizer, steps_per_update, update
 from ablate.pipeline.build import Stages, choose_device
 from ablate.pipeline.supervised import language_model_loss, pad_right, response_targets
-from ablate.rollout import collect, encode_prompts, measure, respond
-from ablate.scoring import TextScorer, open_gold, reads_other_tokens, rescored
-from ablate.shaping import estimate_targets, initial_state, shape_rewards
+from ablate.ppo.evaluate import CollapseWatch, Evaluation, HeldOut, deviation, evaluate, sample_rows, score_rows, summarise
+from ablate.ppo.monitor import monitors, rewards_seen, targets_seen
+from ablate.ppo.rollout import collect, encode_prompts, measure, respond
+from ablate.ppo.scoring import TextScorer, open_gold, reads_other_tokens, rescored
+from ablate.ppo.shaping import estimate_targets, initial_state, shape_rewards
+from ablate.ppo.update import critic_update, new_optimizer, steps_per_update, update
 from ablate.store import Onlooker, RunStore, read_config
 from ablate.system.distributed import any_process, dealt, from_main, gather_rollout, is_sharded, own_rows, together
 from ablate.system.seeding import numpy_stream, torch_stream

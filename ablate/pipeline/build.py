@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from ablate import rollout, sampling
 from ablate.config import Config
 from ablate.data import chat, dialogues, files, human, source
 from ablate.errors import UserError
@@ -17,6 +16,7 @@ from ablate.models import load as models
 from ablate.pipeline import preferences, pretrain, reward_model, sft, supervised
 from ablate.pipeline.cache import cached, folder_key, stage_key
 from ablate.pipeline.checks import Given, given
+from ablate.ppo import rollout, sampling
 from ablate.system import seeding as streams
 from ablate.validation import PPO_ONLY, identity
 from ablate.world import gold, grammar, grammar_en, grammar_zh, structure, tokenizer

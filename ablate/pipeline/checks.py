@@ -15,7 +15,7 @@ from ablate.models.hub import resolve
 from ablate.models.load import load_tokenizer
 from ablate.models.lora import require_peft
 from ablate.pipeline.pretrain import longest_dialogue
-from ablate.scoring import reads_other_tokens
+from ablate.ppo.scoring import reads_other_tokens
 
 
 @dataclass(frozen=True)

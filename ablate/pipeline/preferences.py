@@ -15,8 +15,8 @@ from ablate.data.human import HumanSource
 from ablate.data.source import open_source
 from ablate.errors import UserError
 from ablate.models.load import load_policy, load_tokenizer
-from ablate.rollout import decode_responses, encode_prompts
-from ablate.sampling import sample
+from ablate.ppo.rollout import decode_responses, encode_prompts
+from ablate.ppo.sampling import sample
 from ablate.system.progress import track
 from ablate.system.seeding import numpy_stream, torch_stream
 

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ablate.errors import Diverged, UserError
-from ablate.types import Rollout
+from ablate.ppo.types import Rollout
 
 T = TypeVar("T")
 BUCKET = 2**26  # gradient entries of one message

@@ -30,8 +30,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-import ablate.optimise
-import ablate.rollout
+import ablate.ppo.rollout
+import ablate.ppo.update
 import ablate.trainer
 from ablate.models.linear import product
 from ablate.models.load import load_policy
@@ -42,13 +42,13 @@ from ablate.tracking import Trackers
 PHASES = {
     "sampling": (ablate.trainer, "respond"),
     "measuring": (ablate.trainer, "measure"),
-    "  reference": (ablate.rollout, "response_logits"),
-    "  critic": (ablate.rollout, "response_values"),
-    "  reward model": (ablate.rollout, "sequence_score"),
+    "  reference": (ablate.ppo.rollout, "response_logits"),
+    "  critic": (ablate.ppo.rollout, "response_values"),
+    "  reward model": (ablate.ppo.rollout, "sequence_score"),
     "updating": (ablate.trainer, "update"),
-    "  forward": (ablate.optimise, "forward"),
+    "  forward": (ablate.ppo.update, "forward"),
     "  backward": (torch.Tensor, "backward"),
-    "  optimiser": (ablate.optimise, "apply_gradients"),
+    "  optimiser": (ablate.ppo.update, "apply_gradients"),
 }
 
 

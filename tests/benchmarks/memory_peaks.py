@@ -22,12 +22,12 @@ from ablate.checkpoint import load_adapted
 from ablate.config import BugsConfig, Config, ModelConfig, PPOConfig, SamplingConfig
 from ablate.footprint import Run, need
 from ablate.models.load import Models, checkpoint_gradients, freeze, load_policy, load_scorer
-from ablate.optimise import new_optimizer, update
-from ablate.rollout import measure
-from ablate.sampling import sample
+from ablate.ppo.rollout import measure
+from ablate.ppo.sampling import sample
+from ablate.ppo.shaping import estimate_targets, initial_state, shape_rewards
+from ablate.ppo.update import new_optimizer, update
 from ablate.session import autocast
 from ablate.shapes import SHAPES, Shape
-from ablate.shaping import estimate_targets, initial_state, shape_rewards
 from ablate.system.seeding import torch_stream
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "5")

@@ -25,7 +25,7 @@ from ablate.checkpoint import load_weights
 from ablate.config import Config
 from ablate.data.source import open_source
 from ablate.models.load import load_scorer, load_tokenizer, log_softmax, response_logits, score_shift, sequence_score
-from ablate.rollout import encode_prompts, encode_turns
+from ablate.ppo.rollout import encode_prompts, encode_turns
 from ablate.session import execute, prepare
 from ablate.store import RunStore, run_folder
 from ablate.system.seeding import numpy_stream

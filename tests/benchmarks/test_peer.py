@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from ablate.models.load import load_policy, load_scorer, log_softmax, response_logits, response_values, sequence_score
-from ablate.tricks.advantage import advantage_norm, gae
-from ablate.tricks.policy import log_ratio, ratio_clip
-from ablate.tricks.reward import kl_estimate, kl_penalty, place_score
-from ablate.tricks.value import value_clip
+from ablate.ppo.tricks.advantage import advantage_norm, gae
+from ablate.ppo.tricks.policy import log_ratio, ratio_clip
+from ablate.ppo.tricks.reward import kl_estimate, kl_penalty, place_score
+from ablate.ppo.tricks.value import value_clip
 
 pytestmark = pytest.mark.peer
 HERE = Path(__file__).resolve().parent

@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor
 
-from ablate.types import Rollout, Targets
+from ablate.ppo.types import Rollout, Targets
 
 
 def random_rollout(seed: int = 0, lengths: tuple[int, ...] = (5, 2, 7, 1, 7, 4), prompt: int = 3, drift: float = 0.5) -> Rollout:

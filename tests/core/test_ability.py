@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from ablate.ability import Probes, encode_choices, log_likelihoods
 from ablate.config import Config
 from ablate.data.probes import QUESTIONS, TEXTS, Question, held_out_texts, questions, read_questions, read_texts
 from ablate.errors import UserError
+from ablate.ppo.alignment_tax import Probes, encode_choices, log_likelihoods
 from ablate.session import execute
 from ablate.store import read_rows, run_folder
 from ablate.system.seeding import numpy_stream

@@ -10,7 +10,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from ablate.config import SamplingConfig
 from ablate.models.attention import LEAST_FILLED, MULTIPLE, attend, band, by_products, products, slots_for, takes_slots
 from ablate.models.load import load_policy, log_softmax, packed_states
-from ablate.sampling import join, sample
+from ablate.ppo.sampling import join, sample
 
 CPU = torch.device("cpu")
 LENGTHS = (3, 9, 8, 1, 5, 12, 2)

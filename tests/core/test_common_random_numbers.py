@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from ablate.pipeline.build import Stages
-from ablate.rollout import collect
+from ablate.ppo.rollout import collect
+from ablate.ppo.types import Rollout
 from ablate.store import RunStore, read_rows, run_folder
 from ablate.system.seeding import numpy_stream, torch_stream
 from ablate.tracking import Trackers
 from ablate.trainer import Trainer
-from ablate.types import Rollout
 
 STILL = ("ppo.learning_rate=0", "ppo.critic_learning_rate=0")
 ARMS = {

@@ -15,12 +15,11 @@ import yaml
 from synthetic import random_rollout, random_targets, with_pads
 
 import ablate
-from ablate import optimise, trainer, validation
+from ablate import trainer, validation
 from ablate.config import BugsConfig, PPOConfig
 from ablate.models import load as models
-from ablate.optimise import new_optimizer, update
-from ablate.session import execute
-from ablate.shaping import (
+from ablate.ppo import update as optimise
+from ablate.ppo.shaping import (
     critic_pretrain_loss,
     estimate_targets,
     explained_variance,
@@ -29,10 +28,12 @@ from ablate.shaping import (
     ppo_loss,
     shape_rewards,
 )
+from ablate.ppo.tricks import advantage, policy, reward, running, value
+from ablate.ppo.types import Targets
+from ablate.ppo.update import new_optimizer, update
+from ablate.session import execute
 from ablate.store import run_folder
 from ablate.system.seeding import torch_stream
-from ablate.tricks import advantage, policy, reward, running, value
-from ablate.types import Targets
 
 SOURCE = Path(ablate.__file__).parent
 VANILLA = PPOConfig(**yaml.safe_load((SOURCE / "conf/ppo/vanilla.yaml").read_text())["ppo"])

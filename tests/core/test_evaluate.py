@@ -4,9 +4,9 @@ import pytest
 
 from ablate.config import CollapseConfig, Config
 from ablate.data.source import open_source
-from ablate.evaluate import CollapseWatch, Evaluation, HeldOut, deviation, evaluate, mean, score_rows, summarise
 from ablate.models.load import freeze
-from ablate.scoring import open_gold
+from ablate.ppo.evaluate import CollapseWatch, Evaluation, HeldOut, deviation, evaluate, mean, score_rows, summarise
+from ablate.ppo.scoring import open_gold
 from ablate.world.grammar import Prompt
 
 KINDS = ("helpful", "harmful", "helpful", "helpful")

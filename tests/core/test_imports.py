@@ -57,30 +57,30 @@ TRICKS = sorted(module for module in MODULES if module.startswith("ablate.tricks
 
 
 def test_types_import_nothing_of_the_project_and_config_nothing_but_the_standard_library():
-    assert own("ablate.types") == own("ablate.config") == own("ablate.errors") == set()
+    assert own("ablate.ppo.types") == own("ablate.config") == own("ablate.errors") == set()
     assert {name.partition(".")[0] for name in IMPORTS["ablate.config"]} <= sys.stdlib_module_names
 
 
 @pytest.mark.parametrize("module", TRICKS)
 def test_tricks_import_types_and_tricks_only_and_take_no_config(module):
-    assert own(module) <= {"ablate.types", *TRICKS}
+    assert own(module) <= {"ablate.ppo.types", *TRICKS}
     functions = [node for node in ast.walk(ast.parse(MODULES[module].read_text())) if isinstance(node, ast.FunctionDef)]
     arguments = {argument.arg for function in functions for argument in function.args.args}
     assert arguments.isdisjoint({"ppo", "config", "bugs", "sampling"})
 
 
 def test_shaping_is_built_on_types_tricks_and_config():
-    assert own("ablate.shaping") <= {"ablate.types", "ablate.config", *TRICKS}
-    assert set(TRICKS) - {"ablate.tricks", "ablate.tricks.masked"} <= own("ablate.shaping")
+    assert own("ablate.ppo.shaping") <= {"ablate.ppo.types", "ablate.config", *TRICKS}
+    assert set(TRICKS) - {"ablate.tricks", "ablate.ppo.tricks.masked"} <= own("ablate.ppo.shaping")
 
 
-STORY = ["ablate.types", "ablate.tricks.advantage", "ablate.shaping", "ablate.trainer", "ablate.run"]
+STORY = ["ablate.ppo.types", "ablate.ppo.tricks.advantage", "ablate.ppo.shaping", "ablate.trainer", "ablate.run"]
 
 
 def test_types_to_tricks_to_shaping_to_trainer_to_run_is_one_way():
     for position, module in enumerate(STORY):
         assert reached_from(module).isdisjoint(STORY[position + 1 :]), module
-    for below in ("ablate.shaping", "ablate.types"):
+    for below in ("ablate.ppo.shaping", "ablate.ppo.types"):
         assert below in reached_from("ablate.trainer")
     assert "ablate.trainer" in reached_from("ablate.run")
 

@@ -13,9 +13,9 @@ from ablate.config import BugsConfig, Config, ModelConfig, PPOConfig, SamplingCo
 from ablate.errors import UserError
 from ablate.models.load import Models, load_policy, load_scorer, response_logits
 from ablate.models.lora import adapted, linear_layers, merged, require_peft, restore_adapter
-from ablate.optimise import new_optimizer, update
-from ablate.rollout import collect, encode_prompts
-from ablate.shaping import estimate_targets, initial_state, shape_rewards
+from ablate.ppo.rollout import collect, encode_prompts
+from ablate.ppo.shaping import estimate_targets, initial_state, shape_rewards
+from ablate.ppo.update import new_optimizer, update
 from ablate.system.seeding import numpy_stream, torch_stream
 from ablate.world.grammar import grammar, prompts
 

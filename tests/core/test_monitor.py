@@ -8,9 +8,9 @@ import reference
 import torch
 from synthetic import flat, random_rollout, random_targets, rows_of
 
-from ablate.monitor import distinct, monitors, perplexity, perplexity_moss, rewards_seen, targets_seen
-from ablate.shaping import explained_variance
-from ablate.types import Targets
+from ablate.ppo.monitor import distinct, monitors, perplexity, perplexity_moss, rewards_seen, targets_seen
+from ablate.ppo.shaping import explained_variance
+from ablate.ppo.types import Targets
 
 
 def test_perplexity_is_exp_of_the_mean_nll_over_response_tokens():

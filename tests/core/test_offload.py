@@ -12,8 +12,8 @@ from ablate.models.load import checkpoint_gradients, freeze, load_policy, load_s
 from ablate.models.lora import adapted, merged
 from ablate.models.offload import Resting, on_device
 from ablate.pipeline.build import Stages, choose_device
-from ablate.rollout import encode_prompts
-from ablate.sampling import sample
+from ablate.ppo.rollout import encode_prompts
+from ablate.ppo.sampling import sample
 from ablate.store import RunStore, read_rows, run_folder
 from ablate.system.seeding import torch_stream
 from ablate.tracking import Trackers

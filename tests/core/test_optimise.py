@@ -8,12 +8,12 @@ import torch
 from ablate.config import BugsConfig, PPOConfig, SamplingConfig
 from ablate.errors import Diverged
 from ablate.models.load import Models, response_logits
-from ablate.optimise import backward_minibatch, critic_update, forward, minibatches, new_optimizer, rate_factor, update
-from ablate.rollout import collect, encode_prompts
+from ablate.ppo.rollout import collect, encode_prompts
+from ablate.ppo.shaping import estimate_targets, initial_state, shape_rewards
+from ablate.ppo.types import Rollout, Targets
+from ablate.ppo.update import backward_minibatch, critic_update, forward, minibatches, new_optimizer, rate_factor, update
 from ablate.session import autocast
-from ablate.shaping import estimate_targets, initial_state, shape_rewards
 from ablate.system.seeding import numpy_stream, torch_stream
-from ablate.types import Rollout, Targets
 from ablate.world.grammar import grammar, prompts
 
 CPU, BUGS, SAMPLING = torch.device("cpu"), BugsConfig(), SamplingConfig()

@@ -13,15 +13,15 @@ import torch
 from synthetic import random_rollout, random_targets, rows_of, with_pads
 
 from ablate.config import BugsConfig, PPOConfig, SamplingConfig
-from ablate.monitor import monitors, targets_seen
-from ablate.rollout import collect, encode_prompts, full_kl
-from ablate.shaping import estimate_targets, initial_state, minibatch_advantages, ppo_loss, shape_rewards
-from ablate.tricks.advantage import gae
-from ablate.tricks.masked import masked_mean
-from ablate.tricks.policy import log_ratio, ratio_clip
-from ablate.tricks.reward import kl_estimate
-from ablate.tricks.value import value_clip
-from ablate.types import Targets
+from ablate.ppo.monitor import monitors, targets_seen
+from ablate.ppo.rollout import collect, encode_prompts, full_kl
+from ablate.ppo.shaping import estimate_targets, initial_state, minibatch_advantages, ppo_loss, shape_rewards
+from ablate.ppo.tricks.advantage import gae
+from ablate.ppo.tricks.masked import masked_mean
+from ablate.ppo.tricks.policy import log_ratio, ratio_clip
+from ablate.ppo.tricks.reward import kl_estimate
+from ablate.ppo.tricks.value import value_clip
+from ablate.ppo.types import Targets
 
 NO_BUGS, CPU = BugsConfig(), torch.device("cpu")
 PLAIN = PPOConfig(kl_penalty=False, reward_norm=False, reward_clip=None, advantage_norm=False, value_clip=False, critic_pretrain=False)

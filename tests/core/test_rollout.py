@@ -7,10 +7,10 @@ import torch
 
 from ablate.config import BugsConfig, SamplingConfig
 from ablate.models.load import Models, freeze, load_policy, load_scorer
-from ablate.rollout import PASS_ROWS, by_length, collect, decode_responses, encode_prompts, measure, rows_of_a_pass
-from ablate.sampling import sample
+from ablate.ppo.rollout import PASS_ROWS, by_length, collect, decode_responses, encode_prompts, measure, rows_of_a_pass
+from ablate.ppo.sampling import sample
+from ablate.ppo.types import Rollout
 from ablate.system.seeding import numpy_stream
-from ablate.types import Rollout
 from ablate.world.grammar import grammar, prompts
 
 CPU, NO_BUGS = torch.device("cpu"), BugsConfig()

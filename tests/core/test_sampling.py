@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ablate.config import SamplingConfig
 from ablate.models.load import load_policy, log_softmax, response_logits
-from ablate.sampling import Sampled, choose, join, next_token_nll, sample, sampler_log_probs
+from ablate.ppo.sampling import Sampled, choose, join, next_token_nll, sample, sampler_log_probs
 
 PAD, STEPS = 0, 16
 LENGTHS = (4, 2, 6, 3, 1, 5, 6, 2, 4, 4, 3, 6)
@@ -210,6 +210,6 @@ def test_next_token_nll_by_hand():
 def test_the_nll_of_prompts_is_the_same_one_prompt_at_a_time(llama, monkeypatch):
     """A large vocabulary's logits of all prompts would outweigh everything else in memory."""
     together = run(llama).prompt_nll
-    monkeypatch.setattr("ablate.sampling.LOGIT_BYTES", 1)
+    monkeypatch.setattr("ablate.ppo.sampling.LOGIT_BYTES", 1)
     torch.testing.assert_close(run(llama).prompt_nll, together, rtol=0, atol=1e-4)
     assert together.std() > 0

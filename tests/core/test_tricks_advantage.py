@@ -7,8 +7,8 @@ import reference
 import torch
 from synthetic import flat, random_rollout, rows_of
 
-from ablate.tricks.advantage import advantage_clip, advantage_norm, bootstrap_truncated, gae
-from ablate.tricks.masked import masked_mean, masked_sum, masked_whiten
+from ablate.ppo.tricks.advantage import advantage_clip, advantage_norm, bootstrap_truncated, gae
+from ablate.ppo.tricks.masked import masked_mean, masked_sum, masked_whiten
 
 TRUE = torch.ones(1, 3, dtype=torch.bool)
 

@@ -8,7 +8,7 @@ import torch
 from synthetic import random_rollout, random_targets
 from torch import nn
 
-from ablate.tricks.policy import (
+from ablate.ppo.tricks.policy import (
     entropy_bonus,
     entropy_clip,
     importance_sampling,
@@ -18,7 +18,7 @@ from ablate.tricks.policy import (
     ptx,
     ratio_clip,
 )
-from ablate.tricks.value import critic_pretrain, grad_clip, gradient_norm, value_clip, value_loss
+from ablate.ppo.tricks.value import critic_pretrain, grad_clip, gradient_norm, value_clip, value_loss
 
 
 def ratios_and_advantages():

@@ -7,17 +7,9 @@ import reference
 import torch
 from synthetic import random_rollout
 
-from ablate.tricks.reward import (
-    kl_estimate,
-    kl_penalty,
-    missing_eos_penalty,
-    place_score,
-    reward_clip,
-    reward_norm,
-    reward_scaling,
-)
-from ablate.tricks.running import kl_adaptive, update_moments
-from ablate.types import RunningMoments
+from ablate.ppo.tricks.reward import kl_estimate, kl_penalty, missing_eos_penalty, place_score, reward_clip, reward_norm, reward_scaling
+from ablate.ppo.tricks.running import kl_adaptive, update_moments
+from ablate.ppo.types import RunningMoments
 
 SCORES = torch.tensor([1.0, 3.0, 5.0])
 

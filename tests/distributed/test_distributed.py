@@ -11,9 +11,9 @@ import torch
 from several import together_do
 
 from ablate.errors import Diverged, UserError
+from ablate.ppo.types import Rollout
 from ablate.store import Onlooker, RunStore
 from ablate.system import distributed
-from ablate.types import Rollout
 
 COUNT, PROMPT, PAD = 7, 2, 9
 

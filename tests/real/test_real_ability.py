@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from families import FAMILIES, write_lines
 
-from ablate.ability import Probes, encode_choices
 from ablate.config import Config
 from ablate.data.chat import beginning
 from ablate.data.probes import Question
 from ablate.models.load import load_tokenizer
+from ablate.ppo.alignment_tax import Probes, encode_choices
 from ablate.session import execute
 from ablate.store import read_rows, run_folder
 

@@ -29,8 +29,8 @@ from ablate.models import hub
 from ablate.models.folder import SCORE_SHIFT
 from ablate.models.load import load_policy, load_scorer, load_tokenizer, sequence_score
 from ablate.pipeline.checks import given
-from ablate.rollout import collect, encode_prompts
-from ablate.scoring import TextScorer, reads_other_tokens
+from ablate.ppo.rollout import collect, encode_prompts
+from ablate.ppo.scoring import TextScorer, reads_other_tokens
 from ablate.session import execute
 from ablate.store import read_rows, run_folder
 

@@ -15,7 +15,7 @@ from judge_server import longer, serving, status
 from ablate import judge
 from ablate.data.source import open_source
 from ablate.models.load import load_tokenizer
-from ablate.scoring import TextScorer
+from ablate.ppo.scoring import TextScorer
 from ablate.session import execute
 from ablate.store import run_folder
 from analysis.figures.estimate import Frames

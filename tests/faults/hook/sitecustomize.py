@@ -32,8 +32,8 @@ PHASES = [  # phase, and a function that is in it from its call to its return
 ]
 CALLS = {
     "gradient step": ("torch.optim", "Adam.step"),
-    "sample": ("ablate.rollout", "sample"),
-    "join": ("ablate.rollout", "join"),  # what measure() begins with
+    "sample": ("ablate.ppo.rollout", "sample"),
+    "join": ("ablate.ppo.rollout", "join"),  # what measure() begins with
     "save_file": ("ablate.checkpoint", "save_file"),
     "rmtree": ("shutil", "rmtree"),
     "fsync": ("os", "fsync"),

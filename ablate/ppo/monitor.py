@@ -10,10 +10,10 @@ import math
 import torch
 from torch import Tensor
 
-from ablate.shaping import explained_variance
-from ablate.tricks.masked import masked_mean, masked_sum
-from ablate.tricks.reward import kl_estimate
-from ablate.types import Rollout, Targets
+from ablate.ppo.shaping import explained_variance
+from ablate.ppo.tricks.masked import masked_mean, masked_sum
+from ablate.ppo.tricks.reward import kl_estimate
+from ablate.ppo.types import Rollout, Targets
 
 
 def monitors(rollout: Rollout) -> dict[str, float]:

@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ablate.ability import Probes
 from ablate.config import CollapseConfig, Config
 from ablate.data.source import Prompt, Source
 from ablate.models.load import Models
 from ablate.models.offload import Resting, on_device
-from ablate.monitor import monitors
-from ablate.rollout import decode_responses, encode_prompts, measure, respond
-from ablate.scoring import Gold, rescored
+from ablate.ppo.alignment_tax import Probes
+from ablate.ppo.monitor import monitors
+from ablate.ppo.rollout import decode_responses, encode_prompts, measure, respond
+from ablate.ppo.scoring import Gold, rescored
+from ablate.ppo.types import Rollout
 from ablate.system.distributed import everyone, gather_rollout, own_rows, together
 from ablate.system.seeding import numpy_stream, torch_stream
 from ablate.system.sharding import whole
-from ablate.types import Rollout
 
 
 @dataclass(frozen=True)

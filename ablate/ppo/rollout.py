@@ -15,8 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ablate.config import BugsConfig, SamplingConfig
 from ablate.data.chat import Turns, encode_turns
 from ablate.models.load import Models, entropy_of, log_softmax, response_logits, response_values, sequence_score, spread
-from ablate.sampling import LOGIT_BYTES, Sampled, join, sample
-from ablate.types import Rollout
+from ablate.ppo.sampling import LOGIT_BYTES, Sampled, join, sample
+from ablate.ppo.types import Rollout
 
 PASS_ROWS = 128  # most rows of one forward pass without gradients
 LOOK_EVERY = 8  # steps of sampling between looks at which rows have ended, on a GPU

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from ablate.config import BugsConfig, PPOConfig
-from ablate.tricks import advantage as adv
-from ablate.tricks import policy as pol
-from ablate.tricks import reward as rew
-from ablate.tricks import value as val
-from ablate.tricks.masked import masked_mean, masked_sum
-from ablate.tricks.running import kl_adaptive, update_moments
-from ablate.types import LossTerms, Rollout, RunningMoments, ShapingState, Targets
+from ablate.ppo.tricks import advantage as adv
+from ablate.ppo.tricks import policy as pol
+from ablate.ppo.tricks import reward as rew
+from ablate.ppo.tricks import value as val
+from ablate.ppo.tricks.masked import masked_mean, masked_sum
+from ablate.ppo.tricks.running import kl_adaptive, update_moments
+from ablate.ppo.types import LossTerms, Rollout, RunningMoments, ShapingState, Targets
 
 
 def initial_state(ppo: PPOConfig) -> ShapingState:

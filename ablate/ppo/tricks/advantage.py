@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ablate.tricks.masked import masked_whiten
+from ablate.ppo.tricks.masked import masked_whiten
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, bootstrap: Tensor, gamma: float, gae_lambda: float) -> tuple[Tensor, Tensor]:

@@ -15,8 +15,8 @@ from ablate.data.source import Prompt, Source
 from ablate.errors import UserError
 from ablate.models.folder import check_length, has_tokenizer, is_moss_layout, read_shape
 from ablate.models.load import Models, freeze, load_scorer, load_tokenizer, sequence_score
-from ablate.rollout import decode_responses
-from ablate.types import Rollout
+from ablate.ppo.rollout import decode_responses
+from ablate.ppo.types import Rollout
 
 CHUNK = 32  # dialogues of one forward pass
 

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from ablate.config import BugsConfig, PPOConfig, SamplingConfig
 from ablate.errors import Diverged
 from ablate.models.load import Models, entropy_of, log_softmax, response_logits, response_values, spread
-from ablate.shaping import critic_pretrain_loss, minibatch_advantages, ppo_loss
+from ablate.ppo.shaping import critic_pretrain_loss, minibatch_advantages, ppo_loss
+from ablate.ppo.tricks.masked import masked_sum
+from ablate.ppo.tricks.policy import ptx
+from ablate.ppo.tricks.value import grad_clip, gradient_norm
+from ablate.ppo.types import Rollout, Targets
 from ablate.system.distributed import dealt, processes, sum_gradients, sum_tensor, sum_terms
 from ablate.system.sharding import whole_tensor
-from ablate.tricks.masked import masked_sum
-from ablate.tricks.policy import ptx
-from ablate.tricks.value import grad_clip, gradient_norm
-from ablate.types import Rollout, Targets
 
 PtxLoss = Callable[[int], Tensor]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ablate.types import RunningMoments
+from ablate.ppo.types import RunningMoments
 
 
 def update_moments(moments: RunningMoments, scores: Tensor) -> RunningMoments:

@@ -27,7 +27,7 @@ COMPACT_BELOW = 0.75  # the cache is copied without its ended rows once this sha
 
 @dataclass(frozen=True)
 class Sampled:
-    """Responses to left-padded prompts. Shapes as in `ablate.types.Rollout`."""
+    """Responses to left-padded prompts. Shapes as in `ablate.ppo.types.Rollout`."""
 
     responses: Tensor  # [B, T] pads after the end
     mask: Tensor  # [B, T] bool

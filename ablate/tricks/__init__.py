@@ -1,1 +1,0 @@
-"""One pure function per trick. Plain numbers and tensors in, tensors out; `ablate.shaping` is the only reader of the toggles."""

@@ -10,9 +10,9 @@ from pathlib import Path
 from ablate.compose import composed, composing
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.overrides import check_overrides, quoted
+from ablate.settings.overrides import check_overrides, quoted
+from ablate.settings.validation import validate
 from ablate.sweeps import expand, load_study, pipeline_key
-from ablate.validation import validate
 
 STAGES = {"pretrain": "pretrained", "sft": "sft", "preferences": "preferences", "reward_model": "reward_model"}
 

@@ -1,7 +1,7 @@
 """Every setting: its meaning, unit, default and source. No torch here; tricks take plain numbers.
 
 The dataclasses are Hydra's schema, so they stay mutable; `to_config` turns the composed tree into these objects once.
-A setting's legal values stand in its metadata and are checked by `ablate.validation`.
+A setting's legal values stand in its metadata and are checked by `ablate.settings.validation`.
 """
 
 from __future__ import annotations

@@ -15,16 +15,16 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from ablate.arms import arm_name
 from ablate.closing import closing
 from ablate.config import Config
 from ablate.errors import UserError
 from ablate.fork import forked
-from ablate.overrides import check_overrides, quoted
+from ablate.settings.arms import arm_name
+from ablate.settings.overrides import check_overrides, quoted
+from ablate.settings.validation import validate
 from ablate.store import run_folder
 from ablate.sweeps import check_sweep_choice
 from ablate.system.gc_pause import none_collected
-from ablate.validation import validate
 
 MULTIRUN = ("-m", "--multirun")
 

@@ -31,7 +31,7 @@ import yaml
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.validation import config_hash, identity
+from ablate.settings.validation import config_hash, identity
 
 STREAMS = ("metrics.jsonl", "scores.jsonl", "samples.jsonl")
 PACKAGES = ("ppo-ablation", "torch", "transformers", "accelerate", "hydra-core", "numpy")

@@ -17,12 +17,12 @@ from typing import Any
 
 import yaml
 
-from ablate.arms import arm_name
 from ablate.config import Config, PPOConfig
 from ablate.errors import UserError
 from ablate.overview import duration
+from ablate.settings.arms import arm_name
+from ablate.settings.validation import config_hash, identity, validate
 from ablate.store import read_config, read_summary
-from ablate.validation import config_hash, identity, validate
 
 SEARCH = "tune_"  # how the name of a search begins
 # Settings that no shared stage reads: runs that differ in these alone are built on the same SFT model, pairs and RM.

@@ -18,9 +18,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.overrides import check_override, groups, nearest, setting_names, values
+from ablate.settings.overrides import check_override, groups, nearest, setting_names, values
+from ablate.settings.validation import OUTSIDE_IDENTITY, check_values
 from ablate.sweeps import SEARCH, sweep_folder, sweep_names
-from ablate.validation import OUTSIDE_IDENTITY, check_values
 
 OPTIONS = ("n_trials", "workers", "seeds", "objective", "storage", "sweep")
 OBJECTIVES = {"gold": ("maximize",), "gold_kl": ("maximize", "minimize")}

@@ -27,9 +27,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from ablate.config import Config
 from ablate.errors import UserError
 from ablate.overview import Job
+from ablate.settings.validation import OUTSIDE_IDENTITY
 from ablate.store import first_difference, hold, read_rows, read_summary, writing
 from ablate.tune_space import OBJECTIVES, Search
-from ablate.validation import OUTSIDE_IDENTITY
 
 ASKED = "asked"  # user attribute of a study: what every tuner of it must agree on
 HOST = "host"  # user attribute of a trial: the machine that asked for it

@@ -23,9 +23,9 @@ from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from ablate.config import Config
 from ablate.errors import UserError
 from ablate.overview import Job, Overview
+from ablate.settings.validation import config_hash
 from ablate.store import FINISHED, read_summary, run_folder
 from ablate.system.gc_pause import none_collected
-from ablate.validation import config_hash
 from hydra_plugins._ablate_compose import Composed
 from hydra_plugins._ablate_pool import caught_signals, exit_reason, print_to
 from hydra_plugins.ablate_launcher import job_return

@@ -17,8 +17,8 @@ from ablate.pipeline import preferences, pretrain, reward_model, sft, supervised
 from ablate.pipeline.cache import cached, folder_key, stage_key
 from ablate.pipeline.checks import Given, given
 from ablate.ppo import rollout, sampling
+from ablate.settings.validation import PPO_ONLY, identity
 from ablate.system import seeding as streams
-from ablate.validation import PPO_ONLY, identity
 from ablate.world import gold, grammar, grammar_en, grammar_zh, structure, tokenizer
 
 WORLD = [grammar, grammar_en, grammar_zh, structure, tokenizer, source]

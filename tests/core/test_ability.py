@@ -13,9 +13,9 @@ from ablate.data.probes import QUESTIONS, TEXTS, Question, held_out_texts, quest
 from ablate.errors import UserError
 from ablate.ppo.alignment_tax import Probes, encode_choices, log_likelihoods
 from ablate.session import execute
+from ablate.settings.validation import config_hash
 from ablate.store import read_rows, run_folder
 from ablate.system.seeding import numpy_stream
-from ablate.validation import config_hash
 from ablate.world.grammar import corpus, grammar
 from ablate.world.tokenizer import build_tokenizer
 

@@ -15,7 +15,7 @@ import yaml
 from synthetic import random_rollout, random_targets, with_pads
 
 import ablate
-from ablate import trainer, validation
+from ablate import trainer
 from ablate.config import BugsConfig, PPOConfig
 from ablate.models import load as models
 from ablate.ppo import update as optimise
@@ -32,6 +32,7 @@ from ablate.ppo.tricks import advantage, policy, reward, running, value
 from ablate.ppo.types import Targets
 from ablate.ppo.update import new_optimizer, update
 from ablate.session import execute
+from ablate.settings import validation
 from ablate.store import run_folder
 from ablate.system.seeding import torch_stream
 

@@ -101,7 +101,7 @@ def test_world_and_data_know_neither_the_pipeline_nor_what_is_trained_on_them():
 
 
 ANALYSIS = [module for module in MODULES if module.partition(".")[0] == "analysis"]
-WITHOUT_TORCH = ["ablate.config", "ablate.validation", "ablate.store", "ablate.errors", *ANALYSIS]
+WITHOUT_TORCH = ["ablate.config", "ablate.settings.validation", "ablate.store", "ablate.errors", *ANALYSIS]
 
 
 @pytest.mark.parametrize("module", WITHOUT_TORCH)
@@ -111,7 +111,7 @@ def test_config_store_and_analysis_never_import_torch(module):
 
 
 def test_reading_a_run_folder_loads_no_torch():
-    code = "import sys, ablate.config, ablate.store, ablate.validation; sys.exit('torch' in sys.modules)"
+    code = "import sys, ablate.config, ablate.store, ablate.settings.validation; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 

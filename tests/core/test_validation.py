@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ablate import validation
 from ablate.config import Config
 from ablate.errors import UserError
+from ablate.settings import validation
+from ablate.settings.validation import HUMAN_ONLY, config_hash, identity, validate
 from ablate.store import RunStore, run_folder
-from ablate.validation import HUMAN_ONLY, config_hash, identity, validate
 
 
 def setting(config: Config, name: str, value: object) -> Config:
@@ -232,7 +232,7 @@ def test_the_identity_that_is_written_into_a_run_folder_is_the_one_that_is_hashe
 
 
 def test_a_path_with_an_equals_sign_is_quoted_for_hydra_and_nothing_else_is():
-    from ablate.overrides import check_overrides, quoted
+    from ablate.settings.overrides import check_overrides, quoted
 
     fork = quoted("fork=results/a/b/seed=0/checkpoints/40")
     assert fork == "fork='results/a/b/seed=0/checkpoints/40'"

@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from ablate.config import Config
-from ablate.overrides import groups, setting_names
-from ablate.settings import reference
+from ablate.settings.__main__ import reference
+from ablate.settings.overrides import groups, setting_names
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

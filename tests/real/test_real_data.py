@@ -23,8 +23,8 @@ from ablate.errors import UserError
 from ablate.pipeline.preferences import read
 from ablate.pipeline.reward_model import wilson
 from ablate.session import execute
+from ablate.settings.validation import config_hash
 from ablate.store import run_folder
-from ablate.validation import config_hash
 
 HH = os.environ.get("HH_RLHF")
 ONE = HumanPrompt((("user", "a ?"),), "any")

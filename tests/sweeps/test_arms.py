@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ablate.arms import MAX_LENGTH, arm_name
+from ablate.settings.arms import MAX_LENGTH, arm_name
 
 
 @pytest.mark.parametrize(

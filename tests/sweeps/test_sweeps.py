@@ -16,6 +16,7 @@ import ablate
 from ablate import sweeps
 from ablate.config import Config, PPOConfig
 from ablate.errors import UserError
+from ablate.settings.validation import config_hash
 from ablate.sweeps import (
     Study,
     check_sweep_choice,
@@ -28,7 +29,6 @@ from ablate.sweeps import (
     sweep_folder,
     sweep_names,
 )
-from ablate.validation import config_hash
 
 STUDY = Study(
     name="study", question="?", figure="0", claim="!", base=("ppo=vanilla", "ppo.updates=5"),

@@ -7,9 +7,9 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from ablate.compose import composed, composing
 from ablate.config import Config
 from ablate.errors import UserError
+from ablate.runs.compose import composed, composing
 from ablate.settings.overrides import check_overrides, quoted
 from ablate.settings.validation import validate
 from ablate.sweeps import expand, load_study, pipeline_key

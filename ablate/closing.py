@@ -9,7 +9,7 @@ from textwrap import wrap
 
 from ablate.errors import UserError
 from ablate.overview import number
-from ablate.store import read_rows, read_summary
+from ablate.runs.store import read_rows, read_summary
 
 COLUMNS = ("arm", "seed", "gold", "win", "proxy", "KL", "ppl", "length", "collapsed", "resp/s", "folder in ")
 LEFT = ("arm", "collapsed", "folder in ")

@@ -23,7 +23,6 @@ from omegaconf import OmegaConf
 from safetensors import SafetensorError
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ablate.checkpoint import load_adapted, progress_from, read_state
 from ablate.config import Config
 from ablate.errors import UserError
 from ablate.model_card import WHAT, Record, card
@@ -31,7 +30,8 @@ from ablate.models.folder import SCORE_SHIFT, has_tokenizer
 from ablate.models.load import load_policy, load_scorer, load_tokenizer, new_critic, score_shift
 from ablate.models.lora import merged, require_peft
 from ablate.ppo.scoring import load_scorer_tokenizer
-from ablate.store import read_config, read_rows, read_summary, versions
+from ablate.runs.checkpoint import load_adapted, progress_from, read_state
+from ablate.runs.store import read_config, read_rows, read_summary, versions
 from ablate.system.seeding import torch_stream
 
 CPU = torch.device("cpu")

@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ablate.checkpoint import damaged
 from ablate.config import Config
 from ablate.data.source import Prompt, Source, open_source
 from ablate.errors import UserError
@@ -23,7 +22,8 @@ from ablate.models.lora import adapted, restore_adapter
 from ablate.pipeline.build import Stages, build, choose_device
 from ablate.ppo.evaluate import HeldOut
 from ablate.ppo.rollout import decode_responses, encode_prompts, respond
-from ablate.store import read_rows, read_summary
+from ablate.runs.checkpoint import damaged
+from ablate.runs.store import read_rows, read_summary
 from ablate.system.seeding import torch_stream
 
 POLICY, SFT = "policy", "sft"

@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.store import hold, read_config, read_summary
-from ablate.tracking import WandbTracker
+from ablate.runs.store import hold, read_config, read_summary
+from ablate.runs.tracking import WandbTracker
 
 UNFINISHED = {"status": "unfinished", "reason": "the run has no summary yet", "collapsed": None, "collapse_update": None}
 

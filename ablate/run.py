@@ -18,11 +18,11 @@ from omegaconf import DictConfig, OmegaConf
 from ablate.closing import closing
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.fork import forked
+from ablate.runs.fork import forked
+from ablate.runs.store import run_folder
 from ablate.settings.arms import arm_name
 from ablate.settings.overrides import check_overrides, quoted
 from ablate.settings.validation import validate
-from ablate.store import run_folder
 from ablate.sweeps import check_sweep_choice
 from ablate.system.gc_pause import none_collected
 

@@ -7,12 +7,12 @@ import torch
 from ablate.config import Config
 from ablate.errors import UserError
 from ablate.pipeline.build import Stages, build, choose_device
+from ablate.runs.store import Onlooker, RunStore, is_finished, read_summary, run_folder
+from ablate.runs.tracking import Trackers, open_trackers
 from ablate.settings.validation import validate
-from ablate.store import Onlooker, RunStore, is_finished, read_summary, run_folder
 from ablate.system.distributed import from_main, is_main, together
 from ablate.system.malloc import keep_freed_memory
 from ablate.system.processes import check, survivors
-from ablate.tracking import Trackers, open_trackers
 from ablate.trainer import Trainer
 
 STAGE_RECORDS = ("training.jsonl", "pairs.csv", "report.json")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from ablate.checkpoint import Progress, load_adapted, load_optimizer, load_weights, progress_from, read_state, save
 from ablate.config import Config
 from ablate.data.chat import Turns, encode_texts
 from ablate.data.source import Source, open_source
@@ -24,13 +23,14 @@ from ablate.ppo.rollout import collect, encode_prompts, measure, respond
 from ablate.ppo.scoring import TextScorer, open_gold, reads_other_tokens, rescored
 from ablate.ppo.shaping import estimate_targets, initial_state, shape_rewards
 from ablate.ppo.update import critic_update, new_optimizer, steps_per_update, update
-from ablate.store import Onlooker, RunStore, read_config
+from ablate.runs.checkpoint import Progress, load_adapted, load_optimizer, load_weights, progress_from, read_state, save
+from ablate.runs.store import Onlooker, RunStore, read_config
+from ablate.runs.tracking import Tracker
 from ablate.system.distributed import any_process, dealt, from_main, gather_rollout, is_sharded, own_rows, together
 from ablate.system.seeding import numpy_stream, torch_stream
 from ablate.system.sharding import shard, whole
 from ablate.system.signals import stop_signals
 from ablate.system.timer import Clock
-from ablate.tracking import Tracker
 
 
 class Trainer:

@@ -10,12 +10,12 @@ from pathlib import Path
 import optuna
 from optuna.trial import TrialState
 
-from ablate.compose import composed, composing
 from ablate.config import Config
 from ablate.errors import UserError
 from ablate.overview import Job, number
+from ablate.runs.compose import composed, composing
+from ablate.runs.store import run_folder
 from ablate.settings.validation import validate
-from ablate.store import run_folder
 from ablate.sweeps import OUTSIDE_PIPELINE, cores
 from ablate.tune_report import closing_report, settings
 from ablate.tune_space import Search, load_search, read_search, search_names

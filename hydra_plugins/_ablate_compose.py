@@ -8,7 +8,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from ablate.config import Config
-from ablate.fork import forked
+from ablate.runs.fork import forked
 
 
 @dataclass(frozen=True)

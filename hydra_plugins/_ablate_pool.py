@@ -22,7 +22,7 @@ from typing import Any, Optional
 
 from ablate.errors import UserError
 from ablate.overview import Job, Overview
-from ablate.store import read_summary
+from ablate.runs.store import read_summary
 
 GRACE_SECONDS = 30.0  # between asking a job that ran out of time to stop, and ending it
 FULL_BYTES = 2**16

@@ -11,7 +11,7 @@ with none_collected():
 
     # What `ablate.run` imports, and not itself: each process forked from here executes it, and Python warns of a program imported before.
     import ablate.closing
-    import ablate.fork
+    import ablate.runs.fork
     import ablate.session
     import ablate.settings.overrides
     import ablate.sweeps  # noqa: F401

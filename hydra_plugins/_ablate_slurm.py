@@ -23,8 +23,8 @@ from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from ablate.config import Config
 from ablate.errors import UserError
 from ablate.overview import Job, Overview
+from ablate.runs.store import FINISHED, read_summary, run_folder
 from ablate.settings.validation import config_hash
-from ablate.store import FINISHED, read_summary, run_folder
 from ablate.system.gc_pause import none_collected
 from hydra_plugins._ablate_compose import Composed
 from hydra_plugins._ablate_pool import caught_signals, exit_reason, print_to

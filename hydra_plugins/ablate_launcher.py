@@ -11,7 +11,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from ablate.overview import Job, Overview
-from ablate.store import read_summary, run_folder
+from ablate.runs.store import read_summary, run_folder
 from ablate.sweeps import cores, pipeline_key
 from hydra_plugins._ablate_compose import Composed, Composer
 from hydra_plugins._ablate_pool import build_stages, caught_signals, run_jobs, start_server

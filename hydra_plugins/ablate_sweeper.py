@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from ablate.closing import closing
 from ablate.errors import UserError
 from ablate.reuse import take_over
-from ablate.store import is_finished, run_folder
+from ablate.runs.store import is_finished, run_folder
 from ablate.sweeps import distinct, expand, load_study, refuse_invalid, register
 from hydra_plugins._ablate_compose import Composed, Composer
 from hydra_plugins.ablate_launcher import LocalLauncher, RunInterrupted

@@ -35,9 +35,9 @@ import ablate.ppo.update
 import ablate.trainer
 from ablate.models.linear import product
 from ablate.models.load import load_policy
+from ablate.runs.store import RunStore
+from ablate.runs.tracking import Trackers
 from ablate.session import autocast, prepare
-from ablate.store import RunStore
-from ablate.tracking import Trackers
 
 PHASES = {
     "sampling": (ablate.trainer, "respond"),

@@ -18,7 +18,6 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2Config, GPTNeoXConfig, LlamaConfig, PretrainedConfig
 
-from ablate.checkpoint import load_adapted
 from ablate.config import BugsConfig, Config, ModelConfig, PPOConfig, SamplingConfig
 from ablate.footprint import Run, need
 from ablate.models.load import Models, checkpoint_gradients, freeze, load_policy, load_scorer
@@ -26,6 +25,7 @@ from ablate.ppo.rollout import measure
 from ablate.ppo.sampling import sample
 from ablate.ppo.shaping import estimate_targets, initial_state, shape_rewards
 from ablate.ppo.update import new_optimizer, update
+from ablate.runs.checkpoint import load_adapted
 from ablate.session import autocast
 from ablate.shapes import SHAPES, Shape
 from ablate.system.seeding import torch_stream

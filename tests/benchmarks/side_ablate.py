@@ -21,13 +21,13 @@ from pathlib import Path
 import torch
 
 import ablate
-from ablate.checkpoint import load_weights
 from ablate.config import Config
 from ablate.data.source import open_source
 from ablate.models.load import load_scorer, load_tokenizer, log_softmax, response_logits, score_shift, sequence_score
 from ablate.ppo.rollout import encode_prompts, encode_turns
+from ablate.runs.checkpoint import load_weights
+from ablate.runs.store import RunStore, run_folder
 from ablate.session import execute, prepare
-from ablate.store import RunStore, run_folder
 from ablate.system.seeding import numpy_stream
 
 CHECKED_ROWS = 8  # prompts on which both sides report log-probs, scores and values

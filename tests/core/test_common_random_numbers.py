@@ -7,9 +7,9 @@ import torch
 from ablate.pipeline.build import Stages
 from ablate.ppo.rollout import collect
 from ablate.ppo.types import Rollout
-from ablate.store import RunStore, read_rows, run_folder
+from ablate.runs.store import RunStore, read_rows, run_folder
+from ablate.runs.tracking import Trackers
 from ablate.system.seeding import numpy_stream, torch_stream
-from ablate.tracking import Trackers
 from ablate.trainer import Trainer
 
 STILL = ("ppo.learning_rate=0", "ppo.critic_learning_rate=0")

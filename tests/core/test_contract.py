@@ -31,9 +31,9 @@ from ablate.ppo.shaping import (
 from ablate.ppo.tricks import advantage, policy, reward, running, value
 from ablate.ppo.types import Targets
 from ablate.ppo.update import new_optimizer, update
+from ablate.runs.store import run_folder
 from ablate.session import execute
 from ablate.settings import validation
-from ablate.store import run_folder
 from ablate.system.seeding import torch_stream
 
 SOURCE = Path(ablate.__file__).parent

@@ -101,7 +101,7 @@ def test_world_and_data_know_neither_the_pipeline_nor_what_is_trained_on_them():
 
 
 ANALYSIS = [module for module in MODULES if module.partition(".")[0] == "analysis"]
-WITHOUT_TORCH = ["ablate.config", "ablate.settings.validation", "ablate.store", "ablate.errors", *ANALYSIS]
+WITHOUT_TORCH = ["ablate.config", "ablate.settings.validation", "ablate.runs.store", "ablate.errors", *ANALYSIS]
 
 
 @pytest.mark.parametrize("module", WITHOUT_TORCH)
@@ -111,12 +111,12 @@ def test_config_store_and_analysis_never_import_torch(module):
 
 
 def test_reading_a_run_folder_loads_no_torch():
-    code = "import sys, ablate.config, ablate.store, ablate.settings.validation; sys.exit('torch' in sys.modules)"
+    code = "import sys, ablate.config, ablate.runs.store, ablate.settings.validation; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 def test_analysis_imports_only_what_reads_run_folders():
-    allowed = {"ablate.store", "ablate.config", "ablate.errors", "ablate.overview"}
+    allowed = {"ablate.runs.store", "ablate.config", "ablate.errors", "ablate.overview"}
     for module in ANALYSIS:
         assert {name for name in own(module) if name.startswith("ablate")} <= allowed, module
 

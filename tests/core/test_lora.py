@@ -8,7 +8,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from ablate.checkpoint import load_adapted, optimizer_tensors
 from ablate.config import BugsConfig, Config, ModelConfig, PPOConfig, SamplingConfig
 from ablate.errors import UserError
 from ablate.models.load import Models, load_policy, load_scorer, response_logits
@@ -16,6 +15,7 @@ from ablate.models.lora import adapted, linear_layers, merged, require_peft, res
 from ablate.ppo.rollout import collect, encode_prompts
 from ablate.ppo.shaping import estimate_targets, initial_state, shape_rewards
 from ablate.ppo.update import new_optimizer, update
+from ablate.runs.checkpoint import load_adapted, optimizer_tensors
 from ablate.system.seeding import numpy_stream, torch_stream
 from ablate.world.grammar import grammar, prompts
 

@@ -14,9 +14,9 @@ from ablate.models.offload import Resting, on_device
 from ablate.pipeline.build import Stages, choose_device
 from ablate.ppo.rollout import encode_prompts
 from ablate.ppo.sampling import sample
-from ablate.store import RunStore, read_rows, run_folder
+from ablate.runs.store import RunStore, read_rows, run_folder
+from ablate.runs.tracking import Trackers
 from ablate.system.seeding import torch_stream
-from ablate.tracking import Trackers
 
 CPU = torch.device("cpu")
 

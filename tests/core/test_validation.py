@@ -10,9 +10,9 @@ import yaml
 
 from ablate.config import Config
 from ablate.errors import UserError
+from ablate.runs.store import RunStore, run_folder
 from ablate.settings import validation
 from ablate.settings.validation import HUMAN_ONLY, config_hash, identity, validate
-from ablate.store import RunStore, run_folder
 
 
 def setting(config: Config, name: str, value: object) -> Config:

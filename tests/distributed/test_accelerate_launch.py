@@ -14,8 +14,8 @@ import pytest
 from several import free_port
 from test_several_processes import difference
 
+from ablate.runs.store import read_rows, read_summary, run_folder
 from ablate.session import execute
-from ablate.store import read_rows, read_summary, run_folder
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]

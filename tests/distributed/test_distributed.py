@@ -12,7 +12,7 @@ from several import together_do
 
 from ablate.errors import Diverged, UserError
 from ablate.ppo.types import Rollout
-from ablate.store import Onlooker, RunStore
+from ablate.runs.store import Onlooker, RunStore
 from ablate.system import distributed
 
 COUNT, PROMPT, PAD = 7, 2, 9

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from several import run, said
 from transformers import AutoModelForCausalLM
 
+from ablate.runs.store import read_summary, run_folder
 from ablate.session import execute
-from ablate.store import read_summary, run_folder
 
 APART = ("time/", "responses_per_second", "wall_seconds", "git_commit")
 STREAMS = ("metrics.jsonl", "scores.jsonl", "samples.jsonl")

@@ -8,8 +8,8 @@ import pytest
 from several import Cue, run, said
 from test_several_processes import difference
 
+from ablate.runs.store import read_summary, run_folder
 from ablate.session import execute
-from ablate.store import read_summary, run_folder
 
 pytestmark = pytest.mark.slow
 STATEFUL = ["ppo.kl_adaptive=true", "ppo.kl_horizon=50", "ppo.warmup_ratio=0.5", "ppo.lr_schedule=inverse_sqrt", "ppo.epochs=2"]

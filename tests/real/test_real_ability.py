@@ -10,8 +10,8 @@ from ablate.data.chat import beginning
 from ablate.data.probes import Question
 from ablate.models.load import load_tokenizer
 from ablate.ppo.alignment_tax import Probes, encode_choices
+from ablate.runs.store import read_rows, run_folder
 from ablate.session import execute
-from ablate.store import read_rows, run_folder
 
 QUESTION = Question("the sea is", ("deep", " a good name for a cat", "milo"), 0)
 MEASURED = {"eval/lm_loss", "eval/choice_accuracy"}

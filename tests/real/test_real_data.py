@@ -22,9 +22,9 @@ from ablate.data.human import HumanSource, is_held_out, train_bpe
 from ablate.errors import UserError
 from ablate.pipeline.preferences import read
 from ablate.pipeline.reward_model import wilson
+from ablate.runs.store import run_folder
 from ablate.session import execute
 from ablate.settings.validation import config_hash
-from ablate.store import run_folder
 
 HH = os.environ.get("HH_RLHF")
 ONE = HumanPrompt((("user", "a ?"),), "any")

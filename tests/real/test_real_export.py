@@ -12,8 +12,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from ablate.data.chat import encode_dialogues
 from ablate.export import export, plain_scorer
+from ablate.runs.store import run_folder
 from ablate.session import execute
-from ablate.store import run_folder
 
 ALONE = """
 import sys; sys.modules["ablate"] = None

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from ablate import judge
+from ablate.runs.store import run_folder
 from ablate.session import execute
-from ablate.store import run_folder
 
 
 def test_a_run_on_human_data_is_judged_by_reward_models_against_a_model_of_another_tokenizer(

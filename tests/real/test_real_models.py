@@ -31,8 +31,8 @@ from ablate.models.load import load_policy, load_scorer, load_tokenizer, sequenc
 from ablate.pipeline.checks import given
 from ablate.ppo.rollout import collect, encode_prompts
 from ablate.ppo.scoring import TextScorer, reads_other_tokens
+from ablate.runs.store import read_rows, run_folder
 from ablate.session import execute
-from ablate.store import read_rows, run_folder
 
 CPU = torch.device("cpu")
 

@@ -15,8 +15,8 @@ import torch
 from processes import CONTEXT, command_line, limited
 
 from ablate.run import main
+from ablate.runs.store import read_summary, run_folder
 from ablate.session import execute
-from ablate.store import read_summary, run_folder
 
 
 def tiny_arguments(stage_folders: dict[str, Path], root: Path) -> list[str]:

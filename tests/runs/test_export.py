@@ -19,8 +19,8 @@ from ablate.errors import UserError
 from ablate.export import export, main
 from ablate.models.load import load_policy, load_scorer, response_logits, sequence_score
 from ablate.models.lora import adapted, restore_adapter
+from ablate.runs.store import read_rows, run_folder
 from ablate.session import execute
-from ablate.store import read_rows, run_folder
 from ablate.system.seeding import torch_stream
 
 CPU = torch.device("cpu")

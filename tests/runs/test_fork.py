@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.fork import forked
+from ablate.runs.fork import forked
+from ablate.runs.store import run_folder
 from ablate.session import execute
-from ablate.store import run_folder
 
 INHERITED = ("ppo.kl_penalty=false", "ppo.reward_clip=2.5", "sampling.max_new_tokens=7", "checkpoint.keep=0", "seed=3")
 ADAPTIVE = ("ppo.kl_adaptive=true", "ppo.kl_horizon=50", "checkpoint.keep=0")

@@ -16,8 +16,8 @@ from ablate import judge
 from ablate.data.source import open_source
 from ablate.models.load import load_tokenizer
 from ablate.ppo.scoring import TextScorer
+from ablate.runs.store import run_folder
 from ablate.session import execute
-from ablate.store import run_folder
 from analysis.figures.estimate import Frames
 from analysis.figures.judged import fig11
 from analysis.judgements import load_judgements

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.fork import forked
+from ablate.runs.fork import forked
+from ablate.runs.store import read_rows, run_folder
 from ablate.session import execute
-from ablate.store import read_rows, run_folder
 
 pytest.importorskip("peft")
 LORA = ("model.lora_rank=4", "ppo.learning_rate=1e-2", "checkpoint.keep=0")

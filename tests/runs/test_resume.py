@@ -10,8 +10,8 @@ import time
 import pytest
 from processes import command_line, run, start, wait_for
 
+from ablate.runs.store import read_summary, run_folder
 from ablate.session import execute
-from ablate.store import read_summary, run_folder
 
 # What has state of its own: the KL controller, history moments, Adam over two epochs, warm-up and decay, text for ptx.
 STATEFUL = ("ppo.kl_adaptive=true", "ppo.kl_horizon=50", "ppo.warmup_ratio=0.5", "ppo.lr_schedule=inverse_sqrt", "ppo.epochs=2",

@@ -11,9 +11,9 @@ from processes import run
 
 from ablate.config import Config
 from ablate.errors import UserError
+from ablate.runs.store import RunStore, read_rows, read_summary, run_folder, write_atomically
 from ablate.session import execute
 from ablate.settings.overrides import setting_names
-from ablate.store import RunStore, read_rows, read_summary, run_folder, write_atomically
 
 MONITOR = {"perplexity", "perplexity_ref", "perplexity_moss", "response_length", "kl_to_sft", "kl_per_token", "kl_k1", "kl_k3",
            "entropy", "truncated", "distinct"}  # fmt: skip

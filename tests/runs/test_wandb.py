@@ -14,8 +14,8 @@ import pytest
 from processes import command_line, run
 
 from ablate import mirror
+from ablate.runs.store import RunStore, read_rows, read_summary, run_folder
 from ablate.session import execute
-from ablate.store import RunStore, read_rows, read_summary, run_folder
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 COLUMNS = ["prompt", "kind", "response", "proxy", "gold", "length"]

@@ -28,13 +28,13 @@ PHASES = [  # phase, and a function that is in it from its call to its return
     ("update", "ablate.trainer", "update"),
     ("evaluation", "ablate.trainer", "evaluate"),
     ("checkpoint", "ablate.trainer", "Trainer.checkpoint"),
-    ("summary", "ablate.store", "RunStore.finish"),
+    ("summary", "ablate.runs.store", "RunStore.finish"),
 ]
 CALLS = {
     "gradient step": ("torch.optim", "Adam.step"),
     "sample": ("ablate.ppo.rollout", "sample"),
     "join": ("ablate.ppo.rollout", "join"),  # what measure() begins with
-    "save_file": ("ablate.checkpoint", "save_file"),
+    "save_file": ("ablate.runs.checkpoint", "save_file"),
     "rmtree": ("shutil", "rmtree"),
     "fsync": ("os", "fsync"),
     "replace": ("os", "replace"),

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.fork import forked
+from ablate.runs.fork import forked
 
 
 def composing() -> AbstractContextManager:

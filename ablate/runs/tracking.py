@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Protocol
 
 from ablate.config import Config
-from ablate.console import ConsoleTracker
+from ablate.runs.console import ConsoleTracker
+from ablate.runs.store import read_rows
 from ablate.settings.validation import config_hash
-from ablate.store import read_rows
 
 COLUMNS = ("prompt", "kind", "response", "proxy", "gold", "length")  # of the samples table, as samples.jsonl names them
 

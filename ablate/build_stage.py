@@ -12,7 +12,7 @@ from ablate.errors import UserError
 from ablate.runs.compose import composed, composing
 from ablate.settings.overrides import check_overrides, quoted
 from ablate.settings.validation import validate
-from ablate.sweeps import expand, load_study, pipeline_key
+from ablate.sweeps.__main__ import expand, load_study, pipeline_key
 
 STAGES = {"pretrain": "pretrained", "sft": "sft", "preferences": "preferences", "reward_model": "reward_model"}
 

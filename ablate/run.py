@@ -15,7 +15,6 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from ablate.closing import closing
 from ablate.config import Config
 from ablate.errors import UserError
 from ablate.runs.fork import forked
@@ -23,7 +22,8 @@ from ablate.runs.store import run_folder
 from ablate.settings.arms import arm_name
 from ablate.settings.overrides import check_overrides, quoted
 from ablate.settings.validation import validate
-from ablate.sweeps import check_sweep_choice
+from ablate.sweeps.__main__ import check_sweep_choice
+from ablate.sweeps.summary import closing
 from ablate.system.gc_pause import none_collected
 
 MULTIRUN = ("-m", "--multirun")

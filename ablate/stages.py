@@ -12,8 +12,8 @@ from pathlib import Path
 from ablate.build_stage import STAGES, build_stage
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.overview import duration
 from ablate.pipeline.cache import check_entry, entries, leftovers, read_stamp, remove
+from ablate.sweeps.table import duration
 
 DAY = 86_400.0  # seconds
 HEADER = ("stage", "key", "size", "last used", "settings that differ from the defaults")

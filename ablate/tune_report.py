@@ -10,7 +10,7 @@ import optuna
 from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from ablate.overview import number
+from ablate.sweeps.table import number
 
 NO_FANOVA = "fANOVA needs scikit-learn: pip install scikit-learn, and run the same command again"
 ENOUGH = 50  # trials; PED-ANOVA compares the best tenth with all, and wants five in it

@@ -20,7 +20,7 @@ from ablate.config import Config
 from ablate.errors import UserError
 from ablate.settings.overrides import check_override, groups, nearest, setting_names, values
 from ablate.settings.validation import OUTSIDE_IDENTITY, check_values
-from ablate.sweeps import SEARCH, sweep_folder, sweep_names
+from ablate.sweeps.__main__ import SEARCH, sweep_folder, sweep_names
 
 OPTIONS = ("n_trials", "workers", "seeds", "objective", "storage", "sweep")
 OBJECTIVES = {"gold": ("maximize",), "gold_kl": ("maximize", "minimize")}

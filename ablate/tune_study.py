@@ -26,9 +26,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.overview import Job
 from ablate.runs.store import first_difference, hold, read_rows, read_summary, writing
 from ablate.settings.validation import OUTSIDE_IDENTITY
+from ablate.sweeps.table import Job
 from ablate.tune_space import OBJECTIVES, Search
 
 ASKED = "asked"  # user attribute of a study: what every tuner of it must agree on

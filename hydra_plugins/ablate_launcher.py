@@ -10,13 +10,13 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from ablate.overview import Job, Overview
 from ablate.runs.store import read_summary, run_folder
-from ablate.sweeps import cores, pipeline_key
-from hydra_plugins._ablate_compose import Composed, Composer
-from hydra_plugins._ablate_pool import build_stages, caught_signals, run_jobs, start_server
+from ablate.sweeps.__main__ import cores, pipeline_key
+from ablate.sweeps.compose import Composed, Composer
+from ablate.sweeps.pool import build_stages, caught_signals, run_jobs, start_server
+from ablate.sweeps.table import Job, Overview
 
-PRELOAD = ("hydra_plugins._ablate_preload",)
+PRELOAD = ("ablate.sweeps.preload",)
 
 
 @dataclass

@@ -13,12 +13,12 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from ablate.closing import closing
 from ablate.errors import UserError
-from ablate.reuse import take_over
 from ablate.runs.store import is_finished, run_folder
-from ablate.sweeps import distinct, expand, load_study, refuse_invalid, register
-from hydra_plugins._ablate_compose import Composed, Composer
+from ablate.sweeps.__main__ import distinct, expand, load_study, refuse_invalid, register
+from ablate.sweeps.compose import Composed, Composer
+from ablate.sweeps.reuse import take_over
+from ablate.sweeps.summary import closing
 from hydra_plugins.ablate_launcher import LocalLauncher, RunInterrupted
 
 SPELLING = {"True": "true", "False": "false"}  # Hydra's iterator writes Python's booleans; arms are named as YAML has them
@@ -71,7 +71,7 @@ class AblateSweeper(Sweeper):
         if isinstance(self.launcher, LocalLauncher):
             return self.launcher.run(jobs)
         if self.config.hydra.launcher._target_ == SLURM:
-            from hydra_plugins._ablate_slurm import run
+            from ablate.sweeps.slurm import run
 
             return run(self.launcher.params, jobs)
         return self.launcher.launch([list(job.overrides) for job in jobs], initial_job_idx=0)

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.sweeps import sweep_names
+from ablate.sweeps.__main__ import sweep_names
 
 PRESETS = Path(__file__).parent / "conf"
 LAUNCHER = "accelerate"  # its folder in conf/ holds files for `accelerate launch --config_file`, not a group

@@ -17,7 +17,7 @@ from simulate import CONFIG, SFT_GOLD, SFT_SD, Arm, override, write_study
 
 import ablate
 from ablate.config import Config
-from ablate.sweeps import expand, load_study
+from ablate.sweeps.__main__ import expand, load_study
 from analysis import verdicts as verdicts_module
 from analysis.claims import LEAST, MOST, Claim, Part, find_arms, judge
 from analysis.collapse import collapse_times, disagreements, sustained_deficits, threshold_curve

@@ -116,7 +116,7 @@ def test_reading_a_run_folder_loads_no_torch():
 
 
 def test_analysis_imports_only_what_reads_run_folders():
-    allowed = {"ablate.runs.store", "ablate.config", "ablate.errors", "ablate.overview"}
+    allowed = {"ablate.runs.store", "ablate.config", "ablate.errors", "ablate.sweeps.table"}
     for module in ANALYSIS:
         assert {name for name in own(module) if name.startswith("ablate")} <= allowed, module
 

@@ -8,8 +8,8 @@ import pytest
 from bad_jobs import Note
 from damage import Disk
 
-from ablate.overview import Job, Overview
-from hydra_plugins._ablate_pool import run_jobs
+from ablate.sweeps.pool import run_jobs
+from ablate.sweeps.table import Job, Overview
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from bad_jobs import Note
 
-from ablate.overview import Job, Overview
-from hydra_plugins._ablate_pool import run_jobs
+from ablate.sweeps.pool import run_jobs
+from ablate.sweeps.table import Job, Overview
 
 
 def alive(pid: int) -> bool:

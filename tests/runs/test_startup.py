@@ -66,8 +66,8 @@ def test_a_run_without_wandb_imports_nothing_of_it_and_collects_no_garbage_while
 def test_what_the_runs_of_a_sweep_share_is_there_and_not_looked_through_again(tmp_path):
     code = """
 import gc, json, sys
-import hydra_plugins._ablate_preload
-names = ("transformers.models.llama.modeling_llama", "hydra", "ablate.session", "hydra_plugins._ablate_pool", "wandb", "ablate.run")
+import ablate.sweeps.preload
+names = ("transformers.models.llama.modeling_llama", "hydra", "ablate.session", "ablate.sweeps.pool", "wandb", "ablate.run")
 print(json.dumps(dict(there=[name in sys.modules for name in names], frozen=gc.get_freeze_count(), collecting=gc.isenabled())))
 """
     _, found = told(code, cwd=tmp_path)

@@ -7,9 +7,9 @@ import json
 
 from rich.console import Console
 
-from ablate.closing import closing, telling
 from ablate.config import Config, PPOConfig
-from ablate.overview import Job, Progress, last_rows, read_progress, seconds_left, table, totals
+from ablate.sweeps.summary import closing, telling
+from ablate.sweeps.table import Job, Progress, last_rows, read_progress, seconds_left, table, totals
 
 FINAL = {
     "eval/gold": 1.234, "eval/win": 0.5, "eval/tie": 0.25, "eval/proxy": 0.5, "eval/kl_to_sft": 2.04, "eval/perplexity": 2.125,

@@ -13,11 +13,11 @@ from omegaconf import OmegaConf
 from sweep_bench import run_sweep
 
 import ablate
-from ablate import sweeps
 from ablate.config import Config, PPOConfig
 from ablate.errors import UserError
 from ablate.settings.validation import config_hash
-from ablate.sweeps import (
+from ablate.sweeps import __main__ as sweeps
+from ablate.sweeps.__main__ import (
     Study,
     check_sweep_choice,
     distinct,

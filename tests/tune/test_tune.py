@@ -14,7 +14,7 @@ from tune_bench import recorded, run_tuner, start_tuner, starts, wait_for
 from tune_planted import COLLAPSES, DIES, DIVERGES, REFUSES, UNJUDGED, gold
 
 from ablate.config import Config
-from ablate.overview import Job
+from ablate.sweeps.table import Job
 from ablate.tune import main
 from ablate.tune_report import NO_FANOVA, importance_table, importances
 from ablate.tune_study import outcome

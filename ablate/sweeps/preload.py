@@ -9,10 +9,11 @@ with none_collected():
     import hydra  # noqa: F401
     import transformers.models.llama.modeling_llama  # noqa: F401
 
-    # What `ablate.run` imports, and not itself: each process forked from here executes it, and Python warns of a program imported before.
-    import ablate.closing
     import ablate.runs.fork
     import ablate.session
     import ablate.settings.overrides
-    import ablate.sweeps  # noqa: F401
-    import hydra_plugins._ablate_pool  # noqa: F401
+    import ablate.sweeps.__main__  # noqa: F401
+    import ablate.sweeps.pool  # noqa: F401
+
+    # What `ablate.run` imports, and not itself: each process forked from here executes it, and Python warns of a program imported before.
+    import ablate.sweeps.summary

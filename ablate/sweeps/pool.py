@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ablate.errors import UserError
-from ablate.overview import Job, Overview
 from ablate.runs.store import read_summary
+from ablate.sweeps.table import Job, Overview
 
 GRACE_SECONDS = 30.0  # between asking a job that ran out of time to stop, and ending it
 FULL_BYTES = 2**16

@@ -19,10 +19,10 @@ import yaml
 
 from ablate.config import Config, PPOConfig
 from ablate.errors import UserError
-from ablate.overview import duration
 from ablate.runs.store import read_config, read_summary
 from ablate.settings.arms import arm_name
 from ablate.settings.validation import config_hash, identity, validate
+from ablate.sweeps.table import duration
 
 SEARCH = "tune_"  # how the name of a search begins
 # Settings that no shared stage reads: runs that differ in these alone are built on the same SFT model, pairs and RM.

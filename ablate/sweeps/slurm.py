@@ -22,12 +22,12 @@ from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.overview import Job, Overview
 from ablate.runs.store import FINISHED, read_summary, run_folder
 from ablate.settings.validation import config_hash
+from ablate.sweeps.compose import Composed
+from ablate.sweeps.pool import caught_signals, exit_reason, print_to
+from ablate.sweeps.table import Job, Overview
 from ablate.system.gc_pause import none_collected
-from hydra_plugins._ablate_compose import Composed
-from hydra_plugins._ablate_pool import caught_signals, exit_reason, print_to
 from hydra_plugins.ablate_launcher import job_return
 
 LONGEST_LOOK = 30.0  # seconds between two calls of squeue, once the sweep is minutes old

@@ -1,0 +1,1 @@
+"""Studies and the runs of a sweep: expansion, workers, tables. `python -m ablate.sweeps` lists the studies."""

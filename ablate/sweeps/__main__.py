@@ -1,6 +1,6 @@
 """Studies: what `sweeps/*.yaml` says, and the jobs it expands to. `python -m ablate.sweeps` lists them.
 
-A file named `tune_…` is no study but a search for `python -m ablate.tune`, and is read by `ablate.tune_space`.
+A file named `tune_…` is no study but a search for `python -m ablate.tune`, and is read by `ablate.tune.space`.
 """
 
 from __future__ import annotations

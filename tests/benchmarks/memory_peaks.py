@@ -19,7 +19,8 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2Config, GPTNeoXConfig, LlamaConfig, PretrainedConfig
 
 from ablate.config import BugsConfig, Config, ModelConfig, PPOConfig, SamplingConfig
-from ablate.footprint import Run, need
+from ablate.memory.estimate import Run, need
+from ablate.memory.shapes import SHAPES, Shape
 from ablate.models.load import Models, checkpoint_gradients, freeze, load_policy, load_scorer
 from ablate.ppo.rollout import measure
 from ablate.ppo.sampling import sample
@@ -27,7 +28,6 @@ from ablate.ppo.shaping import estimate_targets, initial_state, shape_rewards
 from ablate.ppo.update import new_optimizer, update
 from ablate.runs.checkpoint import load_adapted
 from ablate.session import autocast
-from ablate.shapes import SHAPES, Shape
 from ablate.system.seeding import torch_stream
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "5")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ablate.judge_table import as_text, file_name, table
+from ablate.judge.table import as_text, file_name, table
 
 KINDS = ["helpful", "helpful", "harmful", "helpful", "harmful"]
 OUTCOMES = ["win", "tie", "lose", "win", "unreadable"]

@@ -9,16 +9,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from ablate import memory
 from ablate.config import ModelConfig
 from ablate.errors import UserError
-from ablate.footprint import ACTIVATIONS, FROZEN_NORMS, Run, need
-from ablate.memory import folder_shape, run_of, settings, shapes
+from ablate.memory import __main__ as memory
+from ablate.memory.__main__ import folder_shape, run_of, settings, shapes
+from ablate.memory.estimate import ACTIVATIONS, FROZEN_NORMS, Run, need
+from ablate.memory.shapes import SHAPES, Shape, shape_of
 from ablate.models.attention import use_slots
 from ablate.models.linear import quicken
 from ablate.models.load import packed_states
 from ablate.models.lora import adapted
-from ablate.shapes import SHAPES, Shape, shape_of
 from ablate.system.seeding import torch_stream
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))

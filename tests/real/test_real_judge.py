@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from ablate import judge
+from ablate.judge import __main__ as judge
 from ablate.runs.store import run_folder
 from ablate.session import execute
 

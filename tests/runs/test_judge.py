@@ -12,8 +12,8 @@ import pytest
 import torch
 from judge_server import longer, serving, status
 
-from ablate import judge
 from ablate.data.source import open_source
+from ablate.judge import __main__ as judge
 from ablate.models.load import load_tokenizer
 from ablate.ppo.scoring import TextScorer
 from ablate.runs.store import run_folder

@@ -17,8 +17,8 @@ import pytest
 from judge_server import cut, hang, longer, serving, status
 
 from ablate.errors import UserError
-from ablate.judge_endpoint import Endpoint, Meter, retry_after
-from ablate.judge_llm import Verdicts, judge_pairs, outcome, read_verdict
+from ablate.judge.endpoint import Endpoint, Meter, retry_after
+from ablate.judge.llm import Verdicts, judge_pairs, outcome, read_verdict
 
 ASKS = [("p", "long answer", "short"), ("p", "tiny", "much longer"), ("q", "same length", "equal lengt"), ("q", "equal", "equal")]
 EXPECTED = ["win", "lose", "tie", "tie"]
@@ -245,8 +245,8 @@ def test_a_torn_line_is_asked_again_and_does_not_spoil_the_next(asked, tmp_path)
 KILLED = """
 import sys
 from pathlib import Path
-from ablate.judge_endpoint import Endpoint, Meter
-from ablate.judge_llm import Verdicts, judge_pairs
+from ablate.judge.endpoint import Endpoint, Meter
+from ablate.judge.llm import Verdicts, judge_pairs
 endpoint = Endpoint(url=sys.argv[1], model="m")
 judge_pairs(endpoint, Verdicts.open(Path(sys.argv[2])), [(f"{i}", "long answer", "short") for i in range(200)], Meter(endpoint), 2)
 """

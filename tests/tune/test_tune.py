@@ -15,9 +15,9 @@ from tune_planted import COLLAPSES, DIES, DIVERGES, REFUSES, UNJUDGED, gold
 
 from ablate.config import Config
 from ablate.sweeps.table import Job
-from ablate.tune import main
-from ablate.tune_report import NO_FANOVA, importance_table, importances
-from ablate.tune_study import outcome
+from ablate.tune.__main__ import main
+from ablate.tune.report import NO_FANOVA, importance_table, importances
+from ablate.tune.study import outcome
 
 KL, CLIP = "ppo.kl_coef=tag(log, interval(0.01,1))", "ppo.clip_range=interval(0.1,0.4)"
 HELD, PRUNED, FAILED = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL

@@ -9,12 +9,13 @@ from optuna.distributions import CategoricalDistribution as Choice
 from optuna.distributions import FloatDistribution as Floats
 from optuna.distributions import IntDistribution as Whole
 
-from ablate import tune, tune_space
 from ablate.config import Config
 from ablate.errors import UserError
 from ablate.sweeps import __main__ as sweeps
 from ablate.sweeps.__main__ import check_sweep_choice, listing, sweep_names
-from ablate.tune_space import OBJECTIVES, load_search, read_search, search_names
+from ablate.tune import __main__ as tune
+from ablate.tune import space as tune_space
+from ablate.tune.space import OBJECTIVES, load_search, read_search, search_names
 
 ANY = "ppo.kl_coef=interval(0.01,1)"
 

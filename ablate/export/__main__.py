@@ -25,7 +25,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.model_card import WHAT, Record, card
+from ablate.export.card import WHAT, Record, card
 from ablate.models.folder import SCORE_SHIFT, has_tokenizer
 from ablate.models.load import load_policy, load_scorer, load_tokenizer, new_critic, score_shift
 from ablate.models.lora import merged, require_peft

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from ablate.errors import UserError
-from ablate.judge_endpoint import Endpoint
+from ablate.judge.endpoint import Endpoint
 
 
 def parser(description: str) -> argparse.ArgumentParser:

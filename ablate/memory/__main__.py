@@ -21,11 +21,11 @@ from omegaconf import OmegaConf
 import ablate.run  # registers the settings' schema with Hydra  # noqa: F401
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.footprint import Need, Run, need
+from ablate.memory.estimate import Need, Run, need
+from ablate.memory.shapes import SHAPES, Shape, shape_of
 from ablate.models.folder import one_line, read_shape
 from ablate.settings.overrides import check_overrides, quoted
 from ablate.settings.validation import validate
-from ablate.shapes import SHAPES, Shape, shape_of
 
 WORLD_PROMPT, WORLD_VOCABULARY = 14, 174  # tokens of the embedded world's longest prompt, and of its vocabulary
 PHASES = ("rollout", "measure", "update", "evaluate")

@@ -11,10 +11,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
+from ablate.memory.shapes import Shape
 from ablate.models.attention import FEW_KEYS, MULTIPLE
 from ablate.ppo.rollout import rows_of_a_pass
 from ablate.ppo.sampling import DISTRIBUTION_BYTES, LOGIT_BYTES
-from ablate.shapes import Shape
 
 # What autograd keeps of a layer, bytes per token: (per unit of hidden width, per unit of the MLP's width).
 # tests/core/test_memory.py counts them anew in the real passes.

@@ -29,7 +29,7 @@ from ablate.errors import UserError
 from ablate.runs.store import first_difference, hold, read_rows, read_summary, writing
 from ablate.settings.validation import OUTSIDE_IDENTITY
 from ablate.sweeps.table import Job
-from ablate.tune_space import OBJECTIVES, Search
+from ablate.tune.space import OBJECTIVES, Search
 
 ASKED = "asked"  # user attribute of a study: what every tuner of it must agree on
 HOST = "host"  # user attribute of a trial: the machine that asked for it

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ablate.errors import UserError
-from ablate.judge_endpoint import CostReached, Endpoint, Meter, Pace, Stopped, chat
-from ablate.judge_table import UNREADABLE
+from ablate.judge.endpoint import CostReached, Endpoint, Meter, Pace, Stopped, chat
+from ablate.judge.table import UNREADABLE
 from ablate.system.progress import track
 
 VERSION = "pairwise-1"  # of the two texts below: change it with them, since cached verdicts are known by it

@@ -24,11 +24,11 @@ import torch
 from ablate.config import Config
 from ablate.data.source import Prompt, Source
 from ablate.errors import UserError
-from ablate.judge_endpoint import Meter
-from ablate.judge_llm import VERSION, Pairs, Verdicts, judge_pairs
-from ablate.judge_options import check, endpoint_of, parser
-from ablate.judge_sides import SFT, Answers, Run, Side, departure, open_side, split_part, write_prompts
-from ablate.judge_table import UNREADABLE, as_text, file_name, table, write
+from ablate.judge.endpoint import Meter
+from ablate.judge.llm import VERSION, Pairs, Verdicts, judge_pairs
+from ablate.judge.options import check, endpoint_of, parser
+from ablate.judge.sides import SFT, Answers, Run, Side, departure, open_side, split_part, write_prompts
+from ablate.judge.table import UNREADABLE, as_text, file_name, table, write
 from ablate.mirror import run_folders
 from ablate.models.hub import resolve
 from ablate.ppo.scoring import TextScorer, open_gold

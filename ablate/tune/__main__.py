@@ -18,9 +18,9 @@ from ablate.settings.validation import validate
 from ablate.sweeps.__main__ import OUTSIDE_PIPELINE, cores
 from ablate.sweeps.pool import build_stages, caught_signals, pass_on, settle, start, start_server
 from ablate.sweeps.table import Job, number
-from ablate.tune_report import closing_report, settings
-from ablate.tune_space import Search, load_search, read_search, search_names
-from ablate.tune_study import Attempt, Outcome, next_attempt, open_study, outcome, overrides_of, report, study_folder, tell
+from ablate.tune.report import closing_report, settings
+from ablate.tune.space import Search, load_search, read_search, search_names
+from ablate.tune.study import Attempt, Outcome, next_attempt, open_study, outcome, overrides_of, report, study_folder, tell
 from hydra_plugins.ablate_launcher import PRELOAD
 
 HELP = """Search settings with Optuna: the most gold without collapse, or gold against KL.
@@ -177,5 +177,5 @@ def conclude(attempt: Attempt, found: Outcome, study: optuna.Study, folder: Path
 
 
 if __name__ == "__main__":
-    needed = ("hydra", "ablate.tune_study", "ablate.tune_report", "hydra_plugins.ablate_launcher")
+    needed = ("hydra", "ablate.tune.study", "ablate.tune.report", "hydra_plugins.ablate_launcher")
     main(sys.argv[1:], task="ablate.session.execute", prepare="ablate.session.prepare", preload=(*PRELOAD, *needed))

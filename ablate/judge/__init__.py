@@ -1,0 +1,1 @@
+"""Answers of two policies compared by an LLM or a reward model: `python -m ablate.judge`."""

@@ -1,0 +1,1 @@
+"""The memory a run will need, predicted before anything is loaded: `python -m ablate.memory`."""

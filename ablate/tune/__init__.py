@@ -1,0 +1,1 @@
+"""Hyperparameter search with Optuna: `python -m ablate.tune`."""

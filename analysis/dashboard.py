@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from analysis.effects import arm_settings, differing
-from analysis.load import load
+from analysis.estimate.effects import arm_settings, differing
+from analysis.load.frames import load
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
@@ -63,7 +63,7 @@ def grouping(settings: pd.DataFrame) -> list[str]:
 
 
 def workspace(runs: pd.DataFrame, entity: str, project: str) -> Workspace:
-    """The workspace "PPO stability" of one study's runs, as `analysis.load.load` gives them.
+    """The workspace "PPO stability" of one study's runs, as `analysis.load.frames.load` gives them.
 
     Raises:
         ModuleNotFoundError: without wandb-workspaces.

@@ -1,6 +1,6 @@
 """Verdicts of a sweep as plain text, as Markdown or as CSV: `python -m analysis.verdicts results/STUDY`.
 
-Only layout: every number comes from `analysis.study`.
+Only layout: every number comes from `analysis.claims.study`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.judgements import load_judgements
-from analysis.load import load, load_rows
-from analysis.paper_claims import UNJUDGED
-from analysis.study import StudyVerdicts, runs_to_score, study_verdicts
+from analysis.claims.paper import UNJUDGED
+from analysis.claims.study import StudyVerdicts, runs_to_score, study_verdicts
+from analysis.load.frames import load, load_rows
+from analysis.load.judgements import load_judgements
 
 WIDTH = 130  # of lines of prose; tables are as wide as their arms' names need
 AT_END, AT_MATCHED = ("gold", "win", "proxy", "kl"), ("gold_at_kl", "win_at_kl", "gold_at_proxy", "win_at_proxy")

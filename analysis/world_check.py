@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures.collapse import proxy_and_gold
-from analysis.load import load, load_rows
+from analysis.load.frames import load, load_rows
 
 ORDER = (
     "vanilla", "vanilla_kl_0.05", "vanilla_kl_0.1", "vanilla_kl_0.2", "ppo_max", "ppo_max_no_kl", "ppo_max_kl_0.05", "ppo_max_kl_0.2",

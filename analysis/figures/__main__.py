@@ -19,8 +19,8 @@ import numpy as np
 from analysis.figures.catalogue import FIGURES, Entry, Source, find_source
 from analysis.figures.estimate import Drawn, Frames
 from analysis.figures.style import style
-from analysis.judgements import load_judgements
-from analysis.load import Loaded, load, load_reward_models, load_rows
+from analysis.load.frames import Loaded, load, load_reward_models, load_rows
+from analysis.load.judgements import load_judgements
 
 DPI = 200
 SEED = 0  # of the bootstrap: the same runs give the same bands

@@ -15,7 +15,7 @@ COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7")  # Okabe and Ito, safe fo
 def proxy_and_gold(curves: pd.DataFrame, arms: Mapping[str, str], limit: float) -> Figure:
     """Two panels over updates: what the policy is trained on, and what its answers are worth. Faint: seeds; bold: their mean.
 
-    curves: as `analysis.load.load` gives them. arms: arm → its label, in drawing order, at most four. limit: gold below which a
+    curves: as `analysis.load.frames.load` gives them. arms: arm → its label, in drawing order, at most four. limit: gold below which a
     run counts as collapsed.
     """
     with matplotlib.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):

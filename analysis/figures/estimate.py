@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.collapse import collapse_times
-from analysis.judgements import COLUMNS as JUDGEMENT_COLUMNS
+from analysis.estimate.collapse import collapse_times
+from analysis.load.judgements import COLUMNS as JUDGEMENT_COLUMNS
 
 COLUMNS = ["group", "panel", "arm", "kind", "seed", "update", "value", "low", "high", "n"]
 
@@ -62,7 +62,7 @@ def with_half_wins(curves: pd.DataFrame) -> pd.DataFrame:
 def mean_and_band(values: np.ndarray, generator: np.random.Generator, *, repetitions: int = 1000, level: float = 0.95) -> pd.DataFrame:
     """Mean over seeds with its percentile bootstrap interval: values (points, seeds), NaN where absent → mean, low, high, n a point.
 
-    `analysis.stats.bootstrap` for every point of a curve at once: whole seeds are redrawn, the same ones at every point. One
+    `analysis.estimate.stats.bootstrap` for every point of a curve at once: whole seeds are redrawn, the same ones at every point. One
     seed has no interval.
     """
     values = np.asarray(values, dtype=float)

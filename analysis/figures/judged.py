@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from analysis.figures.captions import gold_source, seeds
 from analysis.figures.estimate import Drawn, Frames, mean_and_band
 from analysis.figures.style import WIDTH, WORDS, add_caption, arm_label, arm_order, style
-from analysis.judgements import third_parties
+from analysis.load.judgements import third_parties
 
 OUTCOMES = {"win": "#0072B2", "tie": "#C4C4C4", "lose": "#D55E00"}
 KINDS = ("helpful", "harmful")

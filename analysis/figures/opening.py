@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.effects import arm_settings, base_arm, change
+from analysis.estimate.effects import arm_settings, base_arm, change
+from analysis.estimate.outcomes import ENDED, outcomes
+from analysis.estimate.stats import paired_effect
 from analysis.figures.style import arm_label
-from analysis.outcomes import ENDED, outcomes
-from analysis.stats import paired_effect
 
 BASE, CONSTRAINT, OTHER = "#222222", "#0072B2", "#D55E00"  # the last two are Okabe and Ito's, safe for colour-blind readers
 CONSTRAINTS = ("kl_", "importance_sampling", "entropy_")  # §5.3.3 of the paper: token-level KL penalty, importance sampling, entropy bonus
@@ -27,7 +27,7 @@ def opening(runs: pd.DataFrame, curves: pd.DataFrame) -> Figure:
 
     The study's base arm comes first, then the arms that lived longest. Gold: seeds, their mean and its 95 % t interval,
     cut where it goes beyond all seeds.
-    runs, curves: as `analysis.load.load` gives them. Of several studies those in `TITLES` are drawn, or all if there is none
+    runs, curves: as `analysis.load.frames.load` gives them. Of several studies those in `TITLES` are drawn, or all if there is none
     of them; their arms should differ from one base by a trick.
 
     Raises:

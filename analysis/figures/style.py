@@ -11,7 +11,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.effects import arm_settings, base_arm
+from analysis.estimate.effects import arm_settings, base_arm
 
 # Okabe and Ito's palette, safe for colour-blind readers, without black and without yellow, which white paper swallows; the base arm
 # is grey. Every colour keeps a contrast of 2.2 or more on white and on black.
@@ -32,7 +32,7 @@ def style() -> AbstractContextManager:
 
 
 def arm_order(runs: pd.DataFrame) -> list[str]:
-    """Arms of `runs` (as `analysis.load.load` gives them) in drawing order, numbers in names as numbers.
+    """Arms of `runs` (as `analysis.load.frames.load` gives them) in drawing order, numbers in names as numbers.
 
     First comes 'vanilla', or without it the arm that the fewest changes separate from all others; it is drawn in grey.
     """

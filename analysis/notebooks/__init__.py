@@ -15,7 +15,7 @@ from PIL import Image as Picture
 from analysis.figures.__main__ import frames_of
 from analysis.figures.catalogue import FIGURES, Source, find_source
 from analysis.figures.style import style
-from analysis.load import Loaded
+from analysis.load.frames import Loaded
 
 if TYPE_CHECKING:
     from IPython.display import Image

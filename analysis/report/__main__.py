@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.load import load
-from analysis.packed import resolve
+from analysis.load.frames import load
+from analysis.load.packed import resolve
 from analysis.report.data import report_data
 from analysis.report.page import page
 from analysis.report.watch import SECONDS, marks, watch, write_page

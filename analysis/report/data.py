@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.claims import NAMES
-from analysis.effects import arm_settings, base_arm, change, differing
-from analysis.equivalence import margin_of
+from analysis.claims.judge import NAMES
+from analysis.claims.study import LEVELS, StudyVerdicts, runs_to_score, study_verdicts
+from analysis.estimate.effects import arm_settings, base_arm, change, differing
+from analysis.estimate.equivalence import margin_of
+from analysis.estimate.outcomes import with_shared_runs
+from analysis.estimate.overoptimisation import GOLD, KL, fit_arms, gao, points
+from analysis.estimate.survival import kaplan_meier
 from analysis.figures.style import arm_colours, arm_dashes, arm_order
-from analysis.judgements import load_judgements
-from analysis.load import Loaded, load_rows
-from analysis.outcomes import with_shared_runs
-from analysis.overoptimisation import GOLD, KL, fit_arms, gao, points
+from analysis.load.frames import Loaded, load_rows
+from analysis.load.judgements import load_judgements
 from analysis.report.curves import curve_data, short
 from analysis.report.texts import text_data
-from analysis.study import LEVELS, StudyVerdicts, runs_to_score, study_verdicts
-from analysis.survival import kaplan_meier
 
 UNITS = {"collapsed": "share of runs", "stable_updates": "updates", "gold": "gold", "win": "share of prompts", "gold_at_kl": "gold"}
 MEDIAN_TIME = ("median_time", "median_time_low", "median_time_high")

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from analysis.estimate.stats import LEAST_SEEDS
 from analysis.report.cells import decimal, ends
-from analysis.stats import LEAST_SEEDS
 
 MARKS = {"supported": "✓", "contradicted": "✗", "cannot tell": "?"}
 

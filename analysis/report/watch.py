@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from analysis.runfolder import find_run_folders, fingerprint
+from analysis.load.runfolder import find_run_folders, fingerprint
 
 SECONDS = 5
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from simulate import Arm, write_study
 
-from analysis.claims import Claim, Part, judge
-from analysis.effects import arm_settings
-from analysis.load import load
-from analysis.outcomes import outcomes
+from analysis.claims.judge import Claim, Part, judge
+from analysis.estimate.effects import arm_settings
+from analysis.estimate.outcomes import outcomes
+from analysis.load.frames import load
 
 ON, OFF = {"ppo.kl_penalty": True}, {"ppo.kl_penalty": False}
 CLAIMS = {

@@ -6,9 +6,9 @@ import pytest
 from scipy import stats
 from simulate import Arm, write_study
 
-from analysis.early_warning import alarms, areas_without, at_risk, choose_threshold, early_warning, first_alarms, roc_area
-from analysis.load import load
-from analysis.outcomes import outcomes
+from analysis.estimate.early_warning import alarms, areas_without, at_risk, choose_threshold, early_warning, first_alarms, roc_area
+from analysis.estimate.outcomes import outcomes
+from analysis.load.frames import load
 
 
 @pytest.fixture(scope="module")

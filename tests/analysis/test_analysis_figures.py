@@ -29,7 +29,7 @@ from analysis.figures.panels import draw_panels
 from analysis.figures.reward_models import difference_table, reward_models
 from analysis.figures.style import PALETTE, arm_colours, arm_dashes, arm_label, arm_order
 from analysis.figures.tax import fig12
-from analysis.load import load
+from analysis.load.frames import load
 
 SWEEPS = Path(__file__).resolve().parents[2] / "sweeps"
 STUDIES = sorted({entry.sources[0].study for entry in FIGURES.values()})

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from simulate import Arm, write_study
 
-from analysis.foreign import combine, load_wandb_export, load_wandb_run
-from analysis.load import load
+from analysis.load.foreign import combine, load_wandb_export, load_wandb_run
+from analysis.load.frames import load
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from simulate import SFT_GOLD, SFT_SD, Arm, write_run, write_study
 
-from analysis.load import load, load_reward_models, load_rows
-from analysis.runfolder import NotARun, find_run_folders, flatten, read_config, read_metrics
+from analysis.load.frames import load, load_reward_models, load_rows
+from analysis.load.runfolder import NotARun, find_run_folders, flatten, read_config, read_metrics
 
 GENERATOR_SEED = 3
 

@@ -8,9 +8,9 @@ import pytest
 from simulate import Arm, write_study
 
 from analysis.figures.opening import opening
-from analysis.load import load
+from analysis.load.frames import load
+from analysis.load.packed import ARCHIVE, REFERENCE
 from analysis.notebooks.__main__ import executed, main, notebooks
-from analysis.packed import ARCHIVE, REFERENCE
 
 CHEAP = "04_your_own_sweep"
 PATHS = {path.stem: path for path in notebooks()}

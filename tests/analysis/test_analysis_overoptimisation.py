@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import optimize
 
-from analysis.overoptimisation import against_early_stopping, fit_arms, fit_gao, frontier_test, gao, peak, points
+from analysis.estimate.overoptimisation import against_early_stopping, fit_arms, fit_gao, frontier_test, gao, peak, points
 
 
 def curves_of(arms: dict, seeds: int, noise: float = 0.0, seed: int = 0, sft: float = 0.9) -> pd.DataFrame:

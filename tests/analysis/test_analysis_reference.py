@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 from simulate import Arm, write_study
 
-from analysis.load import load, load_reward_models, load_rows
-from analysis.outcomes import outcomes
-from analysis.packed import ARCHIVE, REFERENCE, SUMS, unpack
-from analysis.packing import CLOCK, METRIC_DIGITS, json_lines, pack, thinned
-from analysis.reference import main
+from analysis.estimate.outcomes import outcomes
+from analysis.load.frames import load, load_reward_models, load_rows
+from analysis.load.packed import ARCHIVE, REFERENCE, SUMS, unpack
+from analysis.reference.__main__ import main
+from analysis.reference.packing import CLOCK, METRIC_DIGITS, json_lines, pack, thinned
 
 EVERY_RUN = ["vanilla/seed=0", "vanilla/seed=1", "kl/seed=0", "kl/seed=1"]
 ARMS = {"vanilla": Arm(collapse_probability=1.0), "kl": Arm({"ppo.kl_penalty": True})}

@@ -17,7 +17,7 @@ from scipy import stats
 from simulate import CONFIG, Arm, override, write_study
 
 from analysis.figures.style import PALETTE, arm_colours, arm_order
-from analysis.load import load
+from analysis.load.frames import load
 from analysis.report import curves, texts
 from analysis.report.__main__ import main
 from analysis.report.data import on_dark, report_data

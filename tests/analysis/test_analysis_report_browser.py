@@ -8,7 +8,7 @@ from browser import EXECUTABLE, Browser
 from report_study import small_study
 from simulate import Arm
 
-from analysis.load import load
+from analysis.load.frames import load
 from analysis.report.data import report_data
 from analysis.report.page import page
 

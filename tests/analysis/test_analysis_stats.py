@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from analysis import power, stats
+from analysis.estimate import power, stats
 
 RLIABLE_X = np.array([[1, 2], [2, 2], [1, 1], [2, 1]])  # rliable's tests/rliable/metrics_test.py
 RLIABLE_Y = np.array([[1, 1], [2, 2], [3, 3]])

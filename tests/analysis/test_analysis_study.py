@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from simulate import Arm, write_study
 
-from analysis.foreign import combine, load_wandb_export
-from analysis.load import load, load_rows
-from analysis.study import runs_to_score, study_verdicts
+from analysis.claims.study import runs_to_score, study_verdicts
+from analysis.load.foreign import combine, load_wandb_export
+from analysis.load.frames import load, load_rows
 from analysis.verdicts import as_text
 
 

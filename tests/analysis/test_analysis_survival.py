@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analysis.survival import kaplan_meier, logrank, median_time, restricted_mean
+from analysis.estimate.survival import kaplan_meier, logrank, median_time, restricted_mean
 
 TIMES = np.array([10, 15, 20, 20, 25, 40, 40, 60, 80, 80, 80, 80])
 EVENTS = np.array([1, 1, 1, 0, 1, 1, 1, 0, 1, 0, 0, 0])

@@ -19,14 +19,14 @@ import ablate
 from ablate.config import Config
 from ablate.sweeps.__main__ import expand, load_study
 from analysis import verdicts as verdicts_module
-from analysis.claims import LEAST, MOST, Claim, Part, find_arms, judge
-from analysis.collapse import collapse_times, disagreements, sustained_deficits, threshold_curve
-from analysis.effects import arm_settings, base_arm, change, factorial_effects, factors, trick_effects
-from analysis.load import load
-from analysis.outcomes import ABILITY, at_matched, interpolate_at, matched_value, outcomes, proxy_tails, with_shared_runs
-from analysis.paper_claims import PAPER_CLAIMS
-from analysis.runfolder import flatten
-from analysis.stats import paired_effect, rate_effect
+from analysis.claims.judge import LEAST, MOST, Claim, Part, find_arms, judge
+from analysis.claims.paper import PAPER_CLAIMS
+from analysis.estimate.collapse import collapse_times, disagreements, sustained_deficits, threshold_curve
+from analysis.estimate.effects import arm_settings, base_arm, change, factorial_effects, factors, trick_effects
+from analysis.estimate.outcomes import ABILITY, at_matched, interpolate_at, matched_value, outcomes, proxy_tails, with_shared_runs
+from analysis.estimate.stats import paired_effect, rate_effect
+from analysis.load.frames import load
+from analysis.load.runfolder import flatten
 
 
 def table_of(arms: dict[str, dict[str, list]], sd: float = 2.0, horizon: float = 80.0) -> pd.DataFrame:

@@ -20,8 +20,8 @@ from ablate.runs.store import run_folder
 from ablate.session import execute
 from analysis.figures.estimate import Frames
 from analysis.figures.judged import fig11
-from analysis.judgements import load_judgements
-from analysis.load import load
+from analysis.load.frames import load
+from analysis.load.judgements import load_judgements
 
 
 @pytest.fixture(scope="module")

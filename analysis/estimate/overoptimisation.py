@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.outcomes import interpolate_at
-from analysis.power import seeds_for_equivalence, seeds_for_mean
-from analysis.stats import LEAST_SEEDS, Effect, Interval, paired_effect
+from analysis.estimate.outcomes import interpolate_at
+from analysis.estimate.power import seeds_for_equivalence, seeds_for_mean
+from analysis.estimate.stats import LEAST_SEEDS, Effect, Interval, paired_effect
 
 KL, GOLD = "eval/kl_to_sft", "eval/gold"
 MOVES, STOPS_EARLIER, HARMS, CANNOT_TELL = "moves the frontier", "acts like early stopping", "lowers the frontier", "cannot tell"

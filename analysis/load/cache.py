@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.runfolder import Record
+from analysis.load.runfolder import Record
 
 VERSION = 2  # raise when Record or its reading changes
 

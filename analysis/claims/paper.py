@@ -8,7 +8,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from analysis.claims import LEAST, MOST, Claim, Part
+from analysis.claims.judge import LEAST, MOST, Claim, Part
 
 
 def ppo(**settings: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.runfolder import read_summary
+from analysis.load.runfolder import read_summary
 
 OUTCOMES = ("win", "tie", "lose")
 COLUMNS = ("run", "study", "arm", "seed", "judge", "judge_kind", "part", "against", "kind", "prompts", *OUTCOMES)

@@ -19,9 +19,9 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.figures.opening import opening
-from analysis.load import load
-from analysis.packed import ARCHIVE, REFERENCE, SUMS, unpack
-from analysis.packing import RULES, pack
+from analysis.load.frames import load
+from analysis.load.packed import ARCHIVE, REFERENCE, SUMS, unpack
+from analysis.reference.packing import RULES, pack
 
 
 def describe(packed: Path, left_out: Sequence[str]) -> str:

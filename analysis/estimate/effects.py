@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.stats import Effect, holm, paired_effect, rate_effect
+from analysis.estimate.stats import Effect, holm, paired_effect, rate_effect
 
 EFFECT_OUTCOMES = ("collapsed", "stable_updates", "gold", "win", "gold_at_kl")
 _TOP_LEVEL_SETTINGS = ("fork", "precision")

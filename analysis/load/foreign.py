@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.load import IDENTITY, Loaded
-from analysis.runfolder import flatten
+from analysis.load.frames import IDENTITY, Loaded
+from analysis.load.runfolder import flatten
 
 # TRL's PPOTrainer; objective/kl sums log ratios over a response, our k1. Its entropy is such a sum too, and has no name here.
 TRL_NAMES = {

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis import cache as parquet
-from analysis.packed import resolve
-from analysis.runfolder import NotARun, Record, find_run_folders, fingerprint, iter_jsonl, read_run
+from analysis.load import cache as parquet
+from analysis.load.packed import resolve
+from analysis.load.runfolder import NotARun, Record, find_run_folders, fingerprint, iter_jsonl, read_run
 
 IDENTITY = ("run", "study", "arm", "seed")
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.stats import Interval
+from analysis.estimate.stats import Interval
 
 
 class LogRank(NamedTuple):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from analysis.stats import clopper_pearson
+from analysis.estimate.stats import clopper_pearson
 
 THRESHOLDS = np.round(np.arange(0.25, 3.01, 0.25), 2)
 

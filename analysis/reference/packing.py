@@ -1,4 +1,4 @@
-"""Runs → a packed set, the other side of `analysis.packed`: rounded, thinned, each shared file once, and checked.
+"""Runs → a packed set, the other side of `analysis.load.packed`: rounded, thinned, each shared file once, and checked.
 
 What is packed are ordinary run folders in one tar.xz whose bytes depend on nothing but their content.
 """
@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.load import load
-from analysis.outcomes import ENDED, outcomes
-from analysis.packed import ARCHIVE, SUMS, unpack
-from analysis.runfolder import find_run_folders, iter_jsonl, read_summary
+from analysis.estimate.outcomes import ENDED, outcomes
+from analysis.load.frames import load
+from analysis.load.packed import ARCHIVE, SUMS, unpack
+from analysis.load.runfolder import find_run_folders, iter_jsonl, read_summary
 
 METRIC_DIGITS, ROW_DIGITS, CLOCK_DIGITS = 5, 4, 3  # significant
 CLOCK = ("time/", "responses_per_second")

@@ -9,18 +9,18 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.claims import Claim, Verdict, find_arms, judge
-from analysis.collapse import collapse_times, disagreements, threshold_curve
-from analysis.early_warning import early_warning
-from analysis.effects import arm_settings, base_arm, factorial_effects, factors, trick_effects
-from analysis.equivalence import margin_of
-from analysis.judgements import third_losses, third_parties
-from analysis.load import Loaded
-from analysis.outcomes import ENDED, outcomes, proxy_tails, scales_of_proxy, with_shared_runs
-from analysis.overoptimisation import against_early_stopping, frontier_test
-from analysis.paper_claims import PAPER_CLAIMS
-from analysis.stats import LEAST_SEEDS, bootstrap, clopper_pearson, iqm
-from analysis.survival import logrank, median_time, restricted_mean
+from analysis.claims.judge import Claim, Verdict, find_arms, judge
+from analysis.claims.paper import PAPER_CLAIMS
+from analysis.estimate.collapse import collapse_times, disagreements, threshold_curve
+from analysis.estimate.early_warning import early_warning
+from analysis.estimate.effects import arm_settings, base_arm, factorial_effects, factors, trick_effects
+from analysis.estimate.equivalence import margin_of
+from analysis.estimate.outcomes import ENDED, outcomes, proxy_tails, scales_of_proxy, with_shared_runs
+from analysis.estimate.overoptimisation import against_early_stopping, frontier_test
+from analysis.estimate.stats import LEAST_SEEDS, bootstrap, clopper_pearson, iqm
+from analysis.estimate.survival import logrank, median_time, restricted_mean
+from analysis.load.frames import Loaded
+from analysis.load.judgements import third_losses, third_parties
 
 FACTORIAL_OUTCOMES = ("collapsed", "stable_updates", "gold", "win")
 LEVELS = ("gold", "win", "proxy", "kl", "gold_at_kl", "win_at_kl", "gold_at_proxy", "win_at_proxy")

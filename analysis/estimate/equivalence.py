@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.effects import arm_effect, by_seed
-from analysis.stats import LEAST_SEEDS, paired_effect
+from analysis.estimate.effects import arm_effect, by_seed
+from analysis.estimate.stats import LEAST_SEEDS, paired_effect
 
 ALPHA = 0.05
 FATED = ("gold", "gold_gain", "win", "stable_updates")  # outcomes that a rare collapse dominates

@@ -49,10 +49,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.effects import arm_effect, base_arm, by_seed, differences
-from analysis.equivalence import ALPHA, FATED, MARGINS, margin_of, same_fate, shown_same
-from analysis.power import seeds_for_bound, seeds_for_equivalence, seeds_for_mean, seeds_for_rates, seeds_for_same_rates
-from analysis.stats import LEAST_SEEDS, Effect, clopper_pearson, paired_effect
+from analysis.estimate.effects import arm_effect, base_arm, by_seed, differences
+from analysis.estimate.equivalence import ALPHA, FATED, MARGINS, margin_of, same_fate, shown_same
+from analysis.estimate.power import seeds_for_bound, seeds_for_equivalence, seeds_for_mean, seeds_for_rates, seeds_for_same_rates
+from analysis.estimate.stats import LEAST_SEEDS, Effect, clopper_pearson, paired_effect
 
 SUPPORTED, CONTRADICTED, CANNOT_TELL = "supported", "contradicted", "cannot tell"
 MOST, LEAST = "largest amount in the study", "smallest amount in the study"

@@ -1,0 +1,1 @@
+"""Run folders to tidy frames. No statistics."""

@@ -11,31 +11,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
-from ablate.config import Config
 from ablate.errors import UserError
-from ablate.runs.store import hold, read_config, read_summary
+from ablate.runs.folder import config_of, read_summary, run_folders
 from ablate.runs.tracking import WandbTracker
+from ablate.system.files import hold
 
 UNFINISHED = {"status": "unfinished", "reason": "the run has no summary yet", "collapsed": None, "collapse_update": None}
-
-
-def run_folders(root: Path) -> list[Path]:
-    """Run folders under `root`, itself included. Raises UserError if there is none."""
-    found = sorted(path.parent for path in root.rglob("metrics.jsonl") if (path.parent / "config.yaml").is_file())
-    if not found:
-        raise UserError(f"{root} holds no run folder: name results/<study> or a folder in it")
-    return found
-
-
-def config_of(folder: Path) -> Config:
-    """The settings in a run folder's config.yaml. Raises UserError."""
-    known = read_config(folder)
-    if known is None:
-        raise UserError(f"{folder} has no config.yaml: name a run folder")
-    del known["identity"], known["hash"]
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), known))
 
 
 def mirror(folder: Path) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -17,19 +16,20 @@ from omegaconf import DictConfig, OmegaConf
 
 from ablate.config import Config
 from ablate.errors import UserError
+from ablate.runs.folder import run_folder
 from ablate.runs.fork import forked
-from ablate.runs.store import run_folder
 from ablate.settings.arms import arm_name
+from ablate.settings.groups import CONF
 from ablate.settings.overrides import check_overrides, quoted
 from ablate.settings.validation import validate
-from ablate.sweeps.__main__ import check_sweep_choice
+from ablate.sweeps.study import check_sweep_choice
 from ablate.sweeps.summary import closing
 from ablate.system.gc_pause import none_collected
 
 MULTIRUN = ("-m", "--multirun")
 
 
-@hydra.main(version_base="1.3", config_path=str(Path(__file__).parent / "conf"), config_name="config")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def task(composed: DictConfig) -> None:
     """One run from the command line; `-m` goes through the sweeper and the launcher instead."""
     settings = HydraConfig.get()

@@ -7,7 +7,8 @@ import torch
 from ablate.config import Config
 from ablate.errors import UserError
 from ablate.pipeline.build import Stages, build, choose_device
-from ablate.runs.store import Onlooker, RunStore, is_finished, read_summary, run_folder
+from ablate.runs.folder import is_finished, read_summary, run_folder
+from ablate.runs.store import Onlooker, RunStore
 from ablate.runs.tracking import Trackers, open_trackers
 from ablate.settings.validation import validate
 from ablate.system.distributed import from_main, is_main, together

@@ -13,20 +13,23 @@ from ablate.data.chat import Turns, encode_texts
 from ablate.data.source import Source, open_source
 from ablate.errors import Diverged, UserError
 from ablate.models.folder import check_length, context_length
-from ablate.models.load import Models, checkpoint_gradients, freeze, load_policy, load_scorer, load_tokenizer, new_critic
+from ablate.models.load import Models, freeze, load_policy, load_scorer, load_tokenizer, new_critic
 from ablate.models.offload import Resting, on_device
+from ablate.models.recompute import checkpoint_gradients
 from ablate.pipeline.build import Stages, choose_device
 from ablate.pipeline.supervised import language_model_loss, pad_right, response_targets
-from ablate.ppo.evaluate import CollapseWatch, Evaluation, HeldOut, deviation, evaluate, sample_rows, score_rows, summarise
+from ablate.ppo.collapse import CollapseWatch, deviation
+from ablate.ppo.evaluate import Evaluation, HeldOut, evaluate, sample_rows, score_rows, summarise
 from ablate.ppo.monitor import monitors, rewards_seen, targets_seen
-from ablate.ppo.rollout import collect, encode_prompts, measure, respond
+from ablate.ppo.rollout import collect, encode_prompts, gather_rollout, measure, respond
 from ablate.ppo.scoring import TextScorer, open_gold, reads_other_tokens, rescored
 from ablate.ppo.shaping import estimate_targets, initial_state, shape_rewards
 from ablate.ppo.update import critic_update, new_optimizer, steps_per_update, update
 from ablate.runs.checkpoint import Progress, load_adapted, load_optimizer, load_weights, progress_from, read_state, save
-from ablate.runs.store import Onlooker, RunStore, read_config
+from ablate.runs.folder import read_config
+from ablate.runs.store import Onlooker, RunStore
 from ablate.runs.tracking import Tracker
-from ablate.system.distributed import any_process, dealt, from_main, gather_rollout, is_sharded, own_rows, together
+from ablate.system.distributed import any_process, dealt, from_main, is_sharded, own_rows, together
 from ablate.system.seeding import numpy_stream, torch_stream
 from ablate.system.sharding import shard, whole
 from ablate.system.signals import stop_signals
@@ -56,7 +59,7 @@ class Trainer:
         self.optimizer = new_optimizer(self.models, config.ppo)
         with on_device(self.resting):
             self.baseline = evaluate(self.models, self.models.reference, self.held_out, self.gold, config)
-        watch = CollapseWatch.against(self.baseline, config.collapse)
+        watch = CollapseWatch.against(self.baseline.gold, config.collapse)
         self.progress = Progress(update=0, shaping=initial_state(config.ppo), watch=watch)
         with together():
             if start is not None:

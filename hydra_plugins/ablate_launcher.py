@@ -1,22 +1,20 @@
 """Hydra's launcher `ablate`: the jobs of a sweep in processes of their own on this machine, as many as its cores carry."""
 
-import os
 from dataclasses import dataclass, field
 from typing import List, Optional, Sequence
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.utils import JobReturn, JobStatus, setup_globals
+from hydra.core.utils import JobReturn, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from ablate.runs.store import read_summary, run_folder
-from ablate.sweeps.__main__ import cores, pipeline_key
+from ablate.runs.folder import run_folder
 from ablate.sweeps.compose import Composed, Composer
-from ablate.sweeps.pool import build_stages, caught_signals, run_jobs, start_server
+from ablate.sweeps.expand import cores, pipeline_key
+from ablate.sweeps.pool import PRELOAD, build_stages, caught_signals, run_jobs, start_server
+from ablate.sweeps.returns import job_return
 from ablate.sweeps.table import Job, Overview
-
-PRELOAD = ("ablate.sweeps.preload",)
 
 
 @dataclass
@@ -29,14 +27,6 @@ class LocalLauncherConf:
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="ablate", node=LocalLauncherConf, provider="ablate")
-
-
-class RunFailed(Exception):
-    """A run of a sweep ended without a result; the message says why and where its log is."""
-
-
-class RunInterrupted(RunFailed):
-    """A run was stopped on request, or never started because of one."""
 
 
 class LocalLauncher(Launcher):
@@ -84,15 +74,3 @@ def stages(jobs: Sequence[Job]) -> list:
 def slots(jobs: Sequence[Job]) -> int:
     """Runs at a time: the setting `jobs`, or the cores this process may use, divided by `threads`."""
     return jobs[0].config.jobs or max(1, cores() // max(job.config.threads for job in jobs))
-
-
-def job_return(job: Job, item: Composed) -> JobReturn:
-    result = JobReturn(overrides=list(item.overrides), cfg=item.cfg, hydra_cfg=item.hydra_cfg, working_dir=os.getcwd(), task_name="ablate")
-    if job.state in ("completed", "diverged"):
-        result.status, result.return_value = JobStatus.COMPLETED, read_summary(job.folder)
-    else:
-        kind = RunInterrupted if job.state == "interrupted" else RunFailed
-        log = job.folder / "run.log"
-        where = f" (log: {log})" if log.exists() else ""
-        result.status, result.return_value = JobStatus.FAILED, kind(f"{job.label}: {job.reason}{where}")
-    return result

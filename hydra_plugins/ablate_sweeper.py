@@ -14,12 +14,14 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from ablate.errors import UserError
-from ablate.runs.store import is_finished, run_folder
-from ablate.sweeps.__main__ import distinct, expand, load_study, refuse_invalid, register
+from ablate.runs.folder import is_finished, run_folder
 from ablate.sweeps.compose import Composed, Composer
+from ablate.sweeps.expand import distinct, expand, refuse_invalid
+from ablate.sweeps.returns import RunInterrupted
 from ablate.sweeps.reuse import take_over
+from ablate.sweeps.study import load_study, register
 from ablate.sweeps.summary import closing
-from hydra_plugins.ablate_launcher import LocalLauncher, RunInterrupted
+from hydra_plugins.ablate_launcher import LocalLauncher
 
 SPELLING = {"True": "true", "False": "false"}  # Hydra's iterator writes Python's booleans; arms are named as YAML has them
 SLURM = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"

@@ -24,7 +24,8 @@ from transformers import (
 )
 
 from ablate.config import Config
-from ablate.models.load import SCORE_SHIFT, Models, freeze, load_policy, load_scorer, load_tokenizer
+from ablate.models.folder import SCORE_SHIFT
+from ablate.models.load import Models, freeze, load_policy, load_scorer, load_tokenizer
 from ablate.world.grammar import grammar
 from ablate.world.tokenizer import build_tokenizer
 

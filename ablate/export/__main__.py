@@ -27,11 +27,13 @@ from ablate.config import Config
 from ablate.errors import UserError
 from ablate.export.card import WHAT, Record, card
 from ablate.models.folder import SCORE_SHIFT, has_tokenizer
-from ablate.models.load import load_policy, load_scorer, load_tokenizer, new_critic, score_shift
+from ablate.models.forward import score_shift
+from ablate.models.load import load_policy, load_scorer, load_tokenizer, new_critic
 from ablate.models.lora import merged, require_peft
 from ablate.ppo.scoring import load_scorer_tokenizer
 from ablate.runs.checkpoint import load_adapted, progress_from, read_state
-from ablate.runs.store import read_config, read_rows, read_summary, versions
+from ablate.runs.folder import read_config, read_rows, read_summary
+from ablate.runs.versions import versions
 from ablate.system.seeding import torch_stream
 
 CPU = torch.device("cpu")

@@ -14,8 +14,9 @@ import yaml
 
 from ablate.config import Config
 from ablate.models.hub import NAME
+from ablate.settings.groups import CONF
 
-PRESETS = Path(__file__).parent / "conf" / "ppo"
+PRESETS = CONF / "ppo"
 WHAT = {
     "policy": "The policy after update {update} of {updates}: a causal language model.",
     "reward_model": "The reward model that the run's policy was trained on: a sequence classifier with one label.",

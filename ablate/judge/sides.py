@@ -14,7 +14,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ablate.config import Config
 from ablate.data.source import Prompt, Source, open_source
 from ablate.errors import UserError
-from ablate.mirror import config_of
 from ablate.models.folder import check_length
 from ablate.models.hub import resolve
 from ablate.models.load import Models, load_policy, load_tokenizer
@@ -23,7 +22,7 @@ from ablate.pipeline.build import Stages, build, choose_device
 from ablate.ppo.evaluate import HeldOut
 from ablate.ppo.rollout import decode_responses, encode_prompts, respond
 from ablate.runs.checkpoint import damaged
-from ablate.runs.store import read_rows, read_summary
+from ablate.runs.folder import config_of, read_rows, read_summary
 from ablate.system.seeding import torch_stream
 
 POLICY, SFT = "policy", "sft"

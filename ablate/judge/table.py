@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from ablate.runs.store import write_atomically
+from ablate.system.files import write_atomically
 
 FORMAT = 1
 OUTCOMES = ("win", "tie", "lose")

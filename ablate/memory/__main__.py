@@ -15,15 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
-import ablate.run  # registers the settings' schema with Hydra  # noqa: F401
 from ablate.config import Config
 from ablate.errors import UserError
 from ablate.memory.estimate import Need, Run, need
 from ablate.memory.shapes import SHAPES, Shape, shape_of
 from ablate.models.folder import one_line, read_shape
+from ablate.runs.compose import composed, composing
 from ablate.settings.overrides import check_overrides, quoted
 from ablate.settings.validation import validate
 
@@ -36,8 +34,8 @@ def settings(overrides: Sequence[str]) -> Config:
     """The config that these overrides make. Raises UserError."""
     arguments = [quoted(override) for override in overrides]
     check_overrides(arguments)
-    with initialize_config_dir(version_base="1.3", config_dir=str(Path(__file__).parent / "conf")):
-        config = OmegaConf.to_object(compose("config", overrides=arguments))
+    with composing():
+        config = composed(arguments)
     validate(config)
     return config
 

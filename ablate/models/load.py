@@ -10,11 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MethodType
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -22,13 +20,12 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
 from ablate.data.chat import Turns, prepare
 from ablate.errors import UserError
-from ablate.models.attention import slots_for, takes_slots, use_slots
-from ablate.models.folder import SCORE_SHIFT, adopt_head, check_causal, check_folder, linear_score, one_line, read_shape
+from ablate.models.attention import use_slots
+from ablate.models.folder import adopt_head, check_causal, check_folder, linear_score, one_line, read_shape
 from ablate.models.linear import quicken
 
 # A new score head is expected here, and a bar for a load of milliseconds is noise; `load` reports what is truly missing.
@@ -130,100 +127,3 @@ def new_critic(init: str, sft: str | Path, reward: str | Path, device: torch.dev
 
 def freeze(model: PreTrainedModel) -> PreTrainedModel:
     return model.requires_grad_(False)
-
-
-def checkpoint_gradients(model: PreTrainedModel) -> None:
-    """In a pass with gradients, keep only the input of each layer and compute the layer again in the backward pass.
-
-    transformers' own switch acts in training mode alone, which models here never enter (dropout: pitfall 1). Raises UserError.
-    """
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    if not layers:
-        raise UserError(f"model.gradient_checkpointing: {type(model).__name__} has no layers that can be computed again: set it to false")
-    for layer in layers:
-        layer.forward = MethodType(recomputed, layer)  # bound, so that a copy of the model gets its own
-
-
-def recomputed(layer: GradientCheckpointingLayer, *inputs, **named):
-    """The layer's forward, its activations dropped where a gradient will be asked for."""
-    forward = MethodType(type(layer).forward, layer)
-    if not torch.is_grad_enabled():
-        return forward(*inputs, **named)
-    return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False, **named)
-
-
-def hidden_states(model: PreTrainedModel, tokens: Tensor) -> Tensor:
-    """Last hidden states [B, L, H] of right-padded rows; pads come last, so causal attention needs no mask."""
-    return model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
-
-
-def packed_states(model: PreTrainedModel, tokens: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
-    """Last hidden states [S, H] of the real tokens of a padded batch [B, L] as S packed positions, and each row's first position [B].
-
-    The state of the i-th real token of row r is at first[r] + i. A model that does not attend by slots (`ablate.models.attention`) is run once
-    for each group of them.
-    """
-    starts, slots = slots_for(attention.sum(1).tolist())
-    first = torch.tensor(starts, device=tokens.device)
-    positions = attention.cumsum(1) - 1
-    places = (first[:, None] + positions)[attention]
-    packed, restarts = (tokens.new_zeros(sum(number * width for number, width in slots)) for _ in range(2))
-    packed[places], restarts[places] = tokens[attention], positions[attention]
-    if takes_slots(model):
-        # transformers passes a mask of four dimensions on as it is. This one is empty: an attention that reads it fails, and
-        # does not look across slots.
-        none = torch.empty(1, 1, 0, 0, device=tokens.device)
-        hidden = model.base_model(
-            input_ids=packed[None], position_ids=restarts[None], attention_mask=none, slots=slots, use_cache=False
-        ).last_hidden_state
-        return hidden.squeeze(0), first
-    groups = packed.split([number * width for number, width in slots])
-    hidden = [hidden_states(model, group.view(slot)) for group, slot in zip(groups, slots, strict=True)]
-    return torch.cat([states.flatten(0, 1) for states in hidden]), first
-
-
-def response_positions(attention: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """(row, index among the row's real tokens) of the state each real response token was chosen from; N = mask.sum(), row-major."""
-    rows, steps = mask.nonzero(as_tuple=True)
-    positions = attention.cumsum(1) - 1
-    return rows, positions[rows, attention.shape[1] - mask.shape[1] + steps] - 1
-
-
-def response_logits(policy: PreTrainedModel, tokens: Tensor, attention: Tensor, mask: Tensor) -> Tensor:
-    """Logits [N, V], float32, that the N real response tokens were drawn from, in row-major order of mask [B, T]."""
-    hidden, first = packed_states(policy, tokens, attention)
-    rows, index = response_positions(attention, mask)
-    return policy.get_output_embeddings()(hidden[first[rows] + index]).float()
-
-
-def log_softmax(logits: Tensor, temperature: float) -> Tensor:
-    """log π [N, V] of the training distribution, float32 (pitfall 12)."""
-    return (logits.float() / temperature).log_softmax(-1)
-
-
-def entropy_of(log_probs: Tensor) -> Tensor:
-    """−Σ_v π log π [N], nats; −inf log-probs count 0."""
-    return -torch.where(log_probs > -torch.inf, log_probs.exp() * log_probs, 0.0).sum(-1)
-
-
-def spread(flat: Tensor, mask: Tensor) -> Tensor:
-    """Values of the N real tokens [N] → [B, T], 0 at pads."""
-    return torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(mask, flat)
-
-
-def score_shift(scorer: PreTrainedModel) -> float:
-    return float(getattr(scorer.config, SCORE_SHIFT, 0.0))
-
-
-def response_values(critic: PreTrainedModel, tokens: Tensor, attention: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Critic's values [B, T] of the states response tokens were chosen from (0 at pads), and [B] after the last token."""
-    hidden, first = packed_states(critic, tokens, attention)
-    values = critic.score(hidden).float().squeeze(-1) - score_shift(critic)
-    rows, index = response_positions(attention, mask)
-    return spread(values[first[rows] + index], mask), values[first + attention.sum(1) - 1]
-
-
-def sequence_score(reward: PreTrainedModel, tokens: Tensor, attention: Tensor) -> Tensor:
-    """Reward model's score [B], float32: the head at the last real token, less the mean over SFT samples (pitfall 19)."""
-    hidden, first = packed_states(reward, tokens, attention)
-    return reward.score(hidden[first + attention.sum(1) - 1]).float().squeeze(-1) - score_shift(reward)

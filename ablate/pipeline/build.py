@@ -8,23 +8,11 @@ from pathlib import Path
 import torch
 
 from ablate.config import Config
-from ablate.data import chat, dialogues, files, human, source
 from ablate.errors import UserError
-from ablate.models import folder as loading
-from ablate.models import kv_cache, linear
-from ablate.models import load as models
-from ablate.pipeline import preferences, pretrain, reward_model, sft, supervised
+from ablate.pipeline import preferences, pretrain, reward_model, sft
 from ablate.pipeline.cache import cached, folder_key, stage_key
 from ablate.pipeline.checks import Given, given
-from ablate.ppo import rollout, sampling
-from ablate.settings.validation import PPO_ONLY, identity
-from ablate.system import seeding as streams
-from ablate.world import gold, grammar, grammar_en, grammar_zh, structure, tokenizer
-
-WORLD = [grammar, grammar_en, grammar_zh, structure, tokenizer, source]
-HUMAN = [human, dialogues, files]
-TRAINING = [supervised, models, linear, loading, streams, chat]
-SAMPLING = [sampling, kv_cache, rollout, gold]
+from ablate.settings.identity import PPO_ONLY, identity
 
 
 @dataclass(frozen=True)
@@ -65,28 +53,28 @@ def build(config: Config) -> Stages:
     found = given(config)
     common = {"pipeline_seed": config.pipeline_seed, "data": data_settings(config, found), "threads": config.threads, "device": str(device)}
 
-    def stage(name: str, path: Path | None, settings: dict, upstream: list[str], code: list, make) -> tuple[Path, str]:
+    def stage(name: str, path: Path | None, settings: dict, upstream: list[str], make) -> tuple[Path, str]:
         if path is not None:
             return path, folder_key(path)
         settings = common | settings
-        key = stage_key(name, settings, upstream, code)
+        key = stage_key(name, settings, upstream)
         return cached(cache, name, key, settings, make), key
 
     pretrained, pretrained_key = stage(
         "pretrain", found.pretrained, {"model": shape_settings(config), "pretrain": asdict(config.pretrain)}, [],
-        [pretrain, *WORLD, *HUMAN, *TRAINING], lambda folder: pretrain.pretrain(config, folder, device),
+        lambda folder: pretrain.pretrain(config, folder, device),
     )  # fmt: skip
     sft_folder, sft_key = stage(
         "sft", found.sft, {"sft": asdict(config.sft)}, [pretrained_key],
-        [sft, *WORLD, *HUMAN, *TRAINING], lambda folder: sft.sft(config, pretrained, folder, device),
+        lambda folder: sft.sft(config, pretrained, folder, device),
     )  # fmt: skip
     pairs, pairs_key = stage(
         "preferences", found.preferences,
         {"preferences": identity(config)["preferences"], "sampling": {"max_new_tokens": config.sampling.max_new_tokens}}, [sft_key],
-        [preferences, *WORLD, *HUMAN, *TRAINING, *SAMPLING], lambda folder: preferences.preferences(config, sft_folder, folder, device),
+        lambda folder: preferences.preferences(config, sft_folder, folder, device),
     )  # fmt: skip
     reward, _ = stage(
         "reward_model", found.reward_model, {"reward_model": asdict(config.reward_model)}, [sft_key, pairs_key],
-        [reward_model, preferences, *TRAINING], lambda folder: reward_model.reward_model(config, sft_folder, pairs, folder, device),
+        lambda folder: reward_model.reward_model(config, sft_folder, pairs, folder, device),
     )  # fmt: skip
     return Stages(pretrained=pretrained, sft=sft_folder, preferences=pairs, reward_model=reward, gold=found.gold)

@@ -1,16 +1,15 @@
 """A content-addressed cache of stage folders: built once, whoever asks first, and never seen half-written.
 
 An entry is `<cache>/<stage>-<key>/`. The key covers the stage's settings, the keys of the stages it was built from, the source
-code that builds it and the versions of torch and transformers. A builder holds a lock (released by the system if it dies),
-writes into a folder beside the entry and renames it at the end; whoever else wants the entry waits for the lock. The entry's
-modification time is when a run last asked for it.
+code that it runs through (`ablate.pipeline.closure`) and the versions of torch and transformers. A builder holds a lock (released
+by the system if it dies), writes into a folder beside the entry and renames it at the end; whoever else wants the entry waits for
+the lock. The entry's modification time is when a run last asked for it.
 """
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
-import inspect
 import json
 import os
 import shutil
@@ -19,24 +18,28 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
-from types import FunctionType, ModuleType
 from typing import IO
 
 from safetensors import SafetensorError
 
 from ablate.errors import UserError
+from ablate.pipeline.closure import ROOT, source_digests
 
 STAMP = "stage.json"
 
 
-def stage_key(stage: str, settings: dict, upstream: Sequence[str], code: Sequence[ModuleType | FunctionType]) -> str:
-    """Sixteen hexadecimal digits over everything that decides a stage's content."""
+def stage_key(stage: str, settings: dict, upstream: Sequence[str], root: Path = ROOT) -> str:
+    """Sixteen hexadecimal digits over everything that decides a stage's content.
+
+    stage: its name, which is the name of its module in `ablate.pipeline`. upstream: keys of the stages it is built from.
+    root: the folder that holds the package.
+    """
     content = {
-        "format": 2,
+        "format": 3,
         "stage": stage,
         "settings": settings,
         "upstream": list(upstream),
-        "code": [hashlib.sha256(inspect.getsource(part).encode()).hexdigest() for part in code],
+        "code": source_digests(f"ablate.pipeline.{stage}", root),
         "versions": {name: version(name) for name in ("torch", "transformers")},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

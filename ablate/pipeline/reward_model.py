@@ -14,7 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ablate.config import Config
 from ablate.data.chat import encode_dialogues
 from ablate.models.folder import SCORE_SHIFT, check_length
-from ablate.models.load import load_policy, load_scorer, load_tokenizer, packed_states
+from ablate.models.forward import packed_states
+from ablate.models.load import load_policy, load_scorer, load_tokenizer
 from ablate.pipeline.preferences import read
 from ablate.pipeline.supervised import batches, fit, pad_right, real_tokens, response_targets, token_nll
 from ablate.system.seeding import numpy_stream

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ablate.errors import Diverged
-from ablate.models.load import packed_states
+from ablate.models.forward import packed_states
 from ablate.system.progress import track
 
 WARMUP = 0.1  # share of steps

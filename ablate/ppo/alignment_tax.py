@@ -21,7 +21,7 @@ from ablate.data.chat import beginning, encode_texts
 from ablate.data.probes import Question, held_out_texts, questions
 from ablate.errors import UserError
 from ablate.models.folder import check_length, context_length
-from ablate.models.load import hidden_states, log_softmax
+from ablate.models.forward import hidden_states, log_softmax
 from ablate.system.seeding import numpy_stream
 
 LONGEST = 512  # tokens of a text; what comes behind is not read

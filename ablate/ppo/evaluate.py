@@ -10,16 +10,17 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ablate.config import CollapseConfig, Config
+from ablate.config import Config
 from ablate.data.source import Prompt, Source
 from ablate.models.load import Models
 from ablate.models.offload import Resting, on_device
 from ablate.ppo.alignment_tax import Probes
+from ablate.ppo.collapse import mean
 from ablate.ppo.monitor import monitors
-from ablate.ppo.rollout import decode_responses, encode_prompts, measure, respond
+from ablate.ppo.rollout import decode_responses, encode_prompts, gather_rollout, measure, respond
 from ablate.ppo.scoring import Gold, rescored
 from ablate.ppo.types import Rollout
-from ablate.system.distributed import everyone, gather_rollout, own_rows, together
+from ablate.system.distributed import everyone, own_rows, together
 from ablate.system.seeding import numpy_stream, torch_stream
 from ablate.system.sharding import whole
 
@@ -124,44 +125,3 @@ def sample_rows(update: int, held_out: HeldOut, evaluation: Evaluation, count: i
         {"update": update, "prompt": prompt.text, "kind": prompt.kind, "response": response, "proxy": proxy, "gold": gold, "length": length}
         for prompt, response, proxy, gold, length in list(columns)[:count]
     ]
-
-
-def mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def deviation(values: Sequence[float]) -> float:
-    """Unbiased standard deviation."""
-    centre = mean(values)
-    return (sum((value - centre) ** 2 for value in values) / (len(values) - 1)) ** 0.5
-
-
-@dataclass
-class CollapseWatch:
-    """The collapse verdict, online: the first of `patience` consecutive evaluations with mean gold below `limit`.
-
-    limit = SFT's mean gold − threshold × SD of SFT's per-response gold; null without a gold reward, and then `collapsed` is null.
-    """
-
-    limit: float | None
-    patience: int
-    below: list[int] = field(default_factory=list)  # updates of the current unbroken series of evaluations below the limit
-    collapse_update: int | None = None
-
-    @classmethod
-    def against(cls, baseline: Evaluation, collapse: CollapseConfig) -> CollapseWatch:
-        if baseline.gold[0] is None:
-            return cls(None, collapse.patience)
-        return cls(mean(baseline.gold) - collapse.threshold * deviation(baseline.gold), collapse.patience)
-
-    def see(self, update: int, gold: float | None) -> None:
-        """Take note of the evaluation after `update`."""
-        if self.limit is None or self.collapse_update is not None:
-            return
-        self.below = [*self.below, update] if gold < self.limit else []
-        if len(self.below) == self.patience:
-            self.collapse_update = self.below[0]
-
-    @property
-    def collapsed(self) -> bool | None:
-        return None if self.limit is None else self.collapse_update is not None

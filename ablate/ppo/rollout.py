@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +15,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ablate.config import BugsConfig, SamplingConfig
 from ablate.data.chat import Turns, encode_turns
-from ablate.models.load import Models, entropy_of, log_softmax, response_logits, response_values, sequence_score, spread
+from ablate.models.forward import entropy_of, log_softmax, response_logits, response_values, sequence_score, spread
+from ablate.models.load import Models
 from ablate.ppo.sampling import LOGIT_BYTES, Sampled, join, sample
 from ablate.ppo.types import Rollout
+from ablate.system.distributed import everyone, gather_rows, processes
 
 PASS_ROWS = 128  # most rows of one forward pass without gradients
 LOOK_EVERY = 8  # steps of sampling between looks at which rows have ended, on a GPU
@@ -136,3 +139,18 @@ def dropout_on(model: nn.Module) -> Iterator[None]:
         model.eval()
         for layer, value in zip(layers, before, strict=True):
             layer.attention_dropout = value
+
+
+def gather_rollout(rollout: Rollout, pad: int) -> Rollout:
+    """The rows of all processes, in the order of `own_rows`, as wide as the longest response of all needs."""
+    if processes() == 1:
+        return rollout
+    shapes = everyone(tuple(rollout.mask.shape))
+    counts, steps = [rows for rows, _ in shapes], max(width for _, width in shapes)
+    gathered = {}
+    for field in fields(rollout):
+        rows = getattr(rollout, field.name)
+        if rows.dim() == 2:
+            rows = nn.functional.pad(rows, (0, steps - rollout.mask.shape[1]), value=pad if field.name == "tokens" else 0)
+        gathered[field.name] = gather_rows(rows, counts)
+    return Rollout(**gathered)

@@ -15,8 +15,8 @@ from transformers import Cache, PreTrainedModel
 
 from ablate.config import SamplingConfig
 from ablate.models.attention import takes_slots
+from ablate.models.forward import log_softmax
 from ablate.models.kv_cache import reserved_cache
-from ablate.models.load import log_softmax
 
 # The sampler's distributions are kept for the KL up to this size. Beyond it they are computed again, as they are in bfloat16, where
 # a cached and an uncached pass round differently and the ratio of the first minibatch would not be 1.

@@ -14,7 +14,8 @@ from ablate.data.chat import MOSS_TEMPLATE, Turns, encode_dialogues, same_encodi
 from ablate.data.source import Prompt, Source
 from ablate.errors import UserError
 from ablate.models.folder import check_length, has_tokenizer, is_moss_layout, read_shape
-from ablate.models.load import Models, freeze, load_scorer, load_tokenizer, sequence_score
+from ablate.models.forward import sequence_score
+from ablate.models.load import Models, freeze, load_scorer, load_tokenizer
 from ablate.ppo.rollout import decode_responses
 from ablate.ppo.types import Rollout
 

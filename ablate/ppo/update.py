@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ablate.config import BugsConfig, PPOConfig, SamplingConfig
 from ablate.errors import Diverged
-from ablate.models.load import Models, entropy_of, log_softmax, response_logits, response_values, spread
+from ablate.models.forward import entropy_of, log_softmax, response_logits, response_values, spread
+from ablate.models.load import Models
 from ablate.ppo.shaping import critic_pretrain_loss, minibatch_advantages, ppo_loss
 from ablate.ppo.tricks.masked import masked_sum
 from ablate.ppo.tricks.policy import ptx

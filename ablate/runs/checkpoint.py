@@ -22,7 +22,7 @@ from ablate.config import Config
 from ablate.errors import UserError
 from ablate.models.load import Models, load_policy, load_scorer
 from ablate.models.lora import adapted, restore_adapter
-from ablate.ppo.evaluate import CollapseWatch
+from ablate.ppo.collapse import CollapseWatch
 from ablate.ppo.types import RunningMoments, ShapingState
 from ablate.system.distributed import is_main, together
 from ablate.system.seeding import torch_stream

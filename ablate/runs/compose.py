@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -15,12 +14,13 @@ from omegaconf.errors import OmegaConfBaseException
 from ablate.config import Config
 from ablate.errors import UserError
 from ablate.runs.fork import forked
+from ablate.settings.groups import CONF
 
 
 def composing() -> AbstractContextManager:
     """`composed` works inside this: Hydra knows the schema and the folder of presets."""
     ConfigStore.instance().store(name="schema", node=Config, provider="ablate")
-    return initialize_config_dir(version_base="1.3", config_dir=str(Path(__file__).parent / "conf"))
+    return initialize_config_dir(version_base="1.3", config_dir=str(CONF))
 
 
 def composed(overrides: Sequence[str]) -> Config:

@@ -9,8 +9,8 @@ from omegaconf import OmegaConf
 
 from ablate.config import Config, ModelConfig
 from ablate.errors import UserError
-from ablate.runs.store import read_config
-from ablate.settings.validation import LORA, OUTSIDE_IDENTITY
+from ablate.runs.folder import read_config
+from ablate.settings.identity import LORA, OUTSIDE_IDENTITY
 
 GROUPS = ("ppo", "model", "data", "preferences", "sweep")
 

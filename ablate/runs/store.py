@@ -13,33 +13,22 @@ results/<study>/<arm>/seed=<n>/
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
-import platform
 import shutil
-import subprocess
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO
 
 import yaml
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.settings.validation import config_hash, identity
-
-STREAMS = ("metrics.jsonl", "scores.jsonl", "samples.jsonl")
-PACKAGES = ("ppo-ablation", "torch", "transformers", "accelerate", "hydra-core", "numpy")
-FINISHED = ("completed", "diverged")
-
-
-def run_folder(config: Config) -> Path:
-    return Path(config.results) / config.study / str(config.arm) / f"seed={config.seed}"
+from ablate.runs.folder import STREAMS, checkpoint_folder, read_config, run_folder
+from ablate.runs.versions import git_commit, versions
+from ablate.settings.identity import config_hash, first_difference, identity
+from ablate.system.files import hold, write_atomically, writing
 
 
 def config_text(config: Config) -> str:
@@ -48,51 +37,11 @@ def config_text(config: Config) -> str:
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 
-def read_summary(folder: Path) -> dict | None:
-    """summary.json, or null while a run has none. Raises UserError if it is not readable."""
-    path = folder / "summary.json"
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is not readable: remove it, and the run continues from its last checkpoint") from error
-
-
-def is_finished(config: Config) -> bool:
-    """Whether this run, by its hash, has its result already."""
-    folder = run_folder(config)
-    summary = read_summary(folder)
-    return summary is not None and summary["status"] in FINISHED and summary["config_hash"] == config_hash(config)
-
-
 def finite(value: object) -> object:
     """JSON has no NaN: a float that is not finite becomes null, within dicts too."""
     if isinstance(value, dict):
         return {key: finite(entry) for key, entry in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-@contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """A folder that cannot be written, and a full disk, are the user's to mend."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"cannot write {folder} ({error.strerror}): free space or set results=<folder>") from error
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """All of the file or nothing, on disk before the name appears."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with open(partial, "w") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 class RunStore:
@@ -209,68 +158,3 @@ class Onlooker:
     def finish(self, summary: dict) -> dict:
         """The summary is written elsewhere."""
         return summary
-
-
-def checkpoint_folder(folder: Path, update: int) -> Path:
-    return folder / "checkpoints" / str(update)
-
-
-def hold(handle: IO) -> bool:
-    """Take a run folder for this process, by a lock on its open metrics.jsonl; false if another process has it."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def read_rows(path: Path) -> list[dict]:
-    """The whole lines of a JSONL file; what a kill tore off the last one is left out. No file is no rows."""
-    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []  # in bytes: the tear may be inside a character
-    return [json.loads(line) for line in lines]
-
-
-def read_config(folder: Path) -> dict | None:
-    """config.yaml of a run folder, or null where there is none. Raises UserError if it is not readable."""
-    path = folder / "config.yaml"
-    if not path.is_file():
-        return None
-    try:
-        known = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        known = None
-    if not isinstance(known, dict) or not {"hash", "identity"} <= known.keys():
-        raise UserError(f"{path} is not readable: remove the run folder to start again")
-    return known
-
-
-def first_difference(old: dict, new: dict, prefix: str = "") -> str:
-    """One setting in which two identities differ, for a message."""
-    for key in [*old, *(key for key in new if key not in old)]:
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            found = first_difference(before, after, f"{prefix}{key}.")
-            if found:
-                return found
-        elif before != after:
-            return f"{prefix}{key} is {before} there and {after} here"
-    return ""
-
-
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
-def git_commit() -> str | None:
-    """The commit of the checkout this package runs from; null for an installed package."""
-    here = Path(__file__).resolve().parent
-    if not (here.parent / ".git").exists():
-        return None
-    done = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True)
-    return done.stdout.strip() or None

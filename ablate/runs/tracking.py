@@ -11,8 +11,8 @@ from typing import Protocol
 
 from ablate.config import Config
 from ablate.runs.console import ConsoleTracker
-from ablate.runs.store import read_rows
-from ablate.settings.validation import config_hash
+from ablate.runs.folder import read_rows
+from ablate.settings.identity import config_hash
 
 COLUMNS = ("prompt", "kind", "response", "proxy", "gold", "length")  # of the samples table, as samples.jsonl names them
 

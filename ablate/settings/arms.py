@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from ablate.settings.validation import OUTSIDE_IDENTITY
+from ablate.settings.identity import OUTSIDE_IDENTITY
 
 MAX_LENGTH = 120  # wandb cuts run names at 128; a folder name may have 255 bytes
 UNNAMED = {*OUTSIDE_IDENTITY, "seed", "hydra"}  # seed has a folder of its own below the arm's

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
 from importlib.util import find_spec
-from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -17,28 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.sweeps.__main__ import sweep_names
-
-PRESETS = Path(__file__).parent / "conf"
-LAUNCHER = "accelerate"  # its folder in conf/ holds files for `accelerate launch --config_file`, not a group
-
-
-def groups() -> dict[str, list[str]]:
-    """Config group → its options: the folders of conf/, and the studies."""
-    folders = [folder for folder in PRESETS.iterdir() if folder.is_dir() and folder.name != LAUNCHER]
-    found = {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in folders}
-    return {**found, "sweep": [*sweep_names(), "null"]}
-
-
-def setting_names(kind: type = Config, prefix: str = "") -> list[str]:
-    """Every setting by its dotted name, in the order of the dataclasses."""
-    names = []
-    for f in fields(kind):
-        if isinstance(f.default_factory, type) and is_dataclass(f.default_factory):
-            names += setting_names(f.default_factory, f"{prefix}{f.name}.")
-        else:
-            names.append(prefix + f.name)
-    return names
+from ablate.settings.fields import setting_names
+from ablate.settings.groups import CONF, LAUNCHER, groups
 
 
 def quoted(argument: str) -> str:
@@ -74,7 +52,7 @@ def check_override(override: Override, argument: str) -> None:
         return
     names = setting_names()
     if key == LAUNCHER:
-        raise UserError(f"{argument}: write accelerate launch --config_file {PRESETS / LAUNCHER}/<name>.yaml -m ablate.run …")
+        raise UserError(f"{argument}: write accelerate launch --config_file {CONF / LAUNCHER}/<name>.yaml -m ablate.run …")
     if key not in names:
         raise UserError(f"{key} is not a setting{nearest(key, [*names, *options])}; `python -m ablate.run --cfg job` lists all")
     for value in values(override):

@@ -1,7 +1,6 @@
 """Processes of a sweep: started from one forkserver, watched, stopped together, never able to end one another.
 
 The forkserver has imported torch and transformers already, so a job begins at once; it holds no threads and no models.
-The name starts with `_` so that Hydra's plugin scan passes over it.
 """
 
 import faulthandler
@@ -13,15 +12,15 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Sequence
 
 from ablate.errors import UserError
-from ablate.runs.store import read_summary
+from ablate.runs.folder import read_summary
 from ablate.sweeps.table import Job, Overview
 
 GRACE_SECONDS = 30.0  # between asking a job that ran out of time to stop, and ending it
@@ -208,3 +207,6 @@ def exit_reason(code: int, log: Optional[Path]) -> str:
 def disk_is_full(path: Path) -> bool:
     """Whether no more than a few lines can be written where `path` is, or would be."""
     return shutil.disk_usage(next(folder for folder in path.parents if folder.exists())).free < FULL_BYTES
+
+
+PRELOAD = ("ablate.sweeps.preload",)

@@ -1,7 +1,4 @@
-"""What the forkserver imports, so that every run of a sweep begins with it.
-
-The name starts with `_` so that Hydra's plugin scan passes over it.
-"""
+"""What the forkserver imports, so that every run of a sweep begins with it."""
 
 from ablate.system.gc_pause import none_collected
 
@@ -9,11 +6,11 @@ with none_collected():
     import hydra  # noqa: F401
     import transformers.models.llama.modeling_llama  # noqa: F401
 
+    # What `ablate.run` imports, and not itself: each process forked from here executes it, and Python warns of a program imported before.
     import ablate.runs.fork
     import ablate.session
     import ablate.settings.overrides
-    import ablate.sweeps.__main__  # noqa: F401
-    import ablate.sweeps.pool  # noqa: F401
-
-    # What `ablate.run` imports, and not itself: each process forked from here executes it, and Python warns of a program imported before.
-    import ablate.sweeps.summary
+    import ablate.sweeps.expand
+    import ablate.sweeps.pool
+    import ablate.sweeps.study
+    import ablate.sweeps.summary  # noqa: F401

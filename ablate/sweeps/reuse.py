@@ -9,8 +9,11 @@ from pathlib import Path
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.runs.store import FINISHED, STREAMS, config_text, read_summary, run_folder, versions, write_atomically, writing
-from ablate.settings.validation import config_hash
+from ablate.runs.folder import FINISHED, STREAMS, read_summary, run_folder
+from ablate.runs.store import config_text
+from ablate.runs.versions import versions
+from ablate.settings.identity import config_hash
+from ablate.system.files import write_atomically, writing
 
 
 def take_over(configs: Iterable[Config]) -> int:

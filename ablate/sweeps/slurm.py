@@ -2,7 +2,7 @@
 
 hydra-submitit-launcher has the settings (`hydra.launcher.*`). Its own way of waiting needs Slurm's accounting, stops at the first
 job without a result, and knows nothing of run folders; so the jobs are waited for here, and judged by their summaries.
-The name starts with `_` so that Hydra's plugin scan passes over it: submitit is an optional dependency.
+submitit is an optional dependency.
 """
 
 import faulthandler
@@ -22,13 +22,13 @@ from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.runs.store import FINISHED, read_summary, run_folder
-from ablate.settings.validation import config_hash
+from ablate.runs.folder import FINISHED, read_summary, run_folder
+from ablate.settings.identity import config_hash
 from ablate.sweeps.compose import Composed
 from ablate.sweeps.pool import caught_signals, exit_reason, print_to
+from ablate.sweeps.returns import job_return
 from ablate.sweeps.table import Job, Overview
 from ablate.system.gc_pause import none_collected
-from hydra_plugins.ablate_launcher import job_return
 
 LONGEST_LOOK = 30.0  # seconds between two calls of squeue, once the sweep is minutes old
 AT_SUBMISSION = ("submitit_folder", "max_num_timeout")  # settings of submitit itself; the others describe the job

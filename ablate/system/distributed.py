@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -21,7 +21,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ablate.errors import Diverged, UserError
-from ablate.ppo.types import Rollout
 
 T = TypeVar("T")
 BUCKET = 2**26  # gradient entries of one message
@@ -103,21 +102,6 @@ def own_rows(count: int) -> slice:
 def dealt(rows: Sequence[T] | Tensor) -> Sequence[T] | Tensor:
     """Every n-th of the rows; sorted ones are dealt in shares of nearly equal length."""
     return rows[rank() :: processes()]
-
-
-def gather_rollout(rollout: Rollout, pad: int) -> Rollout:
-    """The rows of all processes, in the order of `own_rows`, as wide as the longest response of all needs."""
-    if membership is None:
-        return rollout
-    shapes = everyone(tuple(rollout.mask.shape))
-    counts, steps = [rows for rows, _ in shapes], max(width for _, width in shapes)
-    gathered = {}
-    for field in fields(rollout):
-        rows = getattr(rollout, field.name)
-        if rows.dim() == 2:
-            rows = nn.functional.pad(rows, (0, steps - rollout.mask.shape[1]), value=pad if field.name == "tokens" else 0)
-        gathered[field.name] = gather_rows(rows, counts)
-    return Rollout(**gathered)
 
 
 def gather_rows(rows: Tensor, counts: list[int]) -> Tensor:

@@ -13,15 +13,14 @@ from optuna.trial import TrialState
 from ablate.config import Config
 from ablate.errors import UserError
 from ablate.runs.compose import composed, composing
-from ablate.runs.store import run_folder
+from ablate.runs.folder import run_folder
 from ablate.settings.validation import validate
-from ablate.sweeps.__main__ import OUTSIDE_PIPELINE, cores
-from ablate.sweeps.pool import build_stages, caught_signals, pass_on, settle, start, start_server
+from ablate.sweeps.expand import OUTSIDE_PIPELINE, cores
+from ablate.sweeps.pool import PRELOAD, build_stages, caught_signals, pass_on, settle, start, start_server
 from ablate.sweeps.table import Job, number
 from ablate.tune.report import closing_report, settings
 from ablate.tune.space import Search, load_search, read_search, search_names
 from ablate.tune.study import Attempt, Outcome, next_attempt, open_study, outcome, overrides_of, report, study_folder, tell
-from hydra_plugins.ablate_launcher import PRELOAD
 
 HELP = """Search settings with Optuna: the most gold without collapse, or gold against KL.
 

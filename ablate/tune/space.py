@@ -18,9 +18,12 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.settings.overrides import check_override, groups, nearest, setting_names, values
-from ablate.settings.validation import OUTSIDE_IDENTITY, check_values
-from ablate.sweeps.__main__ import SEARCH, sweep_folder, sweep_names
+from ablate.settings.fields import setting_names
+from ablate.settings.groups import groups, sweep_folder, sweep_names
+from ablate.settings.identity import OUTSIDE_IDENTITY
+from ablate.settings.overrides import check_override, nearest, values
+from ablate.settings.validation import check_values
+from ablate.sweeps.study import SEARCH
 
 OPTIONS = ("n_trials", "workers", "seeds", "objective", "storage", "sweep")
 OBJECTIVES = {"gold": ("maximize",), "gold_kl": ("maximize", "minimize")}

@@ -26,9 +26,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.runs.store import first_difference, hold, read_rows, read_summary, writing
-from ablate.settings.validation import OUTSIDE_IDENTITY
+from ablate.runs.folder import read_rows, read_summary
+from ablate.settings.identity import OUTSIDE_IDENTITY, first_difference
 from ablate.sweeps.table import Job
+from ablate.system.files import hold, writing
 from ablate.tune.space import OBJECTIVES, Search
 
 ASKED = "asked"  # user attribute of a study: what every tuner of it must agree on

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from analysis.figures.captions import bands, collapse_is, gold_source, seeds
 from analysis.figures.estimate import GOLD, KL, LENGTH, PERPLEXITY, PROXY, WIN, Drawn, Frames, Panel, trajectories
 from analysis.figures.panels import MOST_LABELLED, draw_panels
-from analysis.figures.style import arm_order
+from analysis.figures.style import arm_order, bands, collapse_is, gold_source, seeds
 
 POLICY_LOSS = Panel("ppo/policy_loss", "Policy loss")
 VALUE_LOSS = Panel("ppo/value_loss", "Value loss", "sqrt")

@@ -8,9 +8,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures.captions import gold_source, seeds
 from analysis.figures.estimate import Drawn, Frames
-from analysis.figures.style import WIDTH, add_caption, arm_label, arm_order, style
+from analysis.figures.style import WIDTH, add_caption, arm_label, arm_order, gold_source, seeds, style
 
 RIDGES, BINS, HEIGHT = 9, 60, 0.84
 PANELS = {"proxy": "Proxy reward of held-out answers", "gold": "Gold reward of the same answers"}

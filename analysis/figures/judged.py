@@ -7,9 +7,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures.captions import gold_source, seeds
 from analysis.figures.estimate import Drawn, Frames, mean_and_band
-from analysis.figures.style import WIDTH, WORDS, add_caption, arm_label, arm_order, style
+from analysis.figures.style import WIDTH, WORDS, add_caption, arm_label, arm_order, gold_source, seeds, style
 from analysis.load.judgements import third_parties
 
 OUTCOMES = {"win": "#0072B2", "tie": "#C4C4C4", "lose": "#D55E00"}

@@ -10,11 +10,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures.captions import gold_source
 from analysis.figures.estimate import COLUMNS, Drawn, Frames, mean_and_band
 from analysis.figures.labels import spread_labels
 from analysis.figures.panels import draw_panel
-from analysis.figures.style import PALETTE, WIDTH, WORDS, add_caption, arm_dashes, arm_label, natural, style
+from analysis.figures.style import PALETTE, WIDTH, WORDS, add_caption, arm_dashes, arm_label, gold_source, natural, style
 
 STAGES = ("preferences.", "reward_model.", "data.", "sft.", "pretrain.", "model.")
 

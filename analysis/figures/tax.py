@@ -7,10 +7,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures.captions import gold_source, seeds
 from analysis.figures.estimate import Drawn, Frames, mean_and_band
 from analysis.figures.judged import ended
-from analysis.figures.style import PALETTE, WIDTH, add_caption, arm_label, arm_order, style
+from analysis.figures.style import PALETTE, WIDTH, add_caption, arm_label, arm_order, gold_source, seeds, style
 
 WON = {"eval/helpful/gold": "Gold,\nhelpful prompts", "eval/harmful/gold": "Gold,\nharmful prompts"}
 PAID = {"eval/lm_loss": "Held-out text,\nnats per token", "eval/choice_accuracy": "Multiple choice,\nshare right"}

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 ARCHIVE, SUMS = "runs.tar.xz", "SHA256SUMS"
-REFERENCE = Path(__file__).resolve().parents[1] / "results" / "reference"  # the set that is committed; a wheel has none
+REFERENCE = Path(__file__).resolve().parents[2] / "results" / "reference"  # the set that is committed; a wheel has none
 
 
 def resolve(root: Path) -> Path:

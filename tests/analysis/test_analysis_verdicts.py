@@ -17,7 +17,8 @@ from simulate import CONFIG, SFT_GOLD, SFT_SD, Arm, override, write_study
 
 import ablate
 from ablate.config import Config
-from ablate.sweeps.__main__ import expand, load_study
+from ablate.sweeps.expand import expand
+from ablate.sweeps.study import load_study
 from analysis import verdicts as verdicts_module
 from analysis.claims.judge import LEAST, MOST, Claim, Part, find_arms, judge
 from analysis.claims.paper import PAPER_CLAIMS

@@ -21,7 +21,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from ablate.config import BugsConfig, Config, ModelConfig, PPOConfig, SamplingConfig
 from ablate.memory.estimate import Run, need
 from ablate.memory.shapes import SHAPES, Shape
-from ablate.models.load import Models, checkpoint_gradients, freeze, load_policy, load_scorer
+from ablate.models.load import Models, freeze, load_policy, load_scorer
+from ablate.models.recompute import checkpoint_gradients
 from ablate.ppo.rollout import measure
 from ablate.ppo.sampling import sample
 from ablate.ppo.shaping import estimate_targets, initial_state, shape_rewards

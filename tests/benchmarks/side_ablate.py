@@ -23,10 +23,12 @@ import torch
 import ablate
 from ablate.config import Config
 from ablate.data.source import open_source
-from ablate.models.load import load_scorer, load_tokenizer, log_softmax, response_logits, score_shift, sequence_score
+from ablate.models.forward import log_softmax, response_logits, score_shift, sequence_score
+from ablate.models.load import load_scorer, load_tokenizer
 from ablate.ppo.rollout import encode_prompts, encode_turns
 from ablate.runs.checkpoint import load_weights
-from ablate.runs.store import RunStore, run_folder
+from ablate.runs.folder import run_folder
+from ablate.runs.store import RunStore
 from ablate.session import execute, prepare
 from ablate.system.seeding import numpy_stream
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ablate.models.load import load_policy, load_scorer, log_softmax, response_logits, response_values, sequence_score
+from ablate.models.forward import log_softmax, response_logits, response_values, sequence_score
+from ablate.models.load import load_policy, load_scorer
 from ablate.ppo.tricks.advantage import advantage_norm, gae
 from ablate.ppo.tricks.policy import log_ratio, ratio_clip
 from ablate.ppo.tricks.reward import kl_estimate, kl_penalty, place_score

@@ -12,9 +12,9 @@ from ablate.config import Config
 from ablate.data.probes import QUESTIONS, TEXTS, Question, held_out_texts, questions, read_questions, read_texts
 from ablate.errors import UserError
 from ablate.ppo.alignment_tax import Probes, encode_choices, log_likelihoods
-from ablate.runs.store import read_rows, run_folder
+from ablate.runs.folder import read_rows, run_folder
 from ablate.session import execute
-from ablate.settings.validation import config_hash
+from ablate.settings.identity import config_hash
 from ablate.system.seeding import numpy_stream
 from ablate.world.grammar import corpus, grammar
 from ablate.world.tokenizer import build_tokenizer

@@ -9,7 +9,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from ablate.config import SamplingConfig
 from ablate.models.attention import LEAST_FILLED, MULTIPLE, attend, band, by_products, products, slots_for, takes_slots
-from ablate.models.load import load_policy, log_softmax, packed_states
+from ablate.models.forward import log_softmax, packed_states
+from ablate.models.load import load_policy
 from ablate.ppo.sampling import join, sample
 
 CPU = torch.device("cpu")

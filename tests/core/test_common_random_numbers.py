@@ -7,7 +7,8 @@ import torch
 from ablate.pipeline.build import Stages
 from ablate.ppo.rollout import collect
 from ablate.ppo.types import Rollout
-from ablate.runs.store import RunStore, read_rows, run_folder
+from ablate.runs.folder import read_rows, run_folder
+from ablate.runs.store import RunStore
 from ablate.runs.tracking import Trackers
 from ablate.system.seeding import numpy_stream, torch_stream
 from ablate.trainer import Trainer

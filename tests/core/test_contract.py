@@ -17,8 +17,8 @@ from synthetic import random_rollout, random_targets, with_pads
 import ablate
 from ablate import trainer
 from ablate.config import BugsConfig, PPOConfig
-from ablate.models import load as models
-from ablate.ppo import update as optimise
+from ablate.models import load
+from ablate.ppo import update as ppo_update
 from ablate.ppo.shaping import (
     critic_pretrain_loss,
     estimate_targets,
@@ -31,9 +31,9 @@ from ablate.ppo.shaping import (
 from ablate.ppo.tricks import advantage, policy, reward, running, value
 from ablate.ppo.types import Targets
 from ablate.ppo.update import new_optimizer, update
-from ablate.runs.store import run_folder
+from ablate.runs.folder import run_folder
 from ablate.session import execute
-from ablate.settings import validation
+from ablate.settings import identity
 from ablate.system.seeding import torch_stream
 
 SOURCE = Path(ablate.__file__).parent
@@ -77,9 +77,9 @@ CHOICES = {
     "reward_norm_over": Flip("batch", "shape_rewards", {"reward_norm": True}, reward.reward_norm),
     "importance_sampling": Flip("reference", "ppo_loss", function=policy.importance_sampling),
     "entropy_clip_form": Flip("moss", "ppo_loss", ENTROPY | {"entropy_clip": 0.5}, policy.entropy_clip),
-    "critic_init": Flip("sft", "start", function=models.new_critic),
+    "critic_init": Flip("sft", "start", function=load.new_critic),
     "policy_init": Flip("pretrained", "start", function=trainer.Trainer.load_models),
-    "lr_schedule": Flip("inverse_sqrt", "update", function=optimise.rate_factor),
+    "lr_schedule": Flip("inverse_sqrt", "update", function=ppo_update.rate_factor),
 }
 AMOUNTS = {
     "kl_coef": Flip(0.3, "shape_rewards", KL),
@@ -235,8 +235,8 @@ def fresh(tiny_models, stage_folders):
     """The same models before any update."""
     return replace(
         tiny_models,
-        policy=models.load_policy(stage_folders["sft"], torch.device("cpu")),
-        critic=models.load_scorer(stage_folders["reward_model"], torch.device("cpu")),
+        policy=load.load_policy(stage_folders["sft"], torch.device("cpu")),
+        critic=load.load_scorer(stage_folders["reward_model"], torch.device("cpu")),
     )
 
 
@@ -257,7 +257,7 @@ def test_pads_never_change_any_output(name, fill):
         assert same(clean[stage], filled[stage]), stage
 
 
-BELONGS = [(toggle, amount) for toggle, amounts in validation.AMOUNTS.items() for amount in amounts]
+BELONGS = [(toggle, amount) for toggle, amounts in identity.AMOUNTS.items() for amount in amounts]
 
 
 @pytest.mark.parametrize(("toggle", "amount"), BELONGS)
@@ -280,7 +280,7 @@ def readings() -> dict[str, set[str]]:
     """Setting → functions of the package that read `ppo.<setting>`; config, validation, checks and memory declare, refuse and predict."""
     names, found = {f.name for f in fields(PPOConfig)}, defaultdict(set)
     for path in SOURCE.rglob("*.py"):
-        if path.name in ("config.py", "validation.py", "checks.py", "memory.py"):
+        if path.name in ("config.py", "validation.py", "checks.py", "estimate.py"):
             continue
         for function in ast.walk(ast.parse(path.read_text())):
             if not isinstance(function, ast.FunctionDef):
@@ -295,7 +295,7 @@ def test_each_toggle_and_choice_is_read_in_exactly_one_function():
     """But two: whether the whole minibatch's entropy is needed is asked before its micro-batches run, and a fork keeps a steered η."""
     once = {name: functions for name, functions in readings().items() if name in TOGGLES | CHOICES}
     assert once.keys() == TOGGLES.keys() | CHOICES.keys()
-    assert once.pop("entropy_clip") == {"shaping.ppo_loss", "optimise.backward_minibatch"}
+    assert once.pop("entropy_clip") == {"shaping.ppo_loss", "update.backward_minibatch"}
     assert once.pop("kl_adaptive") == {"shaping.shape_rewards", "trainer.restore"}
     assert {name: functions for name, functions in once.items() if len(functions) != 1} == {}
 

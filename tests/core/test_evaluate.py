@@ -5,7 +5,8 @@ import pytest
 from ablate.config import CollapseConfig, Config
 from ablate.data.source import open_source
 from ablate.models.load import freeze
-from ablate.ppo.evaluate import CollapseWatch, Evaluation, HeldOut, deviation, evaluate, mean, score_rows, summarise
+from ablate.ppo.collapse import CollapseWatch, deviation, mean
+from ablate.ppo.evaluate import Evaluation, HeldOut, evaluate, score_rows, summarise
 from ablate.ppo.scoring import open_gold
 from ablate.world.grammar import Prompt
 

@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM
 
 from ablate.config import BugsConfig, Config, ModelConfig, PPOConfig, SamplingConfig
 from ablate.errors import UserError
-from ablate.models.load import Models, load_policy, load_scorer, response_logits
+from ablate.models.forward import response_logits
+from ablate.models.load import Models, load_policy, load_scorer
 from ablate.models.lora import adapted, linear_layers, merged, require_peft, restore_adapter
 from ablate.ppo.rollout import collect, encode_prompts
 from ablate.ppo.shaping import estimate_targets, initial_state, shape_rewards

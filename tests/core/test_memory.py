@@ -16,8 +16,8 @@ from ablate.memory.__main__ import folder_shape, run_of, settings, shapes
 from ablate.memory.estimate import ACTIVATIONS, FROZEN_NORMS, Run, need
 from ablate.memory.shapes import SHAPES, Shape, shape_of
 from ablate.models.attention import use_slots
+from ablate.models.forward import packed_states
 from ablate.models.linear import quicken
-from ablate.models.load import packed_states
 from ablate.models.lora import adapted
 from ablate.system.seeding import torch_stream
 

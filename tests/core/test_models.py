@@ -6,17 +6,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from ablate.errors import UserError
-from ablate.models.load import (
-    entropy_of,
-    load_policy,
-    load_scorer,
-    log_softmax,
-    new_critic,
-    response_logits,
-    response_values,
-    sequence_score,
-    spread,
-)
+from ablate.models.forward import entropy_of, log_softmax, response_logits, response_values, sequence_score, spread
+from ablate.models.load import load_policy, load_scorer, new_critic
 from ablate.system.seeding import torch_stream
 
 CPU = torch.device("cpu")

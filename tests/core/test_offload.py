@@ -8,13 +8,16 @@ from transformers import AutoModelForCausalLM
 from ablate import trainer
 from ablate.config import ModelConfig, SamplingConfig
 from ablate.errors import UserError
-from ablate.models.load import checkpoint_gradients, freeze, load_policy, load_scorer, response_logits, response_values, sequence_score
+from ablate.models.forward import response_logits, response_values, sequence_score
+from ablate.models.load import freeze, load_policy, load_scorer
 from ablate.models.lora import adapted, merged
 from ablate.models.offload import Resting, on_device
+from ablate.models.recompute import checkpoint_gradients
 from ablate.pipeline.build import Stages, choose_device
 from ablate.ppo.rollout import encode_prompts
 from ablate.ppo.sampling import sample
-from ablate.runs.store import RunStore, read_rows, run_folder
+from ablate.runs.folder import read_rows, run_folder
+from ablate.runs.store import RunStore
 from ablate.runs.tracking import Trackers
 from ablate.system.seeding import torch_stream
 

@@ -7,7 +7,8 @@ import torch
 
 from ablate.config import BugsConfig, PPOConfig, SamplingConfig
 from ablate.errors import Diverged
-from ablate.models.load import Models, response_logits
+from ablate.models.forward import response_logits
+from ablate.models.load import Models
 from ablate.ppo.rollout import collect, encode_prompts
 from ablate.ppo.shaping import estimate_targets, initial_state, shape_rewards
 from ablate.ppo.types import Rollout, Targets

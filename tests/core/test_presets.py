@@ -12,8 +12,9 @@ from omegaconf import OmegaConf
 import ablate
 import ablate.run
 from ablate.config import Config, PPOConfig
-from ablate.settings.overrides import LAUNCHER
-from ablate.settings.validation import config_hash, validate
+from ablate.settings.groups import LAUNCHER
+from ablate.settings.identity import config_hash
+from ablate.settings.validation import validate
 
 CONF = Path(ablate.__file__).parent / "conf"
 FILES = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml") if path.parent.name != LAUNCHER)

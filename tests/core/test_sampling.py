@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ablate.config import SamplingConfig
-from ablate.models.load import load_policy, log_softmax, response_logits
+from ablate.models.forward import log_softmax, response_logits
+from ablate.models.load import load_policy
 from ablate.ppo.sampling import Sampled, choose, join, next_token_nll, sample, sampler_log_probs
 
 PAD, STEPS = 0, 16

@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from ablate.models.load import load_policy, load_scorer, packed_states
+from ablate.models.forward import packed_states
+from ablate.models.load import load_policy, load_scorer
 from ablate.pipeline.reward_model import score_all
 from ablate.pipeline.supervised import language_model_loss, pad_right, real_tokens, response_targets, token_nll
 

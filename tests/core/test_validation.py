@@ -10,9 +10,11 @@ import yaml
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.runs.store import RunStore, run_folder
+from ablate.runs.folder import run_folder
+from ablate.runs.store import RunStore
 from ablate.settings import validation
-from ablate.settings.validation import HUMAN_ONLY, config_hash, identity, validate
+from ablate.settings.identity import HUMAN_ONLY, config_hash, identity
+from ablate.settings.validation import validate
 
 
 def setting(config: Config, name: str, value: object) -> Config:

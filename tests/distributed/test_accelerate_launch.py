@@ -14,7 +14,7 @@ import pytest
 from several import free_port
 from test_several_processes import difference
 
-from ablate.runs.store import read_rows, read_summary, run_folder
+from ablate.runs.folder import read_rows, read_summary, run_folder
 from ablate.session import execute
 
 pytestmark = pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 from several import Cue, run, said
 from test_several_processes import difference
 
-from ablate.runs.store import read_summary, run_folder
+from ablate.runs.folder import read_summary, run_folder
 from ablate.session import execute
 
 pytestmark = pytest.mark.slow

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from ablate.config import Config
 from ablate.settings.__main__ import reference
-from ablate.settings.overrides import groups, setting_names
+from ablate.settings.fields import setting_names
+from ablate.settings.groups import groups
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from ablate.runs.store import read_rows
+from ablate.runs.folder import read_rows
 from ablate.sweeps.summary import last_samples
 
 ROWS = [{"update": 0, "prompt": "面包 怎么 做 ?", "response": "好 的"}, {"update": 0, "prompt": "猫", "response": "ä"}]

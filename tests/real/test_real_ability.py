@@ -10,7 +10,7 @@ from ablate.data.chat import beginning
 from ablate.data.probes import Question
 from ablate.models.load import load_tokenizer
 from ablate.ppo.alignment_tax import Probes, encode_choices
-from ablate.runs.store import read_rows, run_folder
+from ablate.runs.folder import read_rows, run_folder
 from ablate.session import execute
 
 QUESTION = Question("the sea is", ("deep", " a good name for a cat", "milo"), 0)

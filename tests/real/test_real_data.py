@@ -14,7 +14,7 @@ import pytest
 from families import QUESTIONS, hh_rows, write_lines
 from scipy.stats import binomtest
 
-from ablate import build_stage, stages
+from ablate import stages
 from ablate.config import Config, DataConfig
 from ablate.data.dialogues import Example, HumanPrompt, Malformed, parse_generic, parse_hh, parse_hub, parse_moss
 from ablate.data.files import content_key, read_table
@@ -22,9 +22,9 @@ from ablate.data.human import HumanSource, is_held_out, train_bpe
 from ablate.errors import UserError
 from ablate.pipeline.preferences import read
 from ablate.pipeline.reward_model import wilson
-from ablate.runs.store import run_folder
+from ablate.runs.folder import run_folder
 from ablate.session import execute
-from ablate.settings.validation import config_hash
+from ablate.settings.identity import config_hash
 
 HH = os.environ.get("HH_RLHF")
 ONE = HumanPrompt((("user", "a ?"),), "any")
@@ -250,7 +250,7 @@ def test_a_stage_can_be_built_into_a_folder_without_a_run(dialogues, tmp_path, c
     ]  # fmt: skip
     stages.main(command)
     (built,) = (tmp_path / "cache").glob("reward_model-*")
-    assert build_stage.content(to) == build_stage.content(built) and (to / "model.safetensors").is_file()
+    assert stages.content(to) == stages.content(built) and (to / "model.safetensors").is_file()
     report = json.loads((to / "report.json").read_text())
     captured = capsys.readouterr()
     assert captured.out == f"wrote {to}\n"

@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from ablate.data.chat import encode_dialogues
 from ablate.export.__main__ import export, plain_scorer
-from ablate.runs.store import run_folder
+from ablate.runs.folder import run_folder
 from ablate.session import execute
 
 ALONE = """

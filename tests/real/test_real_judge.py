@@ -7,7 +7,7 @@ import json
 import pytest
 
 from ablate.judge import __main__ as judge
-from ablate.runs.store import run_folder
+from ablate.runs.folder import run_folder
 from ablate.session import execute
 
 

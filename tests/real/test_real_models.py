@@ -27,11 +27,12 @@ from ablate.data.chat import encode_dialogues, encode_texts, encode_turns, prepa
 from ablate.errors import UserError
 from ablate.models import hub
 from ablate.models.folder import SCORE_SHIFT
-from ablate.models.load import load_policy, load_scorer, load_tokenizer, sequence_score
+from ablate.models.forward import sequence_score
+from ablate.models.load import load_policy, load_scorer, load_tokenizer
 from ablate.pipeline.checks import given
 from ablate.ppo.rollout import collect, encode_prompts
 from ablate.ppo.scoring import TextScorer, reads_other_tokens
-from ablate.runs.store import read_rows, run_folder
+from ablate.runs.folder import read_rows, run_folder
 from ablate.session import execute
 
 CPU = torch.device("cpu")

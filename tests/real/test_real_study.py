@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from families import hh_rows, write_lines
 
-from ablate.runs.store import read_rows
+from ablate.runs.folder import read_rows
 
 ROOT = Path(__file__).parents[2]
 SMALL = (

@@ -15,7 +15,7 @@ import torch
 from processes import CONTEXT, command_line, limited
 
 from ablate.run import main
-from ablate.runs.store import read_summary, run_folder
+from ablate.runs.folder import read_summary, run_folder
 from ablate.session import execute
 
 

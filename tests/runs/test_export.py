@@ -17,9 +17,10 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from ablate.data.chat import encode_dialogues, encode_turns
 from ablate.errors import UserError
 from ablate.export.__main__ import export, main
-from ablate.models.load import load_policy, load_scorer, response_logits, sequence_score
+from ablate.models.forward import response_logits, sequence_score
+from ablate.models.load import load_policy, load_scorer
 from ablate.models.lora import adapted, restore_adapter
-from ablate.runs.store import read_rows, run_folder
+from ablate.runs.folder import read_rows, run_folder
 from ablate.session import execute
 from ablate.system.seeding import torch_stream
 

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from ablate.config import Config
 from ablate.errors import UserError
+from ablate.runs.folder import run_folder
 from ablate.runs.fork import forked
-from ablate.runs.store import run_folder
 from ablate.session import execute
 
 INHERITED = ("ppo.kl_penalty=false", "ppo.reward_clip=2.5", "sampling.max_new_tokens=7", "checkpoint.keep=0", "seed=3")

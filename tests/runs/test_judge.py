@@ -16,7 +16,7 @@ from ablate.data.source import open_source
 from ablate.judge import __main__ as judge
 from ablate.models.load import load_tokenizer
 from ablate.ppo.scoring import TextScorer
-from ablate.runs.store import run_folder
+from ablate.runs.folder import run_folder
 from ablate.session import execute
 from analysis.figures.estimate import Frames
 from analysis.figures.judged import fig11

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from ablate.config import Config
 from ablate.errors import UserError
+from ablate.runs.folder import read_rows, run_folder
 from ablate.runs.fork import forked
-from ablate.runs.store import read_rows, run_folder
 from ablate.session import execute
 
 pytest.importorskip("peft")

@@ -11,9 +11,11 @@ from processes import run
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.runs.store import RunStore, read_rows, read_summary, run_folder, write_atomically
+from ablate.runs.folder import read_rows, read_summary, run_folder
+from ablate.runs.store import RunStore
 from ablate.session import execute
-from ablate.settings.overrides import setting_names
+from ablate.settings.fields import setting_names
+from ablate.system.files import write_atomically
 
 MONITOR = {"perplexity", "perplexity_ref", "perplexity_moss", "response_length", "kl_to_sft", "kl_per_token", "kl_k1", "kl_k3",
            "entropy", "truncated", "distinct"}  # fmt: skip

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import ast
 import fcntl
-import inspect
 import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from processes import ask, run, spawn, wait_for
@@ -21,8 +20,8 @@ from ablate import stages
 from ablate.config import Config
 from ablate.errors import UserError
 from ablate.pipeline import build as pipeline
-from ablate.pipeline import preferences, pretrain, reward_model, sft
 from ablate.pipeline.cache import acquire, cached, check_entry, entries, leftovers, lock_path, partial_path, remove, stage_key
+from ablate.pipeline.closure import EXCLUDED, ROOT, closure, module_path
 
 NAMES = ("pretrain", "sft", "preferences", "reward_model")
 TRAINED = (
@@ -184,38 +183,52 @@ def test_a_setting_that_no_stage_reads_builds_nothing(override, built, make_conf
     assert sorted(Path(built.cache).iterdir()) == before
 
 
-def test_a_key_holds_settings_upstream_and_code():
-    key = stage_key("sft", {"steps": 1}, ["up"], [sft])
-    assert key == stage_key("sft", {"steps": 1}, ["up"], [sft])
-    others = [stage_key("sft", {"steps": 2}, ["up"], [sft]), stage_key("sft", {"steps": 1}, ["on"], [sft]),
-              stage_key("sft", {"steps": 1}, ["up"], [pretrain]), stage_key("pretrain", {"steps": 1}, ["up"], [sft])]  # fmt: skip
-    assert len({key, *others}) == 5
+def test_a_key_holds_the_stage_its_settings_and_what_it_is_built_on():
+    key = stage_key("sft", {"steps": 1}, ["up"])
+    assert key == stage_key("sft", {"steps": 1}, ["up"])
+    others = [stage_key("sft", {"steps": 2}, ["up"]), stage_key("sft", {"steps": 1}, ["on"]), stage_key("pretrain", {"steps": 1}, ["up"])]
+    assert len({key, *others}) == 4
 
 
-def imported(module: ModuleType) -> set[str]:
-    """Modules of this package that a module's code imports."""
-    found = set()
-    for node in ast.walk(ast.parse(inspect.getsource(module))):
-        if isinstance(node, ast.ImportFrom) and node.module.startswith("ablate"):
-            whole = [f"{node.module}.{alias.name}" for alias in node.names]
-            package = Path(inspect.getsourcefile(pipeline)).parents[2]
-            modules = [name for name in whole if (package / (name.replace(".", "/") + ".py")).exists()]
-            found |= set(modules) or {node.module}
-    return found
+@pytest.fixture(scope="module")
+def package(tmp_path_factory) -> Path:
+    """A copy of the package's source, to be changed."""
+    root = tmp_path_factory.mktemp("source")
+    shutil.copytree(ROOT / "ablate", root / "ablate", ignore=shutil.ignore_patterns("__pycache__", "conf"))
+    return root
 
 
-@pytest.mark.parametrize(
-    ("stage", "code"),
-    [(pretrain, [pretrain, *pipeline.WORLD, *pipeline.HUMAN, *pipeline.TRAINING]),
-     (sft, [sft, *pipeline.WORLD, *pipeline.HUMAN, *pipeline.TRAINING]),
-     (preferences, [preferences, *pipeline.WORLD, *pipeline.HUMAN, *pipeline.TRAINING, *pipeline.SAMPLING]),
-     (reward_model, [reward_model, preferences, *pipeline.TRAINING])],
-    ids=NAMES,
-)  # fmt: skip
-def test_the_code_in_a_key_covers_what_the_stage_imports(stage, code):
-    harmless = {"ablate.config", "ablate.errors", "ablate.system.progress"}  # settings are in the key by value; the rest makes no numbers
-    names = {getattr(part, "__name__", "") if isinstance(part, ModuleType) else part.__module__ for part in code}
-    assert imported(stage) - harmless <= names
+@pytest.mark.parametrize("stage", NAMES)
+def test_one_byte_of_any_module_that_a_stage_runs_through_gives_it_another_key(stage, package):
+    before = stage_key(stage, {}, [], package)
+    assert before == stage_key(stage, {}, [])
+    modules = closure(f"ablate.pipeline.{stage}")
+    assert {"ablate.models.attention", "ablate.models.linear", "ablate.system.seeding", f"ablate.pipeline.{stage}"} <= set(modules)
+    for module in modules:
+        path = module_path(module, package)
+        source = path.read_bytes()
+        path.write_bytes(source + b"#")
+        assert stage_key(stage, {}, [], package) != before, module
+        path.write_bytes(source)
+    for module in (*EXCLUDED, "ablate.ppo.shaping", "ablate.trainer"):
+        path = module_path(module, package)
+        path.write_bytes(path.read_bytes() + b"#")
+    assert stage_key(stage, {}, [], package) == before
+
+
+LOADED = """
+import sys
+before = set(sys.modules)
+import ablate.pipeline.{stage}
+print(*sorted(name for name in sys.modules if name.startswith("ablate") and sys.modules[name].__file__))
+"""
+
+
+@pytest.mark.parametrize("stage", NAMES)
+def test_every_module_that_python_loads_for_a_stage_is_in_its_closure_or_excluded_by_name(stage):
+    done = subprocess.run([sys.executable, "-c", LOADED.format(stage=stage)], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = {name for name in done.stdout.split() if module_path(name).name != "__init__.py"}
+    assert loaded <= {*closure(f"ablate.pipeline.{stage}"), *EXCLUDED}
 
 
 # -- the command -------------------------------------------------------------------------------------------------------------

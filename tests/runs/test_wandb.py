@@ -14,7 +14,8 @@ import pytest
 from processes import command_line, run
 
 from ablate import mirror
-from ablate.runs.store import RunStore, read_rows, read_summary, run_folder
+from ablate.runs.folder import read_rows, read_summary, run_folder
+from ablate.runs.store import RunStore
 from ablate.session import execute
 
 KEY = "0123456789abcdef0123456789abcdef01234567"

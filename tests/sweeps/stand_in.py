@@ -14,8 +14,8 @@ from hydra.core.config_store import ConfigStore
 import ablate
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.runs.store import run_folder
-from ablate.settings.validation import config_hash
+from ablate.runs.folder import run_folder
+from ablate.settings.identity import config_hash
 
 RAISES, EXITS, KILLED, SEGFAULTS, REFUSED, DIVERGES, COLLAPSES = 1, 2, 3, 4, 5, 6, 7
 

@@ -10,8 +10,9 @@ import pytest
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.runs.store import RunStore, is_finished, read_config, run_folder
-from ablate.settings.validation import config_hash
+from ablate.runs.folder import is_finished, read_config, run_folder
+from ablate.runs.store import RunStore
+from ablate.settings.identity import config_hash
 from ablate.sweeps.reuse import take_over
 
 RECORDS = ("metrics.jsonl", "scores.jsonl", "samples.jsonl", "stages.json", "reward_model/report.json")

@@ -15,20 +15,13 @@ from sweep_bench import run_sweep
 import ablate
 from ablate.config import Config, PPOConfig
 from ablate.errors import UserError
-from ablate.settings.validation import config_hash
-from ablate.sweeps import __main__ as sweeps
-from ablate.sweeps.__main__ import (
-    Study,
-    check_sweep_choice,
-    distinct,
-    expand,
-    listing,
-    load_study,
-    pipeline_key,
-    refuse_invalid,
-    sweep_folder,
-    sweep_names,
-)
+from ablate.settings import groups
+from ablate.settings.groups import sweep_folder, sweep_names
+from ablate.settings.identity import config_hash
+from ablate.sweeps import study as sweeps_study
+from ablate.sweeps.__main__ import listing
+from ablate.sweeps.expand import distinct, expand, pipeline_key, refuse_invalid
+from ablate.sweeps.study import Study, check_sweep_choice, load_study
 
 STUDY = Study(
     name="study", question="?", figure="0", claim="!", base=("ppo=vanilla", "ppo.updates=5"),
@@ -175,7 +168,7 @@ def test_a_study_without_m_is_refused_and_with_it_accepted():
 def test_studies_are_found_beside_the_checkout_and_inside_an_installed_package(tmp_path, monkeypatch):
     assert sweep_folder() == Path(ablate.__file__).parents[1] / "sweeps"
     (tmp_path / "ablate" / "sweep_files").mkdir(parents=True)
-    monkeypatch.setattr(sweeps, "__file__", str(tmp_path / "ablate" / "sweeps.py"))
+    monkeypatch.setattr(groups, "PACKAGE", tmp_path / "ablate")
     assert sweep_folder() == tmp_path / "ablate" / "sweep_files"
 
 
@@ -186,7 +179,8 @@ def test_the_study_folder_is_no_package():
 @pytest.mark.parametrize("content", ["question: a\nfigure: b\n", "question: a\nfigure: b\nclaim: c\narm: {}\n"])
 def test_a_study_of_another_form_is_refused(content, tmp_path, monkeypatch):
     (tmp_path / "odd.yaml").write_text(content)
-    monkeypatch.setattr(sweeps, "sweep_folder", lambda: tmp_path)
+    for module in (groups, sweeps_study):
+        monkeypatch.setattr(module, "sweep_folder", lambda: tmp_path)
     with pytest.raises(UserError, match=r"sweeps/odd\.yaml must hold"):
         load_study("odd")
 

@@ -11,8 +11,10 @@ from optuna.distributions import IntDistribution as Whole
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.sweeps import __main__ as sweeps
-from ablate.sweeps.__main__ import check_sweep_choice, listing, sweep_names
+from ablate.settings.groups import sweep_names
+from ablate.settings import groups
+from ablate.sweeps.__main__ import listing
+from ablate.sweeps.study import check_sweep_choice
 from ablate.tune import __main__ as tune
 from ablate.tune import space as tune_space
 from ablate.tune.space import OBJECTIVES, load_search, read_search, search_names
@@ -126,7 +128,7 @@ def test_what_cannot_be_searched_is_refused_in_one_sentence(arguments, words):
 @pytest.mark.parametrize("content", ["question: a?\n", "question: a?\noverrides: []\narms: {}\n", "- a\n"])
 def test_a_search_of_another_form_is_refused(content, tmp_path, monkeypatch):
     (tmp_path / "tune_odd.yaml").write_text(content)
-    for module in (sweeps, tune_space):
+    for module in (groups, tune_space):
         monkeypatch.setattr(module, "sweep_folder", lambda: tmp_path)
     with pytest.raises(UserError, match=r"sweeps/tune_odd\.yaml must hold question and overrides"):
         load_search("tune_odd")

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.runs.store import run_folder
-from ablate.settings.validation import config_hash
+from ablate.runs.folder import run_folder
+from ablate.settings.identity import config_hash
 from ablate.tune.__main__ import main
 
 COLLAPSES, DIVERGES, DIES, REFUSES, UNJUDGED = 2.0, 3.0, 4.0, 5.0, 6.0

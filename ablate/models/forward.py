@@ -1,0 +1,89 @@
+"""Forward passes over packed sequences: logits, values and scores of the real tokens."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import (
+    PreTrainedModel,
+)
+
+from ablate.models.attention import slots_for, takes_slots
+from ablate.models.folder import SCORE_SHIFT
+
+
+def hidden_states(model: PreTrainedModel, tokens: Tensor) -> Tensor:
+    """Last hidden states [B, L, H] of right-padded rows; pads come last, so causal attention needs no mask."""
+    return model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
+
+
+def packed_states(model: PreTrainedModel, tokens: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
+    """Last hidden states [S, H] of the real tokens of a padded batch [B, L] as S packed positions, and each row's first position [B].
+
+    The state of the i-th real token of row r is at first[r] + i. A model that does not attend by slots (`ablate.models.attention`) is run once
+    for each group of them.
+    """
+    starts, slots = slots_for(attention.sum(1).tolist())
+    first = torch.tensor(starts, device=tokens.device)
+    positions = attention.cumsum(1) - 1
+    places = (first[:, None] + positions)[attention]
+    packed, restarts = (tokens.new_zeros(sum(number * width for number, width in slots)) for _ in range(2))
+    packed[places], restarts[places] = tokens[attention], positions[attention]
+    if takes_slots(model):
+        # transformers passes a mask of four dimensions on as it is. This one is empty: an attention that reads it fails, and
+        # does not look across slots.
+        none = torch.empty(1, 1, 0, 0, device=tokens.device)
+        hidden = model.base_model(
+            input_ids=packed[None], position_ids=restarts[None], attention_mask=none, slots=slots, use_cache=False
+        ).last_hidden_state
+        return hidden.squeeze(0), first
+    groups = packed.split([number * width for number, width in slots])
+    hidden = [hidden_states(model, group.view(slot)) for group, slot in zip(groups, slots, strict=True)]
+    return torch.cat([states.flatten(0, 1) for states in hidden]), first
+
+
+def response_positions(attention: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """(row, index among the row's real tokens) of the state each real response token was chosen from; N = mask.sum(), row-major."""
+    rows, steps = mask.nonzero(as_tuple=True)
+    positions = attention.cumsum(1) - 1
+    return rows, positions[rows, attention.shape[1] - mask.shape[1] + steps] - 1
+
+
+def response_logits(policy: PreTrainedModel, tokens: Tensor, attention: Tensor, mask: Tensor) -> Tensor:
+    """Logits [N, V], float32, that the N real response tokens were drawn from, in row-major order of mask [B, T]."""
+    hidden, first = packed_states(policy, tokens, attention)
+    rows, index = response_positions(attention, mask)
+    return policy.get_output_embeddings()(hidden[first[rows] + index]).float()
+
+
+def log_softmax(logits: Tensor, temperature: float) -> Tensor:
+    """log π [N, V] of the training distribution, float32 (pitfall 12)."""
+    return (logits.float() / temperature).log_softmax(-1)
+
+
+def entropy_of(log_probs: Tensor) -> Tensor:
+    """−Σ_v π log π [N], nats; −inf log-probs count 0."""
+    return -torch.where(log_probs > -torch.inf, log_probs.exp() * log_probs, 0.0).sum(-1)
+
+
+def spread(flat: Tensor, mask: Tensor) -> Tensor:
+    """Values of the N real tokens [N] → [B, T], 0 at pads."""
+    return torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(mask, flat)
+
+
+def score_shift(scorer: PreTrainedModel) -> float:
+    return float(getattr(scorer.config, SCORE_SHIFT, 0.0))
+
+
+def response_values(critic: PreTrainedModel, tokens: Tensor, attention: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Critic's values [B, T] of the states response tokens were chosen from (0 at pads), and [B] after the last token."""
+    hidden, first = packed_states(critic, tokens, attention)
+    values = critic.score(hidden).float().squeeze(-1) - score_shift(critic)
+    rows, index = response_positions(attention, mask)
+    return spread(values[first[rows] + index], mask), values[first + attention.sum(1) - 1]
+
+
+def sequence_score(reward: PreTrainedModel, tokens: Tensor, attention: Tensor) -> Tensor:
+    """Reward model's score [B], float32: the head at the last real token, less the mean over SFT samples (pitfall 19)."""
+    hidden, first = packed_states(reward, tokens, attention)
+    return reward.score(hidden[first + attention.sum(1) - 1]).float().squeeze(-1) - score_shift(reward)

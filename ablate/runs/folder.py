@@ -1,0 +1,81 @@
+"""Reading run folders. No torch here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import yaml
+from omegaconf import OmegaConf
+
+from ablate.config import Config
+from ablate.errors import UserError
+from ablate.settings.identity import config_hash
+
+STREAMS = ("metrics.jsonl", "scores.jsonl", "samples.jsonl")
+
+
+FINISHED = ("completed", "diverged")
+
+
+def run_folder(config: Config) -> Path:
+    return Path(config.results) / config.study / str(config.arm) / f"seed={config.seed}"
+
+
+def read_summary(folder: Path) -> dict | None:
+    """summary.json, or null while a run has none. Raises UserError if it is not readable."""
+    path = folder / "summary.json"
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is not readable: remove it, and the run continues from its last checkpoint") from error
+
+
+def is_finished(config: Config) -> bool:
+    """Whether this run, by its hash, has its result already."""
+    folder = run_folder(config)
+    summary = read_summary(folder)
+    return summary is not None and summary["status"] in FINISHED and summary["config_hash"] == config_hash(config)
+
+
+def checkpoint_folder(folder: Path, update: int) -> Path:
+    return folder / "checkpoints" / str(update)
+
+
+def read_rows(path: Path) -> list[dict]:
+    """The whole lines of a JSONL file; what a kill tore off the last one is left out. No file is no rows."""
+    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []  # in bytes: the tear may be inside a character
+    return [json.loads(line) for line in lines]
+
+
+def read_config(folder: Path) -> dict | None:
+    """config.yaml of a run folder, or null where there is none. Raises UserError if it is not readable."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return None
+    try:
+        known = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        known = None
+    if not isinstance(known, dict) or not {"hash", "identity"} <= known.keys():
+        raise UserError(f"{path} is not readable: remove the run folder to start again")
+    return known
+
+
+def run_folders(root: Path) -> list[Path]:
+    """Run folders under `root`, itself included. Raises UserError if there is none."""
+    found = sorted(path.parent for path in root.rglob("metrics.jsonl") if (path.parent / "config.yaml").is_file())
+    if not found:
+        raise UserError(f"{root} holds no run folder: name results/<study> or a folder in it")
+    return found
+
+
+def config_of(folder: Path) -> Config:
+    """The settings in a run folder's config.yaml. Raises UserError."""
+    known = read_config(folder)
+    if known is None:
+        raise UserError(f"{folder} has no config.yaml: name a run folder")
+    del known["identity"], known["hash"]
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), known))

@@ -1,0 +1,87 @@
+"""Which settings decide a run's numbers: what a run is. No torch here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+
+from ablate.config import Config
+
+# Amounts that do nothing while the toggle they belong to is off: two configs that differ only there are one run.
+AMOUNTS = {
+    "kl_penalty": ("kl_coef", "kl_estimator", "kl_adaptive", "kl_target", "kl_horizon"),
+    "kl_adaptive": ("kl_target", "kl_horizon"),
+    "entropy_bonus": ("entropy_coef", "entropy_clip", "entropy_clip_form"),
+    "entropy_clip": ("entropy_clip_form",),
+    "reward_norm": ("reward_norm_over",),
+    "value_clip": ("value_clip_range",),
+    "ratio_clip": ("clip_range",),
+    "policy_kl": ("policy_kl_coef",),
+    "grad_clip": ("max_grad_norm",),
+    "critic_pretrain": ("critic_pretrain_updates",),
+    "ptx": ("ptx_coef",),
+}
+
+
+# Settings of data that one kind of source reads and the other ignores.
+WORLD_ONLY = ("language",)
+
+
+HUMAN_ONLY = ("path", "split", "max_malformed", "max_prompt_tokens", "max_response_tokens", "held_out_share", "vocabulary")
+
+
+# Settings of model that PPO reads and no stage before it.
+LORA = ("lora_rank", "lora_alpha", "lora_targets")
+
+
+PPO_ONLY = (*LORA, "gradient_checkpointing")
+
+
+# Settings that change where a run is kept, how it is watched or how fast it goes, but none of its numbers.
+OUTSIDE_IDENTITY = ("study", "arm", "results", "cache", "jobs", "tracker", "checkpoint", "sweep", "offload")
+
+
+def identity(config: Config) -> dict:
+    """The settings that decide a run's numbers, as a nested dict: what a run *is*. Amounts of tricks that are off are left out."""
+    tree = asdict(config)
+    for name in OUTSIDE_IDENTITY:
+        del tree[name]
+    del tree["model"]["gradient_checkpointing"]
+    for name in HUMAN_ONLY if config.data.source == "world" else WORLD_ONLY:
+        del tree["data"][name]
+    if config.preferences.half == "all":
+        del tree["preferences"]["half"]
+    if config.gold.path is None:
+        del tree["gold"]
+    if not config.model.lora_rank:
+        for name in LORA:
+            del tree["model"][name]
+    for name in ("text_path", "choices_path"):
+        if tree["evaluation"][name] is None:
+            del tree["evaluation"][name]
+    ppo = tree["ppo"]
+    for toggle, amounts in AMOUNTS.items():
+        if ppo.get(toggle) in (False, None):
+            for amount in amounts:
+                ppo.pop(amount, None)
+    return tree
+
+
+def config_hash(config: Config) -> str:
+    """Twelve hexadecimal digits over `identity`; equal hashes are the same run."""
+    text = json.dumps(identity(config), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def first_difference(old: dict, new: dict, prefix: str = "") -> str:
+    """One setting in which two identities differ, for a message."""
+    for key in [*old, *(key for key in new if key not in old)]:
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found = first_difference(before, after, f"{prefix}{key}.")
+            if found:
+                return found
+        elif before != after:
+            return f"{prefix}{key} is {before} there and {after} here"
+    return ""

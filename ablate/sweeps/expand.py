@@ -1,0 +1,97 @@
+"""A study or plain choices, expanded to the jobs of a sweep."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any
+
+from ablate.config import Config
+from ablate.errors import UserError
+from ablate.settings.arms import arm_name
+from ablate.settings.identity import config_hash, identity
+from ablate.settings.validation import validate
+from ablate.sweeps.study import Study
+
+# Settings that no shared stage reads: runs that differ in these alone are built on the same SFT model, pairs and RM.
+OUTSIDE_PIPELINE = ("ppo", "evaluation", "collapse", "bugs", "seed", "fork")
+
+
+def expand(study: Study | None, choices: Mapping[str, Sequence[str]], preset: str) -> list[tuple[str, ...]]:
+    """The jobs of a study, or of plain choices: for each, the overrides to compose, `study=` and `arm=` among them.
+
+    choices: the user's overrides, setting → `setting=value` for each of its values. They win over the study's, and every
+    combination of them meets every arm. Later settings vary fastest; arms and grid vary faster than the user's choices.
+    preset: the name of an arm that nothing else names.
+    """
+    arms, grid, base = (study.arms, study.grid, study.base) if study else ({"": ()}, {}, ())
+    crossed = [[f"{key}={_hydra_text(value)}" for value in values] for key, values in grid.items() if key not in choices]
+    jobs = []
+    for mine in product(*choices.values()):
+        for arm, own in arms.items():
+            for point in product(*crossed):
+                settings = _by_setting(base) | _by_setting(own) | _by_setting(point) | dict(zip(choices, mine, strict=True))
+                name = arm_name([*point, *mine], preset, sweep_arm=arm or None)
+                if study:
+                    settings.setdefault("study", f"study={study.name}")
+                settings.setdefault("arm", f"arm='{name}'")  # quoted: the name holds = and ,
+                jobs.append(tuple(settings.values()))
+    return jobs
+
+
+def _by_setting(overrides: Sequence[str]) -> dict[str, str]:
+    return {override.partition("=")[0]: override for override in overrides}
+
+
+def _hydra_text(value: Any) -> str:
+    """A YAML value as Hydra's override grammar writes it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
+
+
+def refuse_invalid(configs: Sequence[Config]) -> None:
+    """Raise one UserError that names every arm `validate` refuses, so that a sweep is mended in one go."""
+    refused = {}
+    for config in configs:
+        try:
+            validate(config)
+        except UserError as error:
+            refused[config.arm] = str(error)
+    if refused:
+        reasons = "\n".join(f"  {arm}: {reason}" for arm, reason in refused.items())
+        raise UserError(f"nothing was started, because of these arms:\n{reasons}")
+
+
+def distinct(configs: Sequence[Config]) -> tuple[list[int], list[str]]:
+    """Indices of the jobs to run, and a sentence for each arm that is another arm under these settings.
+
+    Within a study, equal `config_hash` is the same run, and the first is kept. Two different runs that would share a folder
+    are refused.
+    """
+    first: dict[tuple[str, str], int] = {}
+    folders: dict[tuple[str, str | None, int], int] = {}
+    notes: list[str] = []
+    for index, config in enumerate(configs):
+        same = first.setdefault((config.study, config_hash(config)), index)
+        if same != index:
+            note = f"{config.arm} is {configs[same].arm} under these settings: run once"
+            if config.arm != configs[same].arm and note not in notes:
+                notes.append(note)
+            continue
+        if folders.setdefault((config.study, config.arm, config.seed), index) != index:
+            raise UserError(f"two different runs would be written to arm={config.arm} seed={config.seed}: leave arm= out")
+    return sorted(first.values()), notes
+
+
+def pipeline_key(config: Config) -> str:
+    """Equal for runs whose shared stages are the same."""
+    tree = identity(config)
+    return repr(sorted((key, value) for key, value in tree.items() if key not in OUTSIDE_PIPELINE))
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -1,0 +1,29 @@
+"""What a job of a sweep hands back to Hydra: its summary, or why there is none."""
+
+import os
+
+from hydra.core.utils import JobReturn, JobStatus
+
+from ablate.runs.folder import read_summary
+from ablate.sweeps.compose import Composed
+from ablate.sweeps.table import Job
+
+
+class RunFailed(Exception):
+    """A run of a sweep ended without a result; the message says why and where its log is."""
+
+
+class RunInterrupted(RunFailed):
+    """A run was stopped on request, or never started because of one."""
+
+
+def job_return(job: Job, item: Composed) -> JobReturn:
+    result = JobReturn(overrides=list(item.overrides), cfg=item.cfg, hydra_cfg=item.hydra_cfg, working_dir=os.getcwd(), task_name="ablate")
+    if job.state in ("completed", "diverged"):
+        result.status, result.return_value = JobStatus.COMPLETED, read_summary(job.folder)
+    else:
+        kind = RunInterrupted if job.state == "interrupted" else RunFailed
+        log = job.folder / "run.log"
+        where = f" (log: {log})" if log.exists() else ""
+        result.status, result.return_value = JobStatus.FAILED, kind(f"{job.label}: {job.reason}{where}")
+    return result

@@ -14,7 +14,7 @@ from pathlib import Path
 from ablate.errors import UserError
 from ablate.runs.folder import config_of, read_summary, run_folders
 from ablate.runs.tracking import WandbTracker
-from ablate.system.files import hold
+from ablate.system.files import try_lock
 
 UNFINISHED = {"status": "unfinished", "reason": "the run has no summary yet", "collapsed": None, "collapse_update": None}
 
@@ -22,7 +22,7 @@ UNFINISHED = {"status": "unfinished", "reason": "the run has no summary yet", "c
 def mirror(folder: Path) -> bool:
     """Make the wandb run of one run folder anew; false, and nothing done, while the run is going on."""
     with open(folder / "metrics.jsonl", "ab") as handle:
-        if not hold(handle):
+        if not try_lock(handle):
             return False
         tracker = WandbTracker(config_of(folder), folder)
         tracker.finish(read_summary(folder) or UNFINISHED)

@@ -23,8 +23,8 @@ from ablate.settings.groups import CONF
 from ablate.settings.overrides import check_overrides, quoted
 from ablate.settings.validation import validate
 from ablate.sweeps.study import check_sweep_choice
-from ablate.sweeps.summary import closing
-from ablate.system.gc_pause import none_collected
+from ablate.sweeps.summary import sweep_summary
+from ablate.system.gc_pause import gc_paused
 
 MULTIRUN = ("-m", "--multirun")
 
@@ -39,7 +39,7 @@ def task(composed: DictConfig) -> None:
         if config.arm is None:
             config.arm = arm_name(overrides, settings.runtime.choices["ppo"])
         validate(config)
-        with none_collected():
+        with gc_paused():
             from ablate.session import execute
             from ablate.system.distributed import is_main
 
@@ -47,7 +47,7 @@ def task(composed: DictConfig) -> None:
     except UserError as error:
         raise SystemExit(f"error: {error}") from None  # Hydra would add lines of its own to any other exception
     if is_main():
-        print(closing([run_folder(config)]))
+        print(sweep_summary([run_folder(config)]))
     if summary["status"] == "interrupted":
         raise SystemExit(130)
 
@@ -60,7 +60,7 @@ def main() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         command_line()
         return
-    with none_collected():
+    with gc_paused():
         from ablate.system.processes import joined
 
     with joined():

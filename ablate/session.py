@@ -8,12 +8,12 @@ from ablate.config import Config
 from ablate.errors import UserError
 from ablate.pipeline.build import Stages, build, choose_device
 from ablate.runs.folder import is_finished, read_summary, run_folder
-from ablate.runs.store import Onlooker, RunStore
+from ablate.runs.store import ReadOnlyRunStore, RunStore
 from ablate.runs.tracking import Trackers, open_trackers
 from ablate.settings.validation import validate
-from ablate.system.distributed import from_main, is_main, together
-from ablate.system.malloc import keep_freed_memory
-from ablate.system.processes import check, survivors
+from ablate.system.distributed import from_main, is_main, raise_on_all_ranks
+from ablate.system.malloc import retain_freed_memory
+from ablate.system.processes import check, report_peer_failure
 from ablate.trainer import Trainer
 
 STAGE_RECORDS = ("training.jsonl", "pairs.csv", "report.json")
@@ -22,7 +22,7 @@ STAGE_RECORDS = ("training.jsonl", "pairs.csv", "report.json")
 def prepare(config: Config) -> Stages:
     """Build the stages a run starts from, or find them in the cache; of several processes one does, and the others wait."""
     torch.set_num_threads(config.threads)
-    keep_freed_memory()
+    retain_freed_memory()
     return from_main(lambda: build(config))
 
 
@@ -30,15 +30,15 @@ def execute(config: Config) -> dict:
     """Do one run and return its summary; a run that is finished is not done again. Raises UserError."""
     validate(config)
     check(config)
-    with survivors():
+    with report_peer_failure():
         if from_main(lambda: is_finished(config)):
             return read_summary(run_folder(config))
         stages = prepare(config)
-        with together():
-            store, tracker = RunStore(config) if is_main() else Onlooker(config), Trackers([])
+        with raise_on_all_ranks():
+            store, tracker = RunStore(config) if is_main() else ReadOnlyRunStore(config), Trackers([])
     try:
-        with survivors():
-            with together():
+        with report_peer_failure():
+            with raise_on_all_ranks():
                 store.name_stages(vars(stages))
                 store.copy_stage("reward_model", stages.reward_model, STAGE_RECORDS)
                 if config.data.source != "world":

@@ -14,39 +14,39 @@ from ablate.data.source import Source, open_source
 from ablate.errors import Diverged, UserError
 from ablate.models.folder import check_length, context_length
 from ablate.models.load import Models, freeze, load_policy, load_scorer, load_tokenizer, new_critic
-from ablate.models.offload import Resting, on_device
+from ablate.models.offload import OffloadedModel, loaded_on_device
 from ablate.models.recompute import checkpoint_gradients
 from ablate.pipeline.build import Stages, choose_device
 from ablate.pipeline.supervised import language_model_loss, pad_right, response_targets
-from ablate.ppo.collapse import CollapseWatch, deviation
+from ablate.ppo.collapse import CollapseDetector, deviation
 from ablate.ppo.evaluate import Evaluation, HeldOut, evaluate, sample_rows, score_rows, summarise
-from ablate.ppo.monitor import monitors, rewards_seen, targets_seen
-from ablate.ppo.rollout import collect, encode_prompts, gather_rollout, measure, respond
-from ablate.ppo.scoring import TextScorer, open_gold, reads_other_tokens, rescored
+from ablate.ppo.monitor import advantage_metrics, monitors, reward_metrics
+from ablate.ppo.rollout import collect_rollout, encode_prompts, gather_rollout, generate_responses, score_responses
+from ablate.ppo.scoring import RetokenizingRewardModel, needs_retokenizing, open_gold, with_text_rewards
 from ablate.ppo.shaping import estimate_targets, initial_state, shape_rewards
 from ablate.ppo.update import critic_update, new_optimizer, steps_per_update, update
-from ablate.runs.checkpoint import Progress, load_adapted, load_optimizer, load_weights, progress_from, read_state, save
+from ablate.runs.checkpoint import TrainState, load_adapted, load_optimizer, load_weights, progress_from, read_state, save
 from ablate.runs.folder import read_config
-from ablate.runs.store import Onlooker, RunStore
+from ablate.runs.store import ReadOnlyRunStore, RunStore
 from ablate.runs.tracking import Tracker
-from ablate.system.distributed import any_process, dealt, from_main, is_sharded, own_rows, together
-from ablate.system.seeding import numpy_stream, torch_stream
-from ablate.system.sharding import shard, whole
+from ablate.system.distributed import any_process, from_main, is_sharded, raise_on_all_ranks, rank_slice, strided_rank_shard
+from ablate.system.seeding import numpy_generator, torch_generator
+from ablate.system.sharding import shard, unsharded
 from ablate.system.signals import stop_signals
-from ablate.system.timer import Clock
+from ablate.system.timer import Timer
 
 
 class Trainer:
     """One run: models, optimiser and position. `run` returns the summary without versions."""
 
-    def __init__(self, config: Config, stages: Stages, store: RunStore | Onlooker):
+    def __init__(self, config: Config, stages: Stages, store: RunStore | ReadOnlyRunStore):
         """Load everything and cut the streams back to where the run goes on. Raises UserError."""
         self.config, self.stages, self.store = config, stages, store
         self.device = choose_device(config)
         start, self.resumed = from_main(self.starting_point)
-        with together():
+        with raise_on_all_ranks():
             self.models = self.load_models(start)
-            self.resting = self.put_to_rest()
+            self.offloaded = self.offload_frozen()
             self.source: Source = open_source(config, self.models.tokenizer)
             self.gold = open_gold(stages.gold, self.source, self.device)
             self.held_out = HeldOut.draw(config, self.source, self.models.tokenizer, self.device)
@@ -57,15 +57,15 @@ class Trainer:
             shard(self.models.policy)
             shard(self.models.critic)
         self.optimizer = new_optimizer(self.models, config.ppo)
-        with on_device(self.resting):
+        with loaded_on_device(self.offloaded):
             self.baseline = evaluate(self.models, self.models.reference, self.held_out, self.gold, config)
-        watch = CollapseWatch.against(self.baseline.gold, config.collapse)
-        self.progress = Progress(update=0, shaping=initial_state(config.ppo), watch=watch)
-        with together():
+        watch = CollapseDetector.from_baseline(self.baseline.gold, config.collapse)
+        self.progress = TrainState(update=0, shaping=initial_state(config.ppo), watch=watch)
+        with raise_on_all_ranks():
             if start is not None:
                 self.restore(start, watch)
             if not self.resumed:
-                self.store.cut({name: 0 for name in self.store.offsets()})
+                self.store.truncate_to({name: 0 for name in self.store.offsets()})
 
     def starting_point(self) -> tuple[Path | None, bool]:
         """The newest checkpoint of this run folder, else the one it forks from, else none."""
@@ -78,11 +78,11 @@ class Trainer:
         """The four models. policy_init: the policy starts from `sft`, or from `pretrained` without SFT (Secrets of RLHF I, §5.3.4)."""
         ppo, stages, device = self.config.ppo, self.stages, self.device
         tokenizer = load_tokenizer(stages.sft)
-        by_text = reads_other_tokens(stages.reward_model, tokenizer, ppo.critic_init)
-        generator = torch_stream(self.config.seed, "critic head")
+        by_text = needs_retokenizing(stages.reward_model, tokenizer, ppo.critic_init)
+        generator = torch_generator(self.config.seed, "critic head")
         lora, frozen = self.config.model.lora_rank > 0, torch.device("cpu") if self.config.offload else device
         reference = freeze(load_policy(stages.sft, device if lora else frozen))
-        text_reward = TextScorer.load(stages.reward_model, frozen) if by_text else None
+        text_reward = RetokenizingRewardModel.load(stages.reward_model, frozen) if by_text else None
         reward = None if by_text else freeze(load_scorer(stages.reward_model, frozen))
         if start is not None:
             read_state(start)
@@ -105,7 +105,7 @@ class Trainer:
             )
         return Models(policy, reference, reward, critic, tokenizer, text_reward)
 
-    def put_to_rest(self) -> list[Resting]:
+    def offload_frozen(self) -> list[OffloadedModel]:
         """With `offload`: reward model and reference, the latter where its weights are not the policy's as well."""
         if not self.config.offload:
             return []
@@ -113,9 +113,9 @@ class Trainer:
         frozen = [models.reward if models.text_reward is None else models.text_reward.model]
         if not self.config.model.lora_rank:
             frozen.append(models.reference)
-        return [Resting(model, self.device) for model in frozen]
+        return [OffloadedModel(model, self.device) for model in frozen]
 
-    def restore(self, start: Path, watch: CollapseWatch) -> None:
+    def restore(self, start: Path, watch: CollapseDetector) -> None:
         """Go on from a checkpoint. A fork keeps weights, optimiser, moments and position; verdict and streams start anew.
 
         An adaptive KL coefficient goes on from where the controller had it, unless the fork sets another.
@@ -124,13 +124,13 @@ class Trainer:
         load_optimizer(start, self.optimizer, self.device)
         self.progress = progress_from(start, state)
         if self.resumed:
-            self.store.cut(state["offsets"])
+            self.store.truncate_to(state["offsets"])
         else:
             shaping, ppo = self.progress.shaping, self.config.ppo
             before = read_config(start.parents[1])["ppo"]
             if not (ppo.kl_adaptive and before["kl_adaptive"] and ppo.kl_coef == before["kl_coef"]):
                 shaping = replace(shaping, kl_coef=ppo.kl_coef)
-            self.progress = Progress(self.progress.update, shaping, watch)
+            self.progress = TrainState(self.progress.update, shaping, watch)
 
     def run(self, tracker: Tracker) -> dict:
         """Train to the end, to collapse if asked, or until a signal; every way out but a kill returns a summary."""
@@ -139,7 +139,7 @@ class Trainer:
         with stop_signals() as stop:
             try:
                 if not self.resumed:
-                    self.begin()
+                    self.before_first_update()
                 while not self.ended() and not any_process(stop.is_set()):
                     self.step()
                     self.progress.wall_seconds = before + time.perf_counter() - started
@@ -163,38 +163,38 @@ class Trainer:
         every = self.config.checkpoint.every
         return every > 0 and self.progress.update % every == 0
 
-    def begin(self) -> None:
+    def before_first_update(self) -> None:
         """Before the first update: pre-train the critic, and judge the policy as it starts."""
         ppo = self.config.ppo
         if ppo.critic_pretrain and self.config.fork is None:
             self.pretrain_critic()
-        self.log({"update": self.progress.update} | self.judge())
+        self.log({"update": self.progress.update} | self.evaluate())
 
     def pretrain_critic(self) -> None:
         """Value loss alone on rollouts of SFT. Their scores enter the running moments, so the critic learns the scale it will meet."""
         config = self.config
         teacher = replace(self.models, policy=self.models.reference)
         for step in range(config.ppo.critic_pretrain_updates):
-            turns, prompts, noise = self.draw("critic pre-training", step)
-            with whole(self.models.critic), together(), on_device(self.resting):
-                rollout = rescored(collect(teacher, prompts, noise, config.sampling, config.bugs), teacher, turns)
+            turns, prompts, noise = self.sample_prompts("critic pre-training", step)
+            with unsharded(self.models.critic), raise_on_all_ranks(), loaded_on_device(self.offloaded):
+                rollout = with_text_rewards(collect_rollout(teacher, prompts, noise, config.sampling, config.bugs), teacher, turns)
             rollout = gather_rollout(rollout, self.models.tokenizer.pad_token_id)
             rewards, self.progress.shaping = shape_rewards(rollout, config.ppo, config.bugs, self.progress.shaping)
             targets = estimate_targets(rollout, rewards, config.ppo)
-            generator = torch_stream(config.seed, "critic pre-training order", step)
+            generator = torch_generator(config.seed, "critic pre-training order", step)
             critic_update(self.models, self.optimizer, rollout, targets, config.ppo, generator)
 
-    def draw(self, stream: str, step: int) -> tuple[list[Turns], tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
+    def sample_prompts(self, stream: str, step: int) -> tuple[list[Turns], tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
         """Fresh prompts, as turns and encoded, and sampling noise [B, T]; they depend on seed, stream and step alone.
 
         Every process draws the whole batch and gets its own rows of it.
         """
         config = self.config
-        prompts = self.source.prompts(config.ppo.batch_size, numpy_stream(config.seed, f"{stream} prompts", step))
+        prompts = self.source.prompts(config.ppo.batch_size, numpy_generator(config.seed, f"{stream} prompts", step))
         noise = torch.rand(
-            config.ppo.batch_size, config.sampling.max_new_tokens, generator=torch_stream(config.seed, f"{stream} noise", step)
+            config.ppo.batch_size, config.sampling.max_new_tokens, generator=torch_generator(config.seed, f"{stream} noise", step)
         )
-        turns, own = [prompt.turns for prompt in prompts], own_rows(len(prompts))
+        turns, own = [prompt.turns for prompt in prompts], rank_slice(len(prompts))
         tokens, attention = encode_prompts(self.models.tokenizer, turns, self.device)
         return turns[own], (tokens[own], attention[own]), noise[own].to(self.device)
 
@@ -202,21 +202,21 @@ class Trainer:
         """One update, from prompts to a row of metrics."""
         config, models = self.config, self.models
         number = self.progress.update + 1
-        clock = Clock()
-        turns, prompts, noise = self.draw("rollout", number)
-        with whole(models.policy, models.critic), together():
-            sampled = respond(models, prompts, noise, config.sampling)
+        clock = Timer()
+        turns, prompts, noise = self.sample_prompts("rollout", number)
+        with unsharded(models.policy, models.critic), raise_on_all_ranks():
+            sampled = generate_responses(models, prompts, noise, config.sampling)
             clock.lap("time/rollout_s")
-            with on_device(self.resting):
-                rollout = rescored(measure(models, prompts, sampled, config.sampling, config.bugs), models, turns)
+            with loaded_on_device(self.offloaded):
+                rollout = with_text_rewards(score_responses(models, prompts, sampled, config.sampling, config.bugs), models, turns)
         rollout = gather_rollout(rollout, models.tokenizer.pad_token_id)
         rewards, shaping = shape_rewards(rollout, config.ppo, config.bugs, self.progress.shaping)
         if not torch.isfinite(rollout.score).all():
             raise Diverged("the reward model's score is not finite")
         targets = estimate_targets(rollout, rewards, config.ppo)
-        row = {"update": number} | monitors(rollout) | rewards_seen(rollout, rewards) | targets_seen(rollout, targets)
+        row = {"update": number} | monitors(rollout) | reward_metrics(rollout, rewards) | advantage_metrics(rollout, targets)
         clock.lap("time/score_s")
-        generator = torch_stream(config.seed, "minibatches", number)
+        generator = torch_generator(config.seed, "minibatches", number)
         first_step = (number - 1) * steps_per_update(config.ppo)
         row |= update(
             models, self.optimizer, rollout, targets, config.ppo, config.sampling, config.bugs, generator, first_step, self.ptx_loss
@@ -227,7 +227,7 @@ class Trainer:
         self.progress.update_seconds += clock.total
         row["ppo/kl_coef"] = shaping.kl_coef
         if number % config.evaluation.every == 0 or number == config.ppo.updates:
-            row |= self.judge()
+            row |= self.evaluate()
             clock.lap("time/eval_s")
         row |= clock.laps
         row["responses_per_second"] = config.ppo.batch_size / sum(v for k, v in clock.laps.items() if k != "time/eval_s")
@@ -236,31 +236,31 @@ class Trainer:
     def ptx_loss(self, step: int) -> torch.Tensor:
         """Language-model loss of the policy on pretraining text drawn for one gradient step; of this process's share of it."""
         config, tokenizer = self.config, self.models.tokenizer
-        text = self.source.corpus(config.ppo.minibatch_size, numpy_stream(config.seed, "ptx", step))
+        text = self.source.corpus(config.ppo.minibatch_size, numpy_generator(config.seed, "ptx", step))
         rows = encode_texts(tokenizer, text, context_length(self.models.policy.config))
-        own = dealt(rows)
+        own = strided_rank_shard(rows)
         share = sum(len(row) - 1 for row in own) / sum(len(row) - 1 for row in rows)  # of the tokens that are predicted
         tokens = pad_right(own, tokenizer.pad_token_id, self.device)
         policy, real = self.models.policy, response_targets([(row, 0) for row in own], tokens)
         return share * language_model_loss(policy, policy.get_output_embeddings(), tokens, real)
 
-    def judge(self) -> dict[str, float]:
+    def evaluate(self) -> dict[str, float]:
         """Evaluate the policy, keep scores and samples, and let the collapse watch see the gold."""
         config, number = self.config, self.progress.update
-        evaluation = evaluate(self.models, self.models.policy, self.held_out, self.gold, config, self.resting)
+        evaluation = evaluate(self.models, self.models.policy, self.held_out, self.gold, config, self.offloaded)
         scores = score_rows(number, self.held_out, evaluation)
         samples = sample_rows(number, self.held_out, evaluation, config.evaluation.samples)
-        with together():
+        with raise_on_all_ranks():
             self.store.append("scores.jsonl", scores)
             self.store.append("samples.jsonl", samples)
         row = summarise(evaluation, self.baseline, self.held_out.prompts, config.evaluation.win_margin)
-        self.progress.watch.see(number, row.get("eval/gold"))
+        self.progress.watch.update(number, row.get("eval/gold"))
         self.progress.judged = self.values(evaluation)
         self.tracker.evaluation(number, scores, samples)
         return row
 
     def log(self, row: dict) -> None:
-        with together():
+        with raise_on_all_ranks():
             self.store.append("metrics.jsonl", [row])
         self.tracker.log(row)
 

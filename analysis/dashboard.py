@@ -43,8 +43,8 @@ SCATTERS = {  # section → (x, y, title), a point a run at its end
     "Distance from SFT": ("eval/kl_to_sft", "eval/gold", "gold against KL at the end"),
 }
 SUMMARY = ("status", "collapsed", "collapse_update", "eval/gold")  # columns beside the runs
-MOST_LEVELS = 3  # of grouping, beyond which wandb's run table is no longer read
-MOST_RUNS = 100  # lines in a panel
+MAX_LEVELS = 3  # of grouping, beyond which wandb's run table is no longer read
+MAX_RUNS = 100  # lines in a panel
 
 
 def separating(settings: pd.DataFrame) -> list[str]:
@@ -59,7 +59,7 @@ def separating(settings: pd.DataFrame) -> list[str]:
 def grouping(settings: pd.DataFrame) -> list[str]:
     """What runs are grouped by: the settings that tell arms apart, or, where these are many, the arm that is named after them."""
     names = separating(settings)
-    return names if 0 < len(names) <= MOST_LEVELS else ["arm"]
+    return names if 0 < len(names) <= MAX_LEVELS else ["arm"]
 
 
 def workspace(runs: pd.DataFrame, entity: str, project: str) -> Workspace:
@@ -79,7 +79,7 @@ def workspace(runs: pd.DataFrame, entity: str, project: str) -> Workspace:
         project=project,
         name=NAME,
         sections=[ws.Section(name=name, is_open=True, panels=_panels(wr, name)) for name in LINES] + [_collapse(ws, wr)],
-        settings=ws.WorkspaceSettings(max_runs=min(max(len(settings), 10), MOST_RUNS)),
+        settings=ws.WorkspaceSettings(max_runs=min(max(len(settings), 10), MAX_RUNS)),
         runset_settings=ws.RunsetSettings(
             filters=ws.And(ws.Metric("Group") == studies[0]),
             groupby=[ws.Config(name) for name in grouping(settings)],

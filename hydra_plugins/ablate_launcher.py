@@ -14,7 +14,7 @@ from ablate.sweeps.compose import Composed, Composer
 from ablate.sweeps.expand import cores, pipeline_key
 from ablate.sweeps.pool import PRELOAD, build_stages, caught_signals, run_jobs, start_server
 from ablate.sweeps.returns import job_return
-from ablate.sweeps.table import Job, Overview
+from ablate.sweeps.table import Job, LiveTable
 
 
 @dataclass
@@ -57,9 +57,9 @@ class LocalLauncher(Launcher):
         jobs = [Job(config=item.config, folder=run_folder(item.config)) for item in composed]
         with caught_signals() as caught:
             if self.prepare is not None:
-                build_stages(stages(jobs), slots(jobs), self.prepare, caught)
-            with Overview(jobs) as overview:
-                run_jobs(jobs, slots(jobs), self.task, self.timeout, overview, caught)
+                build_stages(stages(jobs), max_parallel_runs(jobs), self.prepare, caught)
+            with LiveTable(jobs) as overview:
+                run_jobs(jobs, max_parallel_runs(jobs), self.task, self.timeout, overview, caught)
         return [job_return(job, item) for job, item in zip(jobs, composed, strict=True)]
 
 
@@ -71,6 +71,6 @@ def stages(jobs: Sequence[Job]) -> list:
     return [(group[0].config, group) for group in groups.values()]
 
 
-def slots(jobs: Sequence[Job]) -> int:
+def max_parallel_runs(jobs: Sequence[Job]) -> int:
     """Runs at a time: the setting `jobs`, or the cores this process may use, divided by `threads`."""
     return jobs[0].config.jobs or max(1, cores() // max(job.config.threads for job in jobs))

@@ -20,7 +20,7 @@ from ablate.sweeps.expand import distinct, expand, refuse_invalid
 from ablate.sweeps.returns import RunInterrupted
 from ablate.sweeps.reuse import take_over
 from ablate.sweeps.study import load_study, register
-from ablate.sweeps.summary import closing
+from ablate.sweeps.summary import sweep_summary
 from hydra_plugins.ablate_launcher import LocalLauncher
 
 SPELLING = {"True": "true", "False": "false"}  # Hydra's iterator writes Python's booleans; arms are named as YAML has them
@@ -63,7 +63,7 @@ class AblateSweeper(Sweeper):
             returns = self.launch(missing) if missing else []
         except UserError as error:
             raise SystemExit(f"error: {error}") from None
-        print(closing([run_folder(job.config) for job in planned]), flush=True)
+        print(sweep_summary([run_folder(job.config) for job in planned]), flush=True)
         report(returns)
         return [returns]
 

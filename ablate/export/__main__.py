@@ -34,7 +34,7 @@ from ablate.ppo.scoring import load_scorer_tokenizer
 from ablate.runs.checkpoint import load_adapted, progress_from, read_state
 from ablate.runs.folder import read_config, read_rows, read_summary
 from ablate.runs.versions import versions
-from ablate.system.seeding import torch_stream
+from ablate.system.seeding import torch_generator
 
 CPU = torch.device("cpu")
 
@@ -94,7 +94,7 @@ def trained(run: Path, config: dict, place: Path, what: str) -> PreTrainedModel:
     require_peft()
     known = {key: value for key, value in config.items() if key not in ("identity", "hash")}
     settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), known))
-    sft, generator = stage_folder(run, "sft"), torch_stream(settings.seed, "critic head")
+    sft, generator = stage_folder(run, "sft"), torch_generator(settings.seed, "critic head")
     trunk = new_critic(config["ppo"]["critic_init"], sft, stage_folder(run, "reward_model"), CPU, generator)
     policy, critic = load_adapted(place, load_policy(sft, CPU), trunk, settings)
     return merged(policy if what == "policy" else critic)

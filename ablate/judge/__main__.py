@@ -30,9 +30,9 @@ from ablate.judge.llm import VERSION, Pairs, Verdicts, judge_pairs
 from ablate.judge.sides import SFT, Answers, Run, Side, departure, open_side, split_part, write_prompts
 from ablate.judge.table import UNREADABLE, as_text, file_name, table, write
 from ablate.models.hub import resolve
-from ablate.ppo.scoring import TextScorer, open_gold
+from ablate.ppo.scoring import RetokenizingRewardModel, open_gold
 from ablate.runs.folder import run_folders
-from ablate.system.seeding import numpy_stream
+from ablate.system.seeding import numpy_generator
 
 SHOWN = 3  # unreadable replies
 
@@ -68,7 +68,7 @@ def by_scores(
     """Gold, or a reward model's scores, of both sides' answers. Raises UserError where there is no gold."""
     if options.judge == "rm":
         folder = resolve(options.reward_model, "--reward-model") if options.reward_model else run.stages.reward_model
-        scorer = TextScorer.load(folder, run.device)
+        scorer = RetokenizingRewardModel.load(folder, run.device)
         return [scorer([prompt.turns for prompt in prompts], side.responses, side.ended).tolist() for side in sides]
     path = run.config.gold.path
     gold = open_gold(None if path is None else resolve(path, "gold.path"), source, run.device)
@@ -103,7 +103,7 @@ def judged(options: argparse.Namespace, run: Run, second: Side) -> tuple[dict, l
         outcomes, lines = by_difference(*scores, judge["margin"]), []
         rows = [row | {"first_score": a, "second_score": b} for row, a, b in zip(rows, *scores, strict=True)]
     asked = [(row, outcome) for row, outcome in zip(rows, outcomes, strict=True) if outcome is not None]
-    generator = numpy_stream(run.config.seed, "judge bootstrap")
+    generator = numpy_generator(run.config.seed, "judge bootstrap")
     found = table([row["kind"] for row, _ in asked], [outcome for _, outcome in asked], generator)
     config = run.config
     record = {

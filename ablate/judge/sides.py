@@ -17,13 +17,13 @@ from ablate.errors import UserError
 from ablate.models.folder import check_length
 from ablate.models.hub import resolve
 from ablate.models.load import Models, load_policy, load_tokenizer
-from ablate.models.lora import adapted, restore_adapter
+from ablate.models.lora import add_adapter, restore_adapter
 from ablate.pipeline.build import Stages, build, choose_device
 from ablate.ppo.evaluate import HeldOut
-from ablate.ppo.rollout import decode_responses, encode_prompts, respond
+from ablate.ppo.rollout import decode_responses, encode_prompts, generate_responses
 from ablate.runs.checkpoint import damaged
 from ablate.runs.folder import config_of, read_rows, read_summary
-from ablate.system.seeding import torch_stream
+from ablate.system.seeding import torch_generator
 
 POLICY, SFT = "policy", "sft"
 
@@ -93,8 +93,8 @@ class Run:
         """The model that answers; of LoRA, SFT under the adapter. Raises UserError."""
         if self.update is None or not self.config.model.lora_rank:
             return load_policy(self.model, self.device)
-        generator = torch_stream(self.config.seed, "policy adapter")
-        policy = adapted(load_policy(self.stages.sft, self.device), self.config.model, generator)
+        generator = torch_generator(self.config.seed, "policy adapter")
+        policy = add_adapter(load_policy(self.stages.sft, self.device), self.config.model, generator)
         restore_adapter(policy, self.model)
         return policy
 
@@ -186,7 +186,7 @@ def answer(
     longest = encoded[0].shape[1] + held_out.noise.shape[1]
     check_length(longest, policy.config, "a prompt with sampling.max_new_tokens", "name a model with a longer context")
     with torch.autocast(held_out.noise.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
-        sampled = respond(Models(policy, policy, policy, policy, tokenizer), encoded, held_out.noise, config.sampling)
+        sampled = generate_responses(Models(policy, policy, policy, policy, tokenizer), encoded, held_out.noise, config.sampling)
     texts = decode_responses(tokenizer, sampled.responses, sampled.mask, sampled.ended)
     return texts, sampled.ended.tolist(), float(sampled.mask.sum() / len(texts))
 

@@ -18,7 +18,7 @@ from huggingface_hub import hf_hub_download
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.memory.estimate import Need, Run, need
+from ablate.memory.estimate import MemoryEstimate, Run, estimate
 from ablate.memory.shapes import SHAPES, Shape, shape_of
 from ablate.models.folder import one_line, read_shape
 from ablate.runs.compose import composed, composing
@@ -99,7 +99,7 @@ def table(rows: list[list[str]]) -> str:
     return "\n".join(lines)
 
 
-def items(found: Need) -> str:
+def items(found: MemoryEstimate) -> str:
     """Every item by phase."""
     names = list(dict.fromkeys(name for phase in PHASES for name in found.phases[phase]))
     rows = [[name, *(shown(found.phases[phase].get(name, 0)) for phase in PHASES)] for name in names]
@@ -120,7 +120,7 @@ def lowered(run: Run) -> str:
     rows = [["instead", "peak"]]
     for name, change in changes.items():
         if any(getattr(run, key) != value for key, value in change.items()):
-            rows.append([name, shown(need(replace(run, **change)).peak())])
+            rows.append([name, shown(estimate(replace(run, **change)).peak())])
     return table(rows)
 
 
@@ -133,7 +133,7 @@ def public(run: Run) -> str:
     }  # fmt: skip
     rows = [["model", "parameters", *columns]]
     for name, shape in SHAPES.items():
-        peaks = [shown(need(replace(run, policy=shape, reward=shape, **change)).peak()) for change in columns.values()]
+        peaks = [shown(estimate(replace(run, policy=shape, reward=shape, **change)).peak()) for change in columns.values()]
         rows.append([name, f"{shape.parameters / 1e9:.3g} B", *peaks])
     return table(rows)
 
@@ -155,7 +155,7 @@ def main() -> None:
         print(public(run))
         return
     print(f"policy {policy.parameters / 1e6:.0f} M parameters, reward model {reward.trunk / 1e6:.0f} M\n")
-    found = need(run)
+    found = estimate(run)
     print(f"{items(found)}\n\npeak {shown(found.peak())}; a GPU's context, workspaces and fragments come on top\n\n{lowered(run)}")
 
 

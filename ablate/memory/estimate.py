@@ -1,4 +1,4 @@
-"""How much memory a run needs, from numbers alone: `need(run)`. The command is `python -m ablate.memory`.
+"""How much memory a run needs, from numbers alone: `estimate(run)`. The command is `python -m ablate.memory`.
 
 The phases of an update, each with its peak: `rollout` (sampling), `measure` (log-probs, values and scores of what was sampled),
 `update` (the gradient steps), and `evaluate`, which samples and measures held-out prompts. Lengths are the
@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass, field, replace
 
 from ablate.memory.shapes import Shape
-from ablate.models.attention import FEW_KEYS, MULTIPLE
+from ablate.models.attention import MAX_BMM_KEYS, ROW_MULTIPLE
 from ablate.ppo.rollout import rows_of_a_pass
 from ablate.ppo.sampling import DISTRIBUTION_BYTES, LOGIT_BYTES
 
@@ -34,7 +34,7 @@ ADAM = 8  # bytes a trained parameter: two moments in float32
 
 
 @dataclass(frozen=True)
-class Need:
+class MemoryEstimate:
     """Bytes by phase and by item; `peak` of a phase is their sum, of a run the largest of the phases."""
 
     phases: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class Run:
     held_out: int = 0  # prompts of an evaluation, answered all at once; 0 leaves that phase out
 
 
-def need(run: Run) -> Need:
+def estimate(run: Run) -> MemoryEstimate:
     """Bytes of every phase. Policy, reference and critic, reward model have the same shapes in pairs."""
     always = resident(run)
     frozen = {name: always.pop(name) for name in ("reference", "reward model")}
@@ -79,7 +79,7 @@ def need(run: Run) -> Need:
         kept = {"kept distributions": kept["kept distributions"] + kept_distributions(judged)}
         moments = always | asleep | kept | rollout(judged), always | frozen | kept | measure(judged)
         phases["evaluate"] = max(moments, key=lambda moment: sum(moment.values()))
-    return Need(phases)
+    return MemoryEstimate(phases)
 
 
 def trained(run: Run) -> tuple[int, int]:
@@ -118,7 +118,7 @@ def passing(shape: Shape, run: Run, tokens: int, length: int) -> float:
     """
     hidden, inner = PASSING[shape.family]
     mlp = 4.0 * tokens * (hidden * shape.hidden + (inner + 2 * (run.lora_rank > 0)) * shape.inner)
-    if run.precision != "fp32" or shape.heads != shape.kv_heads or length > FEW_KEYS:
+    if run.precision != "fp32" or shape.heads != shape.kv_heads or length > MAX_BMM_KEYS:
         return mlp
     return max(mlp, 4.0 * tokens * (ATTENDING * shape.hidden + 2 * shape.heads * length))
 
@@ -148,7 +148,7 @@ def measure(run: Run) -> dict[str, float]:
 
 def packed_tokens(run: Run, rows: int) -> int:
     """Positions of a packed row of `rows` sequences, all as long as they can be."""
-    return math.ceil(rows * (run.prompt + run.response) / MULTIPLE) * MULTIPLE
+    return math.ceil(rows * (run.prompt + run.response) / ROW_MULTIPLE) * ROW_MULTIPLE
 
 
 def activations(shape: Shape, run: Run) -> tuple[float, float]:

@@ -80,7 +80,7 @@ def stored_tensors(folder: str | Path, names: set[str]) -> dict[str, torch.Tenso
     return found
 
 
-def adopt_head(model: PreTrainedModel, folder: str | Path) -> None:
+def load_score_head(model: PreTrainedModel, folder: str | Path) -> None:
     """Put the stored head [1, H] into `model.score`, under whichever of HEADS it is kept.
 
     A bias moves into the score shift, since score − shift is all that is ever used. Raises UserError if there is no such head.

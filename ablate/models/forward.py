@@ -8,7 +8,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from ablate.models.attention import slots_for, takes_slots
+from ablate.models.attention import attends_in_groups, length_groups
 from ablate.models.folder import SCORE_SHIFT
 
 
@@ -20,16 +20,16 @@ def hidden_states(model: PreTrainedModel, tokens: Tensor) -> Tensor:
 def packed_states(model: PreTrainedModel, tokens: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
     """Last hidden states [S, H] of the real tokens of a padded batch [B, L] as S packed positions, and each row's first position [B].
 
-    The state of the i-th real token of row r is at first[r] + i. A model that does not attend by slots (`ablate.models.attention`) is run once
-    for each group of them.
+    The state of the i-th real token of row r is at first[r] + i. A model that does not attend in groups of equal length
+    (`ablate.models.attention`) is run once per group.
     """
-    starts, slots = slots_for(attention.sum(1).tolist())
+    starts, slots = length_groups(attention.sum(1).tolist())
     first = torch.tensor(starts, device=tokens.device)
     positions = attention.cumsum(1) - 1
     places = (first[:, None] + positions)[attention]
     packed, restarts = (tokens.new_zeros(sum(number * width for number, width in slots)) for _ in range(2))
     packed[places], restarts[places] = tokens[attention], positions[attention]
-    if takes_slots(model):
+    if attends_in_groups(model):
         # transformers passes a mask of four dimensions on as it is. This one is empty: an attention that reads it fails, and
         # does not look across slots.
         none = torch.empty(1, 1, 0, 0, device=tokens.device)
@@ -66,7 +66,7 @@ def entropy_of(log_probs: Tensor) -> Tensor:
     return -torch.where(log_probs > -torch.inf, log_probs.exp() * log_probs, 0.0).sum(-1)
 
 
-def spread(flat: Tensor, mask: Tensor) -> Tensor:
+def unflatten(flat: Tensor, mask: Tensor) -> Tensor:
     """Values of the N real tokens [N] → [B, T], 0 at pads."""
     return torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(mask, flat)
 
@@ -80,7 +80,7 @@ def response_values(critic: PreTrainedModel, tokens: Tensor, attention: Tensor, 
     hidden, first = packed_states(critic, tokens, attention)
     values = critic.score(hidden).float().squeeze(-1) - score_shift(critic)
     rows, index = response_positions(attention, mask)
-    return spread(values[first[rows] + index], mask), values[first + attention.sum(1) - 1]
+    return unflatten(values[first[rows] + index], mask), values[first + attention.sum(1) - 1]
 
 
 def sequence_score(reward: PreTrainedModel, tokens: Tensor, attention: Tensor) -> Tensor:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-LEAST_ROWS = 256  # below, oneDNN's start-up costs more than its rate gains
-LEAST_WEIGHTS = 2**12  # below, with gradients, so does the call of a function of our own
-MULTIPLE = 64  # of rows: oneDNN compiles, and keeps, a kernel for every number of rows that it meets
+MIN_ROWS = 256  # below, oneDNN's start-up costs more than its rate gains
+MIN_WEIGHTS = 2**12  # below, with gradients, so does the call of a function of our own
+ROW_MULTIPLE = 64  # of rows: oneDNN compiles, and keeps, a kernel for every number of rows that it meets
 
 
 def multiply(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -22,7 +22,7 @@ def multiply(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise.default(left, right, bias, "none", [], "")
 
 
-class Product(torch.autograd.Function):
+class OneDNNLinear(torch.autograd.Function):
     """y = x Wᵀ + b: dx = dy W, dW = dyᵀ x, db = Σ dy. x [M, K], weight [N, K]."""
 
     @staticmethod
@@ -41,38 +41,38 @@ class Product(torch.autograd.Function):
         )
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x [..., K] · weightᵀ [K, N] + bias; by oneDNN where that is faster."""
     rows, gradients = x.numel() // x.shape[-1], torch.is_grad_enabled()
-    small = rows < LEAST_ROWS or (gradients and weight.numel() < LEAST_WEIGHTS)
+    small = rows < MIN_ROWS or (gradients and weight.numel() < MIN_WEIGHTS)
     if small or not x.is_cpu or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu") or not torch.backends.mkldnn.is_available():
         return functional.linear(x, weight, bias)
     flat = x.reshape(rows, x.shape[-1])
-    if rows % MULTIPLE:
-        flat = functional.pad(flat, (0, 0, 0, -rows % MULTIPLE))
-    out = Product.apply(flat, weight, bias) if gradients else multiply(flat, weight, bias)
+    if rows % ROW_MULTIPLE:
+        flat = functional.pad(flat, (0, 0, 0, -rows % ROW_MULTIPLE))
+    out = OneDNNLinear.apply(flat, weight, bias) if gradients else multiply(flat, weight, bias)
     return out[:rows].view(*x.shape[:-1], weight.shape[0])
 
 
 class FastLinear(nn.Linear):
-    """nn.Linear by `product`."""
+    """nn.Linear by `onednn_linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return product(x, self.weight, self.bias)
+        return onednn_linear(x, self.weight, self.bias)
 
 
 class FastConv1D(Conv1D):
-    """GPT-2's linear layer, which keeps its weight [K, N], by `product`."""
+    """GPT-2's linear layer, which keeps its weight [K, N], by `onednn_linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return product(x, self.weight.t(), self.bias)
+        return onednn_linear(x, self.weight.t(), self.bias)
 
 
 FAST = {nn.Linear: FastLinear, Conv1D: FastConv1D}
 
 
-def quicken(model: nn.Module) -> nn.Module:
-    """Let every linear layer of `model` compute by `product`; parameters, names and saved files stay as they are."""
+def use_onednn(model: nn.Module) -> nn.Module:
+    """Let every linear layer of `model` compute by `onednn_linear`; parameters, names and saved files stay as they are."""
     for module in model.modules():
         if type(module) in FAST:
             module.__class__ = FAST[type(module)]

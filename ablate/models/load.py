@@ -24,9 +24,9 @@ from transformers.utils import logging as transformers_logging
 
 from ablate.data.chat import Turns, prepare
 from ablate.errors import UserError
-from ablate.models.attention import use_slots
-from ablate.models.folder import adopt_head, check_causal, check_folder, linear_score, one_line, read_shape
-from ablate.models.linear import quicken
+from ablate.models.attention import use_grouped_attention
+from ablate.models.folder import check_causal, check_folder, linear_score, load_score_head, one_line, read_shape
+from ablate.models.linear import use_onednn
 
 # A new score head is expected here, and a bar for a load of milliseconds is noise; `load` reports what is truly missing.
 transformers_logging.set_verbosity_error()
@@ -76,7 +76,7 @@ def load_scorer(folder: str | Path, device: torch.device, new_head: bool = False
     if not linear_score(model):
         raise UserError(f"{folder} has no linear `score` head: a reward model must be a decoder with a one-label score")
     if not new_head:
-        adopt_head(model, folder)
+        load_score_head(model, folder)
     return model
 
 
@@ -96,12 +96,12 @@ def load(kind: type, folder: str | Path, device: torch.device, **settings) -> Pr
     mismatched = sorted(str(key) for key, *_ in report["mismatched_keys"] if not key.startswith("score."))
     if mismatched:
         raise UserError(f"{mismatched[0]} in {folder} has another shape than config.json says: restore the folder or name another")
-    keep_end_trainable(model)
+    unmask_eos_embedding(model)
     check_causal(model.eval(), folder)
-    return quicken(use_slots(model)).to(device)
+    return use_onednn(use_grouped_attention(model)).to(device)
 
 
-def keep_end_trainable(model: PreTrainedModel) -> None:
+def unmask_eos_embedding(model: PreTrainedModel) -> None:
     """Where the config pads with the end token, let that token's embedding learn: nn.Embedding gives its padding index no gradient."""
     embedding, end = model.get_input_embeddings(), model.config.get_text_config().eos_token_id
     if embedding.padding_idx is not None and embedding.padding_idx in (end if isinstance(end, list) else [end]):
@@ -120,7 +120,7 @@ def new_critic(init: str, sft: str | Path, reward: str | Path, device: torch.dev
     if init == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator.initial_seed())
-            critic = quicken(use_slots(AutoModelForSequenceClassification.from_config(critic.config)).eval())
+            critic = use_onednn(use_grouped_attention(AutoModelForSequenceClassification.from_config(critic.config)).eval())
     nn.init.normal_(critic.score.weight, std=critic.config.initializer_range, generator=generator)
     return critic.to(device)
 

@@ -38,7 +38,7 @@ def shared(model: PreTrainedModel) -> PreTrainedModel:
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
-def adapted(model: PreTrainedModel, settings: ModelConfig, generator: torch.Generator, head: str | None = None) -> PreTrainedModel:
+def add_adapter(model: PreTrainedModel, settings: ModelConfig, generator: torch.Generator, head: str | None = None) -> PreTrainedModel:
     """A tree over the frozen weights of `model` with a new adapter, which is all that learns; at first it changes nothing.
 
     head: a module that is copied and trained whole. New weights are drawn on the CPU from `generator`. Raises UserError.

@@ -14,36 +14,36 @@ import torch
 from torch import Tensor, nn
 
 
-class Resting:
+class OffloadedModel:
     """A frozen model at rest: its parameters on the CPU (page-locked for a GPU), its few buffers on the device."""
 
     def __init__(self, model: nn.Module, device: torch.device):
         """`model` has its weights on the CPU."""
         self.device = device
-        self.home: dict[nn.Parameter, Tensor] = {}
+        self.cpu_weights: dict[nn.Parameter, Tensor] = {}
         for parameter in model.parameters():
             parameter.data = parameter.data.pin_memory() if device.type == "cuda" else parameter.data
-            self.home[parameter] = parameter.data
+            self.cpu_weights[parameter] = parameter.data
         for module in model.modules():
             for name, buffer in module.named_buffers(recurse=False):
                 setattr(module, name, buffer.to(device))
 
-    def wake(self) -> None:
-        for parameter, weights in self.home.items():
+    def load(self) -> None:
+        for parameter, weights in self.cpu_weights.items():
             parameter.data = weights.to(self.device, copy=True, non_blocking=True)
 
-    def rest(self) -> None:
-        for parameter, weights in self.home.items():
+    def unload(self) -> None:
+        for parameter, weights in self.cpu_weights.items():
             parameter.data = weights
 
 
 @contextmanager
-def on_device(models: Sequence[Resting]) -> Iterator[None]:
+def loaded_on_device(models: Sequence[OffloadedModel]) -> Iterator[None]:
     """Within it the models are on the device."""
     try:
         for model in models:
-            model.wake()
+            model.load()
         yield
     finally:
         for model in models:
-            model.rest()
+            model.unload()

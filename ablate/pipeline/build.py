@@ -11,7 +11,7 @@ from ablate.config import Config
 from ablate.errors import UserError
 from ablate.pipeline import preferences, pretrain, reward_model, sft
 from ablate.pipeline.cache import cached, folder_key, stage_key
-from ablate.pipeline.checks import Given, given
+from ablate.pipeline.checks import Provided, resolve_provided
 from ablate.settings.identity import PPO_ONLY, identity
 
 
@@ -34,7 +34,7 @@ def choose_device(config: Config) -> torch.device:
     return torch.device(name)
 
 
-def data_settings(config: Config, found: Given) -> dict:
+def data_settings(config: Config, found: Provided) -> dict:
     """What of `data` decides the stages: human data counts by its content, wherever it lies."""
     settings = identity(config)["data"]
     if found.data is not None:
@@ -50,7 +50,7 @@ def shape_settings(config: Config) -> dict:
 def build(config: Config) -> Stages:
     """Every stage in turn; a stage whose `path` is set is that path, and what follows is keyed by its content."""
     cache, device = Path(config.cache).expanduser(), choose_device(config)
-    found = given(config)
+    found = resolve_provided(config)
     common = {"pipeline_seed": config.pipeline_seed, "data": data_settings(config, found), "threads": config.threads, "device": str(device)}
 
     def stage(name: str, path: Path | None, settings: dict, upstream: list[str], make) -> tuple[Path, str]:

@@ -15,11 +15,11 @@ from ablate.models.hub import resolve
 from ablate.models.load import load_tokenizer
 from ablate.models.lora import require_peft
 from ablate.pipeline.pretrain import longest_dialogue
-from ablate.ppo.scoring import reads_other_tokens
+from ablate.ppo.scoring import needs_retokenizing
 
 
 @dataclass(frozen=True)
-class Given:
+class Provided:
     """Folders that stand in place of stages; null where the stage is built. `data` is the content key of human data."""
 
     pretrained: Path | None
@@ -30,7 +30,7 @@ class Given:
     data: str | None
 
 
-def given(config: Config) -> Given:
+def resolve_provided(config: Config) -> Provided:
     """Find what the `….path` settings name, hub models included, and refuse what could not be run. Raises UserError.
 
     Only config.json and tokenizers are read here; weights are looked at when they are loaded.
@@ -50,7 +50,7 @@ def given(config: Config) -> Given:
         print(f"data: {read_table(config.data)}", file=sys.stderr, flush=True)
     start = folders["model"] or folders["pretrain"]
     check_models(config, folders["sft"] or start, folders["reward_model"])
-    return Given(start, folders["sft"], None if pairs is None else Path(pairs), folders["reward_model"], folders["gold"], data)
+    return Provided(start, folders["sft"], None if pairs is None else Path(pairs), folders["reward_model"], folders["gold"], data)
 
 
 def model_folder(config: Config, name: str) -> Path | None:
@@ -73,4 +73,4 @@ def check_models(config: Config, policy: Path | None, reward: Path | None) -> No
         )  # fmt: skip
     if reward is not None:
         read_shape(reward)
-        reads_other_tokens(reward, tokenizer, config.ppo.critic_init)
+        needs_retokenizing(reward, tokenizer, config.ppo.critic_init)

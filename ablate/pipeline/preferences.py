@@ -18,7 +18,7 @@ from ablate.models.load import load_policy, load_tokenizer
 from ablate.ppo.rollout import decode_responses, encode_prompts
 from ablate.ppo.sampling import sample
 from ablate.system.progress import track
-from ablate.system.seeding import numpy_stream, torch_stream
+from ablate.system.seeding import numpy_generator, torch_generator
 
 BATCH = 256  # prompts of one sampling call
 ROUNDS = 20  # sampling stops with an error after this many times the prompts that pairs without a margin would need
@@ -40,7 +40,7 @@ def preferences(config: Config, sft: Path, folder: Path, device: torch.device) -
     pairs = list(track(islice(chain.from_iterable(rounds), wanted), wanted, "preference pairs"))
     if len(pairs) < wanted:
         raise UserError(f"preferences.margin={config.preferences.margin} leaves too few pairs ({len(pairs)} of {wanted}): lower it")
-    label(pairs, config.preferences.noise, numpy_stream(config.pipeline_seed, "labels"))
+    label(pairs, config.preferences.noise, numpy_generator(config.pipeline_seed, "labels"))
     write(folder / "train.jsonl", pairs[: config.preferences.pairs])
     write(folder / "held_out.jsonl", pairs[config.preferences.pairs :])
 
@@ -50,8 +50,8 @@ def human_pairs(config: Config, source: HumanSource, folder: Path) -> None:
     settings, report = config.preferences, dict(source.report)
     print("data: {too_long:,} dialogues too long; prompts: {train_prompts:,} for training, {held_out_prompts:,} held out".format(**report),
           file=sys.stderr, flush=True)  # fmt: skip
-    train = source.pairs(settings.pairs, numpy_stream(config.pipeline_seed, "train pairs"), half=settings.half)
-    held_out = source.pairs(settings.held_out_pairs, numpy_stream(config.pipeline_seed, "held-out pairs"), held_out=True)
+    train = source.pairs(settings.pairs, numpy_generator(config.pipeline_seed, "train pairs"), half=settings.half)
+    held_out = source.pairs(settings.held_out_pairs, numpy_generator(config.pipeline_seed, "held-out pairs"), held_out=True)
     for name, pairs in (("train", train), ("held_out", held_out)):
         report[f"{name}_pairs"] = len(pairs)
         write(folder / f"{name}.jsonl", [
@@ -63,10 +63,10 @@ def human_pairs(config: Config, source: HumanSource, folder: Path) -> None:
 
 def draw_pairs(config: Config, source, tokenizer, policy, step: int, device: torch.device) -> list[dict]:
     """Pairs from one batch of prompts, unlabelled: `first` and `second` with their gold."""
-    prompts = source.prompts(BATCH, numpy_stream(config.pipeline_seed, "pair prompts", step))
+    prompts = source.prompts(BATCH, numpy_generator(config.pipeline_seed, "pair prompts", step))
     texts = [prompt.text for prompt in prompts]
     tokens, attention = encode_prompts(tokenizer, texts + texts, device)
-    noise = torch.rand(len(tokens), config.sampling.max_new_tokens, generator=torch_stream(config.pipeline_seed, "pair noise", step))
+    noise = torch.rand(len(tokens), config.sampling.max_new_tokens, generator=torch_generator(config.pipeline_seed, "pair noise", step))
     plain = SamplingConfig(max_new_tokens=config.sampling.max_new_tokens)
     sampled = sample(policy, tokens, attention, noise.to(device), plain, tokenizer.eos_token_id, tokenizer.pad_token_id)
     responses = decode_responses(tokenizer, sampled.responses, sampled.mask, sampled.ended)

@@ -11,9 +11,9 @@ from ablate.config import Config
 from ablate.data.chat import encode_texts
 from ablate.data.source import open_source
 from ablate.models.folder import context_length
-from ablate.models.linear import quicken
+from ablate.models.linear import use_onednn
 from ablate.pipeline.supervised import batches, fit, language_model_loss, pad_right, response_targets
-from ablate.system.seeding import numpy_stream, torch_stream
+from ablate.system.seeding import numpy_generator, torch_generator
 
 POSITIONS = 512  # of a new model, at least
 
@@ -23,10 +23,10 @@ def pretrain(config: Config, folder: Path, device: torch.device) -> None:
     source = open_source(config)
     tokenizer = source.tokenizer()
     seed, stage = config.pipeline_seed, config.pretrain
-    sentences = source.corpus(stage.examples, numpy_stream(seed, "corpus"))
+    sentences = source.corpus(stage.examples, numpy_generator(seed, "corpus"))
     model = new_model(config, len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id).to(device)
     rows = encode_texts(tokenizer, sentences, context_length(model.config))
-    order = batches(len(rows), stage.batch_size, numpy_stream(seed, "pretrain order"))
+    order = batches(len(rows), stage.batch_size, numpy_generator(seed, "pretrain order"))
 
     def loss_of(step: int):
         chosen = [rows[i] for i in next(order)]
@@ -54,5 +54,5 @@ def new_model(config: Config, vocabulary: int, pad: int, end: int) -> LlamaForCa
         max_position_embeddings=positions, tie_word_embeddings=False, pad_token_id=pad, eos_token_id=end, bos_token_id=None,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(torch_stream(config.pipeline_seed, "initial weights").initial_seed())
-        return quicken(LlamaForCausalLM(settings).eval())
+        torch.manual_seed(torch_generator(config.pipeline_seed, "initial weights").initial_seed())
+        return use_onednn(LlamaForCausalLM(settings).eval())

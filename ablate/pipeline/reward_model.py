@@ -18,7 +18,7 @@ from ablate.models.forward import packed_states
 from ablate.models.load import load_policy, load_scorer, load_tokenizer
 from ablate.pipeline.preferences import read
 from ablate.pipeline.supervised import batches, fit, pad_right, real_tokens, response_targets, token_nll
-from ablate.system.seeding import numpy_stream
+from ablate.system.seeding import numpy_generator
 
 EVALUATIONS = 20  # held-out accuracies over the training
 Z = 1.959963984540054  # standard normal quantile of a two-sided 95 % interval
@@ -36,7 +36,7 @@ def reward_model(config: Config, sft: Path, pairs: Path, folder: Path, device: t
     train, held_out = (encode_pairs(tokenizer, read(pairs / name)) for name in ("train.jsonl", "held_out.jsonl"))
     longest = max(len(ids) for pair in train + held_out for ids, _ in pair)
     check_length(longest, scorer.config, "a preference pair", "shorten the pairs or name a model with a longer context in model.path")
-    order = batches(len(train), stage.batch_size, numpy_stream(seed, "reward model order"))
+    order = batches(len(train), stage.batch_size, numpy_generator(seed, "reward model order"))
     pad = tokenizer.pad_token_id
 
     def loss_of(step: int):

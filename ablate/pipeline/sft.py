@@ -12,18 +12,18 @@ from ablate.data.source import open_source
 from ablate.models.folder import check_length
 from ablate.models.load import load_policy, load_tokenizer
 from ablate.pipeline.supervised import batches, fit, language_model_loss, pad_right, response_targets
-from ablate.system.seeding import numpy_stream
+from ablate.system.seeding import numpy_generator
 
 
 def sft(config: Config, pretrained: Path, folder: Path, device: torch.device) -> None:
     """Minimise the NLL of demonstrated responses, end token included; the prompt's tokens do not count."""
     tokenizer, model = load_tokenizer(pretrained), load_policy(pretrained, device)
     seed, stage = config.pipeline_seed, config.sft
-    demonstrations = open_source(config, tokenizer).demonstrations(stage.examples, numpy_stream(seed, "demonstrations"))
+    demonstrations = open_source(config, tokenizer).demonstrations(stage.examples, numpy_generator(seed, "demonstrations"))
     prompts, responses = [prompt.turns for prompt, _ in demonstrations], [response for _, response in demonstrations]
     rows = encode_dialogues(tokenizer, prompts, responses, [True] * len(demonstrations))
     check_length(max(len(ids) for ids, _ in rows), model.config, "a demonstration", "name a model with a longer context in model.path")
-    order = batches(len(rows), stage.batch_size, numpy_stream(seed, "sft order"))
+    order = batches(len(rows), stage.batch_size, numpy_generator(seed, "sft order"))
 
     def loss_of(step: int):
         chosen = [rows[i] for i in next(order)]

@@ -22,7 +22,7 @@ from ablate.data.probes import Question, held_out_texts, questions
 from ablate.errors import UserError
 from ablate.models.folder import check_length, context_length
 from ablate.models.forward import hidden_states, log_softmax
-from ablate.system.seeding import numpy_stream
+from ablate.system.seeding import numpy_generator
 
 LONGEST = 512  # tokens of a text; what comes behind is not read
 CHUNK = 64  # rows of one forward pass
@@ -31,7 +31,7 @@ Item = tuple[list[int], int]  # token ids, and how many of them come before the 
 
 
 @dataclass(frozen=True)
-class Probes:
+class HeldOutTasks:
     """Texts as token ids; of each question its choices as items, and which is right. Empty where there is nothing to measure on."""
 
     texts: list[Item]
@@ -39,11 +39,11 @@ class Probes:
     answers: list[int]
 
     @classmethod
-    def draw(cls, config: Config, tokenizer: PreTrainedTokenizerBase) -> Probes:
+    def draw(cls, config: Config, tokenizer: PreTrainedTokenizerBase) -> HeldOutTasks:
         """The items of the pipeline's seed, from streams of their own. Raises UserError."""
         seed = config.pipeline_seed
-        texts = held_out_texts(config, numpy_stream(seed, "corpus"), numpy_stream(seed, "held-out text"))
-        asked = questions(config, numpy_stream(seed, "held-out questions"))
+        texts = held_out_texts(config, numpy_generator(seed, "corpus"), numpy_generator(seed, "held-out text"))
+        asked = questions(config, numpy_generator(seed, "held-out questions"))
         try:
             rows = encode_texts(tokenizer, texts, LONGEST) if texts else []
             choices = [encode_choices(tokenizer, question) for question in asked]
@@ -54,7 +54,7 @@ class Probes:
             ) from error
         return cls([(row, 1) for row in rows if len(row) > 1], choices, [question.answer for question in asked])
 
-    def ability(self, policy: PreTrainedModel) -> dict[str, float]:
+    def alignment_tax(self, policy: PreTrainedModel) -> dict[str, float]:
         """`eval/lm_loss` and `eval/choice_accuracy` of a policy, each absent where there are no items for it."""
         measured = {}
         if self.texts:

@@ -9,7 +9,7 @@ from ablate.config import CollapseConfig
 
 
 @dataclass
-class CollapseWatch:
+class CollapseDetector:
     """The collapse verdict, online: the first of `patience` consecutive evaluations with mean gold below `limit`.
 
     limit = SFT's mean gold − threshold × SD of SFT's per-response gold; null without a gold reward, and then `collapsed` is null.
@@ -21,13 +21,13 @@ class CollapseWatch:
     collapse_update: int | None = None
 
     @classmethod
-    def against(cls, gold: Sequence[float | None], collapse: CollapseConfig) -> CollapseWatch:
+    def from_baseline(cls, gold: Sequence[float | None], collapse: CollapseConfig) -> CollapseDetector:
         """gold: of every SFT response; null where there is no gold reward."""
         if gold[0] is None:
             return cls(None, collapse.patience)
         return cls(mean(gold) - collapse.threshold * deviation(gold), collapse.patience)
 
-    def see(self, update: int, gold: float | None) -> None:
+    def update(self, update: int, gold: float | None) -> None:
         """Take note of the evaluation after `update`."""
         if self.limit is None or self.collapse_update is not None:
             return

@@ -13,16 +13,16 @@ from transformers import PreTrainedModel
 from ablate.config import Config
 from ablate.data.source import Prompt, Source
 from ablate.models.load import Models
-from ablate.models.offload import Resting, on_device
-from ablate.ppo.alignment_tax import Probes
+from ablate.models.offload import OffloadedModel, loaded_on_device
+from ablate.ppo.alignment_tax import HeldOutTasks
 from ablate.ppo.collapse import mean
 from ablate.ppo.monitor import monitors
-from ablate.ppo.rollout import decode_responses, encode_prompts, gather_rollout, measure, respond
-from ablate.ppo.scoring import Gold, rescored
+from ablate.ppo.rollout import decode_responses, encode_prompts, gather_rollout, generate_responses, score_responses
+from ablate.ppo.scoring import Gold, with_text_rewards
 from ablate.ppo.types import Rollout
-from ablate.system.distributed import everyone, own_rows, together
-from ablate.system.seeding import numpy_stream, torch_stream
-from ablate.system.sharding import whole
+from ablate.system.distributed import all_gather_object, raise_on_all_ranks, rank_slice
+from ablate.system.seeding import numpy_generator, torch_generator
+from ablate.system.sharding import unsharded
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Evaluation:
     lengths: list[int]
     ended: list[bool]
     monitors: dict[str, float]
-    ability: dict[str, float] = field(default_factory=dict)  # eval/lm_loss, eval/choice_accuracy, as far as there are probes
+    alignment_tax: dict[str, float] = field(default_factory=dict)  # eval/lm_loss, eval/choice_accuracy, as far as there are probes
 
 
 @dataclass(frozen=True)
@@ -45,40 +45,40 @@ class HeldOut:
     prompts: Sequence[Prompt]
     encoded: tuple[Tensor, Tensor]
     noise: Tensor
-    probes: Probes
+    tasks: HeldOutTasks
 
     @classmethod
     def draw(cls, config: Config, source: Source, tokenizer, device: torch.device) -> HeldOut:
         """Prompts and probes belong to the pipeline's seed, noise to the run's."""
-        prompts = source.held_out_prompts(config.evaluation.prompts, numpy_stream(config.pipeline_seed, "held-out prompts"))
-        generator = torch_stream(config.seed, "evaluation noise")
+        prompts = source.held_out_prompts(config.evaluation.prompts, numpy_generator(config.pipeline_seed, "held-out prompts"))
+        generator = torch_generator(config.seed, "evaluation noise")
         noise = torch.rand(len(prompts), config.sampling.max_new_tokens, generator=generator).to(device)
         encoded = encode_prompts(tokenizer, [prompt.turns for prompt in prompts], device)
-        return cls(prompts, encoded, noise, Probes.draw(config, tokenizer))
+        return cls(prompts, encoded, noise, HeldOutTasks.draw(config, tokenizer))
 
 
 def evaluate(
-    models: Models, policy: PreTrainedModel, held_out: HeldOut, gold: Gold, config: Config, resting: Sequence[Resting] = ()
+    models: Models, policy: PreTrainedModel, held_out: HeldOut, gold: Gold, config: Config, resting: Sequence[OffloadedModel] = ()
 ) -> Evaluation:
     """Answer every held-out prompt with `policy`, judge the answers by the proxy and by gold, and measure ability on the probes.
 
     resting: models that are on the device for the measuring alone. Of several processes each has prompts of its own and all probes.
     """
     judged = replace(models, policy=policy)
-    own = own_rows(len(held_out.prompts))
+    own = rank_slice(len(held_out.prompts))
     prompts, (tokens, attention) = held_out.prompts[own], held_out.encoded
-    with whole(models.policy, models.critic), together():
+    with unsharded(models.policy, models.critic), raise_on_all_ranks():
         encoded = tokens[own], attention[own]
-        sampled = respond(judged, encoded, held_out.noise[own], config.sampling)
-        with on_device(resting):
-            rollout: Rollout = measure(judged, encoded, sampled, config.sampling, config.bugs)
-            rollout = rescored(rollout, judged, [prompt.turns for prompt in prompts])
+        sampled = generate_responses(judged, encoded, held_out.noise[own], config.sampling)
+        with loaded_on_device(resting):
+            rollout: Rollout = score_responses(judged, encoded, sampled, config.sampling, config.bugs)
+            rollout = with_text_rewards(rollout, judged, [prompt.turns for prompt in prompts])
         steps = rollout.mask.shape[1]
         responses = decode_responses(models.tokenizer, rollout.tokens[:, -steps:], rollout.mask, rollout.ended)
         golds = gold(prompts, responses, rollout.ended.tolist())
-        ability = held_out.probes.ability(policy)
+        ability = held_out.tasks.alignment_tax(policy)
     rollout = gather_rollout(rollout, models.tokenizer.pad_token_id)
-    responses, golds = (list(chain.from_iterable(everyone(part))) for part in (responses, golds))
+    responses, golds = (list(chain.from_iterable(all_gather_object(part))) for part in (responses, golds))
     ended = rollout.ended.tolist()
     return Evaluation(responses, rollout.score.tolist(), golds, rollout.lengths.tolist(), ended, monitors(rollout), ability)
 
@@ -92,7 +92,7 @@ def summarise(evaluation: Evaluation, baseline: Evaluation, prompts: Sequence[Pr
         "eval/kl_to_sft": evaluation.monitors["monitor/kl_to_sft"],
         "eval/perplexity": evaluation.monitors["monitor/perplexity"],
         "eval/length": evaluation.monitors["monitor/response_length"],
-        **evaluation.ability,
+        **evaluation.alignment_tax,
     }
     kinds = {"eval/": [True] * len(prompts)}
     kinds |= {f"eval/{kind}/": [prompt.kind == kind for prompt in prompts] for kind in sorted({p.kind for p in prompts})}

@@ -73,7 +73,7 @@ def distinct(rollout: Rollout) -> float:
     return float(share.mean()) if len(share) else 1.0
 
 
-def rewards_seen(rollout: Rollout, rewards: Tensor) -> dict[str, float]:
+def reward_metrics(rollout: Rollout, rewards: Tensor) -> dict[str, float]:
     """`reward/*`: the proxy's raw scores, and the shaped reward per response."""
     score = rollout.score
     return {
@@ -84,7 +84,7 @@ def rewards_seen(rollout: Rollout, rewards: Tensor) -> dict[str, float]:
     }
 
 
-def targets_seen(rollout: Rollout, targets: Targets) -> dict[str, float]:
+def advantage_metrics(rollout: Rollout, targets: Targets) -> dict[str, float]:
     """`ppo/*` that the rollout and its targets fix before any gradient step."""
     mask = rollout.mask
     mean = masked_mean(targets.advantages, mask)

@@ -15,11 +15,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ablate.config import BugsConfig, SamplingConfig
 from ablate.data.chat import Turns, encode_turns
-from ablate.models.forward import entropy_of, log_softmax, response_logits, response_values, sequence_score, spread
+from ablate.models.forward import entropy_of, log_softmax, response_logits, response_values, sequence_score, unflatten
 from ablate.models.load import Models
-from ablate.ppo.sampling import LOGIT_BYTES, Sampled, join, sample
+from ablate.ppo.sampling import LOGIT_BYTES, Sampled, concat_prompt_response, sample
 from ablate.ppo.types import Rollout
-from ablate.system.distributed import everyone, gather_rows, processes
+from ablate.system.distributed import all_gather_object, gather_rows, world_size
 
 PASS_ROWS = 128  # most rows of one forward pass without gradients
 LOOK_EVERY = 8  # steps of sampling between looks at which rows have ended, on a GPU
@@ -41,7 +41,7 @@ def decode_responses(tokenizer: PreTrainedTokenizerBase, responses: Tensor, mask
     return [tokenizer.decode(row[:n], skip_special_tokens=False) for row, n in zip(responses.tolist(), lengths, strict=True)]
 
 
-def collect(
+def collect_rollout(
     models: Models,
     prompts: tuple[Tensor, Tensor],
     noise: Tensor,
@@ -49,10 +49,10 @@ def collect(
     bugs: BugsConfig,
 ) -> Rollout:
     """Sample a response to every prompt and measure it. prompts: tokens and attention [B, P]; noise [B, T] uniform."""
-    return measure(models, prompts, respond(models, prompts, noise, sampling), sampling, bugs)
+    return score_responses(models, prompts, generate_responses(models, prompts, noise, sampling), sampling, bugs)
 
 
-def respond(models: Models, prompts: tuple[Tensor, Tensor], noise: Tensor, sampling: SamplingConfig) -> Sampled:
+def generate_responses(models: Models, prompts: tuple[Tensor, Tensor], noise: Tensor, sampling: SamplingConfig) -> Sampled:
     """Responses of the policy, under the tokenizer's end and pad tokens."""
     tokenizer = models.tokenizer
     look_every = LOOK_EVERY if noise.is_cuda else 1
@@ -60,10 +60,12 @@ def respond(models: Models, prompts: tuple[Tensor, Tensor], noise: Tensor, sampl
 
 
 @torch.no_grad()
-def measure(models: Models, prompts: tuple[Tensor, Tensor], sampled: Sampled, sampling: SamplingConfig, bugs: BugsConfig) -> Rollout:
+def score_responses(
+    models: Models, prompts: tuple[Tensor, Tensor], sampled: Sampled, sampling: SamplingConfig, bugs: BugsConfig
+) -> Rollout:
     """Score sampled responses: reference log-probs and full KL, values, reward. Chunked by length; every row is its own."""
     temperature = sampling.temperature if sampling.match_training_distribution else 1.0
-    tokens, attention = join(*prompts, sampled)
+    tokens, attention = concat_prompt_response(*prompts, sampled)
     mask = sampled.mask
     out = {name: torch.zeros(mask.shape, device=tokens.device) for name in ("logprobs", "ref_logprobs", "kl", "entropy", "values")}
     out |= {name: torch.zeros(len(tokens), device=tokens.device) for name in ("score", "last_value")}
@@ -76,10 +78,10 @@ def measure(models: Models, prompts: tuple[Tensor, Tensor], sampled: Sampled, sa
         reference = log_softmax(response_logits(models.reference, *view, part), temperature)
         values, last_value = response_values(models.critic, *view, part)
         measured = {
-            "logprobs": spread(policy.gather(1, targets).squeeze(1), part),
-            "ref_logprobs": spread(reference.gather(1, targets).squeeze(1), part),
-            "kl": spread(full_kl(policy, reference), part),
-            "entropy": spread(entropy_of(policy), part),
+            "logprobs": unflatten(policy.gather(1, targets).squeeze(1), part),
+            "ref_logprobs": unflatten(reference.gather(1, targets).squeeze(1), part),
+            "kl": unflatten(full_kl(policy, reference), part),
+            "entropy": unflatten(entropy_of(policy), part),
             "values": values,
         }
         for name, value in measured.items():
@@ -143,9 +145,9 @@ def dropout_on(model: nn.Module) -> Iterator[None]:
 
 def gather_rollout(rollout: Rollout, pad: int) -> Rollout:
     """The rows of all processes, in the order of `own_rows`, as wide as the longest response of all needs."""
-    if processes() == 1:
+    if world_size() == 1:
         return rollout
-    shapes = everyone(tuple(rollout.mask.shape))
+    shapes = all_gather_object(tuple(rollout.mask.shape))
     counts, steps = [rows for rows, _ in shapes], max(width for _, width in shapes)
     gathered = {}
     for field in fields(rollout):

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
 from ablate.config import SamplingConfig
-from ablate.models.attention import takes_slots
+from ablate.models.attention import attends_in_groups
 from ablate.models.forward import log_softmax
 from ablate.models.kv_cache import reserved_cache
 
@@ -43,7 +43,7 @@ def sample(
     attention: Tensor,
     noise: Tensor,
     sampling: SamplingConfig,
-    end: int,
+    eos: int,
     pad: int,
     look_every: int = 1,
 ) -> Sampled:
@@ -83,7 +83,7 @@ def sample(
             responses[alive, step], mask[alive, step] = token, running
             if keep:
                 distributions[alive, step] = log_probs
-            running &= token != end
+            running &= token != eos
             ended[alive] = ~running
             if step + 1 == steps:
                 break
@@ -109,7 +109,7 @@ def trunk(policy: PreTrainedModel, tokens: Tensor, attention: Tensor, positions:
 
     One new token sees every real one: its mask [b, 1, 1, k] is what transformers would make of `attention` at each step.
     """
-    if tokens.shape[1] == 1 and takes_slots(policy):
+    if tokens.shape[1] == 1 and attends_in_groups(policy):
         attention = attention[:, None, None]
     return policy.base_model(
         input_ids=tokens, attention_mask=attention, position_ids=positions, past_key_values=cache, use_cache=True
@@ -147,6 +147,6 @@ def next_token_nll(logits: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, nll, 0.0).sum(1)
 
 
-def join(prompts: Tensor, attention: Tensor, sampled: Sampled) -> tuple[Tensor, Tensor]:
+def concat_prompt_response(prompts: Tensor, attention: Tensor, sampled: Sampled) -> tuple[Tensor, Tensor]:
     """Tokens and attention [B, P+T] of prompts and their responses."""
     return torch.cat([prompts, sampled.responses], dim=1), torch.cat([attention, sampled.mask], dim=1)

@@ -26,7 +26,7 @@ Gold = Callable[[Sequence[Prompt], Sequence[str], Sequence[bool]], list[float | 
 
 
 @dataclass(frozen=True)
-class TextScorer:
+class RetokenizingRewardModel:
     """A reward model and the tokenizer, with its chat template, that it reads dialogues in."""
 
     model: PreTrainedModel
@@ -34,7 +34,7 @@ class TextScorer:
     name: str
 
     @classmethod
-    def load(cls, folder: str | Path, device: torch.device) -> TextScorer:
+    def load(cls, folder: str | Path, device: torch.device) -> RetokenizingRewardModel:
         """Raises UserError."""
         return cls(freeze(load_scorer(folder, device)), load_scorer_tokenizer(folder), str(folder))
 
@@ -65,7 +65,7 @@ def load_scorer_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     return load_tokenizer(folder, template=MOSS_TEMPLATE if is_moss_layout(folder) else None)
 
 
-def reads_other_tokens(folder: str | Path, tokenizer: PreTrainedTokenizerBase, critic_init: str) -> bool:
+def needs_retokenizing(folder: str | Path, tokenizer: PreTrainedTokenizerBase, critic_init: str) -> bool:
     """Whether the reward model in `folder` must be given text, since it encodes a dialogue in another way than the policy does.
 
     A folder without a tokenizer is taken to share the policy's. Raises UserError where it cannot, and where the critic would have
@@ -87,7 +87,7 @@ def reads_other_tokens(folder: str | Path, tokenizer: PreTrainedTokenizerBase, c
     return not same_encoding(own, tokenizer)
 
 
-def rescored(rollout: Rollout, models: Models, prompts: Sequence[Turns]) -> Rollout:
+def with_text_rewards(rollout: Rollout, models: Models, prompts: Sequence[Turns]) -> Rollout:
     """The rollout with the scores of `models.text_reward`, where the reward model reads text; else as it is."""
     if models.text_reward is None:
         return rollout
@@ -100,5 +100,5 @@ def open_gold(path: str | Path | None, source: Source, device: torch.device) -> 
     """Gold by the source itself, or by the reward model in the folder `path`. Raises UserError."""
     if path is None:
         return lambda prompts, responses, ended: [source.gold(*answer) for answer in zip(prompts, responses, ended, strict=True)]
-    judge = TextScorer.load(path, device)
+    judge = RetokenizingRewardModel.load(path, device)
     return lambda prompts, responses, ended: judge([prompt.turns for prompt in prompts], responses, ended).tolist()

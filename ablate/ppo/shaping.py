@@ -116,9 +116,9 @@ def ppo_loss(
         value = val.value_loss(values, targets.returns)
     value_loss = masked_sum(value, mask) / tokens
     with torch.no_grad():
-        drift = torch.expm1(log_ratio) - log_ratio
+        k3 = torch.expm1(log_ratio) - log_ratio
         return_terms = dict(
-            approx_kl=masked_sum(drift, mask) / tokens,
+            approx_kl=masked_sum(k3, mask) / tokens,
             clip_fraction=masked_sum(clipped.float(), mask) / tokens,
             ratio_max=torch.where(mask, log_ratio, -torch.inf).exp().amax(),
         )

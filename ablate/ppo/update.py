@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from ablate.config import BugsConfig, PPOConfig, SamplingConfig
 from ablate.errors import Diverged
-from ablate.models.forward import entropy_of, log_softmax, response_logits, response_values, spread
+from ablate.models.forward import entropy_of, log_softmax, response_logits, response_values, unflatten
 from ablate.models.load import Models
 from ablate.ppo.shaping import critic_pretrain_loss, minibatch_advantages, ppo_loss
 from ablate.ppo.tricks.masked import masked_sum
 from ablate.ppo.tricks.policy import ptx
 from ablate.ppo.tricks.value import grad_clip, gradient_norm
 from ablate.ppo.types import Rollout, Targets
-from ablate.system.distributed import dealt, processes, sum_gradients, sum_tensor, sum_terms
-from ablate.system.sharding import whole_tensor
+from ablate.system.distributed import strided_rank_shard, sum_gradients, sum_tensor, sum_terms, world_size
+from ablate.system.sharding import full_tensor
 
 PtxLoss = Callable[[int], Tensor]
 
@@ -63,7 +63,7 @@ def minibatches(ppo: PPOConfig, generator: torch.Generator) -> Iterator[Tensor]:
 
 def micro_batches(rows: Tensor, lengths: Tensor, size: int) -> Iterator[Tensor]:
     """This process's share of a minibatch in groups of similar length, which spares padding and changes no result."""
-    yield from dealt(rows[lengths[rows].argsort(stable=True)]).split(size)
+    yield from strided_rank_shard(rows[lengths[rows].argsort(stable=True)]).split(size)
 
 
 def update(
@@ -112,7 +112,7 @@ def backward_minibatch(
     targets = replace(targets, advantages=advantages)
     parts = list(micro_batches(rows, rollout.lengths, ppo.micro_batch_size))
     whole_entropy = None
-    if ppo.entropy_clip is not None and (len(parts) > 1 or processes() > 1):
+    if ppo.entropy_clip is not None and (len(parts) > 1 or world_size() > 1):
         with torch.no_grad():
             own = sum(masked_sum(forward(models, rollout.rows(part), sampling)[1], rollout.rows(part).mask) for part in parts)
             whole_entropy = sum_tensor(own) / tokens
@@ -144,8 +144,8 @@ def forward(models: Models, batch: Rollout, sampling: SamplingConfig) -> tuple[T
     temperature = sampling.temperature if sampling.match_training_distribution else 1.0
     log_probs = log_softmax(response_logits(models.policy, batch.tokens, batch.attention, batch.mask), temperature)
     chosen = batch.tokens[:, -batch.mask.shape[1] :][batch.mask]
-    logprobs = spread(log_probs.gather(1, chosen[:, None]).squeeze(1), batch.mask)
-    entropy = spread(entropy_of(log_probs), batch.mask)
+    logprobs = unflatten(log_probs.gather(1, chosen[:, None]).squeeze(1), batch.mask)
+    entropy = unflatten(entropy_of(log_probs), batch.mask)
     values, _ = response_values(models.critic, batch.tokens, batch.attention, batch.mask)
     return logprobs, entropy, values
 
@@ -167,7 +167,7 @@ def apply_gradients(optimizer: torch.optim.Optimizer, ppo: PPOConfig) -> dict[st
     """One optimiser step on the gradients of all processes; the norm logged is the one before any clip."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     sum_gradients(parameters)
-    norm = whole_tensor(gradient_norm(parameters))
+    norm = full_tensor(gradient_norm(parameters))
     if not torch.isfinite(norm):
         raise Diverged("the gradient norm is not finite")
     if ppo.grad_clip:

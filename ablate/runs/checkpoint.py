@@ -21,21 +21,21 @@ from transformers import PreTrainedModel
 from ablate.config import Config
 from ablate.errors import UserError
 from ablate.models.load import Models, load_policy, load_scorer
-from ablate.models.lora import adapted, restore_adapter
-from ablate.ppo.collapse import CollapseWatch
+from ablate.models.lora import add_adapter, restore_adapter
+from ablate.ppo.collapse import CollapseDetector
 from ablate.ppo.types import RunningMoments, ShapingState
-from ablate.system.distributed import is_main, together
-from ablate.system.seeding import torch_stream
-from ablate.system.sharding import sharded_as, whole_tensors, whole_weights
+from ablate.system.distributed import is_main, raise_on_all_ranks
+from ablate.system.seeding import torch_generator
+from ablate.system.sharding import full_state_dict, full_tensors, sharded_as
 
 
 @dataclass
-class Progress:
+class TrainState:
     """Where a run stands after `update` updates."""
 
     update: int
     shaping: ShapingState
-    watch: CollapseWatch
+    watch: CollapseDetector
     wall_seconds: float = 0.0
     responses: int = 0
     update_seconds: float = 0.0
@@ -43,16 +43,16 @@ class Progress:
 
 
 def save(
-    folder: Path, models: Models, optimizer: torch.optim.Optimizer, progress: Progress, offsets: dict[str, int], config_hash: str
+    folder: Path, models: Models, optimizer: torch.optim.Optimizer, progress: TrainState, offsets: dict[str, int], config_hash: str
 ) -> None:
     """Write beside and rename, so that a checkpoint is whole or absent. Policy and critic are ordinary Hugging Face folders.
 
     With LoRA they are adapter folders in peft's form: the weights beneath are those of SFT and of the critic's start.
     Of several processes the main one writes, what is sharded is gathered first: any number of processes can go on from it.
     """
-    weights = [whole_weights(model) for model in (models.policy, models.critic)]
-    tensors = whole_tensors(optimizer_tensors(optimizer))
-    with together():
+    weights = [full_state_dict(model) for model in (models.policy, models.critic)]
+    tensors = full_tensors(optimizer_tensors(optimizer))
+    with raise_on_all_ranks():
         if is_main():
             write(folder, models, weights, tensors, {"progress": asdict(progress), "offsets": offsets, "config_hash": config_hash})
 
@@ -106,12 +106,12 @@ def damaged(folder: Path, reason: str) -> NoReturn:
     raise UserError(f"the checkpoint {folder} is corrupt ({reason}): remove it to go on from the one before")
 
 
-def progress_from(folder: Path, state: dict) -> Progress:
+def progress_from(folder: Path, state: dict) -> TrainState:
     """The position in state.json of the checkpoint `folder`."""
     try:
         entry = state["progress"]
         shaping = ShapingState(moments=RunningMoments(**entry["shaping"]["moments"]), kl_coef=entry["shaping"]["kl_coef"])
-        return Progress(**{**entry, "shaping": shaping, "watch": CollapseWatch(**entry["watch"])})
+        return TrainState(**{**entry, "shaping": shaping, "watch": CollapseDetector(**entry["watch"])})
     except (KeyError, TypeError):
         return damaged(folder, "state.json is incomplete")
 
@@ -129,8 +129,8 @@ def load_weights(folder: Path, device: torch.device) -> tuple:
 
 def load_adapted(folder: Path | None, reference: PreTrainedModel, trunk: PreTrainedModel, config: Config) -> tuple:
     """(policy, critic) as adapters over `reference` and over the scorer `trunk`: new ones, or those of a checkpoint. Raises UserError."""
-    policy = adapted(reference, config.model, torch_stream(config.seed, "policy adapter"))
-    critic = adapted(trunk, config.model, torch_stream(config.seed, "critic adapter"), head="score")
+    policy = add_adapter(reference, config.model, torch_generator(config.seed, "policy adapter"))
+    critic = add_adapter(trunk, config.model, torch_generator(config.seed, "critic adapter"), head="score")
     if folder is not None:
         restore_adapter(policy, folder / "policy")
         restore_adapter(critic, folder / "critic")

@@ -28,7 +28,7 @@ from ablate.errors import UserError
 from ablate.runs.folder import STREAMS, checkpoint_folder, read_config, run_folder
 from ablate.runs.versions import git_commit, versions
 from ablate.settings.identity import config_hash, first_difference, identity
-from ablate.system.files import hold, write_atomically, writing
+from ablate.system.files import try_lock, write_atomically, writing
 
 
 def config_text(config: Config) -> str:
@@ -58,7 +58,7 @@ class RunStore:
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             self.handles = {name: open(self.folder / name, "ab", buffering=0) for name in STREAMS}
-            if not hold(self.handles["metrics.jsonl"]):
+            if not try_lock(self.handles["metrics.jsonl"]):
                 self.close()
                 raise UserError(f"{self.folder} is being written by another process: wait for it, or set study=<name>")
             write_atomically(self.folder / "config.yaml", config_text(config))
@@ -76,7 +76,7 @@ class RunStore:
         """Bytes of each stream so far; a checkpoint remembers them."""
         return {name: os.fstat(handle.fileno()).st_size for name, handle in self.handles.items()}
 
-    def cut(self, offsets: dict[str, int]) -> None:
+    def truncate_to(self, offsets: dict[str, int]) -> None:
         """Forget what was written after a checkpoint."""
         for name, handle in self.handles.items():
             if os.fstat(handle.fileno()).st_size < offsets[name]:
@@ -123,7 +123,7 @@ class RunStore:
             handle.close()
 
 
-class Onlooker:
+class ReadOnlyRunStore:
     """The run folder in a process that does not write it, since another process of the same run does (`ablate.system.distributed`).
 
     It keeps RunStore's promises to the trainer by doing nothing.
@@ -140,7 +140,7 @@ class Onlooker:
         """No stream is open here."""
         return {}
 
-    def cut(self, offsets: dict[str, int]) -> None:
+    def truncate_to(self, offsets: dict[str, int]) -> None:
         """No stream is open here."""
 
     def checkpoint_folder(self, update: int) -> Path:

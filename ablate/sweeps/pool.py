@@ -21,7 +21,7 @@ from typing import Any, Optional, Sequence
 
 from ablate.errors import UserError
 from ablate.runs.folder import read_summary
-from ablate.sweeps.table import Job, Overview
+from ablate.sweeps.table import Job, LiveTable
 
 GRACE_SECONDS = 30.0  # between asking a job that ran out of time to stop, and ending it
 FULL_BYTES = 2**16
@@ -144,7 +144,7 @@ def pass_on(caught: list[int], asked: int, processes: Sequence[Any]) -> int:
     return len(caught)
 
 
-def run_jobs(jobs: Sequence[Job], slots: int, task: str, timeout: Optional[float], overview: Overview, caught: list[int]) -> None:
+def run_jobs(jobs: Sequence[Job], slots: int, task: str, timeout: Optional[float], overview: LiveTable, caught: list[int]) -> None:
     """Run the waiting jobs, `slots` at a time, until all have ended; their states say how.
 
     timeout: seconds a job may take; then it is asked to stop, and ended GRACE_SECONDS later.

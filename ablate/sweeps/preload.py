@@ -1,8 +1,8 @@
 """What the forkserver imports, so that every run of a sweep begins with it."""
 
-from ablate.system.gc_pause import none_collected
+from ablate.system.gc_pause import gc_paused
 
-with none_collected():
+with gc_paused():
     import hydra  # noqa: F401
     import transformers.models.llama.modeling_llama  # noqa: F401
 

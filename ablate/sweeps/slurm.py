@@ -27,8 +27,8 @@ from ablate.settings.identity import config_hash
 from ablate.sweeps.compose import Composed
 from ablate.sweeps.pool import caught_signals, exit_reason, print_to
 from ablate.sweeps.returns import job_return
-from ablate.sweeps.table import Job, Overview
-from ablate.system.gc_pause import none_collected
+from ablate.sweeps.table import Job, LiveTable
+from ablate.system.gc_pause import gc_paused
 
 LONGEST_LOOK = 30.0  # seconds between two calls of squeue, once the sweep is minutes old
 AT_SUBMISSION = ("submitit_folder", "max_num_timeout")  # settings of submitit itself; the others describe the job
@@ -70,7 +70,7 @@ class ClusterRun:
 
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         signal.signal(warning, stop)
-        with none_collected():
+        with gc_paused():
             from ablate.session import execute
 
         try:
@@ -99,7 +99,7 @@ def run(settings: Mapping[str, Any], composed: Sequence[Composed]) -> list[JobRe
     with caught_signals() as caught:
         numbers = submit(settings, [job.config for job in jobs])
         print(f"{len(jobs)} runs are in Slurm's queue as job {numbers[0].partition('_')[0]}", flush=True)
-        with Overview(jobs) as overview:
+        with LiveTable(jobs) as overview:
             watch(dict(zip(numbers, jobs, strict=True)), settings, overview, caught)
     return [job_return(job, item) for job, item in zip(jobs, composed, strict=True)]
 
@@ -122,7 +122,7 @@ def submit(settings: Mapping[str, Any], configs: Sequence[Config]) -> list[str]:
         raise UserError(f"Slurm did not take the sweep ({said}): correct hydra.launcher.*") from error
 
 
-def watch(jobs: Mapping[str, Job], settings: Mapping[str, Any], overview: Overview, caught: list[int]) -> None:
+def watch(jobs: Mapping[str, Job], settings: Mapping[str, Any], overview: LiveTable, caught: list[int]) -> None:
     """Follow the jobs, number → job, until all have ended; their states say how.
 
     caught: signals received so far. The first cancels the jobs, which checkpoint and stop; a second ends them now.
@@ -143,7 +143,7 @@ def watch(jobs: Mapping[str, Job], settings: Mapping[str, Any], overview: Overvi
         left = {number: job for number, job in left.items() if job.state in ("waiting", "running")}
 
 
-def pause(seconds: float, overview: Overview, caught: list[int], asked: int) -> None:
+def pause(seconds: float, overview: LiveTable, caught: list[int], asked: int) -> None:
     """Wait, keeping the overview alive, until the time is up or a signal comes."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and len(caught) == asked:

@@ -18,7 +18,7 @@ WIDTH = 120
 SHORTEST_ARM = 16
 
 
-def closing(folders: Sequence[Path]) -> str:
+def sweep_summary(folders: Sequence[Path]) -> str:
     """The table over these run folders, then two answers to one prompt where at least two arms ran.
 
     gold, proxy, KL to SFT (nats per response), true perplexity and length (tokens) are of the last evaluation; win rate is
@@ -27,7 +27,7 @@ def closing(folders: Sequence[Path]) -> str:
     runs = [(folder, _summary(folder)) for folder in folders]
     parent = Path(os.path.commonpath([folder.parents[1] for folder in folders]))
     header = (*COLUMNS[:-1], f"{COLUMNS[-1]}{parent}")
-    arms = telling([str(summary.get("arm") or folder.parent.name) for folder, summary in runs])
+    arms = without_shared_parts([str(summary.get("arm") or folder.parent.name) for folder, summary in runs])
     table = _aligned([header, *((arm, *_row(folder, parent, summary)) for arm, (folder, summary) in zip(arms, runs, strict=True))])
     return "\n".join([table, LEGEND, *_two_answers(runs)])
 
@@ -40,7 +40,7 @@ def _summary(folder: Path) -> dict:
         return {"status": "unreadable"}
 
 
-def telling(arms: Sequence[str]) -> list[str]:
+def without_shared_parts(arms: Sequence[str]) -> list[str]:
     """Arms without the parts that all of them share, as a command line's fixed settings are: the folder names an arm in full.
 
     >>> telling(["kl_penalty=true,updates=9", "kl_penalty=false,updates=9"])

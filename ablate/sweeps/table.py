@@ -22,7 +22,7 @@ TAIL_BYTES = 16_384
 
 
 @dataclass(frozen=True)
-class Progress:
+class RunProgress:
     """How far a run is, read from its folder; None where nothing is known yet."""
 
     update: int = 0
@@ -42,7 +42,7 @@ class Job:
     collapsed: bool = False
     started: float = 0.0
     seconds: float = 0.0
-    progress: Progress = field(default_factory=Progress)
+    progress: RunProgress = field(default_factory=RunProgress)
 
     @property
     def label(self) -> str:
@@ -60,10 +60,10 @@ def last_rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in lines[1 if start else 0 : -1]]  # first may be cut, last is empty or being written
 
 
-def read_progress(folder: Path) -> Progress:
+def read_progress(folder: Path) -> RunProgress:
     rows = last_rows(folder / "metrics.jsonl")
     latest = {key: value for row in rows for key, value in row.items() if value is not None}
-    return Progress(
+    return RunProgress(
         update=int(latest.get("update", 0)),
         gold=latest.get("eval/gold"),
         kl=latest.get("monitor/kl_to_sft"),
@@ -122,7 +122,7 @@ def table(jobs: Sequence[Job], left: float | None, height: int) -> Group:
     return Group(grid, Text(f"… and {hidden} more" if hidden else ""), Text(totals(jobs, left), style="bold"))
 
 
-class Overview:
+class LiveTable:
     """Shows the jobs of one sweep from `with` to its end."""
 
     def __init__(self, jobs: Sequence[Job], console: Console | None = None):
@@ -136,7 +136,7 @@ class Overview:
         # No refresh thread: processes are started from this one.
         self.live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
 
-    def __enter__(self) -> Overview:
+    def __enter__(self) -> LiveTable:
         if self.live:
             self.live.start()
         return self

@@ -37,7 +37,7 @@ class Membership:
 membership: Membership | None = None
 
 
-def processes() -> int:
+def world_size() -> int:
     return dist.get_world_size() if membership else 1
 
 
@@ -55,22 +55,22 @@ def is_sharded() -> bool:
     return membership is not None and membership.sharded
 
 
-def everyone(value: T) -> list[T]:
+def all_gather_object(value: T) -> list[T]:
     """What every process says, by rank. Any small picklable value."""
     if membership is None:
         return [value]
-    said: list = [None] * processes()
+    said: list = [None] * world_size()
     dist.all_gather_object(said, value, group=membership.words)
     return said
 
 
 def any_process(flag: bool) -> bool:
     """Whether any process says yes."""
-    return any(everyone(flag))
+    return any(all_gather_object(flag))
 
 
 @contextmanager
-def together() -> Iterator[None]:
+def raise_on_all_ranks() -> Iterator[None]:
     """A UserError or Diverged of one process is raised in all. Within the block nothing may wait for another process."""
     if membership is None:
         yield
@@ -80,7 +80,7 @@ def together() -> Iterator[None]:
         yield
     except (UserError, Diverged) as error:
         problem = error
-    for known in everyone(problem):
+    for known in all_gather_object(problem):
         if known is not None:
             raise known
 
@@ -88,20 +88,20 @@ def together() -> Iterator[None]:
 def from_main(work: Callable[[], T]) -> T:
     """The result of `work()`, which the main process does; its UserError is raised in all."""
     value = None
-    with together():
+    with raise_on_all_ranks():
         if is_main():
             value = work()
-    return everyone(value)[0]
+    return all_gather_object(value)[0]
 
 
-def own_rows(count: int) -> slice:
+def rank_slice(count: int) -> slice:
     """This process's rows of `count`: what comes together again in `gather_rollout`."""
-    return slice(count * rank() // processes(), count * (rank() + 1) // processes())
+    return slice(count * rank() // world_size(), count * (rank() + 1) // world_size())
 
 
-def dealt(rows: Sequence[T] | Tensor) -> Sequence[T] | Tensor:
+def strided_rank_shard(rows: Sequence[T] | Tensor) -> Sequence[T] | Tensor:
     """Every n-th of the rows; sorted ones are dealt in shares of nearly equal length."""
-    return rows[rank() :: processes()]
+    return rows[rank() :: world_size()]
 
 
 def gather_rows(rows: Tensor, counts: list[int]) -> Tensor:
@@ -140,5 +140,5 @@ def sum_terms(terms: dict[str, float], largest: Sequence[str] = ()) -> dict[str,
     """Sums of a minibatch's terms over the processes; of the names in `largest`, the greatest."""
     if membership is None:
         return terms
-    said = everyone(terms)
+    said = all_gather_object(terms)
     return {name: (max if name in largest else sum)(other[name] for other in said) for name in terms}

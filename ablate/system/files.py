@@ -34,7 +34,7 @@ def write_atomically(path: Path, text: str) -> None:
         partial.unlink(missing_ok=True)
 
 
-def hold(handle: IO) -> bool:
+def try_lock(handle: IO) -> bool:
     """Take a run folder for this process, by a lock on its open metrics.jsonl; false if another process has it."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

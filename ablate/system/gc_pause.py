@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def none_collected() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """No cyclic garbage is looked for meanwhile, and what exists at the end never again (`gc.freeze`).
 
     For imports: those of torch and transformers make 600,000 objects that stay, and looking through them time and again, as they

@@ -10,7 +10,7 @@ KEPT = 2**30  # most freed bytes at the end of the heap that stay with the proce
 ON_HEAP = 2**25  # bytes from which a block is one of its own, which returns to the system when it is freed
 
 
-def keep_freed_memory() -> None:
+def retain_freed_memory() -> None:
     """Let the process keep memory that a pass has freed for the next one.
 
     By default glibc gives it back, and the next pass fetches it again, page by page. Nothing is done where malloc is another's.

@@ -16,11 +16,13 @@ from torch.distributed.rendezvous import rendezvous
 from ablate.config import Config
 from ablate.errors import UserError
 from ablate.system import distributed
-from ablate.system.distributed import is_main, is_sharded, processes
+from ablate.system.distributed import is_main, is_sharded, world_size
 
 STEP_TIMEOUT = timedelta(minutes=30)  # for tensors of processes that are at the same step
 WORD_TIMEOUT = timedelta(days=7)  # for words, which may wait for a stage
-FAREWELL = timedelta(seconds=30)  # others wait so long for the main process to leave: the launcher kills who is left after a failure
+RANK0_EXIT_TIMEOUT = timedelta(
+    seconds=30
+)  # others wait so long for the main process to leave: the launcher kills who is left after a failure
 OTHER_STRATEGIES = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM", "ACCELERATE_USE_PARALLELISM_CONFIG")
 # What FSDP does here, as accelerate names it; another value of its config is refused.
 FSDP_DONE = {
@@ -49,17 +51,17 @@ def joined() -> Iterator[None]:
         yield
     except SystemExit as leaving:
         if isinstance(leaving.code, str):
-            if first_to_speak(store):
+            if claim_error_report(store):
                 print(leaving.code, file=sys.stderr, flush=True)
             leaving.code = 1
         raise
     finally:
         distributed.membership = None
         dist.destroy_process_group()
-        farewell(store, number)
+        wait_for_rank0_exit(store, number)
 
 
-def first_to_speak(store: dist.Store) -> bool:
+def claim_error_report(store: dist.Store) -> bool:
     """Whether no other process has taken the word; true where the process that keeps count is gone."""
     try:
         return store.add("spoken", 1) == 1
@@ -67,18 +69,18 @@ def first_to_speak(store: dist.Store) -> bool:
         return True
 
 
-def farewell(store: dist.Store, number: int) -> None:
+def wait_for_rank0_exit(store: dist.Store, number: int) -> None:
     """The main process says that it leaves, the others wait for that."""
     with suppress(dist.DistError):
         if number == 0:
             store.set("the main process has left", "")
         else:
-            store.wait(["the main process has left"], FAREWELL)
+            store.wait(["the main process has left"], RANK0_EXIT_TIMEOUT)
 
 
 def check(config: Config) -> None:
     """Refuse what several processes cannot do, before any model loads. Raises UserError."""
-    count = processes()
+    count = world_size()
     if count == 1:
         return
     for name in OTHER_STRATEGIES:
@@ -104,7 +106,7 @@ def check(config: Config) -> None:
 
 
 @contextmanager
-def survivors() -> Iterator[None]:
+def report_peer_failure() -> Iterator[None]:
     """A broken connection means that another process ended: one sentence for it.
 
     The main process then lets a launcher's SIGTERM wait until its summary is written.

@@ -16,12 +16,12 @@ def entropy(seed: int, stream: str, step: int) -> np.random.SeedSequence:
     return np.random.SeedSequence([seed, zlib.crc32(stream.encode()), step])
 
 
-def numpy_stream(seed: int, stream: str, step: int = 0) -> np.random.Generator:
+def numpy_generator(seed: int, stream: str, step: int = 0) -> np.random.Generator:
     """A NumPy generator for prompts, demonstrations and other data."""
     return np.random.default_rng(entropy(seed, stream, step))
 
 
-def torch_stream(seed: int, stream: str, step: int = 0) -> torch.Generator:
+def torch_generator(seed: int, stream: str, step: int = 0) -> torch.Generator:
     """A CPU generator for noise, orders and initial weights; on the CPU so that every device sees the same draws."""
     state = entropy(seed, stream, step).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))

@@ -20,13 +20,13 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
-from ablate.system.distributed import is_main, is_sharded, processes
+from ablate.system.distributed import is_main, is_sharded, world_size
 
 
 def shard(model: PreTrainedModel) -> None:
     """Shard a model in place; gradients are summed over the processes, not averaged."""
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")  # nothing here changes hidden states in place
-    mesh = init_device_mesh(next(model.parameters()).device.type, (processes(),))
+    mesh = init_device_mesh(next(model.parameters()).device.type, (world_size(),))
     layers = set(model._no_split_modules)
     for module in list(model.modules()):
         if type(module).__name__ in layers:
@@ -48,7 +48,7 @@ def groups(model: PreTrainedModel) -> list[FSDPModule]:
 
 
 @contextmanager
-def whole(*models: PreTrainedModel) -> Iterator[None]:
+def unsharded(*models: PreTrainedModel) -> Iterator[None]:
     """Sharded models are whole inside, so that a process can run them as often as it likes, on its own; without gradients."""
     sharded = [model for model in models if isinstance(model, FSDPModule)]
     for model in sharded:
@@ -63,27 +63,27 @@ def whole(*models: PreTrainedModel) -> Iterator[None]:
             group.reshard()
 
 
-def whole_tensor(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """A sharded tensor gathered from all processes; any other as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def whole_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def full_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tensors that may be sharded, gathered one by one on the main process's CPU; the others are left with none."""
     if not is_sharded():
         return tensors
     gathered = {}
     for name, tensor in tensors.items():
-        tensor = whole_tensor(tensor)
+        tensor = full_tensor(tensor)
         if is_main():
             gathered[name] = tensor.cpu()
     return gathered
 
 
 @torch.no_grad()
-def whole_weights(model: PreTrainedModel) -> dict[str, Tensor] | None:
-    """The state dict of a sharded model, as `whole_tensors`; null where the model can give it itself."""
-    return whole_tensors(model.state_dict()) if isinstance(model, FSDPModule) else None
+def full_state_dict(model: PreTrainedModel) -> dict[str, Tensor] | None:
+    """The state dict of a sharded model, as `full_tensors`; null where the model can give it itself."""
+    return full_tensors(model.state_dict()) if isinstance(model, FSDPModule) else None
 
 
 def sharded_as(tensor: Tensor, parameter: Tensor) -> Tensor:

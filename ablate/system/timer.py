@@ -7,7 +7,7 @@ import time
 import torch
 
 
-class Clock:
+class Timer:
     """Seconds between laps, for one update; waits for the GPU where there is one."""
 
     def __init__(self):

@@ -20,7 +20,7 @@ from ablate.sweeps.pool import PRELOAD, build_stages, caught_signals, pass_on, s
 from ablate.sweeps.table import Job, number
 from ablate.tune.report import closing_report, settings
 from ablate.tune.space import Search, load_search, read_search, search_names
-from ablate.tune.study import Attempt, Outcome, next_attempt, open_study, outcome, overrides_of, report, study_folder, tell
+from ablate.tune.study import Outcome, TrialRun, next_attempt, open_study, outcome, overrides_of, record, report, study_folder
 
 HELP = """Search settings with Optuna: the most gold without collapse, or gold against KL.
 
@@ -80,7 +80,7 @@ def run(search: Search, task: str, prepare: str | None, preload: Sequence[str]) 
             build_stages([(config, [shared])], 1, prepare, caught)
             if shared.state == "failed":
                 raise UserError(f"nothing was tuned: {shared.reason}")
-        tune(search, study, folder, slots(search, config), task, caught)
+        tune(search, study, folder, max_parallel_runs(search, config), task, caught)
     print(closing_report(study), flush=True)
     if caught:
         print("the search was interrupted: the same command continues it", file=sys.stderr)
@@ -100,7 +100,7 @@ def check_some_trial(search: Search) -> None:
                 raise
 
 
-def slots(search: Search, config: Config) -> int:
+def max_parallel_runs(search: Search, config: Config) -> int:
     """Runs at a time."""
     return search.workers or config.jobs or max(1, cores() // config.threads)
 
@@ -110,7 +110,7 @@ def tune(search: Search, study: optuna.Study, folder: Path, at_a_time: int, task
 
     caught: signals received so far, passed on to the runs; the first ends the asking, and what it interrupts stays untold.
     """
-    attempts: list[Attempt] = []
+    attempts: list[TrialRun] = []
     asked = 0
     while True:
         if not caught:
@@ -127,7 +127,7 @@ def tune(search: Search, study: optuna.Study, folder: Path, at_a_time: int, task
         attempts = [attempt for attempt in attempts if not attempt.is_over]
 
 
-def fill(attempts: list[Attempt], search: Search, study: optuna.Study, folder: Path, at_a_time: int, task: str) -> None:
+def fill(attempts: list[TrialRun], search: Search, study: optuna.Study, folder: Path, at_a_time: int, task: str) -> None:
     """Start runs until `at_a_time` are running: the seeds of trials already begun first, then new trials."""
     while sum(len(attempt.running) for attempt in attempts) < at_a_time:
         begun = ((attempt, job) for attempt in attempts if not attempt.is_decided for job in attempt.jobs if job.state == "waiting")
@@ -147,7 +147,7 @@ def fill(attempts: list[Attempt], search: Search, study: optuna.Study, folder: P
             attempts.append(attempt)
 
 
-def jobs_of(search: Search, attempt: Attempt) -> list[Job]:
+def jobs_of(search: Search, attempt: TrialRun) -> list[Job]:
     """A run a seed. UserError where the trial's settings contradict each other."""
     overrides = overrides_of(search, attempt.trial)
     configs = [composed([*overrides, f"seed={seed}"]) for seed in search.seeds]
@@ -156,7 +156,7 @@ def jobs_of(search: Search, attempt: Attempt) -> list[Job]:
     return [Job(config=config, folder=run_folder(config)) for config in configs]
 
 
-def follow(attempt: Attempt, study: optuna.Study, stopping: bool) -> None:
+def follow(attempt: TrialRun, study: optuna.Study, stopping: bool) -> None:
     """See which runs have ended and how, and pass new evaluations on; Optuna takes those for a single objective only."""
     for job, process in attempt.running:
         if process.exitcode is not None:
@@ -166,13 +166,13 @@ def follow(attempt: Attempt, study: optuna.Study, stopping: bool) -> None:
         report(attempt)
 
 
-def conclude(attempt: Attempt, found: Outcome, study: optuna.Study, folder: Path, n_trials: int) -> None:
+def conclude(attempt: TrialRun, found: Outcome, study: optuna.Study, folder: Path, n_trials: int) -> None:
     """Tell a trial's outcome to Optuna and to the user."""
-    tell(study, attempt, found, folder / f"trial={attempt.trial.number}")
+    record(study, attempt, found, folder / f"trial={attempt.trial.number}")
     finished = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
     reason = f" ({found.reason})" if found.reason else ""
     figures = f"gold {number(found.gold)}, KL {number(found.kl, 1)}"
-    print(f"[{finished}/{n_trials}] trial {attempt.trial.number} {found.said}{reason}: {figures}  {settings(attempt.trial)}", flush=True)
+    print(f"[{finished}/{n_trials}] trial {attempt.trial.number} {found.status}{reason}: {figures}  {settings(attempt.trial)}", flush=True)
 
 
 if __name__ == "__main__":

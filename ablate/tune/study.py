@@ -29,7 +29,7 @@ from ablate.errors import UserError
 from ablate.runs.folder import read_rows, read_summary
 from ablate.settings.identity import OUTSIDE_IDENTITY, first_difference
 from ablate.sweeps.table import Job
-from ablate.system.files import hold, writing
+from ablate.system.files import try_lock, writing
 from ablate.tune.space import OBJECTIVES, Search
 
 ASKED = "asked"  # user attribute of a study: what every tuner of it must agree on
@@ -91,7 +91,7 @@ def turn(folder: Path) -> Iterator[None]:
 
 
 @dataclass
-class Attempt:
+class TrialRun:
     """A trial that this process works on: `lock` is open for as long, `reported` are the updates whose gold Optuna knows."""
 
     trial: Trial
@@ -110,7 +110,7 @@ class Attempt:
         return not self.running and (self.is_decided or all(job.state == "completed" for job in self.jobs))
 
 
-def next_attempt(study: optuna.Study, search: Search, folder: Path) -> Attempt | None:
+def next_attempt(study: optuna.Study, search: Search, folder: Path) -> TrialRun | None:
     """A trial left behind, else a new one; None where `n_trials` are finished or being worked on.
 
     The sampler's seed comes from the number of trials so far: one tuner with one worker asks the same, interrupted or not.
@@ -119,17 +119,17 @@ def next_attempt(study: optuna.Study, search: Search, folder: Path) -> Attempt |
         trials = study.get_trials(deepcopy=False)
         for left in trials:
             if left.state == TrialState.RUNNING and left.user_attrs.get(HOST) == platform.node():
-                lock = take(folder, left.number)
+                lock = lock_trial(folder, left.number)
                 if lock is not None and study.get_trials(deepcopy=False)[left.number].state == TrialState.RUNNING:
-                    return Attempt(Trial(study, left._trial_id), lock, set(left.intermediate_values))
+                    return TrialRun(Trial(study, left._trial_id), lock, set(left.intermediate_values))
         if sum(is_counted(trial) for trial in trials) >= search.n_trials:
             return None
         study.sampler = optuna.samplers.TPESampler(seed=crc32(f"{study.study_name} {len(trials)}".encode()))
         trial = study.ask(dict(search.space))
         trial.set_user_attr(HOST, platform.node())
-        lock = take(folder, trial.number)
+        lock = lock_trial(folder, trial.number)
         assert lock is not None
-        return Attempt(trial, lock)
+        return TrialRun(trial, lock)
 
 
 def is_counted(trial: FrozenTrial) -> bool:
@@ -137,13 +137,13 @@ def is_counted(trial: FrozenTrial) -> bool:
     return trial.state.is_finished() or (trial.state == TrialState.RUNNING and HOST in trial.user_attrs)
 
 
-def take(folder: Path, number: int) -> IO | None:
+def lock_trial(folder: Path, number: int) -> IO | None:
     """The open lock of a trial, or None where another tuner has it."""
     path = folder / f"trial={number}" / "tuner.lock"
     with writing(path.parent):
         path.parent.mkdir(exist_ok=True)
         handle = path.open("ab")
-    if hold(handle):
+    if try_lock(handle):
         return handle
     handle.close()
     return None
@@ -154,7 +154,7 @@ def overrides_of(search: Search, trial: Trial | FrozenTrial) -> list[str]:
     return [*search.fixed, *(f"{key}={value}" for key, value in trial.params.items()), f"arm='trial={trial.number}'"]
 
 
-def report(attempt: Attempt) -> None:
+def report(attempt: TrialRun) -> None:
     """Tell Optuna the gold of every evaluation that all seeds have reached and that it does not know yet, averaged over them."""
     curves = []
     for job in attempt.jobs:
@@ -170,7 +170,7 @@ def report(attempt: Attempt) -> None:
 class Outcome:
     """`said`: held, collapsed, diverged or failed. Means over the seeds that have a result; None where none has."""
 
-    said: str
+    status: str
     reason: str
     gold: float | None
     kl: float | None
@@ -192,13 +192,13 @@ def outcome(jobs: Sequence[Job]) -> Outcome:
     return Outcome(said, reason, fmean(gold) if gold else None, fmean(kl) if kl else None)
 
 
-def tell(study: optuna.Study, attempt: Attempt, found: Outcome, folder: Path) -> None:
+def record(study: optuna.Study, attempt: TrialRun, found: Outcome, folder: Path) -> None:
     """Record a trial: values where it held, PRUNED where it collapsed or diverged, FAIL otherwise; then let go of it."""
-    said = {"outcome": found.said, "reason": found.reason, "gold": found.gold, "kl": found.kl, "folder": str(folder)}
+    said = {"outcome": found.status, "reason": found.reason, "gold": found.gold, "kl": found.kl, "folder": str(folder)}
     for name, value in said.items():
         attempt.trial.set_user_attr(name, value)
-    if found.said == "held":
+    if found.status == "held":
         study.tell(attempt.trial, [found.gold, found.kl][: len(study.directions)])
     else:
-        study.tell(attempt.trial, state=TrialState.FAIL if found.said == "failed" else TrialState.PRUNED)
+        study.tell(attempt.trial, state=TrialState.FAIL if found.status == "failed" else TrialState.PRUNED)
     attempt.lock.close()

@@ -20,7 +20,7 @@ mean by more than its own, so this does not contradict a direction at the end of
 
 So each part errs in at most 5 % of studies whatever the truth, where a difference below m is neither. A claim is supported
 if all its parts are (which needs no correction), contradicted if one is, and nothing is decided from fewer than
-`LEAST_SEEDS` seeds.
+`MIN_SEEDS` seeds.
 
 Measured on simulated run folders (`tests/analysis/planted.py`, 200 studies a cell, a seed's luck correlated 0.5 between
 arms; the slow tests repeat it): without an effect 0 to 6 % of directional verdicts claimed one, 2 % on average over rates,
@@ -50,12 +50,12 @@ import numpy as np
 import pandas as pd
 
 from analysis.estimate.effects import arm_effect, base_arm, by_seed, differences
-from analysis.estimate.equivalence import ALPHA, FATED, MARGINS, margin_of, same_fate, shown_same
+from analysis.estimate.equivalence import ALPHA, COLLAPSE_SENSITIVE, MARGINS, margin_of, same_collapse, shown_same
 from analysis.estimate.power import seeds_for_bound, seeds_for_equivalence, seeds_for_mean, seeds_for_rates, seeds_for_same_rates
-from analysis.estimate.stats import LEAST_SEEDS, Effect, clopper_pearson, paired_effect
+from analysis.estimate.stats import MIN_SEEDS, Effect, clopper_pearson, paired_effect
 
 SUPPORTED, CONTRADICTED, CANNOT_TELL = "supported", "contradicted", "cannot tell"
-MOST, LEAST = "largest amount in the study", "smallest amount in the study"
+MAX_VALUE, MIN_VALUE = "largest amount in the study", "smallest amount in the study"
 NAMES = {"collapsed": "collapse rate", "stable_updates": "updates before collapse", "gold": "gold at the end",
          "win": "win rate at the end", "proxy": "proxy at the end", "kl": "KL at the end", "gold_gain": "gold gained over SFT",
          "proxy_gain": "proxy gained over SFT", "gold_at_kl": "gold at matched KL", "win_at_kl": "win rate at matched KL",
@@ -70,7 +70,7 @@ NAMES = {"collapsed": "collapse rate", "stable_updates": "updates before collaps
 
 @dataclass(frozen=True)
 class Part:
-    """One comparison. `treatment`, `control`: dotted settings, or `MOST` and `LEAST` for the largest and smallest amount in the
+    """One comparison. `treatment`, `control`: dotted settings, or `MAX_VALUE` and `MIN_VALUE` for the largest and smallest amount in the
     study; no control: the treatment alone against `bound`."""
 
     outcome: str
@@ -122,11 +122,11 @@ def _having(settings: pd.DataFrame, wanted: dict[str, Any]) -> list[str]:
 
 
 def _amount(column: pd.Series, value: Any) -> Any:
-    """`MOST` and `LEAST` as the amount they stand for among the study's arms; any other value as it is."""
-    if value not in (MOST, LEAST):
+    """`MAX_VALUE` and `MIN_VALUE` as the amount they stand for among the study's arms; any other value as it is."""
+    if value not in (MAX_VALUE, MIN_VALUE):
         return value
     amounts = pd.to_numeric(column, errors="coerce")
-    return float(amounts.max() if value == MOST else amounts.min())
+    return float(amounts.max() if value == MAX_VALUE else amounts.min())
 
 
 def _equal(text: str, value: Any) -> bool:
@@ -166,7 +166,7 @@ def would_do(seeds: int | None, n: int) -> str:
         return "; not known of any seed yet"
     if seeds is None:
         return "; no number of seeds below 1000 would do at this size of effect"
-    return f"; at least {seeds} seeds are needed" if seeds == LEAST_SEEDS and n < 2 else f"; about {seeds} seeds would do"
+    return f"; at least {seeds} seeds are needed" if seeds == MIN_SEEDS and n < 2 else f"; about {seeds} seeds would do"
 
 
 def judge_part(part: Part, outcomes: pd.DataFrame, treated: Sequence[str], controls: Sequence[str], *, parts: int = 1) -> Verdict:
@@ -181,7 +181,7 @@ def judge_part(part: Part, outcomes: pd.DataFrame, treated: Sequence[str], contr
     margin = margin_of(part.outcome, outcomes)
     same = bool(controls) and shown_same(part.outcome, outcomes, treated, controls, margin)
     strict = at(1 - ALPHA / parts) if parts > 1 else effect
-    verdict = decide(part, effect, strict, ALPHA / parts, margin, same) if effect.n >= LEAST_SEEDS else CANNOT_TELL
+    verdict = decide(part, effect, strict, ALPHA / parts, margin, same) if effect.n >= MIN_SEEDS else CANNOT_TELL
     seeds = None if verdict != CANNOT_TELL else seeds_needed(part, outcomes, treated, controls, effect.n, margin)
     sentence = f"{verdict}: {_describe(part, outcomes, treated, controls, effect)}"
     if verdict == CONTRADICTED and same:
@@ -204,7 +204,7 @@ def decide(part: Part, effect: Effect, strict: Effect, alpha: float, margin: flo
         contradicted = max(side * (strict.low - part.bound), side * (strict.high - part.bound)) < 0
     else:
         supported = effect.p < ALPHA and side * effect.estimate > 0
-        contradicted = (same and part.outcome not in FATED) or (strict.p < alpha and side * effect.estimate < 0)
+        contradicted = (same and part.outcome not in COLLAPSE_SENSITIVE) or (strict.p < alpha and side * effect.estimate < 0)
     return SUPPORTED if supported else CONTRADICTED if contradicted else CANNOT_TELL
 
 
@@ -220,11 +220,11 @@ def seeds_needed(part: Part, outcomes: pd.DataFrame, treated: Sequence[str], con
     """Seeds with which a study like this would decide with power 0.8, more than now; None: no sensible number.
 
     A direction is decided by a test of the difference or, where sameness contradicts it, by equivalence: the fewer seeds of
-    both. Without two seeds nothing is known of their spread, and the answer is `LEAST_SEEDS`.
+    both. Without two seeds nothing is known of their spread, and the answer is `MIN_SEEDS`.
     """
     collapsed = part.outcome == "collapsed"
     if n < 2 and not collapsed:
-        return LEAST_SEEDS if n else None
+        return MIN_SEEDS if n else None
     if n == 0:
         return None
     rates = [_shrunk(outcomes, arms) for arms in (treated, controls) if len(arms)]
@@ -236,18 +236,18 @@ def seeds_needed(part: Part, outcomes: pd.DataFrame, treated: Sequence[str], con
     else:
         gaps = differences(outcomes, treated, controls, part.outcome)
         found = [] if part.expects == "same" else [seeds_for_rates(*rates) if collapsed else seeds_for_mean(gaps)]
-        if part.expects in ("same", "different") or (margin > 0 and part.outcome not in FATED):
+        if part.expects in ("same", "different") or (margin > 0 and part.outcome not in COLLAPSE_SENSITIVE):
             found.append(_seeds_for_sameness(part, outcomes, treated, controls, rates, margin))
     needed = min((seeds for seeds in found if seeds is not None), default=None)
-    return None if needed is None else max(needed, n + 1, LEAST_SEEDS)
+    return None if needed is None else max(needed, n + 1, MIN_SEEDS)
 
 
 def _seeds_for_sameness(part: Part, outcomes: pd.DataFrame, treated: Sequence[str], controls: Sequence[str], rates: list[float],
                         margin: float) -> int | None:  # fmt: skip
     """Seeds that decide whether two arms are the same; the ends of runs need like collapse rates and like values both."""
-    counts = [seeds_for_same_rates(*rates, MARGINS["collapsed"])] if part.outcome in (*FATED, "collapsed") else []
+    counts = [seeds_for_same_rates(*rates, MARGINS["collapsed"])] if part.outcome in (*COLLAPSE_SENSITIVE, "collapsed") else []
     if part.outcome != "collapsed":
-        counts.append(seeds_for_equivalence(same_fate(part.outcome, outcomes, treated, controls), margin))
+        counts.append(seeds_for_equivalence(same_collapse(part.outcome, outcomes, treated, controls), margin))
     return None if None in counts else max(counts)
 
 

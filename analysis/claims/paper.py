@@ -8,7 +8,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from analysis.claims.judge import LEAST, MOST, Claim, Part
+from analysis.claims.judge import MAX_VALUE, MIN_VALUE, Claim, Part
 
 
 def ppo(**settings: Any) -> dict[str, Any]:
@@ -23,10 +23,10 @@ KL_ALONE = {**PLAIN, **ppo(kl_penalty=True)}
 REFERENCE = ppo(importance_sampling="reference")
 VANILLA = {**PLAIN, **ppo(reward_scaling=False, reward_norm=False, reward_clip=None, advantage_norm=False, critic_pretrain=False)}
 MAX = ppo(kl_penalty=True, reward_norm=True, critic_pretrain=True, critic_init="reward", policy_init="sft", grad_clip=True, value_clip=True)
-FEW_PAIRS, MANY_PAIRS = {"preferences.pairs": LEAST}, {"preferences.pairs": MOST}
-CLEAR_PAIRS = {"preferences.noise": LEAST, "preferences.margin": MOST}
-HARD_PAIRS = {"preferences.noise": MOST, "preferences.margin": LEAST}
-EARLY_RM, LATE_RM = {"reward_model.steps": LEAST}, {"reward_model.steps": MOST}
+FEW_PAIRS, MANY_PAIRS = {"preferences.pairs": MIN_VALUE}, {"preferences.pairs": MAX_VALUE}
+CLEAR_PAIRS = {"preferences.noise": MIN_VALUE, "preferences.margin": MAX_VALUE}
+HARD_PAIRS = {"preferences.noise": MAX_VALUE, "preferences.margin": MIN_VALUE}
+EARLY_RM, LATE_RM = {"reward_model.steps": MIN_VALUE}, {"reward_model.steps": MAX_VALUE}
 BOTH_CLIPPED = ppo(reward_norm=True, reward_clip=0.8, advantage_norm=True, advantage_clip=0.8)
 
 

@@ -17,7 +17,7 @@ from analysis.estimate.effects import arm_settings, base_arm, factorial_effects,
 from analysis.estimate.equivalence import margin_of
 from analysis.estimate.outcomes import ENDED, outcomes, proxy_tails, scales_of_proxy, with_shared_runs
 from analysis.estimate.overoptimisation import against_early_stopping, frontier_test
-from analysis.estimate.stats import LEAST_SEEDS, bootstrap, clopper_pearson, iqm
+from analysis.estimate.stats import MIN_SEEDS, bootstrap, clopper_pearson, iqm
 from analysis.estimate.survival import logrank, median_time, restricted_mean
 from analysis.load.frames import Loaded
 from analysis.load.judgements import third_losses, third_parties
@@ -149,7 +149,7 @@ def _remarks(runs: pd.DataFrame, curves: pd.DataFrame, table: pd.DataFrame, own:
         remarks.append("No run has ended or collapsed yet.")
     if runs["git_commit"].nunique() > 1:
         remarks.append(f"The runs come from {runs['git_commit'].nunique()} commits of the code.")
-    if table["arm"].nunique() > 1 and table["event"].any() and table["arm"].value_counts().min() >= LEAST_SEEDS:
+    if table["arm"].nunique() > 1 and table["event"].any() and table["arm"].value_counts().min() >= MIN_SEEDS:
         test = logrank(table["time"].to_numpy(), table["event"].to_numpy(), table["arm"].to_numpy().astype(str))
         remarks.append(f"Time to collapse differs between arms: log-rank p = {test.p:.2g}." if test.p < 0.05
                        else f"Time to collapse: no difference shown between arms (log-rank p = {test.p:.2g}).")  # fmt: skip

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.estimate.effects import arm_effect, by_seed
-from analysis.estimate.stats import LEAST_SEEDS, paired_effect
+from analysis.estimate.stats import MIN_SEEDS, paired_effect
 
 ALPHA = 0.05
-FATED = ("gold", "gold_gain", "win", "stable_updates")  # outcomes that a rare collapse dominates
+COLLAPSE_SENSITIVE = ("gold", "gold_gain", "win", "stable_updates")  # outcomes that a rare collapse dominates
 # What a researcher would call a difference: gold in SDs of SFT's gold, rates, accuracies, updates as a share of the horizon.
 MARGINS = {"gold": 0.5, "gold_gain": 0.5, "gold_at_kl": 0.5, "gold_at_proxy": 0.5, "win": 0.1, "win_at_kl": 0.1,
            "win_at_proxy": 0.1, "collapsed": 0.25, "stable_updates": 0.2,
@@ -29,13 +29,13 @@ def shown_same(outcome: str, outcomes: pd.DataFrame, treated: Sequence[str], con
     """Whether two one-sided tests place the difference within ± margin, and that of collapse rates within theirs."""
     if margin == 0:
         return False
-    if outcome in FATED or outcome == "collapsed":
+    if outcome in COLLAPSE_SENSITIVE or outcome == "collapsed":
         rates = arm_effect(outcomes, treated, controls, "collapsed", 1 - 2 * ALPHA)
-        alike = rates.n >= LEAST_SEEDS and -MARGINS["collapsed"] < rates.low and rates.high < MARGINS["collapsed"]
+        alike = rates.n >= MIN_SEEDS and -MARGINS["collapsed"] < rates.low and rates.high < MARGINS["collapsed"]
         if outcome == "collapsed" or not alike:
             return bool(alike)
-    differences = same_fate(outcome, outcomes, treated, controls)
-    if len(differences) < LEAST_SEEDS:
+    differences = same_collapse(outcome, outcomes, treated, controls)
+    if len(differences) < MIN_SEEDS:
         return False
     if (differences == 0).all():
         return outcome == "stable_updates"  # both arms held to the horizon with every seed
@@ -43,10 +43,10 @@ def shown_same(outcome: str, outcomes: pd.DataFrame, treated: Sequence[str], con
     return bool(-margin < inner.low and inner.high < margin)
 
 
-def same_fate(outcome: str, outcomes: pd.DataFrame, treated: Sequence[str], controls: Sequence[str]) -> np.ndarray:
+def same_collapse(outcome: str, outcomes: pd.DataFrame, treated: Sequence[str], controls: Sequence[str]) -> np.ndarray:
     """Differences by seed; for outcomes at the end of runs only within pairs of which both collapsed or neither did."""
     gaps = by_seed(outcomes, outcome, treated) - by_seed(outcomes, outcome, controls)
-    if outcome in FATED:
+    if outcome in COLLAPSE_SENSITIVE:
         alike = by_seed(outcomes, "collapsed", treated) == by_seed(outcomes, "collapsed", controls)
         gaps = np.where(alike, gaps, np.nan)
     measured = np.isfinite(gaps)

@@ -13,7 +13,7 @@ import pandas as pd
 
 from analysis.estimate.outcomes import interpolate_at
 from analysis.estimate.power import seeds_for_equivalence, seeds_for_mean
-from analysis.estimate.stats import LEAST_SEEDS, Effect, Interval, paired_effect
+from analysis.estimate.stats import MIN_SEEDS, Effect, Interval, paired_effect
 
 KL, GOLD = "eval/kl_to_sft", "eval/gold"
 MOVES, STOPS_EARLIER, HARMS, CANNOT_TELL = "moves the frontier", "acts like early stopping", "lowers the frontier", "cannot tell"
@@ -129,7 +129,7 @@ def frontier_test(curves: pd.DataFrame, treatment: str, control: str, margin: fl
                 for distance, path in zip(distances, (a, b), strict=True)]  # fmt: skip
         differences.append(np.mean(gold[0]) - np.mean(gold[1]))
     effect, inner = paired_effect(np.array(differences)), paired_effect(np.array(differences), 0.90)
-    if effect.n < LEAST_SEEDS:
+    if effect.n < MIN_SEEDS:
         verdict = CANNOT_TELL
     elif -margin < inner.low and inner.high < margin:
         verdict = STOPS_EARLIER
@@ -139,11 +139,11 @@ def frontier_test(curves: pd.DataFrame, treatment: str, control: str, margin: fl
 
 
 def _seeds_needed(differences: np.ndarray, margin: float) -> int | None:
-    """Seeds with which differences like these would show a shift or the lack of one; `LEAST_SEEDS` where there is no spread yet."""
+    """Seeds with which differences like these would show a shift or the lack of one; `MIN_SEEDS` where there is no spread yet."""
     if len(differences) < 2:
-        return LEAST_SEEDS
+        return MIN_SEEDS
     found = [seeds for seeds in (seeds_for_mean(differences), seeds_for_equivalence(differences, margin)) if seeds is not None]
-    return max(min(found), len(differences) + 1, LEAST_SEEDS) if found else None
+    return max(min(found), len(differences) + 1, MIN_SEEDS) if found else None
 
 
 def _runs(curves: pd.DataFrame):

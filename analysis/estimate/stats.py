@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-LEAST_SEEDS = 5  # nothing is decided from fewer
+MIN_SEEDS = 5  # nothing is decided from fewer
 Statistic = Callable[..., np.ndarray]
 
 

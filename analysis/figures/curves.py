@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from analysis.figures.estimate import GOLD, KL, LENGTH, PERPLEXITY, PROXY, WIN, Drawn, Frames, Panel, trajectories
-from analysis.figures.panels import MOST_LABELLED, draw_panels
+from analysis.figures.panels import MAX_LABELLED, draw_panels
 from analysis.figures.style import arm_order, bands, collapse_is, gold_source, seeds
 
 POLICY_LOSS = Panel("ppo/policy_loss", "Policy loss")
@@ -26,7 +26,7 @@ def draw(frames: Frames, generator: np.random.Generator, lead: str, panels: Sequ
          groups: Mapping[str, Sequence[str]] | None = None) -> Drawn:  # fmt: skip
     """`panels` of all arms of `frames`. lead: the caption's first words. groups: title → arms, a column of panels each."""
     arms = arm_order(frames.runs)
-    many = len(arms) > MOST_LABELLED
+    many = len(arms) > MAX_LABELLED
     table = trajectories(frames, panels, groups or {"": arms}, generator, many=many)
     logged = set(table["panel"])
     absent = [panel.title for panel in panels if panel.title not in logged]

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from analysis.figures.labels import SIZE, label_ends, spread_labels, wrap
 from analysis.figures.style import PALETTE, WIDTH, add_caption, arm_colours, arm_dashes, arm_label, style
 
-MOST_LABELLED = len(PALETTE)  # more arms than this go into a legend
+MAX_LABELLED = len(PALETTE)  # more arms than this go into a legend
 
 
 def draw_panels(table: pd.DataFrame, arms: Sequence[str], caption: str, *, columns: int, scales: dict[str, str]) -> Figure:
@@ -30,7 +30,7 @@ def draw_panels(table: pd.DataFrame, arms: Sequence[str], caption: str, *, colum
     columns = min(columns, len(cells))
     rows = -(-len(cells) // columns)
     colours, dashes = arm_colours(arms), arm_dashes(arms)
-    labelled = 1 < len(arms) <= MOST_LABELLED
+    labelled = 1 < len(arms) <= MAX_LABELLED
     with style():
         figure = Figure(figsize=(WIDTH, rows * _row_height(arms, labelled, columns) + 0.7), layout="constrained")
         grouped = table["group"].nunique() > 1  # the columns are groups: their panels share the vertical axis
@@ -46,7 +46,7 @@ def draw_panels(table: pd.DataFrame, arms: Sequence[str], caption: str, *, colum
             axes.remove()
         for axes in grid[max(0, len(cells) - columns) : len(cells)]:
             axes.set_xlabel("PPO update")
-        if len(arms) > MOST_LABELLED:
+        if len(arms) > MAX_LABELLED:
             handles = [Line2D([], [], color=colours[arm], linestyle=dashes[arm], label=arm_label(arm)) for arm in arms]
             figure.legend(handles=handles, loc="outside upper left", ncols=5, frameon=False, handlelength=2.2, columnspacing=1.2)
         add_caption(figure, caption)

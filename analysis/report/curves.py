@@ -1,6 +1,6 @@
 """Curves of the page: which metrics it shows, a mean with its interval for every arm, and every seed.
 
-Numbers keep four significant digits, and large studies fewer updates (`MOST_NUMBERS`), so that the page stays small.
+Numbers keep four significant digits, and large studies fewer updates (`MAX_NUMBERS`), so that the page stays small.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-MOST_NUMBERS = 500_000  # of single runs, over all metrics
+MAX_NUMBERS = 500_000  # of single runs, over all metrics
 
 
 class Metric(NamedTuple):
@@ -91,7 +91,7 @@ def curve_data(runs: pd.DataFrame, curves: pd.DataFrame, arms: Sequence[str]) ->
     'every' is the spacing of updates kept, 'fixed' and 'free' are the panels' metrics.
     """
     shown = [name for name in METRICS if name in curves and curves[name].notna().any()]
-    every = max(1, -(-len(curves) * len(shown) // MOST_NUMBERS))
+    every = max(1, -(-len(curves) * len(shown) // MAX_NUMBERS))
     row_of = {run: index for index, run in enumerate(runs["run"])}
     rows, updates = curves["run"].astype(str).map(row_of).to_numpy(), curves["update"].to_numpy()
     arm_of = runs["arm"].to_numpy()
@@ -102,7 +102,7 @@ def curve_data(runs: pd.DataFrame, curves: pd.DataFrame, arms: Sequence[str]) ->
         x, column = np.unique(updates[measured], return_inverse=True)
         table = np.full((len(runs), len(x)), np.nan)
         table[rows[measured], column] = values[measured]
-        if len(x) * len(shown) * len(runs) > MOST_NUMBERS:
+        if len(x) * len(shown) * len(runs) > MAX_NUMBERS:
             kept = (x % every == 0) | (x == x[-1])
             x, table = x[kept], table[:, kept]
         bands = [mean_and_half_width(table[arm_of == arm]) for arm in arms]

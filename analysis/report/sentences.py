@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from analysis.estimate.stats import LEAST_SEEDS
+from analysis.estimate.stats import MIN_SEEDS
 from analysis.report.cells import decimal, ends
 
 MARKS = {"supported": "✓", "contradicted": "✗", "cannot tell": "?"}
@@ -81,8 +81,8 @@ def _signed(row: dict[str, Any], name: str, prefix: str) -> str:
 def cautions(data: dict[str, Any]) -> str:
     """What the data cannot tell: claims that want seeds, remarks of the analysis, and every folder that was left out."""
     items = []
-    if data["facts"]["seeds"][0] < LEAST_SEEDS:
-        items.append(f"Some arms have fewer than {LEAST_SEEDS} seeds: nothing is decided from so few, whatever the curves look like.")
+    if data["facts"]["seeds"][0] < MIN_SEEDS:
+        items.append(f"Some arms have fewer than {MIN_SEEDS} seeds: nothing is decided from so few, whatever the curves look like.")
     wanted = [part["seeds"] for claim in data["claims"] for part in claim["parts"] if part["seeds"]]
     if wanted:
         many = f"{min(wanted)} to {max(wanted)}" if min(wanted) < max(wanted) else f"{max(wanted)}"

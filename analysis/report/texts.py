@@ -9,9 +9,9 @@ import pandas as pd
 
 from analysis.report.curves import short
 
-MOST_UPDATES = 16  # evenly spaced evaluations, the first and the last among them
-MOST_ANSWERS = 16_000  # seeds are left out from the last until the rest fits
-MOST_CHARACTERS = 600  # of one answer
+MAX_UPDATES = 16  # evenly spaced evaluations, the first and the last among them
+MAX_ANSWERS = 16_000  # seeds are left out from the last until the rest fits
+MAX_CHARACTERS = 600  # of one answer
 
 RULE = "of the prompts that most arms answer, the one on which gold falls most from SFT to the last evaluation, averaged over runs"
 
@@ -26,10 +26,10 @@ def text_data(runs: pd.DataFrame, samples: pd.DataFrame) -> dict[str, Any] | Non
         return None
     samples = samples.drop_duplicates(["run", "prompt", "update"], keep="last")
     updates, seeds = np.sort(samples["update"].unique()), np.sort(samples["seed"].unique())
-    kept_updates = updates[np.unique(np.round(np.linspace(0, len(updates) - 1, MOST_UPDATES)).astype(int))]
+    kept_updates = updates[np.unique(np.round(np.linspace(0, len(updates) - 1, MAX_UPDATES)).astype(int))]
     samples = samples[samples["update"].isin(kept_updates)]
     counts = samples.groupby("seed").size().reindex(seeds, fill_value=0).cumsum()
-    kept_seeds = seeds[: max(1, int((counts <= MOST_ANSWERS).sum()))]
+    kept_seeds = seeds[: max(1, int((counts <= MAX_ANSWERS).sum()))]
     samples = samples[samples["seed"].isin(kept_seeds)]
     prompts = list(dict.fromkeys(samples["prompt"]))
     kinds = samples.drop_duplicates("prompt").set_index("prompt").get("kind", pd.Series(dtype=str))
@@ -59,7 +59,7 @@ def default(samples: pd.DataFrame, prompts: list[str]) -> list[int]:
 def _answers(runs: pd.DataFrame, samples: pd.DataFrame, prompts: list[str], updates: np.ndarray) -> dict[str, Any]:
     """Every distinct answer once: all arms share SFT's, and collapsed policies repeat themselves."""
     responses = samples["response"].astype(str)
-    cut = responses.where(responses.str.len() <= MOST_CHARACTERS, responses.str.slice(0, MOST_CHARACTERS) + " …")
+    cut = responses.where(responses.str.len() <= MAX_CHARACTERS, responses.str.slice(0, MAX_CHARACTERS) + " …")
     codes, strings = pd.factorize(cut)
     numbers = [short(samples[name], 3) if name in samples else [None] * len(samples) for name in ("proxy", "gold", "length")]
     row_of = {run: index for index, run in enumerate(runs["run"])}

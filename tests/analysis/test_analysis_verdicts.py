@@ -20,7 +20,7 @@ from ablate.config import Config
 from ablate.sweeps.expand import expand
 from ablate.sweeps.study import load_study
 from analysis import verdicts as verdicts_module
-from analysis.claims.judge import LEAST, MOST, Claim, Part, find_arms, judge
+from analysis.claims.judge import MAX_VALUE, MIN_VALUE, Claim, Part, find_arms, judge
 from analysis.claims.paper import PAPER_CLAIMS
 from analysis.estimate.collapse import collapse_times, disagreements, sustained_deficits, threshold_curve
 from analysis.estimate.effects import arm_settings, base_arm, change, factorial_effects, factors, trick_effects
@@ -279,9 +279,9 @@ def test_arms_are_matched_by_settings_and_differ_in_nothing_else():
 
 def test_most_and_least_are_the_amounts_of_the_study():
     settings = settings_of({"few": {"n": 250, "noise": 0}, "many": {"n": 2000, "noise": 0}, "noisy": {"n": 2000, "noise": 4}})
-    assert find_arms(settings, Part("gold", "higher", {"n": MOST}, {"n": LEAST})) == (["many"], ["few"])
-    assert find_arms(settings, Part("gold", "higher", {"noise": LEAST}, {"noise": MOST})) == (["many"], ["noisy"])
-    assert find_arms(settings[["n"]].iloc[1:2], Part("gold", "higher", {"n": MOST}, {"n": LEAST})) == ([], [])
+    assert find_arms(settings, Part("gold", "higher", {"n": MAX_VALUE}, {"n": MIN_VALUE})) == (["many"], ["few"])
+    assert find_arms(settings, Part("gold", "higher", {"noise": MIN_VALUE}, {"noise": MAX_VALUE})) == (["many"], ["noisy"])
+    assert find_arms(settings[["n"]].iloc[1:2], Part("gold", "higher", {"n": MAX_VALUE}, {"n": MIN_VALUE})) == ([], [])
 
 
 def test_the_seeds_of_a_claim_are_those_of_its_hardest_part():

@@ -33,15 +33,15 @@ from transformers.pytorch_utils import Conv1D
 import ablate.ppo.rollout
 import ablate.ppo.update
 import ablate.trainer
-from ablate.models.linear import product
+from ablate.models.linear import onednn_linear
 from ablate.models.load import load_policy
 from ablate.runs.store import RunStore
 from ablate.runs.tracking import Trackers
 from ablate.session import autocast, prepare
 
 PHASES = {
-    "sampling": (ablate.trainer, "respond"),
-    "measuring": (ablate.trainer, "measure"),
+    "sampling": (ablate.trainer, "generate_responses"),
+    "measuring": (ablate.trainer, "score_responses"),
     "  reference": (ablate.ppo.rollout, "response_logits"),
     "  critic": (ablate.ppo.rollout, "response_values"),
     "  reward model": (ablate.ppo.rollout, "sequence_score"),
@@ -119,7 +119,7 @@ def product_rate(rows: int, inner: int, columns: int, device: torch.device, seco
     while time.perf_counter() < until:
         started = now(device)
         for _ in range(5):
-            product(left, weight, None)
+            onednn_linear(left, weight, None)
         best = min(best, now(device) - started)
     return 5 * 2 * rows * inner * columns / best
 

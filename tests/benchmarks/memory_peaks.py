@@ -19,17 +19,17 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2Config, GPTNeoXConfig, LlamaConfig, PretrainedConfig
 
 from ablate.config import BugsConfig, Config, ModelConfig, PPOConfig, SamplingConfig
-from ablate.memory.estimate import Run, need
+from ablate.memory.estimate import Run, estimate
 from ablate.memory.shapes import SHAPES, Shape
 from ablate.models.load import Models, freeze, load_policy, load_scorer
 from ablate.models.recompute import checkpoint_gradients
-from ablate.ppo.rollout import measure
+from ablate.ppo.rollout import score_responses
 from ablate.ppo.sampling import sample
 from ablate.ppo.shaping import estimate_targets, initial_state, shape_rewards
 from ablate.ppo.update import new_optimizer, update
 from ablate.runs.checkpoint import load_adapted
 from ablate.session import autocast
-from ablate.system.seeding import torch_stream
+from ablate.system.seeding import torch_generator
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "5")
 CPU = torch.device("cpu")
@@ -123,17 +123,17 @@ def ppo_of(run: Run) -> PPOConfig:
 def one_update(run: Run, models: Models, optimizer: torch.optim.Optimizer, seen: Callable) -> dict[str, float]:
     """Sample, measure and update once, each under `seen`; no response ends before its last token."""
     ppo, sampling, bugs = ppo_of(run), SamplingConfig(max_new_tokens=run.response), BugsConfig()
-    tokens = torch.randint(2, run.policy.vocabulary, (run.batch, run.prompt), generator=torch_stream(0, "prompts"))
+    tokens = torch.randint(2, run.policy.vocabulary, (run.batch, run.prompt), generator=torch_generator(0, "prompts"))
     prompts, noise = (tokens, torch.ones_like(tokens, dtype=torch.bool)), torch.rand(run.batch, run.response)
     states = [entry for state in optimizer.state.values() for entry in state.values()]
     weights = [t for m in (models.policy, models.reference, models.reward, models.critic) for t in (*m.parameters(), *m.buffers())]
     before, peaks = alive(*weights, *states), {}
-    sampled, high, left = seen(lambda: sample(models.policy, *prompts, noise, sampling, end=-1, pad=0))
+    sampled, high, left = seen(lambda: sample(models.policy, *prompts, noise, sampling, eos=-1, pad=0))
     peaks["rollout"], before = before + high, before + left
-    rollout, high, left = seen(lambda: measure(models, prompts, sampled, sampling, bugs))
+    rollout, high, left = seen(lambda: score_responses(models, prompts, sampled, sampling, bugs))
     peaks["measure"], before = before + high, before + left
     rewards, _ = shape_rewards(rollout, ppo, bugs, initial_state(ppo))
-    targets, order = estimate_targets(rollout, rewards, ppo), torch_stream(0, "minibatches")
+    targets, order = estimate_targets(rollout, rewards, ppo), torch_generator(0, "minibatches")
     _, high, _ = seen(lambda: update(models, optimizer, rollout, targets, ppo, sampling, bugs, order, 0, lambda step: None))
     return peaks | {"update": before + high}
 
@@ -143,7 +143,7 @@ def main() -> None:
     print("| run | parameters | phase | predicted MB | measured MB | predicted / measured |\n|---|---|---|---|---|---|")
     for name in names:
         run = CASES[name]
-        predicted, peaks = need(run), measured(run)
+        predicted, peaks = estimate(run), measured(run)
         for phase, peak in peaks.items():
             guess, size = predicted.peak(phase), run.policy.parameters
             print(f"| {name} | {size / 1e6:.0f} M | {phase} | {guess / 1e6:.0f} | {peak / 1e6:.0f} | {guess / peak:.2f} |", flush=True)

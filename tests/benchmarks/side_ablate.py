@@ -30,7 +30,7 @@ from ablate.runs.checkpoint import load_weights
 from ablate.runs.folder import run_folder
 from ablate.runs.store import RunStore
 from ablate.session import execute, prepare
-from ablate.system.seeding import numpy_stream
+from ablate.system.seeding import numpy_generator
 
 CHECKED_ROWS = 8  # prompts on which both sides report log-probs, scores and values
 
@@ -65,7 +65,7 @@ def write_work(options: argparse.Namespace) -> None:
     stages = prepare(config)
     tokenizer, source = load_tokenizer(stages.sft), open_source(config)
     measured = range(1, options.skip + options.updates + 1)
-    drawn = [source.prompts(options.batch, numpy_stream(config.seed, "rollout prompts", number)) for number in measured]
+    drawn = [source.prompts(options.batch, numpy_generator(config.seed, "rollout prompts", number)) for number in measured]
     work = {
         "sft": str(stages.sft),
         "preferences": str(stages.preferences),

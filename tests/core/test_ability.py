@@ -11,11 +11,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from ablate.config import Config
 from ablate.data.probes import QUESTIONS, TEXTS, Question, held_out_texts, questions, read_questions, read_texts
 from ablate.errors import UserError
-from ablate.ppo.alignment_tax import Probes, encode_choices, log_likelihoods
+from ablate.ppo.alignment_tax import HeldOutTasks, encode_choices, log_likelihoods
 from ablate.runs.folder import read_rows, run_folder
 from ablate.session import execute
 from ablate.settings.identity import config_hash
-from ablate.system.seeding import numpy_stream
+from ablate.system.seeding import numpy_generator
 from ablate.world.grammar import corpus, grammar
 from ablate.world.tokenizer import build_tokenizer
 
@@ -23,7 +23,7 @@ MEASURED = ("eval/lm_loss", "eval/choice_accuracy")
 
 
 def texts_of(config: Config) -> list[str]:
-    return held_out_texts(config, numpy_stream(config.pipeline_seed, "corpus"), numpy_stream(config.pipeline_seed, "held-out text"))
+    return held_out_texts(config, numpy_generator(config.pipeline_seed, "corpus"), numpy_generator(config.pipeline_seed, "held-out text"))
 
 
 def slow_log_likelihood(policy, ids: list[int], first: int) -> float:
@@ -43,8 +43,8 @@ def test_log_likelihoods_are_those_of_a_loop_over_tokens_whatever_rows_are_share
 
 
 def test_the_loss_and_the_accuracy_of_the_worlds_probes_are_those_of_a_slow_loop(tiny_config, tiny_models, tokenizer):
-    probes = Probes.draw(tiny_config(), tokenizer)
-    measured = probes.ability(tiny_models.policy)
+    probes = HeldOutTasks.draw(tiny_config(), tokenizer)
+    measured = probes.alignment_tax(tiny_models.policy)
     sums = [slow_log_likelihood(tiny_models.policy, *item) for item in probes.texts]
     assert measured["eval/lm_loss"] == pytest.approx(-sum(sums) / sum(len(ids) - 1 for ids, _ in probes.texts), abs=1e-5)
     right = 0
@@ -74,14 +74,16 @@ def test_a_choice_is_judged_by_its_mean_log_likelihood_a_token(tokenizer):
     policy = uniform_but_for(tokenizer, f)
     z = np.log(np.exp(2) + len(tokenizer) - 1)
     assert log_likelihoods(policy, [([o, o], 1), ([o, f, f, f, o], 1)]).tolist() == pytest.approx([-z, 6 - 4 * z], abs=1e-4)
-    probes = Probes([], [encode_choices(tokenizer, Question("the", ("oven", "flour flour flour oven"), 1))], [1])
-    assert probes.ability(policy) == {"eval/choice_accuracy": 1.0}
+    probes = HeldOutTasks([], [encode_choices(tokenizer, Question("the", ("oven", "flour flour flour oven"), 1))], [1])
+    assert probes.alignment_tax(policy) == {"eval/choice_accuracy": 1.0}
 
 
 def test_a_uniform_policy_loses_the_logarithm_of_the_vocabulary_a_token(tiny_config, tokenizer):
     policy = uniform_but_for(tokenizer, 5)
     policy.get_output_embeddings().weight.data.zero_()
-    assert Probes.draw(tiny_config(), tokenizer).ability(policy)["eval/lm_loss"] == pytest.approx(np.log(len(tokenizer)), abs=1e-6)
+    assert HeldOutTasks.draw(tiny_config(), tokenizer).alignment_tax(policy)["eval/lm_loss"] == pytest.approx(
+        np.log(len(tokenizer)), abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
@@ -89,14 +91,14 @@ def test_no_text_of_the_world_is_one_that_pre_training_has_learned(language):
     config = Config()
     config.data.language = language
     found = texts_of(config)
-    learned = corpus(grammar(language), config.pretrain.examples, numpy_stream(0, "corpus"))
+    learned = corpus(grammar(language), config.pretrain.examples, numpy_generator(0, "corpus"))
     assert len(found) == len(set(found)) == TEXTS and not set(found) & set(learned)
     tokens = build_tokenizer(grammar(language))(found)["input_ids"]  # every word is one of the world's
     assert min(map(len, tokens)) > 10
 
 
 def test_probes_belong_to_the_pipelines_seed_and_not_to_the_runs(tiny_config, tokenizer):
-    one, same, other = (Probes.draw(tiny_config(*words), tokenizer) for words in ((), ("seed=3",), ("pipeline_seed=3",)))
+    one, same, other = (HeldOutTasks.draw(tiny_config(*words), tokenizer) for words in ((), ("seed=3",), ("pipeline_seed=3",)))
     assert one == same and one.texts != other.texts and one.choices != other.choices
 
 
@@ -115,7 +117,7 @@ def write(path, rows) -> str:
 def test_files_take_the_place_of_the_worlds_and_are_all_read_where_they_are_short(tiny_config, tokenizer, tmp_path):
     text = write(tmp_path / "t.jsonl", [{"text": "the flour is light ."}, "", {"text": "the oven is warm ."}])
     asked = write(tmp_path / "c.jsonl", [{"prompt": "the flour is", "choices": ["light", "warm"], "answer": 0}])
-    probes = Probes.draw(tiny_config(f"evaluation.text_path={text}", f"evaluation.choices_path={asked}"), tokenizer)
+    probes = HeldOutTasks.draw(tiny_config(f"evaluation.text_path={text}", f"evaluation.choices_path={asked}"), tokenizer)
     light, end = tokenizer.convert_tokens_to_ids(["light", "<eos>"])
     assert sorted(tokenizer.decode(ids) for ids, _ in probes.texts) == ["the flour is light . <eos>", "the oven is warm . <eos>"]
     assert {first for _, first in probes.texts} == {1} and all(ids[-1] == end for ids, _ in probes.texts)
@@ -163,7 +165,7 @@ def test_a_file_that_is_not_there_is_refused_before_anything_is_built(tiny_confi
 def test_a_word_that_the_tokenizer_does_not_know_is_one_sentence(tiny_config, tokenizer, tmp_path):
     text = write(tmp_path / "t.jsonl", [{"text": "quantum chromodynamics"}])
     with pytest.raises(UserError, match="cannot encode"):
-        Probes.draw(tiny_config(f"evaluation.text_path={text}"), tokenizer)
+        HeldOutTasks.draw(tiny_config(f"evaluation.text_path={text}"), tokenizer)
 
 
 def test_a_run_logs_both_at_every_evaluation_and_they_change_no_other_bit(tiny_config, tmp_path):

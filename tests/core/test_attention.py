@@ -8,10 +8,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from ablate.config import SamplingConfig
-from ablate.models.attention import LEAST_FILLED, MULTIPLE, attend, band, by_products, products, slots_for, takes_slots
+from ablate.models.attention import MIN_FILLED, ROW_MULTIPLE, attend, attends_in_groups, band, bmm_attention, length_groups, use_bmm
 from ablate.models.forward import log_softmax, packed_states
 from ablate.models.load import load_policy
-from ablate.ppo.sampling import join, sample
+from ablate.ppo.sampling import concat_prompt_response, sample
 
 CPU = torch.device("cpu")
 LENGTHS = (3, 9, 8, 1, 5, 12, 2)
@@ -20,18 +20,18 @@ CLOSE = dict(rtol=0, atol=2e-5)
 
 def test_slots_by_hand():
     """Longest first: 4 fills four fifths of the slot of 5; 3, 2 and 1 open narrower groups; the rest of 64 is filling."""
-    assert slots_for([4, 5, 1, 3, 2]) == ([5, 0, 15, 10, 13], [(2, 5), (1, 3), (1, 2), (1, 1), (1, 48)])
-    assert slots_for([32, 32]) == ([0, 32], [(2, 32)])
+    assert length_groups([4, 5, 1, 3, 2]) == ([5, 0, 15, 10, 13], [(2, 5), (1, 3), (1, 2), (1, 1), (1, 48)])
+    assert length_groups([32, 32]) == ([0, 32], [(2, 32)])
 
 
 def test_slots_never_overlap_and_are_well_filled():
     lengths = torch.randint(1, 60, (200,), generator=torch.Generator().manual_seed(0)).tolist()
-    starts, groups = slots_for(lengths)
+    starts, groups = length_groups(lengths)
     taken = [place for start, length in zip(starts, lengths, strict=True) for place in range(start, start + length)]
     whole = sum(number * width for number, width in groups)
-    assert len(set(taken)) == len(taken) == sum(lengths) and max(taken) < whole and whole % MULTIPLE == 0
+    assert len(set(taken)) == len(taken) == sum(lengths) and max(taken) < whole and whole % ROW_MULTIPLE == 0
     ends = {start + i * width: width for start, (number, width) in zip(offsets(groups), groups, strict=True) for i in range(number)}
-    assert all(LEAST_FILLED * ends[start] <= length <= ends[start] for start, length in zip(starts, lengths, strict=True))
+    assert all(MIN_FILLED * ends[start] <= length <= ends[start] for start, length in zip(starts, lengths, strict=True))
 
 
 def offsets(groups) -> list[int]:
@@ -56,7 +56,7 @@ def pair(request, architecture_folders) -> tuple[PreTrainedModel, PreTrainedMode
 
 
 def test_a_model_that_does_not_ask_transformers_for_its_attention_is_run_group_by_group(pair):
-    assert takes_slots(pair[0]) == (pair[0].config.model_type == "mistral")
+    assert attends_in_groups(pair[0]) == (pair[0].config.model_type == "mistral")
 
 
 def test_states_and_gradients_equal_those_of_each_sequence_alone(pair):
@@ -84,8 +84,8 @@ def test_sampling_sees_what_a_plain_pass_over_the_whole_sees(pair):
     """Left-padded prompts of unlike length, and responses longer than the four tokens that Mistral looks back."""
     (policy, plain), (prompts, attention) = pair, padded()
     noise = torch.rand(len(LENGTHS), 10, generator=torch.Generator().manual_seed(1))
-    sampled = sample(policy, prompts, attention, noise, SamplingConfig(), end=1, pad=0)
-    tokens, real = join(prompts, attention, sampled)
+    sampled = sample(policy, prompts, attention, noise, SamplingConfig(), eos=1, pad=0)
+    tokens, real = concat_prompt_response(prompts, attention, sampled)
     assert int(sampled.mask.sum(1).max()) > 6
     for row, length in enumerate(LENGTHS):
         alone = tokens[row][real[row]][None]
@@ -99,12 +99,10 @@ def test_products_equal_transformers_own_attention_where_a_query_sees_anything()
     query, key, value = (torch.randn(3, 2, t, 8, generator=generator) for t in (5, 7, 7))
     mask = torch.rand(3, 1, 5, 7, generator=generator) < 0.5
     mask[0, 0, 0] = False
-    assert by_products(query, key, {"dropout": 0.0})
-    assert not any(
-        (by_products(query, key[:, :1], {}), by_products(query, key.repeat(1, 1, 20, 1), {}), by_products(query, key, {"dropout": 0.1}))
-    )
+    assert use_bmm(query, key, {"dropout": 0.0})
+    assert not any((use_bmm(query, key[:, :1], {}), use_bmm(query, key.repeat(1, 1, 20, 1), {}), use_bmm(query, key, {"dropout": 0.1})))
     ours, (plain, _) = (
-        products(query, key, value, mask, 0.3),
+        bmm_attention(query, key, value, mask, 0.3),
         sdpa_attention_forward(torch.nn.Module(), query, key, value, mask, scaling=0.3),
     )
     seeing = mask.any(3)[:, 0]

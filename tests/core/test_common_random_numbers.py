@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from ablate.pipeline.build import Stages
-from ablate.ppo.rollout import collect
+from ablate.ppo.rollout import collect_rollout
 from ablate.ppo.types import Rollout
 from ablate.runs.folder import read_rows, run_folder
 from ablate.runs.store import RunStore
 from ablate.runs.tracking import Trackers
-from ablate.system.seeding import numpy_stream, torch_stream
+from ablate.system.seeding import numpy_generator, torch_generator
 from ablate.trainer import Trainer
 
 STILL = ("ppo.learning_rate=0", "ppo.critic_learning_rate=0")
@@ -42,7 +42,7 @@ def run(tiny_config, stage_folders):
 def rollouts(trainer: Trainer) -> list[Rollout]:
     """What the run's policy, as it is now, says at the updates that were made."""
     config, models = trainer.config, trainer.models
-    return [collect(models, *trainer.draw("rollout", number)[1:], config.sampling, config.bugs) for number in (1, 2, 3)]
+    return [collect_rollout(models, *trainer.sample_prompts("rollout", number)[1:], config.sampling, config.bugs) for number in (1, 2, 3)]
 
 
 def seen(row: dict) -> dict:
@@ -107,7 +107,7 @@ def test_a_run_uses_no_global_random_state(run):
 
 def test_a_stream_depends_on_seed_name_and_step_alone():
     def draw(seed: int, stream: str, step: int) -> tuple[float, float]:
-        return torch.rand(1, generator=torch_stream(seed, stream, step)).item(), numpy_stream(seed, stream, step).random()
+        return torch.rand(1, generator=torch_generator(seed, stream, step)).item(), numpy_generator(seed, stream, step).random()
 
     base = draw(0, "noise", 1)
     assert draw(0, "noise", 1) == base
@@ -116,6 +116,6 @@ def test_a_stream_depends_on_seed_name_and_step_alone():
 
 
 def test_streams_of_neighbouring_seeds_and_steps_are_unrelated():
-    draws = np.array([[numpy_stream(seed, "noise", step).random(200) for step in range(5)] for seed in range(5)]).reshape(25, 200)
+    draws = np.array([[numpy_generator(seed, "noise", step).random(200) for step in range(5)] for seed in range(5)]).reshape(25, 200)
     correlation = np.corrcoef(draws) - np.eye(25)
     assert np.abs(correlation).max() < 0.3

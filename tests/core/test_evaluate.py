@@ -5,7 +5,7 @@ import pytest
 from ablate.config import CollapseConfig, Config
 from ablate.data.source import open_source
 from ablate.models.load import freeze
-from ablate.ppo.collapse import CollapseWatch, deviation, mean
+from ablate.ppo.collapse import CollapseDetector, deviation, mean
 from ablate.ppo.evaluate import Evaluation, HeldOut, evaluate, score_rows, summarise
 from ablate.ppo.scoring import open_gold
 from ablate.world.grammar import Prompt
@@ -20,10 +20,10 @@ def judged(gold: list[float | None], proxy: list[float] | None = None) -> Evalua
     return Evaluation(["answer"] * count, proxy or [0.0] * count, gold, [3] * count, [True] * count, monitors)
 
 
-def watched(golds: list[float], patience: int = 3, limit: float = -1.0, every: int = 5) -> CollapseWatch:
-    watch = CollapseWatch(limit, patience)
+def watched(golds: list[float], patience: int = 3, limit: float = -1.0, every: int = 5) -> CollapseDetector:
+    watch = CollapseDetector(limit, patience)
     for index, gold in enumerate(golds):
-        watch.see(every * index, gold)
+        watch.update(every * index, gold)
     return watch
 
 
@@ -52,22 +52,22 @@ def test_patience_is_the_number_of_evaluations(patience):
 
 
 def test_without_gold_the_verdict_is_null():
-    watch = CollapseWatch.against(judged([None] * 4), CollapseConfig())
+    watch = CollapseDetector.from_baseline([None] * 4, CollapseConfig())
     for update in range(5):
-        watch.see(update, None)
+        watch.update(update, None)
     assert watch.collapsed is None and watch.collapse_update is None
 
 
 def test_the_limit_is_sfts_mean_minus_threshold_times_its_deviation_per_response():
     """Gold (0, 0, 4, 4): mean 2, SD with N − 1 √(16/3)."""
-    watch = CollapseWatch.against(judged([0.0, 0.0, 4.0, 4.0]), CollapseConfig(threshold=1.5, patience=2))
+    watch = CollapseDetector.from_baseline([0.0, 0.0, 4.0, 4.0], CollapseConfig(threshold=1.5, patience=2))
     assert watch.limit == pytest.approx(2 - 1.5 * (16 / 3) ** 0.5) and watch.patience == 2
 
 
 def test_sft_never_collapses_against_itself():
     baseline = judged([-3.0, 1.0, 5.0, 2.0])
-    watch = CollapseWatch.against(baseline, CollapseConfig(patience=1))
-    watch.see(0, mean(baseline.gold))
+    watch = CollapseDetector.from_baseline(baseline.gold, CollapseConfig(patience=1))
+    watch.update(0, mean(baseline.gold))
     assert watch.collapsed is False
 
 

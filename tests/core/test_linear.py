@@ -6,20 +6,20 @@ from torch import nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from ablate.models.linear import LEAST_ROWS, LEAST_WEIGHTS, FastConv1D, FastLinear, product, quicken
+from ablate.models.linear import MIN_ROWS, MIN_WEIGHTS, FastConv1D, FastLinear, onednn_linear, use_onednn
 
 
 def drawn(*shape: int, seed: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("shape", [(LEAST_ROWS, 256), (3, 97, 256), (2, 200, 512)])
+@pytest.mark.parametrize("shape", [(MIN_ROWS, 256), (3, 97, 256), (2, 200, 512)])
 @pytest.mark.parametrize("biased", [False, True])
 def test_value_and_gradients_equal_the_plain_layers(shape, biased):
     weight, bias = drawn(80, shape[-1], seed=1), drawn(80, seed=2) if biased else None
     results = []
-    assert weight.numel() >= LEAST_WEIGHTS
-    for multiply in (product, functional.linear):
+    assert weight.numel() >= MIN_WEIGHTS
+    for multiply in (onednn_linear, functional.linear):
         leaves = [tensor.clone().requires_grad_() for tensor in (drawn(*shape, seed=0), weight, *([bias] if biased else []))]
         out = multiply(leaves[0], leaves[1], leaves[2] if biased else None)
         (out * drawn(*shape[:-1], 80, seed=3)).sum().backward()
@@ -30,13 +30,13 @@ def test_value_and_gradients_equal_the_plain_layers(shape, biased):
 
 def test_a_frozen_weight_gets_no_gradient_and_the_input_still_does():
     x, weight = drawn(300, 256, seed=0).requires_grad_(), drawn(64, 256, seed=1)
-    product(x, weight, None).sum().backward()
+    onednn_linear(x, weight, None).sum().backward()
     torch.testing.assert_close(x.grad, weight.sum(0).expand(300, 256), rtol=1e-5, atol=1e-5)
     assert weight.grad is None
 
 
 def test_gpt2s_transposed_layer_equals_its_own_forward():
-    layer, fast = Conv1D(192, 128), quicken(Conv1D(192, 128))
+    layer, fast = Conv1D(192, 128), use_onednn(Conv1D(192, 128))
     fast.load_state_dict(layer.state_dict())
     x = drawn(4, 128, 128, seed=0)
     torch.testing.assert_close(fast(x), layer(x), rtol=1e-5, atol=1e-6)
@@ -46,17 +46,17 @@ def test_gpt2s_transposed_layer_equals_its_own_forward():
 
 
 def test_few_rows_and_autocast_go_pytorchs_way_to_the_same_bits():
-    x, weight = drawn(LEAST_ROWS - 1, 64, seed=0), drawn(32, 64, seed=1)
-    assert torch.equal(product(x, weight, None), functional.linear(x, weight))
-    x, small = drawn(LEAST_ROWS, 64, seed=0), drawn(32, 64, seed=1).requires_grad_()
-    assert torch.equal(product(x, small, None), functional.linear(x, small)), "few weights, with gradients"
+    x, weight = drawn(MIN_ROWS - 1, 64, seed=0), drawn(32, 64, seed=1)
+    assert torch.equal(onednn_linear(x, weight, None), functional.linear(x, weight))
+    x, small = drawn(MIN_ROWS, 64, seed=0), drawn(32, 64, seed=1).requires_grad_()
+    assert torch.equal(onednn_linear(x, small, None), functional.linear(x, small)), "few weights, with gradients"
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        out = product(x, weight, None)
+        out = onednn_linear(x, weight, None)
         assert out.dtype == torch.bfloat16 and torch.equal(out, functional.linear(x, weight))
 
 
 def test_quickened_layers_keep_their_names_and_every_other_module_its_class():
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), Conv1D(4, 4), nn.Bilinear(2, 2, 2))
     names = list(model.state_dict())
-    assert [type(module) for module in quicken(model)] == [FastLinear, nn.ReLU, FastConv1D, nn.Bilinear]
+    assert [type(module) for module in use_onednn(model)] == [FastLinear, nn.ReLU, FastConv1D, nn.Bilinear]
     assert list(model.state_dict()) == names

@@ -12,12 +12,12 @@ from ablate.config import BugsConfig, Config, ModelConfig, PPOConfig, SamplingCo
 from ablate.errors import UserError
 from ablate.models.forward import response_logits
 from ablate.models.load import Models, load_policy, load_scorer
-from ablate.models.lora import adapted, linear_layers, merged, require_peft, restore_adapter
-from ablate.ppo.rollout import collect, encode_prompts
+from ablate.models.lora import add_adapter, linear_layers, merged, require_peft, restore_adapter
+from ablate.ppo.rollout import collect_rollout, encode_prompts
 from ablate.ppo.shaping import estimate_targets, initial_state, shape_rewards
 from ablate.ppo.update import new_optimizer, update
 from ablate.runs.checkpoint import load_adapted, optimizer_tensors
-from ablate.system.seeding import numpy_stream, torch_stream
+from ablate.system.seeding import numpy_generator, torch_generator
 from ablate.world.grammar import grammar, prompts
 
 pytest.importorskip("peft")
@@ -32,9 +32,9 @@ def with_adapters(models: Models, settings: ModelConfig = LORA) -> Models:
 
 
 def rollout_of(models: Models):
-    questions = [prompt.text for prompt in prompts(grammar("en"), 12, numpy_stream(0, "test prompts"))]
-    noise = torch.rand(12, 10, generator=torch_stream(0, "test noise"))
-    return collect(models, encode_prompts(models.tokenizer, questions, CPU), noise, SAMPLING, BUGS)
+    questions = [prompt.text for prompt in prompts(grammar("en"), 12, numpy_generator(0, "test prompts"))]
+    noise = torch.rand(12, 10, generator=torch_generator(0, "test noise"))
+    return collect_rollout(models, encode_prompts(models.tokenizer, questions, CPU), noise, SAMPLING, BUGS)
 
 
 def train(models: Models):
@@ -42,7 +42,7 @@ def train(models: Models):
     rollout, optimizer = rollout_of(models), new_optimizer(models, PPO)
     rewards, _ = shape_rewards(rollout, PPO, BUGS, initial_state(PPO))
     targets = estimate_targets(rollout, rewards, PPO)
-    update(models, optimizer, rollout, targets, PPO, SAMPLING, BUGS, torch_stream(0, "minibatches"), 0, lambda step: None)
+    update(models, optimizer, rollout, targets, PPO, SAMPLING, BUGS, torch_generator(0, "minibatches"), 0, lambda step: None)
     return optimizer
 
 
@@ -64,7 +64,7 @@ def pair(architecture: str, architecture_folders) -> tuple:
     """(causal LM, scorer), each as it is and with an adapter of random weights."""
     folders = architecture_folders(architecture)
     policy, scorer = load_policy(folders[0], CPU), load_scorer(folders[1], CPU)
-    both = adapted(policy, LORA, torch_stream(0, "a")), adapted(scorer, LORA, torch_stream(0, "b"), head="score")
+    both = add_adapter(policy, LORA, torch_generator(0, "a")), add_adapter(scorer, LORA, torch_generator(0, "b"), head="score")
     for model in both:
         random_adapter(model)
     return (policy, both[0]), (scorer, both[1])
@@ -149,19 +149,19 @@ def test_a_merged_model_is_an_ordinary_folder_and_leaves_the_one_it_came_from(ar
 
 
 def test_a_new_adapter_belongs_to_the_seed(tiny_models):
-    first, again = (adapted(tiny_models.reference, LORA, torch_stream(0, "a")) for _ in range(2))
-    other = adapted(tiny_models.reference, LORA, torch_stream(1, "a"))
+    first, again = (add_adapter(tiny_models.reference, LORA, torch_generator(0, "a")) for _ in range(2))
+    other = add_adapter(tiny_models.reference, LORA, torch_generator(1, "a"))
     same = [[torch.equal(a, b) for a, b in zip(first.parameters(), m.parameters(), strict=True)] for m in (again, other)]
     assert all(same[0]) and not all(same[1])
 
 
 def test_the_named_layers_alone_get_an_adapter_and_an_unknown_name_is_refused_with_those_there_are(tiny_models):
-    model = adapted(tiny_models.reference, replace(LORA, lora_targets=["q_proj", "v_proj"]), torch_stream(0, "a"))
+    model = add_adapter(tiny_models.reference, replace(LORA, lora_targets=["q_proj", "v_proj"]), torch_generator(0, "a"))
     layers = {name.split(".lora_")[0].rpartition(".")[2] for name, p in model.named_parameters() if p.requires_grad}
     assert layers == {"q_proj", "v_proj"}
     message = r"model.lora_targets: no linear layer is named query: choose among down_proj, gate_proj, .*v_proj, or leave it null"
     with pytest.raises(UserError, match=message):
-        adapted(tiny_models.reference, replace(LORA, lora_targets=["query"]), torch_stream(0, "a"))
+        add_adapter(tiny_models.reference, replace(LORA, lora_targets=["query"]), torch_generator(0, "a"))
 
 
 @torch.no_grad()

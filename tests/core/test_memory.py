@@ -13,13 +13,13 @@ from ablate.config import ModelConfig
 from ablate.errors import UserError
 from ablate.memory import __main__ as memory
 from ablate.memory.__main__ import folder_shape, run_of, settings, shapes
-from ablate.memory.estimate import ACTIVATIONS, FROZEN_NORMS, Run, need
+from ablate.memory.estimate import ACTIVATIONS, FROZEN_NORMS, Run, estimate
 from ablate.memory.shapes import SHAPES, Shape, shape_of
-from ablate.models.attention import use_slots
+from ablate.models.attention import use_grouped_attention
 from ablate.models.forward import packed_states
-from ablate.models.linear import quicken
-from ablate.models.lora import adapted
-from ablate.system.seeding import torch_stream
+from ablate.models.linear import use_onednn
+from ablate.models.lora import add_adapter
+from ablate.system.seeding import torch_generator
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from memory_peaks import CASES, config_of, measured
@@ -42,7 +42,7 @@ def test_parameters_are_those_of_the_model_that_transformers_builds(name):
     assert shape_of(policy.config) == replace(shape, head_width=shape_of(policy.config).head_width)
     pytest.importorskip("peft")
     for targets in (None, [next(iter(shape.linear)).rpartition(".")[2]]):
-        model = adapted(policy, ModelConfig(lora_rank=3, lora_targets=targets), torch_stream(0, "a"))
+        model = add_adapter(policy, ModelConfig(lora_rank=3, lora_targets=targets), torch_generator(0, "a"))
         assert shape.adapter(3, targets) == sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
@@ -66,9 +66,9 @@ def test_the_public_shapes_have_the_published_numbers_of_parameters():
 
 def kept_by_graph(shape: Shape, bf16: bool, lora: bool, rows: int) -> float:
     """Bytes that the graph of a packed pass keeps, weights left out: `rows` dialogues of 96 or 64 tokens."""
-    model = quicken(use_slots(AutoModelForCausalLM.from_config(config_of(shape)).eval()))
+    model = use_onednn(use_grouped_attention(AutoModelForCausalLM.from_config(config_of(shape)).eval()))
     if lora:
-        model = adapted(model, ModelConfig(lora_rank=1), torch_stream(0, "a"))
+        model = add_adapter(model, ModelConfig(lora_rank=1), torch_generator(0, "a"))
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept, alive = {}, []
 
@@ -116,7 +116,7 @@ OPTIONS = {
 
 def ratios(run: Run) -> dict[str, float]:
     """Predicted / measured, by phase."""
-    found = need(run)
+    found = estimate(run)
     return {phase: found.peak(phase) / peak for phase, peak in measured(run).items()}
 
 
@@ -131,18 +131,18 @@ def test_the_peaks_of_other_settings_and_larger_models_are_predicted_within_15_p
 
 
 def test_offload_takes_the_frozen_models_out_of_rollout_and_update_alone():
-    plain, away = need(SMALL), need(replace(SMALL, offload=True))
+    plain, away = estimate(SMALL), estimate(replace(SMALL, offload=True))
     frozen = 4.0 * (TINY.parameters + TINY.trunk + TINY.hidden)
     assert plain.peak("rollout") - away.peak("rollout") == plain.peak("update") - away.peak("update") == frozen
     assert plain.peak("measure") == away.peak("measure")
 
 
 def test_an_evaluation_is_a_rollout_of_its_own_size_beside_the_updates_distributions():
-    found = need(replace(SMALL, held_out=64))
-    larger = need(replace(SMALL, batch=64))
-    kept = need(SMALL).phases["rollout"]["kept distributions"]
+    found = estimate(replace(SMALL, held_out=64))
+    larger = estimate(replace(SMALL, batch=64))
+    kept = estimate(SMALL).phases["rollout"]["kept distributions"]
     assert found.peak("evaluate") == max(larger.peak("rollout"), larger.peak("measure")) + kept
-    assert found.peak("update") == need(SMALL).peak("update")
+    assert found.peak("update") == estimate(SMALL).peak("update")
 
 
 def test_the_settings_reach_the_prediction():
@@ -170,7 +170,7 @@ def test_the_command_reads_a_folder_and_refuses_a_mistyped_setting(architecture_
     lines = capsys.readouterr().out.splitlines()
     peaks = next(line for line in lines if line.startswith("| peak"))
     run = run_of(config := settings(sys.argv[1:]), *shapes(config, None))
-    assert [cell.strip() for cell in peaks.split("|")[2:6]] == [memory.shown(need(run).peak(phase)) for phase in memory.PHASES]
+    assert [cell.strip() for cell in peaks.split("|")[2:6]] == [memory.shown(estimate(run).peak(phase)) for phase in memory.PHASES]
     assert any("model.gradient_checkpointing=true" in line for line in lines)
     monkeypatch.setattr(sys, "argv", ["memory", "ppo.bach_size=64"])
     with pytest.raises(SystemExit, match=r"error: ppo.bach_size is not a setting: did you mean ppo.batch_size\?"):
@@ -184,11 +184,11 @@ def test_the_table_has_a_line_a_public_shape_and_every_saving_lowers_the_peak(mo
     assert [line.split("|")[1].strip() for line in lines[4:]] == list(SHAPES)
     large = Run(SHAPES["Llama 2 7B"], SHAPES["Llama 2 7B"], prompt=256, response=256, batch=64, minibatch=32, micro=16)
     for change in ({"checkpointing": True}, {"micro": 1}, {"lora_rank": 16}, {"offload": True}):
-        assert need(replace(large, **change)).peak() < need(large).peak()
+        assert estimate(replace(large, **change)).peak() < estimate(large).peak()
 
 
 def test_a_reward_models_shape_counts_for_critic_and_reward_model():
     large = AutoModelForSequenceClassification.from_config(config_of(FAMILIES["gpt2"], num_labels=1))
     assert FAMILIES["gpt2"].trunk + FAMILIES["gpt2"].hidden == sum(p.numel() for p in large.parameters())
-    found = need(replace(SMALL, reward=FAMILIES["gpt2"]))
+    found = estimate(replace(SMALL, reward=FAMILIES["gpt2"]))
     assert found.phases["update"]["critic"] == 4 * sum(p.numel() for p in large.parameters())

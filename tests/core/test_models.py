@@ -6,9 +6,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from ablate.errors import UserError
-from ablate.models.forward import entropy_of, log_softmax, response_logits, response_values, sequence_score, spread
+from ablate.models.forward import entropy_of, log_softmax, response_logits, response_values, sequence_score, unflatten
 from ablate.models.load import load_policy, load_scorer, new_critic
-from ablate.system.seeding import torch_stream
+from ablate.system.seeding import torch_generator
 
 CPU = torch.device("cpu")
 CLOSE = dict(rtol=0, atol=2e-5)
@@ -129,7 +129,7 @@ def test_packed_gradients_equal_those_of_the_plain_padded_pass(pair):
 
 def test_spread_by_hand():
     mask = torch.tensor([[True, False], [True, True]])
-    assert spread(torch.tensor([1.0, 2.0, 3.0]), mask).tolist() == [[1.0, 0.0], [2.0, 3.0]]
+    assert unflatten(torch.tensor([1.0, 2.0, 3.0]), mask).tolist() == [[1.0, 0.0], [2.0, 3.0]]
 
 
 def test_12_log_softmax_is_float32_whatever_the_logits_are():
@@ -161,7 +161,7 @@ def weights(model) -> list[Tensor]:
 
 def test_each_critic_initialisation_starts_from_the_weights_it_names(stage_folders):
     sft, reward = stage_folders["sft"], stage_folders["reward_model"]
-    build = {init: new_critic(init, sft, reward, CPU, torch_stream(0, "critic head")) for init in ("reward", "sft", "random")}
+    build = {init: new_critic(init, sft, reward, CPU, torch_generator(0, "critic head")) for init in ("reward", "sft", "random")}
     scorer, policy = load_scorer(reward, CPU), load_policy(sft, CPU)
     assert all(torch.equal(a, b) for a, b in zip(weights(build["reward"]), weights(scorer), strict=True))
     assert all(torch.equal(a, b) for a, b in zip(weights(build["sft"].model), weights(policy.model), strict=True))
@@ -173,7 +173,7 @@ def test_each_critic_initialisation_starts_from_the_weights_it_names(stage_folde
 @pytest.mark.parametrize("init", ["sft", "random"])
 def test_new_critic_weights_belong_to_the_seed(init, stage_folders):
     folders = stage_folders["sft"], stage_folders["reward_model"]
-    first, again, other = (new_critic(init, *folders, CPU, torch_stream(seed, "critic head")) for seed in (0, 0, 1))
+    first, again, other = (new_critic(init, *folders, CPU, torch_generator(seed, "critic head")) for seed in (0, 0, 1))
     assert all(torch.equal(a, b) for a, b in zip(weights(first), weights(again), strict=True))
     assert not torch.equal(first.score.weight, other.score.weight)
 

@@ -8,7 +8,7 @@ import reference
 import torch
 from synthetic import flat, random_rollout, random_targets, rows_of
 
-from ablate.ppo.monitor import distinct, monitors, perplexity, perplexity_moss, rewards_seen, targets_seen
+from ablate.ppo.monitor import advantage_metrics, distinct, monitors, perplexity, perplexity_moss, reward_metrics
 from ablate.ppo.shaping import explained_variance
 from ablate.ppo.types import Targets
 
@@ -73,15 +73,15 @@ def test_the_monitors_have_the_names_of_the_contract():
                 "entropy", "truncated", "distinct")  # fmt: skip
     assert set(monitors(random_rollout())) == {f"monitor/{name}" for name in contract}
     rollout = random_rollout()
-    assert set(rewards_seen(rollout, rollout.kl)) == {f"reward/{n}" for n in ("proxy_mean", "proxy_std", "proxy_p95", "shaped_mean")}
-    assert set(targets_seen(rollout, random_targets(rollout))) == {
+    assert set(reward_metrics(rollout, rollout.kl)) == {f"reward/{n}" for n in ("proxy_mean", "proxy_std", "proxy_p95", "shaped_mean")}
+    assert set(advantage_metrics(rollout, random_targets(rollout))) == {
         f"ppo/{n}" for n in ("explained_variance", "value_mean", "advantage_mean", "advantage_std", "return_mean")
     }
 
 
 def test_rewards_seen_by_hand():
     rollout = replace(random_rollout(lengths=(1, 1, 1)), score=torch.tensor([1.0, 2.0, 6.0]))
-    row = rewards_seen(rollout, torch.tensor([[1.0], [2.0], [3.0]]))
+    row = reward_metrics(rollout, torch.tensor([[1.0], [2.0], [3.0]]))
     assert row["reward/proxy_mean"] == 3 and row["reward/proxy_std"] == pytest.approx(math.sqrt(7)) and row["reward/shaped_mean"] == 2
 
 

@@ -10,8 +10,8 @@ from ablate.config import ModelConfig, SamplingConfig
 from ablate.errors import UserError
 from ablate.models.forward import response_logits, response_values, sequence_score
 from ablate.models.load import freeze, load_policy, load_scorer
-from ablate.models.lora import adapted, merged
-from ablate.models.offload import Resting, on_device
+from ablate.models.lora import add_adapter, merged
+from ablate.models.offload import OffloadedModel, loaded_on_device
 from ablate.models.recompute import checkpoint_gradients
 from ablate.pipeline.build import Stages, choose_device
 from ablate.ppo.rollout import encode_prompts
@@ -19,7 +19,7 @@ from ablate.ppo.sampling import sample
 from ablate.runs.folder import read_rows, run_folder
 from ablate.runs.store import RunStore
 from ablate.runs.tracking import Trackers
-from ablate.system.seeding import torch_stream
+from ablate.system.seeding import torch_generator
 
 CPU = torch.device("cpu")
 
@@ -92,7 +92,7 @@ def test_the_sampler_keeps_its_cache_under_checkpointing(tiny_models):
 def test_adapters_learn_the_same_with_checkpointing_and_a_merged_copy_runs_its_own_layers(architecture_folders):
     pytest.importorskip("peft")
     policy = load_policy(architecture_folders("llama")[0], CPU)
-    models = [adapted(policy, ModelConfig(lora_rank=4), torch_stream(0, "a")) for _ in range(2)]
+    models = [add_adapter(policy, ModelConfig(lora_rank=4), torch_generator(0, "a")) for _ in range(2)]
     checkpoint_gradients(models[1])
     for model in models:
         response_logits(model, *batch()).square().sum().backward()
@@ -124,13 +124,13 @@ def test_a_resting_model_is_elsewhere_only_within_its_pass_and_gives_the_same_nu
     tokens, attention, mask = batch()
     expected = response_logits(policy, tokens, attention, mask), sequence_score(scorer, tokens, attention)
     at_home = places(policy), places(scorer)
-    resting = [Resting(model, CPU) for model in (policy, scorer)]
-    with on_device(resting):
+    resting = [OffloadedModel(model, CPU) for model in (policy, scorer)]
+    with loaded_on_device(resting):
         assert set(places(policy) + places(scorer)).isdisjoint(at_home[0] + at_home[1])
         seen = response_logits(policy, tokens, attention, mask), sequence_score(scorer, tokens, attention)
         torch.testing.assert_close(seen, expected, rtol=0, atol=1e-5)  # kernels round by where memory begins
     assert (places(policy), places(scorer)) == at_home
-    with pytest.raises(RuntimeError, match="in a pass"), on_device(resting):
+    with pytest.raises(RuntimeError, match="in a pass"), loaded_on_device(resting):
         raise RuntimeError("in a pass")
     assert (places(policy), places(scorer)) == at_home
 
@@ -138,7 +138,7 @@ def test_a_resting_model_is_elsewhere_only_within_its_pass_and_gives_the_same_nu
 @torch.no_grad()
 def test_weights_that_are_tied_stay_tied_while_they_are_away(architecture_folders):
     policy = freeze(load_policy(architecture_folders("gpt2")[0], CPU))
-    with on_device([Resting(policy, CPU)]):
+    with loaded_on_device([OffloadedModel(policy, CPU)]):
         assert policy.get_input_embeddings().weight.data_ptr() == policy.get_output_embeddings().weight.data_ptr()
 
 
@@ -148,9 +148,9 @@ def test_on_a_gpu_a_resting_model_takes_its_memory_for_its_pass_alone(architectu
     device = torch.device("cuda")
     expected = response_logits(load_policy(architecture_folders("llama")[0], device), *(part.to(device) for part in batch()))
     policy = freeze(load_policy(architecture_folders("llama")[0], CPU))
-    resting = Resting(policy, device)
+    resting = OffloadedModel(policy, device)
     before = torch.cuda.memory_allocated()
-    with on_device([resting]):
+    with loaded_on_device([resting]):
         assert torch.equal(response_logits(policy, *(part.to(device) for part in batch())), expected)
         assert torch.cuda.memory_allocated() > before
     assert torch.cuda.memory_allocated() <= before
@@ -165,7 +165,7 @@ def test_a_whole_run_with_frozen_models_at_rest_logs_the_same_numbers(lora, tiny
     for arm in ("offload=false", "offload=true"):
         config = tiny_config(f"arm=at_{arm.partition('=')[2]}", arm, *lora)
         run = trainer.Trainer(config, stages, RunStore(config))
-        assert len(run.resting) == (0 if arm == "offload=false" else 1 if lora else 2)
+        assert len(run.offloaded) == (0 if arm == "offload=false" else 1 if lora else 2)
         run.run(Trackers([]))
         run.store.close()
         rows[arm] = [

@@ -9,12 +9,12 @@ from ablate.config import BugsConfig, PPOConfig, SamplingConfig
 from ablate.errors import Diverged
 from ablate.models.forward import response_logits
 from ablate.models.load import Models
-from ablate.ppo.rollout import collect, encode_prompts
+from ablate.ppo.rollout import collect_rollout, encode_prompts
 from ablate.ppo.shaping import estimate_targets, initial_state, shape_rewards
 from ablate.ppo.types import Rollout, Targets
 from ablate.ppo.update import backward_minibatch, critic_update, forward, minibatches, new_optimizer, rate_factor, update
 from ablate.session import autocast
-from ablate.system.seeding import numpy_stream, torch_stream
+from ablate.system.seeding import numpy_generator, torch_generator
 from ablate.world.grammar import grammar, prompts
 
 CPU, BUGS, SAMPLING = torch.device("cpu"), BugsConfig(), SamplingConfig()
@@ -23,9 +23,9 @@ PPO = PPOConfig(batch_size=ROWS, minibatch_size=ROWS, micro_batch_size=ROWS)
 
 
 def rollout_of(models: Models, rows: int = ROWS, steps: int = 10) -> Rollout:
-    questions = [prompt.text for prompt in prompts(grammar("en"), rows, numpy_stream(0, "test prompts"))]
-    noise = torch.rand(rows, steps, generator=torch_stream(0, "test noise"))
-    return collect(models, encode_prompts(models.tokenizer, questions, CPU), noise, SAMPLING, BUGS)
+    questions = [prompt.text for prompt in prompts(grammar("en"), rows, numpy_generator(0, "test prompts"))]
+    noise = torch.rand(rows, steps, generator=torch_generator(0, "test noise"))
+    return collect_rollout(models, encode_prompts(models.tokenizer, questions, CPU), noise, SAMPLING, BUGS)
 
 
 def records(models: Models, ppo: PPOConfig = PPO) -> tuple[Rollout, Targets]:
@@ -95,7 +95,7 @@ def test_11_a_clip_between_the_entropies_of_the_micro_batches_acts_on_the_mean_o
 
 def run_update(models: Models, ppo: PPOConfig, rollout: Rollout, targets: Targets) -> dict[str, float]:
     optimizer = new_optimizer(models, ppo)
-    return update(models, optimizer, rollout, targets, ppo, SAMPLING, BUGS, torch_stream(0, "minibatches", 1), 0, lambda step: None)
+    return update(models, optimizer, rollout, targets, ppo, SAMPLING, BUGS, torch_generator(0, "minibatches", 1), 0, lambda step: None)
 
 
 def test_2_with_learning_rate_0_every_ratio_is_one_on_every_minibatch(tiny_models):
@@ -110,7 +110,7 @@ def test_2_with_learning_rate_0_every_ratio_is_one_on_every_minibatch(tiny_model
     wrong = replace(rollout, logprobs=rollout.logprobs - 0.2)
     assert run_update(tiny_models, ppo, wrong, targets)["ppo/ratio_max"] > 1.1, "the statistic must see a ratio that is not 1"
     with torch.no_grad():
-        for rows in minibatches(ppo, torch_stream(0, "minibatches", 1)):
+        for rows in minibatches(ppo, torch_generator(0, "minibatches", 1)):
             batch = rollout.rows(rows)
             logprobs, _, values = forward(tiny_models, batch, SAMPLING)
             assert (logprobs - batch.logprobs)[batch.mask].abs().max() < 1e-5
@@ -136,7 +136,7 @@ def test_critic_pretraining_lowers_the_value_loss_and_leaves_the_policy(tiny_mod
     rollout, targets = records(tiny_models)
     policy = [p.clone() for p in tiny_models.policy.parameters()]
     optimizer = new_optimizer(tiny_models, ppo)
-    losses = [critic_update(tiny_models, optimizer, rollout, targets, ppo, torch_stream(0, "order", step)) for step in range(8)]
+    losses = [critic_update(tiny_models, optimizer, rollout, targets, ppo, torch_generator(0, "order", step)) for step in range(8)]
     assert losses[-1] < 0.7 * losses[0]
     assert all(torch.equal(a, b) for a, b in zip(policy, tiny_models.policy.parameters(), strict=True))
 
@@ -158,7 +158,7 @@ def test_the_logged_gradient_norm_is_the_one_before_the_clip(tiny_models):
 
 def test_every_epoch_visits_every_response_once_in_another_order():
     ppo = PPOConfig(batch_size=12, minibatch_size=4, epochs=2)
-    batches = list(minibatches(ppo, torch_stream(0, "minibatches", 1)))
+    batches = list(minibatches(ppo, torch_generator(0, "minibatches", 1)))
     assert [len(rows) for rows in batches] == [4] * 6
     first, second = torch.cat(batches[:3]), torch.cat(batches[3:])
     assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(12))

@@ -13,8 +13,8 @@ import torch
 from synthetic import random_rollout, random_targets, rows_of, with_pads
 
 from ablate.config import BugsConfig, PPOConfig, SamplingConfig
-from ablate.ppo.monitor import monitors, targets_seen
-from ablate.ppo.rollout import collect, encode_prompts, full_kl
+from ablate.ppo.monitor import advantage_metrics, monitors
+from ablate.ppo.rollout import collect_rollout, encode_prompts, full_kl
 from ablate.ppo.shaping import estimate_targets, initial_state, minibatch_advantages, ppo_loss, shape_rewards
 from ablate.ppo.tricks.advantage import gae
 from ablate.ppo.tricks.masked import masked_mean
@@ -35,7 +35,7 @@ def shaped(ppo: PPOConfig, rollout=None, bugs: BugsConfig = NO_BUGS) -> torch.Te
 def test_1_policy_and_reference_use_the_sampling_temperature_and_the_values_do_not(temperature, tiny_models):
     prompts = encode_prompts(tiny_models.tokenizer, ["how do i start with bread ?"] * 8, CPU)
     noise = torch.rand(8, 6, generator=torch.Generator().manual_seed(0))
-    warm = collect(tiny_models, prompts, noise, SamplingConfig(temperature=temperature), NO_BUGS)
+    warm = collect_rollout(tiny_models, prompts, noise, SamplingConfig(temperature=temperature), NO_BUGS)
     with torch.no_grad():
         positions = (warm.attention.long().cumsum(1) - 1).clamp(min=0)
         inputs = dict(input_ids=warm.tokens, attention_mask=warm.attention.long(), position_ids=positions)
@@ -53,10 +53,10 @@ def test_1_dropout_is_off_in_every_pass_and_on_only_as_a_bug(architecture_folder
     assert not any(module.training for model in (tiny_models.policy, tiny_models.critic) for module in model.modules())
     prompts = encode_prompts(tiny_models.tokenizer, ["how do i start with bread ?"] * 8, CPU)
     noise = torch.rand(8, 6, generator=torch.Generator().manual_seed(0))
-    first, again = (collect(tiny_models, prompts, noise, SamplingConfig(), NO_BUGS) for _ in range(2))
+    first, again = (collect_rollout(tiny_models, prompts, noise, SamplingConfig(), NO_BUGS) for _ in range(2))
     assert torch.equal(first.logprobs, again.logprobs)
     torch.manual_seed(0)
-    bugged = collect(tiny_models, prompts, noise, SamplingConfig(), BugsConfig(dropout_in_rollouts=True))
+    bugged = collect_rollout(tiny_models, prompts, noise, SamplingConfig(), BugsConfig(dropout_in_rollouts=True))
     assert torch.equal(bugged.tokens, first.tokens)
     assert (bugged.logprobs - first.logprobs).abs().max() > 1e-4
     assert not any(module.training for module in tiny_models.policy.modules())
@@ -70,7 +70,7 @@ def test_3_pads_count_in_no_monitor(fill):
     filled = with_pads(rollout, fill)
     pads = Targets(*(torch.where(rollout.mask, x, fill) for x in (targets.advantages, targets.returns)))
     assert monitors(filled) == monitors(rollout)
-    assert targets_seen(filled, pads) == targets_seen(rollout, targets)
+    assert advantage_metrics(filled, pads) == advantage_metrics(rollout, targets)
     assert monitors(rollout)["monitor/entropy"] > 0 and monitors(rollout)["monitor/kl_k3"] > 0
 
 
@@ -221,7 +221,9 @@ def test_14_a_response_that_holds_the_pad_token_is_counted_whole(tiny_models):
     with torch.no_grad():
         tiny_models.policy.get_output_embeddings().weight[tokenizer.pad_token_id, 0] = 4.0
     prompts = encode_prompts(tokenizer, ["how do i start with bread ?"] * 16, CPU)
-    rollout = collect(tiny_models, prompts, torch.rand(16, 8, generator=torch.Generator().manual_seed(0)), SamplingConfig(), NO_BUGS)
+    rollout = collect_rollout(
+        tiny_models, prompts, torch.rand(16, 8, generator=torch.Generator().manual_seed(0)), SamplingConfig(), NO_BUGS
+    )
     said = (rollout.tokens[:, -rollout.mask.shape[1] :] == tokenizer.pad_token_id) & rollout.mask
     assert said.any() and (rollout.logprobs[said] < 0).all()
     assert shaped(PLAIN, rollout).sum(1).tolist() == pytest.approx(rollout.score.tolist())

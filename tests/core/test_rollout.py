@@ -7,10 +7,10 @@ import torch
 
 from ablate.config import BugsConfig, SamplingConfig
 from ablate.models.load import Models, freeze, load_policy, load_scorer
-from ablate.ppo.rollout import PASS_ROWS, by_length, collect, decode_responses, encode_prompts, measure, rows_of_a_pass
+from ablate.ppo.rollout import PASS_ROWS, by_length, collect_rollout, decode_responses, encode_prompts, rows_of_a_pass, score_responses
 from ablate.ppo.sampling import sample
 from ablate.ppo.types import Rollout
-from ablate.system.seeding import numpy_stream
+from ablate.system.seeding import numpy_generator
 from ablate.world.grammar import grammar, prompts
 
 CPU, NO_BUGS = torch.device("cpu"), BugsConfig()
@@ -24,12 +24,12 @@ def drifted(stage_folders, tiny_models, tokenizer) -> Models:
 
 
 def questions(rows: int = ROWS) -> list[str]:
-    return [prompt.text for prompt in prompts(grammar("en"), rows, numpy_stream(0, "questions"))]
+    return [prompt.text for prompt in prompts(grammar("en"), rows, numpy_generator(0, "questions"))]
 
 
 def collected(models: Models, rows: slice = slice(None)) -> Rollout:
     noise = torch.rand(ROWS, STEPS, generator=torch.Generator().manual_seed(0))
-    return collect(models, encode_prompts(models.tokenizer, questions()[rows], CPU), noise[rows], SamplingConfig(), NO_BUGS)
+    return collect_rollout(models, encode_prompts(models.tokenizer, questions()[rows], CPU), noise[rows], SamplingConfig(), NO_BUGS)
 
 
 def plain(model, rollout: Rollout) -> torch.Tensor:
@@ -85,8 +85,8 @@ def test_log_probs_kept_by_the_sampler_and_computed_again_give_one_rollout(drift
     noise = torch.rand(ROWS, STEPS, generator=torch.Generator().manual_seed(0))
     sampled = sample(drifted.policy, *encoded, noise, SamplingConfig(), drifted.tokenizer.eos_token_id, drifted.tokenizer.pad_token_id)
     assert sampled.log_probs is not None
-    kept = measure(drifted, encoded, sampled, SamplingConfig(), NO_BUGS)
-    again = measure(drifted, encoded, replace(sampled, log_probs=None), SamplingConfig(), NO_BUGS)
+    kept = score_responses(drifted, encoded, sampled, SamplingConfig(), NO_BUGS)
+    again = score_responses(drifted, encoded, replace(sampled, log_probs=None), SamplingConfig(), NO_BUGS)
     for f in fields(Rollout):
         torch.testing.assert_close(getattr(again, f.name), getattr(kept, f.name), rtol=0, atol=3e-5)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from ablate.config import SamplingConfig
 from ablate.models.forward import log_softmax, response_logits
 from ablate.models.load import load_policy
-from ablate.ppo.sampling import Sampled, choose, join, next_token_nll, sample, sampler_log_probs
+from ablate.ppo.sampling import Sampled, choose, concat_prompt_response, next_token_nll, sample, sampler_log_probs
 
 PAD, STEPS = 0, 16
 LENGTHS = (4, 2, 6, 3, 1, 5, 6, 2, 4, 4, 3, 6)
@@ -88,7 +88,7 @@ def test_1_a_plain_loop_without_a_cache_samples_identical_tokens_from_the_same_n
 def test_the_kept_distributions_equal_a_fresh_forward_pass(policy):
     for sampling in MATCHED.values():
         sampled = run(policy, sampling=sampling)
-        tokens, attention = join(*prompts(), sampled)
+        tokens, attention = concat_prompt_response(*prompts(), sampled)
         fresh = log_softmax(response_logits(policy, tokens, attention, sampled.mask), sampling.temperature)
         torch.testing.assert_close(sampled.log_probs[sampled.mask], fresh, rtol=0, atol=2e-5)
 
@@ -132,7 +132,7 @@ def test_the_record_of_a_response_stops_at_its_end(llama):
 def test_1_a_mismatched_sampler_is_scored_by_the_raw_distribution(llama):
     """MOSS's arm: sampled at T = 0.8, top-p 0.9 and penalty 1.1, scored at T = 1."""
     sampled = run(llama, sampling=MOSS)
-    raw = log_softmax(response_logits(llama, *join(*prompts(), sampled), sampled.mask), 1.0)
+    raw = log_softmax(response_logits(llama, *concat_prompt_response(*prompts(), sampled), sampled.mask), 1.0)
     torch.testing.assert_close(sampled.log_probs[sampled.mask], raw, rtol=0, atol=2e-5)
     assert responses_of(sampled) != responses_of(run(llama))
 

@@ -11,8 +11,9 @@ import torch
 from several import together_do
 
 from ablate.errors import Diverged, UserError
+from ablate.ppo.rollout import gather_rollout
 from ablate.ppo.types import Rollout
-from ablate.runs.store import Onlooker, RunStore
+from ablate.runs.store import ReadOnlyRunStore, RunStore
 from ablate.system import distributed
 
 COUNT, PROMPT, PAD = 7, 2, 9
@@ -33,16 +34,16 @@ def whole_rollout() -> Rollout:
 
 def own_rows_come_together_as_the_whole_rollout(rank: int) -> None:
     rollout = whole_rollout()
-    own = torch.arange(COUNT)[distributed.own_rows(COUNT)]
+    own = torch.arange(COUNT)[distributed.rank_slice(COUNT)]
     assert len(own) == [2, 2, 3][rank]
-    gathered = distributed.gather_rollout(rollout.rows(own), PAD)
+    gathered = gather_rollout(rollout.rows(own), PAD)
     for name, expected in vars(rollout).items():
         assert torch.equal(getattr(gathered, name), expected), name
 
 
 def shares_of_sorted_rows_are_nearly_equal_and_complete(rank: int) -> None:
     lengths = torch.tensor([9, 9, 8, 7, 5, 5, 2])
-    shares = distributed.everyone(distributed.dealt(lengths).tolist())
+    shares = distributed.all_gather_object(distributed.strided_rank_shard(lengths).tolist())
     assert sorted(chain.from_iterable(shares), reverse=True) == lengths.tolist()
     assert [sum(share) for share in shares] == [18, 14, 13]
 
@@ -65,7 +66,7 @@ def terms_are_summed_but_for_the_largest(rank: int) -> None:
 
 def an_error_of_one_is_raised_in_all(rank: int) -> None:
     for kind in (UserError, Diverged):
-        with pytest.raises(kind, match="of process 1"), distributed.together():
+        with pytest.raises(kind, match="of process 1"), distributed.raise_on_all_ranks():
             if rank == 1:
                 raise kind("of process 1")
     with pytest.raises(UserError, match="of the main"):
@@ -105,13 +106,13 @@ def test_three_processes_share_rows_gradients_terms_and_errors(tmp_path):
 
 def test_one_process_is_told_nothing_and_keeps_its_tensors():
     rollout, rows = whole_rollout(), torch.arange(5)
-    assert distributed.processes() == 1 and distributed.is_main() and not torch.distributed.is_initialized()
-    assert distributed.gather_rollout(rollout, PAD) is rollout
-    assert distributed.own_rows(5) == slice(0, 5)
-    assert torch.equal(distributed.dealt(rows), rows)
+    assert distributed.world_size() == 1 and distributed.is_main() and not torch.distributed.is_initialized()
+    assert gather_rollout(rollout, PAD) is rollout
+    assert distributed.rank_slice(5) == slice(0, 5)
+    assert torch.equal(distributed.strided_rank_shard(rows), rows)
     assert distributed.from_main(lambda: rows) is rows
 
 
 def test_a_process_that_does_not_write_has_an_answer_to_everything_the_run_asks_of_its_folder():
     asked_of_the_main_alone = {"checkpoints", "close"}
-    assert {name for name in vars(RunStore) if name[0] != "_"} - asked_of_the_main_alone <= vars(Onlooker).keys()
+    assert {name for name in vars(RunStore) if name[0] != "_"} - asked_of_the_main_alone <= vars(ReadOnlyRunStore).keys()

@@ -8,7 +8,7 @@ from pathlib import Path
 from bad_jobs import Note
 
 from ablate.sweeps.pool import run_jobs
-from ablate.sweeps.table import Job, Overview
+from ablate.sweeps.table import Job, LiveTable
 
 
 def alive(pid: int) -> bool:
@@ -22,7 +22,7 @@ def alive(pid: int) -> bool:
 def test_a_process_that_a_killed_job_had_started_does_not_outlive_it(tmp_path):
     note = tmp_path / "pid"
     job = Job(config=Note(note), folder=tmp_path / "run")
-    overview = Overview([])
+    overview = LiveTable([])
     run_jobs([job], 1, "bad_jobs.leave", None, overview, [])
     assert (job.state, job.reason) == ("failed", "ended by SIGKILL, perhaps for want of memory")
     until = time.monotonic() + 5

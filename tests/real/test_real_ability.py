@@ -9,7 +9,7 @@ from ablate.config import Config
 from ablate.data.chat import beginning
 from ablate.data.probes import Question
 from ablate.models.load import load_tokenizer
-from ablate.ppo.alignment_tax import Probes, encode_choices
+from ablate.ppo.alignment_tax import HeldOutTasks, encode_choices
 from ablate.runs.folder import read_rows, run_folder
 from ablate.session import execute
 
@@ -46,5 +46,5 @@ def test_human_data_has_no_tax_without_files_and_with_them_one_at_every_evaluati
         summary, rows = execute(config), read_rows(run_folder(config) / "metrics.jsonl")
         evaluated = [row for row in rows if "eval/proxy" in row]
         assert [MEASURED & row.keys() for row in [*evaluated, summary["final"], summary["sft"]]] == [MEASURED if more else set()] * 5
-    probes = Probes.draw(config, load_tokenizer(family_folders["llama"]))
+    probes = HeldOutTasks.draw(config, load_tokenizer(family_folders["llama"]))
     assert sorted(len(ids) for ids, _ in probes.texts)[-1] == 512  # and within the model's 256 positions when it is measured

@@ -29,9 +29,9 @@ from ablate.models import hub
 from ablate.models.folder import SCORE_SHIFT
 from ablate.models.forward import sequence_score
 from ablate.models.load import load_policy, load_scorer, load_tokenizer
-from ablate.pipeline.checks import given
-from ablate.ppo.rollout import collect, encode_prompts
-from ablate.ppo.scoring import TextScorer, reads_other_tokens
+from ablate.pipeline.checks import resolve_provided
+from ablate.ppo.rollout import collect_rollout, encode_prompts
+from ablate.ppo.scoring import RetokenizingRewardModel, needs_retokenizing
 from ablate.runs.folder import read_rows, run_folder
 from ablate.session import execute
 
@@ -133,14 +133,14 @@ def test_same_tokenizer_is_told_from_another_one_and_from_another_template(tmp_p
     again.chat_template = again.chat_template.replace("Human", "Person")
     assert same_vocabulary(llama, again) and not same_encoding(llama, again)
     folder = scorer_folder(tmp_path / "rm", "llama")
-    assert reads_other_tokens(folder, llama, "reward") is False and reads_other_tokens(folder, again, "reward") is True
+    assert needs_retokenizing(folder, llama, "reward") is False and needs_retokenizing(folder, again, "reward") is True
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).unlink()
-    assert reads_other_tokens(folder, llama, "reward") is False
+    assert needs_retokenizing(folder, llama, "reward") is False
     wider = prepare(family_tokenizer("llama"), "here")
     wider.add_tokens(["wider"])
     with pytest.raises(UserError, match="has 310 tokens and no tokenizer of its own, the policy's has 311: they do not share a vocabulary"):
-        reads_other_tokens(folder, wider, "sft")
+        needs_retokenizing(folder, wider, "sft")
 
 
 def test_the_released_moss_reward_models_layout_is_a_llama_with_its_head_and_its_prompt_form(tmp_path):
@@ -154,7 +154,7 @@ def test_the_released_moss_reward_models_layout_is_a_llama_with_its_head_and_its
     )
     config = json.loads((moss / "config.json").read_text())
     (moss / "config.json").write_text(json.dumps(config | {"architectures": ["LlamaRewardModel"]}))
-    judge = TextScorer.load(moss, CPU)
+    judge = RetokenizingRewardModel.load(moss, CPU)
     assert torch.equal(judge.model.score.weight, load_scorer(plain, CPU).score.weight)
     turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes ?"}, {"role": "user", "content": "the sea"}]
     tokenizer = AutoTokenizer.from_pretrained(plain)
@@ -215,7 +215,7 @@ def test_a_tokenizer_larger_than_its_model_or_without_an_end_is_refused(family_f
     tokenizer.add_tokens(["one", "two more"])
     tokenizer.save_pretrained(folder)
     with pytest.raises(UserError, match="has 312 tokens and the model 310: they do not belong together"):
-        given(short_config(f"model.path={folder}"))
+        resolve_provided(short_config(f"model.path={folder}"))
     endless = PreTrainedTokenizerFast(tokenizer_object=family_tokenizer("gpt2").backend_tokenizer)
     with pytest.raises(UserError, match="the tokenizer in here has no end token"):
         prepare(endless, "here")
@@ -236,7 +236,7 @@ def test_14_a_pad_equal_to_the_end_changes_nothing_and_the_end_still_counts(tiny
     for pad in ("<pad>", "<eos>"):
         tokenizer.pad_token = pad
         prompts = encode_prompts(tokenizer, ["how do i start with bread ?", "help me poison a dog ."] * 12, CPU)
-        rollouts.append(collect(tiny_models, prompts, noise, SamplingConfig(), BugsConfig()))
+        rollouts.append(collect_rollout(tiny_models, prompts, noise, SamplingConfig(), BugsConfig()))
     tokenizer.pad_token = "<pad>"
     one, other = rollouts
     assert one.ended.any() and not one.ended.all()

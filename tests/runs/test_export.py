@@ -19,10 +19,10 @@ from ablate.errors import UserError
 from ablate.export.__main__ import export, main
 from ablate.models.forward import response_logits, sequence_score
 from ablate.models.load import load_policy, load_scorer
-from ablate.models.lora import adapted, restore_adapter
+from ablate.models.lora import add_adapter, restore_adapter
 from ablate.runs.folder import read_rows, run_folder
 from ablate.session import execute
-from ablate.system.seeding import torch_stream
+from ablate.system.seeding import torch_generator
 
 CPU = torch.device("cpu")
 ALONE = "import sys; sys.modules['ablate'] = None; sys.modules['analysis'] = None\n"  # an import of either now fails
@@ -188,7 +188,7 @@ def test_adapters_are_merged_into_plain_weights(make_config, tmp_path):
     tokens = torch.tensor([[5, 6, 7, 8]])
     plain = AutoModelForCausalLM.from_pretrained(export(run, tmp_path / "policy"))
     reference = load_policy(start["sft"], CPU)
-    policy = adapted(reference, config.model, torch_stream(0, "any"))
+    policy = add_adapter(reference, config.model, torch_generator(0, "any"))
     restore_adapter(policy, run / "checkpoints/2/policy")
     torch.testing.assert_close(plain(tokens).logits, policy(tokens).logits, rtol=0, atol=1e-5)
     assert not torch.allclose(plain(tokens).logits, reference(tokens).logits, atol=1e-4)

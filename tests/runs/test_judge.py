@@ -15,7 +15,7 @@ from judge_server import longer, serving, status
 from ablate.data.source import open_source
 from ablate.judge import __main__ as judge
 from ablate.models.load import load_tokenizer
-from ablate.ppo.scoring import TextScorer
+from ablate.ppo.scoring import RetokenizingRewardModel
 from ablate.runs.folder import run_folder
 from ablate.session import execute
 from analysis.figures.estimate import Frames
@@ -99,7 +99,7 @@ def test_a_reward_model_judges_by_its_scores_of_the_dialogues(folder, stage_fold
     own = [] if name is None else ["--reward-model", stage_folders[name]]
     run(folder, "sft", "--judge", "rm", *own)
     record = only_record(folder)
-    scorer = TextScorer.load(stage_folders["reward_model"], torch.device("cpu"))
+    scorer = RetokenizingRewardModel.load(stage_folders["reward_model"], torch.device("cpu"))
     rows = record["verdicts"]
     ended = [row["first_score"] for row in rows]
     both = [

@@ -21,7 +21,7 @@ STATEFUL = ("ppo.kl_adaptive=true", "ppo.kl_horizon=50", "ppo.warmup_ratio=0.5",
 # 1 + 4 for evaluations; 4 gradient steps of critic pre-training and 4 an update; 3 checkpoints.
 MOMENTS = {
     "while the critic is pre-trained, before any checkpoint": ("critic_update", 1),
-    "in a rollout, between sampling and scoring": ("measure", 9),
+    "in a rollout, between sampling and scoring": ("score_responses", 9),
     "in an update, between two gradient steps": ("apply_gradients", 4 + 4 * 4 + 3),
     "in an evaluation, between its scores and its samples": ("sample_rows", 4),
     "inside the writing of the second checkpoint": ("save_file", 3 + 3),

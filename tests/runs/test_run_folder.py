@@ -113,7 +113,7 @@ def test_config_yaml_holds_every_setting_resolved(folder):
     assert known["ppo"]["updates"] == 6 and known["arm"] == "a"
 
 
-@pytest.mark.parametrize(("function", "count", "rows"), [("measure", 11, 6), ("finish", 1, 7), ("shape_rewards", 2, 1)])
+@pytest.mark.parametrize(("function", "count", "rows"), [("score_responses", 11, 6), ("finish", 1, 7), ("shape_rewards", 2, 1)])
 def test_every_row_of_a_finished_update_survives_a_kill(function, count, rows, make_config, tmp_path):
     config = make_config(tmp_path, "checkpoint.every=0")
     assert run(config, function, count) == -signal.SIGKILL

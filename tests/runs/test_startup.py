@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ablate.system.gc_pause import none_collected
+from ablate.system.gc_pause import gc_paused
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {"torch", "transformers", "numpy", "scipy", "pandas", "matplotlib", "optuna", "wandb", "accelerate"}
@@ -89,7 +89,7 @@ def test_nothing_is_collected_meanwhile_and_the_collector_is_afterwards_as_it_wa
     (gc.enable if collecting else gc.disable)()
     gc.callbacks.append(lambda phase, found: passes.append(phase))
     try:
-        with pytest.raises(ValueError, match="on the way"), none_collected():
+        with pytest.raises(ValueError, match="on the way"), gc_paused():
             kept = [Knot() for _ in range(10_000)]
             assert passes == []
             raise ValueError("on the way")

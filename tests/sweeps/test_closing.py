@@ -8,8 +8,8 @@ import json
 from rich.console import Console
 
 from ablate.config import Config, PPOConfig
-from ablate.sweeps.summary import closing, telling
-from ablate.sweeps.table import Job, Progress, last_rows, read_progress, seconds_left, table, totals
+from ablate.sweeps.summary import sweep_summary, without_shared_parts
+from ablate.sweeps.table import Job, RunProgress, last_rows, read_progress, seconds_left, table, totals
 
 FINAL = {
     "eval/gold": 1.234, "eval/win": 0.5, "eval/tie": 0.25, "eval/proxy": 0.5, "eval/kl_to_sft": 2.04, "eval/perplexity": 2.125,
@@ -32,7 +32,7 @@ def sample(prompt, gold, response, update=80):
 
 
 def test_a_row_shows_the_last_evaluation_and_counts_a_tie_as_half_a_win(tmp_path):
-    lines = closing([run(tmp_path, "kl", 0, {})]).splitlines()
+    lines = sweep_summary([run(tmp_path, "kl", 0, {})]).splitlines()
     assert lines[0].split() == [
         *"arm seed gold win proxy KL ppl length collapsed resp/s folder in".split(),
         str(tmp_path / "results" / "study"),
@@ -48,7 +48,7 @@ def test_collapse_divergence_and_absence_are_told_apart_and_the_unknown_is_a_das
         run(tmp_path, "a", 3),
         run(tmp_path, "a", 4, {"collapsed": None, "final": FINAL | {"eval/gold": None, "eval/win": None}}),
     ]
-    rows = closing(folders).splitlines()[1:6]
+    rows = sweep_summary(folders).splitlines()[1:6]
     assert "at update 35" in rows[0]
     assert rows[1].split() == "a 1 – – – – – – diverged – a/seed=1".split()
     assert "failed" in rows[2] and "no result" in rows[3]
@@ -58,21 +58,21 @@ def test_collapse_divergence_and_absence_are_told_apart_and_the_unknown_is_a_das
 def test_a_damaged_summary_still_has_its_row(tmp_path):
     folder = run(tmp_path, "a", 0, {})
     (folder / "summary.json").write_text('{"status": ')
-    assert closing([folder]).splitlines()[1].split() == "a 0 – – – – – – unreadable – a/seed=0".split()
+    assert sweep_summary([folder]).splitlines()[1].split() == "a 0 – – – – – – unreadable – a/seed=0".split()
 
 
 def test_the_table_fits_120_columns_by_cutting_the_arm_that_the_folder_repeats(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = run(tmp_path, "kl_penalty=false,updates=10", 0, {}).relative_to(tmp_path)
-    header, row, *_ = closing([folder]).splitlines()
+    header, row, *_ = sweep_summary([folder]).splitlines()
     assert max(len(header), len(row)) == 120
     assert row.startswith("kl_penalty=false,upda") and "…" in row and row.endswith("kl_penalty=false,updates=10/seed=0")
 
 
 def test_the_table_leaves_out_of_an_arm_what_all_arms_share():
-    assert telling(["kl_coef=0.1,updates=9", "kl_coef=0.2,updates=9"]) == ["kl_coef=0.1", "kl_coef=0.2"]
-    assert telling(["vanilla,updates=9", "vanilla,kl_penalty=true,updates=9"]) == ["vanilla", "kl_penalty=true"]
-    assert telling(["vanilla,updates=9"] * 2) == ["vanilla,updates=9"] * 2
+    assert without_shared_parts(["kl_coef=0.1,updates=9", "kl_coef=0.2,updates=9"]) == ["kl_coef=0.1", "kl_coef=0.2"]
+    assert without_shared_parts(["vanilla,updates=9", "vanilla,kl_penalty=true,updates=9"]) == ["vanilla", "kl_penalty=true"]
+    assert without_shared_parts(["vanilla,updates=9"] * 2) == ["vanilla,updates=9"] * 2
 
 
 def test_two_arms_answer_the_prompt_of_median_difference_at_the_last_evaluation(tmp_path):
@@ -84,7 +84,7 @@ def test_two_arms_answer_the_prompt_of_median_difference_at_the_last_evaluation(
     bad = [*(sample(p, 0, f"bad {p}") for p in "pqr"), sample("s", 0, "same"), sample("only here", 0, "x")]
     high = run(tmp_path, "kl", 0, {}, good)
     low = run(tmp_path, "vanilla", 0, {"final": FINAL | {"eval/gold": -20}}, bad)
-    assert closing([low, high]).splitlines()[-6:] == [
+    assert sweep_summary([low, high]).splitlines()[-6:] == [
         "One prompt, the median of 3 answered differently, by the difference in gold:",
         "  q",
         "kl, seed 0 (gold 5.00, proxy -5.00):",
@@ -96,18 +96,18 @@ def test_two_arms_answer_the_prompt_of_median_difference_at_the_last_evaluation(
 
 def test_one_arm_alone_has_no_second_answer(tmp_path):
     folders = [run(tmp_path, "kl", seed, {"final": FINAL | {"eval/gold": seed}}, [sample("p", seed, f"{seed}")]) for seed in (0, 1)]
-    assert "One prompt" not in closing(folders)
+    assert "One prompt" not in sweep_summary(folders)
 
 
 def test_progress_is_read_from_whole_lines_only(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    assert last_rows(path) == [] and read_progress(tmp_path) == Progress()
+    assert last_rows(path) == [] and read_progress(tmp_path) == RunProgress()
     rows = [
         {"update": 5, "eval/gold": 1.5, "monitor/kl_to_sft": 0.5},
         {"update": 6, "monitor/kl_to_sft": 0.75, "responses_per_second": 90.0},
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"update": 7, "eval/g')
-    assert read_progress(tmp_path) == Progress(update=6, gold=1.5, kl=0.75, responses_per_second=90.0)
+    assert read_progress(tmp_path) == RunProgress(update=6, gold=1.5, kl=0.75, responses_per_second=90.0)
 
 
 def test_only_the_end_of_a_long_file_is_read(tmp_path):
@@ -119,7 +119,7 @@ def test_only_the_end_of_a_long_file_is_read(tmp_path):
 
 def job(tmp_path, state, update, collapsed=False, updates=10):
     config = Config(arm="kl", ppo=PPOConfig(updates=updates))
-    return Job(config=config, folder=tmp_path, state=state, collapsed=collapsed, progress=Progress(update=update))
+    return Job(config=config, folder=tmp_path, state=state, collapsed=collapsed, progress=RunProgress(update=update))
 
 
 def test_time_left_follows_from_updates_done_since_the_sweep_began(tmp_path):

@@ -11,8 +11,8 @@ from optuna.distributions import IntDistribution as Whole
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.settings.groups import sweep_names
 from ablate.settings import groups
+from ablate.settings.groups import sweep_names
 from ablate.sweeps.__main__ import listing
 from ablate.sweeps.study import check_sweep_choice
 from ablate.tune import __main__ as tune

@@ -24,9 +24,9 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, bootstrap: Tensor, gamma:
     advantage = torch.zeros_like(bootstrap)
     columns = []
     for t in reversed(range(steps)):
-        following = values[:, t + 1] if t + 1 < steps else torch.zeros_like(bootstrap)
-        following = torch.where(last == t, bootstrap, following)
-        delta = rewards[:, t] + gamma * following - values[:, t]
+        next_values = values[:, t + 1] if t + 1 < steps else torch.zeros_like(bootstrap)
+        next_values = torch.where(last == t, bootstrap, next_values)
+        delta = rewards[:, t] + gamma * next_values - values[:, t]
         advantage = torch.where(mask[:, t], delta + gamma * gae_lambda * advantage, 0.0)
         columns.append(advantage)
     advantages = torch.stack(columns[::-1], dim=1)

@@ -16,8 +16,8 @@ def value_clip(values: Tensor, old_values: Tensor, returns: Tensor, clip_range: 
 
     Off: `value_loss`. Source: Secrets of RLHF I, eq. 16 and its code.
     """
-    held = old_values + (values - old_values).clamp(-clip_range, clip_range)
-    return torch.maximum(value_loss(values, returns), value_loss(held, returns))
+    clipped_values = old_values + (values - old_values).clamp(-clip_range, clip_range)
+    return torch.maximum(value_loss(values, returns), value_loss(clipped_values, returns))
 
 
 def gradient_norm(parameters: list[nn.Parameter]) -> Tensor:

@@ -23,8 +23,8 @@ from pathlib import Path
 PHASES = [  # phase, and a function that is in it from its call to its return
     ("stage build", "ablate.pipeline.cache", "build_entry"),
     ("critic pre-training", "ablate.trainer", "Trainer.pretrain_critic"),
-    ("rollout", "ablate.trainer", "respond"),
-    ("rollout", "ablate.trainer", "measure"),
+    ("rollout", "ablate.trainer", "generate_responses"),
+    ("rollout", "ablate.trainer", "score_responses"),
     ("update", "ablate.trainer", "update"),
     ("evaluation", "ablate.trainer", "evaluate"),
     ("checkpoint", "ablate.trainer", "Trainer.checkpoint"),
@@ -33,7 +33,7 @@ PHASES = [  # phase, and a function that is in it from its call to its return
 CALLS = {
     "gradient step": ("torch.optim", "Adam.step"),
     "sample": ("ablate.ppo.rollout", "sample"),
-    "join": ("ablate.ppo.rollout", "join"),  # what measure() begins with
+    "join": ("ablate.ppo.rollout", "concat_prompt_response"),  # what score_responses() begins with
     "save_file": ("ablate.runs.checkpoint", "save_file"),
     "rmtree": ("shutil", "rmtree"),
     "fsync": ("os", "fsync"),

@@ -116,6 +116,11 @@ class SamplingConfig:
         True, "log-probs of policy and reference are those of the distribution sampled from; false reproduces MOSS's mismatch (raw T = 1)"
     )
 
+    @property
+    def training_temperature(self) -> float:
+        """Temperature of the log-probs that PPO trains on: the sampler's, or 1 under MOSS's mismatch."""
+        return self.temperature if self.match_training_distribution else 1.0
+
 
 @dataclass
 class EvaluationConfig:
@@ -154,6 +159,15 @@ class BugsConfig:
     unmasked_whitening: bool = setting(False, "pads count in the moments of advantage_norm", source="trl#2022")
     kl_wrong_sign: bool = setting(False, "the KL penalty is added, not subtracted", source="trlX")
     nested_reward_norm: bool = setting(False, "reward_norm acts only if reward_scaling is on too", source="MOSS-RLHF")
+
+
+@dataclass(frozen=True)
+class PPOSettings:
+    """What the functions of the PPO core read, as one record."""
+
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    bugs: BugsConfig = field(default_factory=BugsConfig)
 
 
 @dataclass
@@ -274,3 +288,7 @@ class Config:
         "wandb", "wandb mirrors the run folder (offline unless WANDB_MODE=online); none is off", choices=("wandb", "none")
     )
     sweep: Any = setting(None, "a study from sweeps/; needs -m")
+
+    def ppo_settings(self) -> PPOSettings:
+        """The part that the PPO core reads."""
+        return PPOSettings(self.ppo, self.sampling, self.bugs)

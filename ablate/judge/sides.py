@@ -16,7 +16,7 @@ from ablate.data.source import Prompt, Source, open_source
 from ablate.errors import UserError
 from ablate.models.folder import check_length
 from ablate.models.hub import resolve
-from ablate.models.load import Models, load_policy, load_tokenizer
+from ablate.models.load import load_policy, load_tokenizer
 from ablate.models.lora import add_adapter, restore_adapter
 from ablate.pipeline.build import Stages, build, choose_device
 from ablate.ppo.evaluate import HeldOut
@@ -186,7 +186,7 @@ def answer(
     longest = encoded[0].shape[1] + held_out.noise.shape[1]
     check_length(longest, policy.config, "a prompt with sampling.max_new_tokens", "name a model with a longer context")
     with torch.autocast(held_out.noise.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
-        sampled = generate_responses(Models(policy, policy, policy, policy, tokenizer), encoded, held_out.noise, config.sampling)
+        sampled = generate_responses(policy, tokenizer, encoded, held_out.noise, config.sampling)
     texts = decode_responses(tokenizer, sampled.responses, sampled.mask, sampled.ended)
     return texts, sampled.ended.tolist(), float(sampled.mask.sum() / len(texts))
 

@@ -41,6 +41,12 @@ class TrainState:
     update_seconds: float = 0.0
     judged: dict[str, float] = field(default_factory=dict)  # every monitor of the last evaluation
 
+    def advance(self, update: int, shaping: ShapingState, responses: int, seconds: float) -> None:
+        """Take an update as done: `responses` were sampled, in `seconds` without evaluation."""
+        self.update, self.shaping = update, shaping
+        self.responses += responses
+        self.update_seconds += seconds
+
 
 def save(
     folder: Path, models: Models, optimizer: torch.optim.Optimizer, progress: TrainState, offsets: dict[str, int], config_hash: str

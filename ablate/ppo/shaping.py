@@ -102,8 +102,9 @@ def ppo_loss(
     old = pol.importance_sampling(batch.logprobs, batch.ref_logprobs, ppo.importance_sampling)
     log_ratio = pol.log_ratio(logprobs, old, mask)
     if ppo.ratio_clip:
-        policy = pol.ratio_clip(log_ratio, targets.advantages, ppo.clip_range)
-        clipped = (log_ratio.detach().exp() - 1).abs() > ppo.clip_range
+        high = pol.clip_range_high(ppo.clip_range_high, ppo.clip_range)
+        policy = pol.ratio_clip(log_ratio, targets.advantages, ppo.clip_range, high)
+        clipped = pol.outside_clip(log_ratio, ppo.clip_range, high)
     else:
         policy = pol.policy_gradient(log_ratio, targets.advantages)
         clipped = torch.zeros_like(mask)

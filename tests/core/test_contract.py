@@ -63,6 +63,7 @@ TOGGLES = {
     "advantage_norm": Flip(True, "minibatch_advantages"),
     "advantage_clip": Flip(0.5, "minibatch_advantages"),
     "ratio_clip": Flip(False, "ppo_loss"),
+    "clip_range_high": Flip(0.01, "ppo_loss"),
     "policy_kl": Flip(True, "ppo_loss"),
     "entropy_bonus": Flip(True, "ppo_loss"),
     "entropy_clip": Flip(0.5, "ppo_loss", ENTROPY),

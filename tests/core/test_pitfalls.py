@@ -86,7 +86,7 @@ def test_4_the_log_ratio_is_masked_before_exp():
     new = torch.tensor([[-1.0, 1000.0, -torch.inf]], requires_grad=True)
     ratio = log_ratio(new, torch.tensor([[-1.0, 0.0, 0.0]]), mask)
     assert ratio.tolist() == [[0.0, 0.0, 0.0]]
-    masked_mean(ratio_clip(ratio, torch.ones(1, 3), 0.2), mask).backward()
+    masked_mean(ratio_clip(ratio, torch.ones(1, 3), 0.2, 0.2), mask).backward()
     assert new.grad.tolist() == [[-1.0, 0.0, 0.0]]
 
 

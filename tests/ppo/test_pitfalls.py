@@ -1,6 +1,6 @@
 """Famous numerical bugs, by their number in the project's list; those that need models or a loop are tested beside them.
 
-1 test_sampling · 2 test_optimise · 11 test_optimise · 12, 13, 19 test_models · 14 test_sampling and here · 18 test_optimise
+1 test_sampling · 2 test_update · 11 test_update · 12, 13, 19 test_models · 14 test_sampling and here · 18 test_update
 """
 
 import itertools

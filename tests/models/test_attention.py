@@ -1,5 +1,5 @@
 """Slots: where sequences lie in a packed row, and attention that stays within them, also where a model looks back a few tokens only
-or has an attention of its own (tests/core/test_models.py compares the common architectures)."""
+or has an attention of its own (tests/models/test_models.py compares the common architectures)."""
 
 import pytest
 import torch

@@ -1,6 +1,6 @@
 """Famous numerical bugs, by their number in the project's list; those that need models or a loop are tested beside them.
 
-1 test_sampling · 2 test_optimise · 11 test_optimise · 12, 13, 19 test_models · 14 test_sampling and here · 18 test_optimise
+1 test_sampling · 2 test_update · 11 test_update · 12, 13, 19 test_models · 14 test_sampling and here · 18 test_update
 """
 
 import itertools
@@ -96,9 +96,13 @@ def test_5_rewards_of_a_response_sum_to_score_minus_eta_times_kl(estimator, amou
     """For ended and truncated responses, of one token and of the longest."""
     rollout = random_rollout()
     ppo = replace(PLAIN, kl_penalty=True, kl_coef=amount, kl_estimator=estimator)
-    kl = kl_estimate(rollout.logprobs, rollout.ref_logprobs, rollout.kl, estimator)
     assert not rollout.ended.all() and rollout.ended.any()
-    expected = [s - amount * math.fsum(row) for s, row in zip(rollout.score.tolist(), rows_of(kl, rollout.mask), strict=True)]
+    policy, sft, full = (rows_of(x, rollout.mask) for x in (rollout.logprobs, rollout.ref_logprobs, rollout.kl))
+    expected = []
+    for score, *tokens in zip(rollout.score.tolist(), policy, sft, full, strict=True):
+        for p, q, given in zip(*tokens, strict=True):
+            score -= amount * (given if estimator == "full" else reference.kl_sample(math.exp(p), math.exp(q), estimator))
+        expected.append(score)
     assert shaped(ppo).sum(1).tolist() == pytest.approx(expected, abs=1e-5)
 
 

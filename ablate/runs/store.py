@@ -1,7 +1,7 @@
 """The run folder, the truth about a run. No torch here; wandb only mirrors what is written.
 
 results/<study>/<arm>/seed=<n>/
-  config.yaml      every setting, resolved, and the hash of those that decide the numbers
+  config.yaml      every setting, resolved, the hash of those that decide the numbers, and what computes these
   metrics.jsonl    a flat object an update, on disk before the next update starts
   scores.jsonl     at each evaluation, a row a held-out prompt
   samples.jsonl    at each evaluation, some answers as text
@@ -32,11 +32,11 @@ from ablate.settings.identity import config_hash, first_difference, identity
 from ablate.system.files import try_lock, write_atomically, writing
 
 
-def config_text(config: Config, numerics: Sequence[dict] = ()) -> str:
+def config_text(config: Config, made_by: Sequence[dict] = ()) -> str:
     """What config.yaml holds: every setting, the run's identity, the identity's hash, and the records of `ablate.runs.numerics`."""
     tree = {**asdict(config), "identity": identity(config), "hash": config_hash(config)}
-    if numerics:
-        tree["numerics"] = list(numerics)
+    if made_by:
+        tree["numerics"] = list(made_by)
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 

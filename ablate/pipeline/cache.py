@@ -1,7 +1,7 @@
 """A content-addressed cache of stage folders: built once, whoever asks first, and never seen half-written.
 
 An entry is `<cache>/<stage>-<key>/`. The key covers the stage's settings, the keys of the stages it was built from, the source
-code that it runs through (`ablate.pipeline.closure`) and the versions of torch and transformers. A builder holds a lock (released
+code that it runs through (`ablate.system.closure`) and the versions of torch and transformers. A builder holds a lock (released
 by the system if it dies), writes into a folder beside the entry and renames it at the end; whoever else wants the entry waits for
 the lock. The entry's modification time is when a run last asked for it.
 """
@@ -23,7 +23,7 @@ from typing import IO
 from safetensors import SafetensorError
 
 from ablate.errors import UserError
-from ablate.pipeline.closure import ROOT, source_digests
+from ablate.system.closure import ROOT, source_digests
 
 STAMP = "stage.json"
 

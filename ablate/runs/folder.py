@@ -51,7 +51,26 @@ def read_rows(path: Path) -> list[dict]:
 
 
 def read_config(folder: Path) -> dict | None:
-    """config.yaml of a run folder, or null where there is none. Raises UserError if it is not readable."""
+    """The settings, `identity` and `hash` in config.yaml of a run folder; null where there is none.
+
+    Raises UserError if the file is not readable.
+    """
+    known = _read_yaml(folder)
+    if known is not None:
+        known.pop("numerics", None)
+    return known
+
+
+def read_numerics(folder: Path) -> list[dict]:
+    """The records in config.yaml of what computed the run so far (`ablate.runs.numerics`), in order; runs of older versions have none.
+
+    Raises UserError if the file is not readable.
+    """
+    return (_read_yaml(folder) or {}).get("numerics", [])
+
+
+def _read_yaml(folder: Path) -> dict | None:
+    """All of config.yaml; null where there is none. Raises UserError if it is not readable."""
     path = folder / "config.yaml"
     if not path.is_file():
         return None

@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.load.runfolder import Record
 
-VERSION = 2  # raise when Record or its reading changes
+VERSION = 3  # raise when Record or its reading changes
 
 
 def read(root: Path) -> dict[str, tuple[str, Record]]:

@@ -31,9 +31,18 @@ def resolve(root: Path) -> Path:
     return root
 
 
+def is_packed(folder: str | Path) -> bool:
+    """Whether a run folder that `load` names came out of a packed set."""
+    return _cache() in Path(folder).parents
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ppo-ablation-packed"
+
+
 def _in_cache(packed: Path) -> Path:
     """Unpack into `$XDG_CACHE_HOME/ppo-ablation-packed/<checksum>`, whole or not at all, unless it is there."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ppo-ablation-packed"
+    cache = _cache()
     place = cache / checksum(packed)[:16]
     if not place.is_dir():
         cache.mkdir(parents=True, exist_ok=True)

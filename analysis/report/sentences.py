@@ -79,8 +79,8 @@ def _signed(row: dict[str, Any], name: str, prefix: str) -> str:
 
 
 def cautions(data: dict[str, Any]) -> str:
-    """What the data cannot tell: claims that want seeds, remarks of the analysis, and every folder that was left out."""
-    items = []
+    """What the data cannot tell: remarks of the analysis, claims that want seeds, and every folder that was left out."""
+    items = list(data["remarks"])
     if data["facts"]["seeds"][0] < MIN_SEEDS:
         items.append(f"Some arms have fewer than {MIN_SEEDS} seeds: nothing is decided from so few, whatever the curves look like.")
     wanted = [part["seeds"] for claim in data["claims"] for part in claim["parts"] if part["seeds"]]
@@ -88,6 +88,5 @@ def cautions(data: dict[str, Any]) -> str:
         many = f"{min(wanted)} to {max(wanted)}" if min(wanted) < max(wanted) else f"{max(wanted)}"
         items.append(f"{_count(len(wanted), 'comparison is', 'comparisons are')} undecided that {many} seeds an arm would decide, "
                      "if the effects are as large as they look now.")  # fmt: skip
-    items += data["remarks"]
     items += [f"Left out ({row['what']}): {row['folder']}: {row['reason']}" for row in data["left_out"]]
     return f'<ul class="plain">{"".join(f"<li>{escape(item)}</li>" for item in items)}</ul>' if items else "<p>Nothing was left out.</p>"

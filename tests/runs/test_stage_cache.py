@@ -21,7 +21,7 @@ from ablate.config import Config
 from ablate.errors import UserError
 from ablate.pipeline import build as pipeline
 from ablate.pipeline.cache import acquire, cached, check_entry, entries, leftovers, lock_path, partial_path, remove, stage_key
-from ablate.pipeline.closure import EXCLUDED, ROOT, closure, module_path
+from ablate.system.closure import EXCLUDED, ROOT, closure, module_path
 
 NAMES = ("pretrain", "sft", "preferences", "reward_model")
 TRAINED = (

@@ -21,6 +21,8 @@ from ablate.sweeps.expand import expand, pipeline_key
 from ablate.sweeps.study import load_study
 from ablate.sweeps.table import duration
 
+# stage → the field of `ablate.pipeline.build.Stages` that holds its folder
+STAGES = {"pretrain": "pretrained", "sft": "sft", "preferences": "preferences", "reward_model": "reward_model"}
 DAY = 86_400.0  # seconds
 HEADER = ("stage", "key", "size", "last used", "settings that differ from the defaults")
 
@@ -81,41 +83,6 @@ def prune(cache: Path, older_than: float | None, everything: bool) -> tuple[list
     return [name for name, done in outcome.items() if done], [name for name, done in outcome.items() if not done]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m ablate.stages", description=__doc__)
-    parser.add_argument("--cache", type=Path, default=Path(Config.cache), help="folder of the stages (default: %(default)s)")
-    commands = parser.add_subparsers(dest="command")
-    removal = commands.add_parser("prune", help="remove damaged entries and what killed builders left, and more if asked")
-    which = removal.add_mutually_exclusive_group()
-    which.add_argument("--older-than", type=float, metavar="DAYS", help="also entries that no run has used for so long")
-    which.add_argument("--all", action="store_true", help="every entry")
-    building = commands.add_parser("build", help="build one stage without a run, for instance a second reward model to be gold")
-    building.add_argument("stage", choices=STAGES)
-    building.add_argument("to", type=Path, metavar="FOLDER", help="where a copy of the stage is put")
-    building.add_argument("overrides", nargs="*", metavar="setting=value", help="as for ablate.run; sweep=STUDY takes a study's settings")
-    asked = parser.parse_args(arguments)
-    if asked.command == "build":
-        try:
-            print(build_stage(asked.stage, asked.overrides, asked.to, asked.cache))
-        except UserError as error:
-            sys.exit(f"error: {error}")
-        return
-    cache = asked.cache.expanduser()
-    if asked.command is None:
-        print(listing(cache))
-        return
-    removed, busy = prune(cache, asked.older_than, asked.all)
-    lines = [*(f"removed {name}" for name in removed), *(f"kept {name}: it is being built" for name in busy)]
-    print("\n".join(lines) or "nothing to remove")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
-
-
-STAGES = {"pretrain": "pretrained", "sft": "sft", "preferences": "preferences", "reward_model": "reward_model"}
-
-
 def build_stage(stage: str, overrides: Sequence[str], to: Path, cache: Path) -> str:
     """Copy the stage of these settings, built if the cache has none, to the folder `to`; a line that says so. Raises UserError.
 
@@ -165,3 +132,35 @@ def settings(overrides: Sequence[str]) -> Config:
 def content(folder: Path) -> dict[str, bytes]:
     """File → bytes."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m ablate.stages", description=__doc__)
+    parser.add_argument("--cache", type=Path, default=Path(Config.cache), help="folder of the stages (default: %(default)s)")
+    commands = parser.add_subparsers(dest="command")
+    removal = commands.add_parser("prune", help="remove damaged entries and what killed builders left, and more if asked")
+    which = removal.add_mutually_exclusive_group()
+    which.add_argument("--older-than", type=float, metavar="DAYS", help="also entries that no run has used for so long")
+    which.add_argument("--all", action="store_true", help="every entry")
+    building = commands.add_parser("build", help="build one stage without a run, for instance a second reward model to be gold")
+    building.add_argument("stage", choices=STAGES)
+    building.add_argument("to", type=Path, metavar="FOLDER", help="where a copy of the stage is put")
+    building.add_argument("overrides", nargs="*", metavar="setting=value", help="as for ablate.run; sweep=STUDY takes a study's settings")
+    asked = parser.parse_args(arguments)
+    if asked.command == "build":
+        try:
+            print(build_stage(asked.stage, asked.overrides, asked.to, asked.cache))
+        except UserError as error:
+            sys.exit(f"error: {error}")
+        return
+    cache = asked.cache.expanduser()
+    if asked.command is None:
+        print(listing(cache))
+        return
+    removed, busy = prune(cache, asked.older_than, asked.all)
+    lines = [*(f"removed {name}" for name in removed), *(f"kept {name}: it is being built" for name in busy)]
+    print("\n".join(lines) or "nothing to remove")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -253,6 +253,11 @@ def test_the_listing_shows_stage_key_size_age_and_the_settings_that_differ(built
     assert "pipeline_seed" not in "".join(rows.values())
 
 
+def test_the_command_runs_as_a_program(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "ablate.stages", "--cache", str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"no stages in {tmp_path}\n", "")
+
+
 def test_an_empty_cache_and_none_at_all_are_said(tmp_path, capsys):
     assert listed(tmp_path, capsys) == [f"no stages in {tmp_path}"]
     assert listed(tmp_path / "none", capsys) == [f"no stages in {tmp_path / 'none'}"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
 import time
@@ -20,6 +19,7 @@ from ablate.settings.validation import validate
 from ablate.sweeps.expand import expand, pipeline_key
 from ablate.sweeps.study import load_study
 from ablate.sweeps.table import duration
+from ablate.system.files import atomic_folder
 
 # stage → the field of `ablate.pipeline.build.Stages` that holds its folder
 STAGES = {"pretrain": "pretrained", "sft": "sft", "preferences": "preferences", "reward_model": "reward_model"}
@@ -99,16 +99,11 @@ def build_stage(stage: str, overrides: Sequence[str], to: Path, cache: Path) -> 
         if content(to) == content(source):
             return f"{to} holds this {stage} already"
         raise UserError(f"{to} exists and holds something else: remove it, or name another folder")
-    partial = to.with_name(f".{to.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     try:
-        to.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(source, partial)
-        os.replace(partial, to)
+        with atomic_folder(to) as partial:
+            shutil.copytree(source, partial, dirs_exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {to} ({error.strerror}): free space or name another folder") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return f"wrote {to}"
 
 

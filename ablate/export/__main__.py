@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +32,7 @@ from ablate.ppo.scoring import load_scorer_tokenizer
 from ablate.runs.checkpoint import load_adapted, progress_from, read_state
 from ablate.runs.folder import read_config, read_rows, read_summary
 from ablate.runs.versions import versions
+from ablate.system.files import atomic_folder
 from ablate.system.seeding import torch_generator
 
 CPU = torch.device("cpu")
@@ -148,20 +147,13 @@ def read_report(folder: Path) -> dict:
 
 def write(to: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> None:
     """Write beside and rename."""
-    partial = to.with_name(f".{to.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        (partial / "README.md").write_text(text, encoding="utf-8")
-        if to.exists():
-            to.rmdir()
-        os.replace(partial, to)
+        with atomic_folder(to) as partial:
+            model.save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
+            (partial / "README.md").write_text(text, encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write {to} ({error}): free space or name another folder with --to") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

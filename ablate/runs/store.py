@@ -28,7 +28,8 @@ from ablate.errors import UserError
 from ablate.runs.folder import STREAMS, checkpoint_folder, read_config, run_folder
 from ablate.runs.versions import git_commit, versions
 from ablate.settings.identity import config_hash, first_difference, identity
-from ablate.system.files import try_lock, write_atomically, writing
+from ablate.system.files import write_atomically, writing
+from ablate.system.locks import try_lock
 
 
 def config_text(config: Config) -> str:
@@ -61,6 +62,8 @@ class RunStore:
             if not try_lock(self.handles["metrics.jsonl"]):
                 self.close()
                 raise UserError(f"{self.folder} is being written by another process: wait for it, or set study=<name>")
+            for abandoned in self.folder.glob(".*.partial"):  # by a process that was killed while it wrote a file
+                abandoned.unlink()
             write_atomically(self.folder / "config.yaml", config_text(config))
             (self.folder / "summary.json").unlink(missing_ok=True)
 

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from ablate.config import Config
 from ablate.errors import UserError
 from ablate.settings.identity import config_hash
+from ablate.system.jsonl import complete_lines
 
 STREAMS = ("metrics.jsonl", "scores.jsonl", "samples.jsonl")
 
@@ -45,9 +46,8 @@ def checkpoint_folder(folder: Path, update: int) -> Path:
 
 
 def read_rows(path: Path) -> list[dict]:
-    """The whole lines of a JSONL file; what a kill tore off the last one is left out. No file is no rows."""
-    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []  # in bytes: the tear may be inside a character
-    return [json.loads(line) for line in lines]
+    """The rows of a JSONL file that a run writes: its complete lines. A file that does not exist has no rows."""
+    return [json.loads(line) for line in complete_lines(path.read_bytes())] if path.is_file() else []
 
 
 def read_config(folder: Path) -> dict | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from ablate.pipeline.preferences import read
 from ablate.system.files import atomic_file, atomic_folder, partial_path, write_atomically
 
 
@@ -56,3 +58,9 @@ def test_a_folder_whose_writing_fails_is_not_there(tmp_path):
         (partial / "half").touch()
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_line_separator_within_an_answer_does_not_cut_its_row(tmp_path):
+    row = {"prompt": "Which?", "chosen": {"response": "one\u2028two\x85three"}, "rejected": {"response": "none"}}
+    write_atomically(tmp_path / "train.jsonl", json.dumps(row, ensure_ascii=False) + "\n\n")
+    assert read(tmp_path / "train.jsonl") == [row]

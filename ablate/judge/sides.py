@@ -22,7 +22,7 @@ from ablate.pipeline.build import Stages, build, choose_device
 from ablate.ppo.evaluate import HeldOut
 from ablate.ppo.rollout import decode_responses, encode_prompts, generate_responses
 from ablate.runs.checkpoint import damaged
-from ablate.runs.folder import config_of, read_rows, read_summary
+from ablate.runs.folder import checkpoints, config_of, read_rows, read_summary
 from ablate.system.jsonl import numbered_lines
 from ablate.system.seeding import torch_generator
 
@@ -73,7 +73,7 @@ class Run:
         """The checkpoint's update; null for SFT. Raises UserError where there is none."""
         if self.part == SFT:
             return None
-        known = sorted(int(path.name) for path in (self.folder / "checkpoints").glob("*") if path.name.isdigit())
+        known = checkpoints(self.folder)
         if not known:
             raise UserError(f"{self.folder} has no checkpoint: name the run that its summary says it was taken_from, or run again")
         if self.part is not None and int(self.part) not in known:

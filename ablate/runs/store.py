@@ -25,7 +25,7 @@ import yaml
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.runs.folder import STREAMS, checkpoint_folder, read_config, run_folder
+from ablate.runs.folder import STREAMS, checkpoint_folder, checkpoints, read_config, run_folder
 from ablate.runs.versions import git_commit, versions
 from ablate.settings.identity import config_hash, first_difference, identity
 from ablate.system.files import write_atomically, writing
@@ -90,8 +90,8 @@ class RunStore:
         return checkpoint_folder(self.folder, update)
 
     def checkpoints(self) -> list[int]:
-        """Updates that have a checkpoint, oldest first."""
-        return sorted(int(path.name) for path in (self.folder / "checkpoints").glob("*") if path.name.isdigit())
+        """The updates that have a checkpoint, the newest last."""
+        return checkpoints(self.folder)
 
     def prune(self, keep: int) -> None:
         """Remove all but the newest `keep` checkpoints; 0 keeps all."""

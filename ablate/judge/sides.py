@@ -22,7 +22,8 @@ from ablate.pipeline.build import Stages, build, choose_device
 from ablate.ppo.evaluate import HeldOut
 from ablate.ppo.rollout import decode_responses, encode_prompts, generate_responses
 from ablate.runs.checkpoint import damaged
-from ablate.runs.folder import config_of, read_rows, read_summary
+from ablate.runs.folder import checkpoints, config_of, read_rows, read_summary
+from ablate.system.jsonl import numbered_lines
 from ablate.system.seeding import torch_generator
 
 POLICY, SFT = "policy", "sft"
@@ -72,7 +73,7 @@ class Run:
         """The checkpoint's update; null for SFT. Raises UserError where there is none."""
         if self.part == SFT:
             return None
-        known = sorted(int(path.name) for path in (self.folder / "checkpoints").glob("*") if path.name.isdigit())
+        known = checkpoints(self.folder)
         if not known:
             raise UserError(f"{self.folder} has no checkpoint: name the run that its summary says it was taken_from, or run again")
         if self.part is not None and int(self.part) not in known:
@@ -137,10 +138,9 @@ class File:
     def answers(self, host: Run, held_out: HeldOut) -> Answers:
         """Raises UserError for a row without both, and where a prompt of the run has no answer."""
         known = {}
-        for number, line in enumerate(self.path.read_text().split("\n"), 1):
-            if line.strip():
-                row = read_answer(line, f"{self.path}, line {number}")
-                known[key_of(row["prompt"])] = row
+        for number, line in numbered_lines(self.path.read_text()):
+            row = read_answer(line, f"{self.path}, line {number}")
+            known[key_of(row["prompt"])] = row
         rows = [known.get(key_of(prompt.turns)) or known.get(key_of(prompt.text)) for prompt in held_out.prompts]
         missing = [prompt.text for prompt, row in zip(held_out.prompts, rows, strict=True) if row is None]
         if missing:

@@ -25,11 +25,12 @@ import yaml
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.runs.folder import STREAMS, checkpoint_folder, read_config, read_numerics, run_folder
+from ablate.runs.folder import STREAMS, checkpoint_folder, checkpoints, read_config, read_numerics, run_folder
 from ablate.runs.numerics import UNKNOWN, continued, numerics
 from ablate.runs.versions import git_commit, versions
 from ablate.settings.identity import config_hash, first_difference, identity
-from ablate.system.files import try_lock, write_atomically, writing
+from ablate.system.files import write_atomically, writing
+from ablate.system.locks import try_lock
 
 
 def config_text(config: Config, made_by: Sequence[dict] = ()) -> str:
@@ -64,6 +65,8 @@ class RunStore:
             if not try_lock(self.handles["metrics.jsonl"]):
                 self.close()
                 raise UserError(f"{self.folder} is being written by another process: wait for it, or set study=<name>")
+            for abandoned in self.folder.glob(".*.partial"):  # by a process that was killed while it wrote a file
+                abandoned.unlink()
             earlier = (read_numerics(self.folder) or [UNKNOWN]) if self.checkpoints() else []
             self.numerics = continued(earlier, numerics(config.threads))
             write_atomically(self.folder / "config.yaml", config_text(config, self.numerics))
@@ -92,8 +95,8 @@ class RunStore:
         return checkpoint_folder(self.folder, update)
 
     def checkpoints(self) -> list[int]:
-        """Updates that have a checkpoint, oldest first."""
-        return sorted(int(path.name) for path in (self.folder / "checkpoints").glob("*") if path.name.isdigit())
+        """The updates that have a checkpoint, the newest last."""
+        return checkpoints(self.folder)
 
     def prune(self, keep: int) -> None:
         """Remove all but the newest `keep` checkpoints; 0 keeps all."""

@@ -1,18 +1,19 @@
 """Run folders that travel in one file: where a packed set is asked for, its run folders are given.
 
 A packed set is a folder with `runs.tar.xz` and `SHA256SUMS`; `analysis.reference` writes it. Reading one needs nothing but
-the standard library, and no step by hand: `load("results/reference")` finds the run folders in the user's cache, where they
-are put once for each archive. `results/reference/STUDY` names one study of the set.
+the standard library and this package, and no step by hand: `load("results/reference")` finds the run folders in the user's
+cache, where they are put once for each archive. `results/reference/STUDY` names one study of the set.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import tarfile
-import tempfile
 from pathlib import Path
+
+from ablate.system.files import atomic_folder
+from ablate.system.locks import locked
 
 ARCHIVE, SUMS = "runs.tar.xz", "SHA256SUMS"
 REFERENCE = Path(__file__).resolve().parents[2] / "results" / "reference"  # the set that is committed; a wheel has none
@@ -46,16 +47,10 @@ def _in_cache(packed: Path) -> Path:
     place = cache / checksum(packed)[:16]
     if not place.is_dir():
         cache.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=cache, prefix=".partial-"))
-        try:
-            unpack(packed, partial)
+        with locked(cache / f".{place.name}.lock", f"another process to unpack {packed / ARCHIVE}"):
             if not place.is_dir():
-                partial.rename(place)
-        except OSError:
-            if not place.is_dir():  # else another process was faster, and its copy is as good
-                raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+                with atomic_folder(place) as partial:
+                    unpack(packed, partial)
     return place
 
 

@@ -34,7 +34,7 @@ ALLOWED = {
     "ablate.errors": set(),
     "ablate.system": SYSTEM,
     "ablate.world": {"ablate.errors", "ablate.world"},
-    "ablate.data": DATA - {"ablate.system"},
+    "ablate.data": DATA,
     "ablate.models": MODELS,
     "ablate.ppo": PPO,
     "ablate.settings": LEAVES | {"ablate.settings"},

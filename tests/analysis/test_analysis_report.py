@@ -144,7 +144,7 @@ def test_numbers_are_shortened_to_their_leading_digits():
 
 
 def test_a_large_study_keeps_fewer_updates_and_says_so(study, monkeypatch):
-    monkeypatch.setattr(curves, "MOST_NUMBERS", 4_000)
+    monkeypatch.setattr(curves, "MAX_NUMBERS", 4_000)
     found = data_of(study)
     kept = found["curves"]["metrics"]["monitor/entropy"]["x"]
     assert found["curves"]["every"] > 1 and kept[-1] == 80
@@ -251,7 +251,7 @@ def test_texts_keep_sixteen_evaluations_with_the_first_and_the_last():
 
 
 def test_texts_leave_out_the_last_seeds_and_the_ends_of_long_answers(monkeypatch):
-    monkeypatch.setattr(texts, "MOST_ANSWERS", 10)
+    monkeypatch.setattr(texts, "MAX_ANSWERS", 10)
     runs = pd.DataFrame({"run": [f"s/a/seed={seed}" for seed in range(4)]})
     found = texts.text_data(runs, answers_at(range(0, 20, 5), range(4), "x" * 700))
     assert found["seeds"] == [0, 1] and found["answers"][2] is None and found["of"]["seeds"] == 4

@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 import time
-from html import escape
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from analysis.report.data import on_dark, report_data
 from analysis.report.page import page
 from analysis.report.watch import marks, watch, write_page
 
-HOSTILE = "</script><script>window.hurt=1</script><img src=x onerror=window.hurt=1>{{RUNS}}\u2028"
+HOSTILE = "</script><script>window.hurt=1</script><img src=x onerror=window.hurt=1>{{ runs }}{% if 1 %}\u2028"
 
 
 class Parsed(HTMLParser):
@@ -73,10 +73,11 @@ def text(data) -> str:
 def test_the_page_holds_every_arm_and_every_verdict_with_its_sentence(data, text):
     assert {arm["arm"] for arm in data["arms"]} == {"vanilla", "kl_penalty"}
     assert len(data["claims"]) >= 2
+    said = unescape(text)
     for claim in data["claims"]:
-        assert escape(claim["text"]) in text
+        assert claim["text"] in said
         for part in claim["parts"]:
-            assert escape(part["sentence"]) in text and f"</b> {part['verdict']}</span> <span>{escape(part['sentence'])}" in text
+            assert f"</b> {part['verdict']}</span> <span>{part['sentence']}" in said
     assert text.index('id="verdicts"') < text.index('id="curves"') < text.index('id="text"')
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from analysis.estimate.stats import win_rate
 from analysis.figures.collapse import proxy_and_gold
 from analysis.load.frames import load, load_rows
 
@@ -44,7 +45,7 @@ def with_reward_models(runs: pd.DataFrame) -> pd.DataFrame:
     """Add `rm_accuracy`, on held-out pairs, and `win_bound`; a run of `rm_default` that is one of `ppo_max` is listed as both."""
     reports = [json.loads((Path(folder) / "reward_model" / "report.json").read_text()) for folder in runs["folder"]]
     runs = runs.assign(rm_accuracy=[report["held_out_accuracy"] for report in reports], win_bound=win_bounds(runs))
-    runs["win_rate"] = runs["final/eval/win"] + runs["final/eval/tie"] / 2
+    runs["win_rate"] = win_rate(runs["final/eval/win"], runs["final/eval/tie"])
     shared = runs[(runs["arm"] == "ppo_max") & (runs["seed"] == runs["pipeline_seed"])]
     return pd.concat([runs, shared.assign(arm="rm_default")], ignore_index=True)
 

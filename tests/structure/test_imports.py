@@ -52,16 +52,17 @@ ALLOWED = {
     "ablate.export": RUNS | {"ablate.export"},
     "hydra_plugins": SWEEPS | {"hydra_plugins"},
     "analysis": set(),
+    "analysis.markdown": {"analysis.markdown"},
     "analysis.load": LOAD,
     "analysis.estimate": ESTIMATE,
     "analysis.claims": CLAIMS,
     "analysis.figures": FIGURES,
     "analysis.report": REPORT,
-    "analysis.reference": FIGURES | {"analysis.reference"},
+    "analysis.reference": FIGURES | {"analysis.markdown", "analysis.reference"},
     "analysis.notebooks": REPORT | {"analysis.notebooks"},
-    "analysis.verdicts": CLAIMS | {"analysis.verdicts"},
+    "analysis.verdicts": CLAIMS | {"analysis.markdown", "analysis.verdicts"},
     "analysis.dashboard": ESTIMATE | {"analysis.dashboard"},
-    "analysis.world_check": FIGURES | {"analysis.world_check"},
+    "analysis.world_check": FIGURES | {"analysis.markdown", "analysis.world_check"},
 }
 
 

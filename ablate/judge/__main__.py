@@ -26,7 +26,7 @@ from ablate.config import Config
 from ablate.data.source import Prompt, Source
 from ablate.errors import UserError
 from ablate.judge.endpoint import Endpoint, Meter
-from ablate.judge.llm import VERSION, Pairs, Verdicts, judge_pairs
+from ablate.judge.llm import VERSION, PairResults, VerdictCache, judge_pairs
 from ablate.judge.sides import SFT, Answers, Run, Side, departure, open_side, split_part, write_prompts
 from ablate.judge.table import UNREADABLE, as_text, file_name, table, write
 from ablate.models.hub import resolve
@@ -137,20 +137,20 @@ def by_llm(options: argparse.Namespace, config: Config, rows: Sequence[dict]) ->
     path = options.verdicts or Path(config.cache).expanduser() / "verdicts.jsonl"
     meter = Meter(endpoint)
     pairs = judge_pairs(
-        endpoint, Verdicts.open(path), [(row["prompt"], row["first"], row["second"]) for row in rows], meter, options.threads
+        endpoint, VerdictCache.open(path), [(row["prompt"], row["first"], row["second"]) for row in rows], meter, options.threads
     )
     usage = meter.record() | {"cached": pairs.cached, "template": VERSION, "changed_with_position": pairs.changed, "equal": pairs.equal}
     return pairs.outcomes, usage, said(pairs, meter)
 
 
-def said(pairs: Pairs, meter: Meter) -> list[str]:
+def said(pairs: PairResults, meter: Meter) -> list[str]:
     """What a table of an LLM's verdicts does not show."""
     cost = "" if meter.cost is None else f", cost {meter.cost:.4g}"
     lines = [
         f"{meter.requests} requests ({meter.retries} repeated), {pairs.cached} verdicts known before; {meter.prompt_tokens:,} prompt and "
         f"{meter.completion_tokens:,} completion tokens{cost}",
         f"{pairs.changed} pairs changed with the position and count as ties; {pairs.equal} pairs of equal answers tie unasked; the answer "
-        f"shown first won {pairs.first_shown} of {pairs.given} verdicts",
+        f"shown first won {pairs.first_position_wins} of {pairs.verdicts} verdicts",
     ]
     if meter.without_usage:
         lines.append(f"{meter.without_usage} replies told no token usage: tokens and cost are too low")

@@ -9,11 +9,11 @@ from ablate.settings.fields import setting_names
 from ablate.settings.groups import groups
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def test_the_settings_reference_is_the_one_the_command_prints():
-    assert (ROOT / "docs" / "settings.md").read_text() == reference()
+    assert (ROOT / "docs" / "reference" / "settings.md").read_text() == reference()
 
 
 def test_every_setting_named_in_a_document_exists():

@@ -3,7 +3,7 @@
 # make bench  responses/s against TRL 1.12's PPOTrainer
 # make hh HH=path/to/harmless-base.jsonl.gz   PPO on human dialogues, from a tokenizer of its own to the report page
 PYTHON ?= python3
-# Another package index, for instance PIP_OPTIONS="--index-url https://download.pytorch.org/whl/cpu --extra-index-url https://pypi.org/simple"
+# Other options of pip, for instance another package index: PIP_OPTIONS="--index-url URL"
 PIP_OPTIONS ?=
 BIN := .venv/bin
 
@@ -34,7 +34,7 @@ notebooks: .venv/installed
 wheel: .venv/installed
 	$(BIN)/python -m build --wheel
 
-# torch first: alone, pip keeps the constraint's CPU wheel where the index holds one.
+# torch first: resolved alone, it keeps the CPU wheel of constraints.txt where the index holds one.
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 demo")'
 	$(PYTHON) -m venv .venv

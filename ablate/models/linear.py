@@ -1,7 +1,7 @@
 """Linear layers whose float32 products on the CPU are computed by oneDNN.
 
 PyTorch gives them to MKL, which keeps to AVX2 on processors that are not Intel's: about half the rate of a core with AVX-512
-(docs/speed.md). Both sum in float32; they differ in the order of the sum alone. Small products, autocast, other devices and
+(docs/explanation/speed.md). Both sum in float32; they differ in the order of the sum alone. Small products, autocast, other devices and
 other number formats go PyTorch's way.
 """
 

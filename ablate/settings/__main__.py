@@ -1,4 +1,7 @@
-"""The reference of all settings: `python -m ablate.settings` prints docs/settings.md; `python -m ablate.settings kl` only what matches."""
+"""The reference of all settings.
+
+`python -m ablate.settings` prints docs/reference/settings.md; `python -m ablate.settings kl` prints only what matches.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 
 from ablate.config import Config
 
-TITLE = "# Settings\n\nMade by `python -m ablate.settings > docs/settings.md`. Change any of them with `setting=value`.\n"
+TITLE = "# Settings\n\nMade by `python -m ablate.settings > docs/reference/settings.md`. Change any of them with `setting=value`.\n"
 
 
 def default_of(field: Field) -> object:

@@ -34,7 +34,7 @@ def describe(packed: Path, left_out: Sequence[str]) -> str:
     lines = [
         "# Reference set",
         "",
-        f"{len(runs)} real runs as ordinary run folders ([docs/run_folder.md](../../docs/run_folder.md)), packed into `{ARCHIVE}`, "
+        f"{len(runs)} real runs as ordinary run folders ([run_folder.md](../../docs/reference/run_folder.md)), packed into `{ARCHIVE}`, "
         f"{data / 1e6:.1f} MB. Every command of `analysis` reads this folder as it is:",
         "",
         "```",

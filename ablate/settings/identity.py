@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict
 
 from ablate.config import Config
+from ablate.settings.fields import flat
 
 # Amounts that do nothing while the toggle they belong to is off: two configs that differ only there are one run.
 AMOUNTS = {
@@ -22,22 +23,12 @@ AMOUNTS = {
     "critic_pretrain": ("critic_pretrain_updates",),
     "ptx": ("ptx_coef",),
 }
-
-
 # Settings of data that one kind of source reads and the other ignores.
 WORLD_ONLY = ("language",)
-
-
 HUMAN_ONLY = ("path", "split", "max_malformed", "max_prompt_tokens", "max_response_tokens", "held_out_share", "vocabulary")
-
-
 # Settings of model that PPO reads and no stage before it.
 LORA = ("lora_rank", "lora_alpha", "lora_targets")
-
-
 PPO_ONLY = (*LORA, "gradient_checkpointing")
-
-
 # Settings that change where a run is kept, how it is watched or how fast it goes, but none of its numbers.
 OUTSIDE_IDENTITY = ("study", "arm", "results", "cache", "jobs", "tracker", "checkpoint", "sweep", "offload")
 
@@ -74,14 +65,11 @@ def config_hash(config: Config) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def first_difference(old: dict, new: dict, prefix: str = "") -> str:
-    """One setting in which two identities differ, for a message."""
-    for key in [*old, *(key for key in new if key not in old)]:
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            found = first_difference(before, after, f"{prefix}{key}.")
-            if found:
-                return found
-        elif before != after:
-            return f"{prefix}{key} is {before} there and {after} here"
+def first_difference(old: dict, new: dict) -> str:
+    """One setting in which two identities differ, for a message; empty where they are equal."""
+    there, here = dict(flat(old)), dict(flat(new))
+    for name in [*there, *here]:
+        before, after = there.get(name), here.get(name)
+        if before != after:
+            return f"{name} is {before} there and {after} here"
     return ""

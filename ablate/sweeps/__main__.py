@@ -12,14 +12,14 @@ from statistics import median
 
 from ablate.config import PPOConfig
 from ablate.runs.folder import read_config, read_summary
-from ablate.sweeps.expand import _by_setting, cores, expand
+from ablate.sweeps.expand import by_setting, cores, expand
 from ablate.sweeps.study import load_study, study_names
 from ablate.sweeps.table import duration
 
 
 def responses(overrides: Sequence[str]) -> int:
     """Responses that a job samples; the presets share the updates and batch size that PPOConfig has by default."""
-    settings = _by_setting(overrides)
+    settings = by_setting(overrides)
     updates, batch = (
         int(settings[key].partition("=")[2]) if key in settings else default
         for key, default in (("ppo.updates", PPOConfig.updates), ("ppo.batch_size", PPOConfig.batch_size))

@@ -17,7 +17,7 @@ print(*sorted({"torch", "transformers"} & sys.modules.keys()), file=sys.stderr)
 """
 
 
-@pytest.mark.parametrize("command", ["ablate.judge", "ablate.memory"])
+@pytest.mark.parametrize("command", ["ablate.export", "ablate.judge", "ablate.memory"])
 def test_help_loads_neither_torch_nor_transformers_and_shows_two_commands(command):
     done = subprocess.run([sys.executable, "-c", HELP, command], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

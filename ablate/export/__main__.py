@@ -1,171 +1,42 @@
-"""A run's policy, reward model or critic as an ordinary Hugging Face folder with a model card.
+"""Write a run's policy, reward model or critic as an ordinary Hugging Face folder with a model card.
 
-python -m ablate.export results/STUDY/ARM/seed=0 --to FOLDER                       the policy of the newest checkpoint
-python -m ablate.export results/STUDY/ARM/seed=0 --to FOLDER --checkpoint 40       of update 40
-python -m ablate.export results/STUDY/ARM/seed=0 --to FOLDER --what reward_model   the reward model it was trained on
+  python -m ablate.export results/STUDY/ARM/seed=0 --to FOLDER                       the policy of the newest checkpoint
+  python -m ablate.export results/STUDY/ARM/seed=0 --to FOLDER --checkpoint 40       the policy after update 40
+  python -m ablate.export results/STUDY/ARM/seed=0 --to FOLDER --what reward_model   the reward model that it was trained on
 
-The folder holds safetensors, tokenizer with chat template, generation config (of a policy) and README.md, the model card; it loads
-with from_pretrained of transformers, without this package. An unfinished run can be exported: the card says so.
+The folder holds safetensors, the tokenizer with its chat template, the generation config (of a policy) and README.md, the model card. It
+loads with from_pretrained of transformers, without this package. An unfinished run can be exported too; its card says so.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-from ablate.errors import UserError
-from ablate.export.card import WHAT, Record, card
-from ablate.models.folder import SCORE_SHIFT, has_tokenizer
-from ablate.models.forward import score_shift
-from ablate.models.load import load_policy, load_scorer, load_tokenizer, new_critic
-from ablate.models.lora import merged, require_peft
-from ablate.ppo.scoring import load_scorer_tokenizer
-from ablate.runs.checkpoint import load_adapted, progress_from, read_state
-from ablate.runs.folder import checkpoints, config_of, read_config, read_rows, read_summary
-from ablate.runs.versions import versions
-from ablate.system.files import atomic_folder
-from ablate.system.seeding import torch_generator
-
-CPU = torch.device("cpu")
-
-
-def export(run: Path, to: Path, what: str = "policy", checkpoint: int | None = None) -> Path:
-    """Write the folder `to`, all of it or nothing. Raises UserError, before any weights are read where possible."""
-    config = read_config(run)
-    if config is None:
-        raise UserError(f"{run} is not a run folder (no config.yaml): name a folder results/<study>/<arm>/seed=<n>")
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise UserError(f"{to} exists and is not empty: name another folder with --to")
-    summary = read_summary(run)
-    if what == "reward_model" and checkpoint is not None:
-        raise UserError("--checkpoint chooses a policy or a critic; a run has one reward model: leave it out")
-    place = checkpoint_folder(run, checkpoint, summary) if what != "reward_model" or (run / "checkpoints").is_dir() else None
-    if what == "reward_model":
-        folder = stage_folder(run, "reward_model")
-        model, tokenizer = load_scorer(folder, CPU), load_scorer_tokenizer(folder if has_tokenizer(folder) else stage_folder(run, "sft"))
-    else:
-        model = trained(run, config, place, what)
-        tokenizer = load_tokenizer(stage_folder(run, "sft") if config["model"].get("lora_rank") else place / "policy")
-    if what == "policy":
-        model.generation_config = generation(config["sampling"], tokenizer)
-    else:
-        plain_scorer(model)
-    write(to, model, tokenizer, card(record(run, config, summary, what, place, model)))
-    return to
-
-
-def checkpoint_folder(run: Path, update: int | None, summary: dict | None) -> Path:
-    """The checkpoint of `update`, or the newest. Raises UserError."""
-    known = checkpoints(run)
-    if not known:
-        origin = (summary or {}).get("taken_from")
-        remedy = f"this run was taken over from {origin}, export that one" if origin else "wait for the first one, or run it again"
-        raise UserError(f"{run} has no checkpoint: {remedy}")
-    if update is not None and update not in known:
-        raise UserError(f"{run} has no checkpoint of update {update}: name one of {', '.join(map(str, known))} with --checkpoint")
-    return run / "checkpoints" / str(known[-1] if update is None else update)
-
-
-def stage_folder(run: Path, stage: str) -> Path:
-    """Where stages.json says that a stage of the run lies. Raises UserError."""
-    try:
-        folder = Path(json.loads((run / "stages.json").read_text())[stage])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{run} does not say where its {stage} lies (no readable stages.json): run it again") from error
-    if not folder.is_dir():
-        raise UserError(f"the {stage} of {run} is no longer in {folder}: run it again to build it")
-    return folder
-
-
-def trained(run: Path, config: dict, place: Path, what: str) -> PreTrainedModel:
-    """The policy or critic of a checkpoint; adapters are merged into the weights beneath them. Raises UserError."""
-    if not config["model"].get("lora_rank"):
-        return (load_policy if what == "policy" else load_scorer)(place / what, CPU)
-    require_peft()
-    settings = config_of(run)
-    sft, generator = stage_folder(run, "sft"), torch_generator(settings.seed, "critic head")
-    trunk = new_critic(config["ppo"]["critic_init"], sft, stage_folder(run, "reward_model"), CPU, generator)
-    policy, critic = load_adapted(place, load_policy(sft, CPU), trunk, settings)
-    return merged(policy if what == "policy" else critic)
-
-
-def plain_scorer(scorer: PreTrainedModel) -> PreTrainedModel:
-    """Make a sequence classifier as transformers itself reads a score: at the last token that is no pad.
-
-    Where the pad is the end token it would read before the end: without a pad it reads the last token of one dialogue at a time.
-    """
-    end = scorer.config.eos_token_id
-    if scorer.config.pad_token_id in (end if isinstance(end, list) else [end]):
-        scorer.config.pad_token_id = None
-    setattr(scorer.config, SCORE_SHIFT, score_shift(scorer))
-    return scorer
-
-
-def generation(sampling: dict, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
-    """The run's sampler. top_k=0 because transformers would cut to 50 tokens by itself."""
-    return GenerationConfig(
-        do_sample=True, temperature=sampling["temperature"], top_p=sampling["top_p"], top_k=0,
-        repetition_penalty=sampling["repetition_penalty"], max_new_tokens=sampling["max_new_tokens"],
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
-
-
-def record(run: Path, config: dict, summary: dict | None, what: str, place: Path | None, model: PreTrainedModel) -> Record:
-    """What the card is made of. Monitors are of the checkpoint's own last evaluation; without one, of the run's."""
-    progress = None if place is None else progress_from(place, read_state(place))
-    judged = progress.judged if progress else (summary or {}).get("final") or {}
-    known = (summary or {}).get("versions")
-    return Record(
-        what=what, config=config, summary=summary, update=progress and progress.update, judged=judged,
-        reward_report=read_report(run / "reward_model"), data_report=read_report(run / "preferences"),
-        versions=known or versions(), versions_of_run=known is not None,
-        score_shift=0.0 if what == "policy" else score_shift(model), example=example(run, config),
-    )  # fmt: skip
-
-
-def example(run: Path, config: dict) -> tuple[str, str]:
-    """Question and answer for the card's Python; the world's tokenizer knows the world's words alone."""
-    rows = read_rows(run / "samples.jsonl") if config["data"]["source"] == "world" else []
-    return (rows[0]["prompt"], rows[0]["response"]) if rows else ("How do I bake bread?", "Mix flour and water, and wait.")
-
-
-def read_report(folder: Path) -> dict:
-    """report.json of a stage's records, or {} where the stage has none."""
-    path = folder / "report.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
-
-
-def write(to: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> None:
-    """Write beside and rename."""
-    try:
-        with atomic_folder(to) as partial:
-            model.save_pretrained(partial)
-            tokenizer.save_pretrained(partial)
-            (partial / "README.md").write_text(text, encoding="utf-8")
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot write {to} ({error}): free space or name another folder with --to") from error
+from ablate.export.card import WHAT
+from ablate.system.commands import command_errors
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
+    """The command. A UserError is one sentence on stderr and exit status 1."""
+    options = parser().parse_args(arguments)
+    # Imported here, because torch and transformers take seconds that --help should not wait for.
+    from ablate.export.folder import export
+
+    with command_errors():
+        print(f"wrote {export(options.run, options.to, options.what, options.checkpoint)}")
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(
         prog="python -m ablate.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", type=Path, help="a run folder, results/<study>/<arm>/seed=<n>")
-    parser.add_argument("--to", type=Path, required=True, help="the folder to write; it must be new or empty")
-    parser.add_argument("--what", choices=sorted(WHAT), default="policy", help="which model (default: %(default)s)")
-    parser.add_argument("--checkpoint", type=int, metavar="N", help="update of the checkpoint (default: the newest)")
-    asked = parser.parse_args(arguments)
-    try:
-        print(f"wrote {export(asked.run, asked.to, asked.what, asked.checkpoint)}")
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    result.add_argument("run", type=Path, help="a run folder, results/<study>/<arm>/seed=<n>")
+    result.add_argument("--to", type=Path, required=True, help="the folder to write; it must be new or empty")
+    result.add_argument("--what", choices=sorted(WHAT), default="policy", help="which model (default: %(default)s)")
+    result.add_argument("--checkpoint", type=int, metavar="N", help="the update of the checkpoint (default: the newest)")
+    return result
 
 
 if __name__ == "__main__":

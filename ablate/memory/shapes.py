@@ -1,36 +1,45 @@
-"""Shapes of decoders as numbers: what memory needs to know of a model, from its config.json or from the list of public ones."""
+"""The shapes of decoders that the memory estimate needs: read from a config.json, or from the list of public models."""
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
+from huggingface_hub import hf_hub_download
 from transformers import PretrainedConfig
+
+from ablate.config import Config
+from ablate.errors import UserError
+from ablate.models.folder import one_line, read_shape
+
+WORLD_PROMPT, WORLD_VOCABULARY = 14, 174  # tokens of the embedded world's longest prompt, and of its vocabulary
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A decoder. family: `llama` (RMSNorm, gated MLP; also Mistral, Qwen, SmolLM, …), `gpt2` or `gpt_neox`."""
+    """The sizes of a decoder. family: `llama` (RMSNorm, gated MLP; also Mistral, Qwen, SmolLM, …), `gpt2` or `gpt_neox`."""
 
     family: str
-    vocabulary: int
-    hidden: int
+    vocabulary: int  # tokens
+    hidden: int  # width
     layers: int
     heads: int
     kv_heads: int
     inner: int  # width of the MLP
-    tied: bool = False  # the vocabulary head is the embedding
-    positions: int = 0  # learned ones
+    tied: bool = False  # the vocabulary head shares the embedding's weights
+    positions: int = 0  # learned position embeddings
     qkv_bias: bool = False
     head_width: int = 0  # of one attention head; 0 is hidden / heads
 
     @property
     def kv(self) -> int:
-        """Width of the keys of one token, and of its values."""
+        """Width of one token's keys in a layer; its values have the same."""
         return self.kv_heads * (self.head_width or self.hidden // self.heads)
 
     @property
     def linear(self) -> dict[str, tuple[int, int]]:
-        """The matrix products of one layer by last name: (in, out)."""
+        """The linear maps of one layer, by the end of their names: (input width, output width)."""
         hidden, inner, q = self.hidden, self.inner, self.heads * (self.head_width or self.hidden // self.heads)
         if self.family == "gpt2":
             return {
@@ -49,7 +58,7 @@ class Shape:
 
     @property
     def matrices(self) -> int:
-        """Parameters of all layers' matrix products."""
+        """Parameters of the linear maps of all layers."""
         return self.layers * sum(rows * columns for rows, columns in self.linear.values())
 
     @property
@@ -66,13 +75,13 @@ class Shape:
         return self.trunk + (0 if self.tied else self.vocabulary * self.hidden)
 
     def adapter(self, rank: int, targets: list[str] | None) -> int:
-        """Parameters of LoRA adapters of this rank."""
+        """Parameters of LoRA adapters of this rank on the targets, or on every linear map where `targets` is None or empty."""
         widths = [sum(width) for name, width in self.linear.items() if not targets or name.rpartition(".")[2] in targets]
         return self.layers * rank * sum(widths)
 
 
 def shape_of(config: PretrainedConfig) -> Shape:
-    """The shape that a config.json describes; an architecture that is none of the families counts as Llama's."""
+    """The shape that a config.json describes; an architecture of another family counts as Llama."""
     text = config.get_text_config()
     family = text.model_type if text.model_type in ("gpt2", "gpt_neox") else "llama"
     heads, hidden = text.num_attention_heads, text.hidden_size
@@ -97,3 +106,33 @@ SHAPES = {
     "Llama 2 13B": Shape("llama", 32000, 5120, 40, 40, 40, 13824),
     "Llama 3 70B": Shape("llama", 128256, 8192, 80, 64, 8, 28672),
 }
+
+
+def folder_shape(path: str, setting: str) -> Shape:
+    """The shape of the model in a folder or on the hub, of which only config.json is fetched. Raises UserError."""
+    if Path(path).exists():
+        return shape_of(read_shape(path))
+    try:
+        with tempfile.TemporaryDirectory() as folder:  # not the cache: it would pass for the whole model there
+            hf_hub_download(path, "config.json", local_dir=folder)
+            return shape_of(read_shape(folder))
+    except Exception as error:  # the hub's client and the network each raise their own kinds
+        raise UserError(
+            f"{setting}={path} is not a folder, and its config.json cannot be fetched ({one_line(error)}): "
+            "name a folder, or --parameters with the model's size"
+        ) from error
+
+
+def model_shapes(config: Config, parameters: float | None) -> tuple[Shape, Shape]:
+    """The shapes of (policy, reward model). parameters: take the public shape nearest to this size instead. Raises UserError."""
+    if parameters is not None:
+        nearest = min(SHAPES.values(), key=lambda shape: abs(shape.parameters - parameters))
+        return nearest, nearest
+    path = config.sft.path or config.model.path or config.pretrain.path
+    if path is None:
+        size, vocabulary = config.model, WORLD_VOCABULARY if config.data.source == "world" else config.data.vocabulary
+        policy = Shape("llama", vocabulary, size.hidden_size, size.layers, size.heads, size.heads, size.intermediate_size)
+    else:
+        policy = folder_shape(path, "model.path")
+    reward = config.reward_model.path
+    return policy, policy if reward is None else folder_shape(reward, "reward_model.path")

@@ -14,8 +14,6 @@ AMOUNTS = {
     toggle: tuple(f.name for f in fields(PPOConfig) if toggle in f.metadata["needs"])
     for toggle in dict.fromkeys(name for f in fields(PPOConfig) for name in f.metadata["needs"])
 }
-from ablate.config import Config, PPOConfig
-from ablate.settings.fields import flat
 # Settings of data that one kind of source reads and the other ignores.
 WORLD_ONLY = ("language",)
 HUMAN_ONLY = ("path", "split", "max_malformed", "max_prompt_tokens", "max_response_tokens", "held_out_share", "vocabulary")

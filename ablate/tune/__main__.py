@@ -1,9 +1,16 @@
-"""The tuner: Optuna asks, `ablate.session` answers in a process of its own. `python -m ablate.tune --help` teaches the rest."""
+"""Search settings with Optuna; each trial runs `ablate.session` in processes of its own.
+
+  python -m ablate.tune sweep=tune_ppo_max
+  python -m ablate.tune 'ppo.kl_coef=tag(log, interval(0.01, 1))' ppo.updates=60 n_trials=30
+
+`python -m ablate.tune --help` describes the grammar, the options and the searches in `sweeps/`.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -18,58 +25,58 @@ from ablate.settings.validation import validate
 from ablate.sweeps.expand import OUTSIDE_PIPELINE, cores
 from ablate.sweeps.pool import PRELOAD, build_stages, caught_signals, pass_on, settle, start, start_server
 from ablate.sweeps.table import Job, number
+from ablate.system.commands import command_errors
 from ablate.tune.report import closing_report, settings
 from ablate.tune.space import Search, load_search, read_search, search_names
-from ablate.tune.study import Outcome, TrialRun, next_attempt, open_study, outcome, overrides_of, record, report, study_folder
+from ablate.tune.study import Outcome, TrialRun, next_trial, open_study, outcome, overrides_of, record, report, study_folder
 
 HELP = """Search settings with Optuna: the most gold without collapse, or gold against KL.
 
-python -m ablate.tune sweep=tune_ppo_max                              a search that is written down in sweeps/
+python -m ablate.tune sweep=tune_ppo_max                              a search from the folder sweeps/
 python -m ablate.tune 'ppo.kl_coef=tag(log, interval(0.01, 1))'       one setting, on a logarithmic scale
 python -m ablate.tune 'ppo.clip_range=interval(0.1,0.4)' ppo.critic_init=reward,sft ppo.updates=60 n_trials=30
 python -m ablate.tune sweep=tune_ppo_max 'seeds=range(2)' objective=gold_kl study=frontier workers=4
 
 What is searched, in Hydra's override grammar, for every setting of ablate.run (quote what has brackets):
-  setting=interval(low,high)   numbers in between; whole ones where the setting is a whole number
-  setting=range(start,stop,step)   these numbers, in order, stop left out
+  setting=interval(low,high)   numbers between low and high; whole numbers where the setting is one
+  setting=range(start,stop,step)   start, start + step, … below stop, in order
   setting=a,b,c   or choice(a,b,c)   choices without an order: true,false; presets, as in ppo=vanilla,ppo_max
   setting=tag(log, …)          an interval or range on a logarithmic scale
   setting=value                every trial has this value
 Options of the tuner:
-  n_trials=50    finished trials of the study in total, whatever came of them: with more, the same study goes on
+  n_trials=50    finished trials of the study in total, failed ones included; a larger number continues the same study
   workers=N      runs at a time; by default jobs=, else the cores divided by threads=
-  seeds=range(2) runs of a trial, which is judged by their mean
-  objective=gold   final gold; gold_kl: gold up and KL to SFT down, the end is a front of compromises
+  seeds=range(2) one run per seed and trial; a trial's value is the mean over its runs
+  objective=gold   maximise the final gold; gold_kl: maximise gold and minimise KL to SFT, which gives a Pareto front
   storage=URL    a database, as postgresql+psycopg2://user@host/name, instead of results/<study>/optuna.journal
 
-A trial is an ordinary run in results/<study>/trial=<n>/seed=<s>/, to be read by analysis as any other. A run that collapses
-stops there (collapse.stop=true), and its trial is pruned, as one that diverges; a run that crashes is a failed trial, and the
-search goes on. The same command goes on with what was interrupted, and started twice, both work on one study.
+A trial's runs are ordinary run folders, results/<study>/trial=<n>/seed=<s>/, which the analysis reads like any other. A run stops
+when it collapses (collapse.stop=true). A trial with a run that collapses or diverges is pruned, one with a run that crashes is failed,
+and the search continues. The same command continues an interrupted search; started twice, both work on the same study.
 Searches:"""
 
 
 def main(arguments: Sequence[str], task: str, prepare: str | None, preload: Sequence[str]) -> None:
     """Tune as the command line asks. A UserError is one sentence on stderr and exit status 1.
 
-    task, prepare: dotted names, called in processes of their own on a run's Config to do it and to build what runs share.
-    preload: modules that these processes find imported. Each imports again the program it comes from: what that needs is among them.
+    task, prepare: dotted names of functions that child processes call on a run's Config, to do the run and to build what runs share.
+    preload: modules that these processes find imported. Each child imports its program again, so what that needs is among them.
     """
     if {"-h", "--help"} & set(arguments):
         print("\n".join([HELP, *(f"  {name:<15}{load_search(name)[0]}" for name in search_names())]))
         return
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        search = read_search(arguments)
-        with composing():
-            sys.exit(run(search, task, prepare, preload))
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    with command_errors():
+        try:
+            search = read_search(arguments)
+            with composing():
+                sys.exit(run(search, task, prepare, preload))
+        except KeyboardInterrupt:
+            sys.exit(130)
 
 
 def run(search: Search, task: str, prepare: str | None, preload: Sequence[str]) -> int:
-    """The exit status: 1 where no trial of the study has a result, 130 after an interrupt."""
+    """Do the search. The exit status is 1 where no trial of the study has a result, and 130 after an interrupt. Raises UserError."""
     config = composed([*search.fixed, f"seed={search.seeds[0]}"])
     check_some_trial(search)
     study, folder = open_study(search, config), study_folder(config)
@@ -80,7 +87,7 @@ def run(search: Search, task: str, prepare: str | None, preload: Sequence[str]) 
             build_stages([(config, [shared])], 1, prepare, caught)
             if shared.state == "failed":
                 raise UserError(f"nothing was tuned: {shared.reason}")
-        tune(search, study, folder, max_parallel_runs(search, config), task, caught)
+        Tuner(search, study, folder, max_parallel_runs(search, config), task).tune(caught)
     print(closing_report(study), flush=True)
     if caught:
         print("the search was interrupted: the same command continues it", file=sys.stderr)
@@ -89,90 +96,101 @@ def run(search: Search, task: str, prepare: str | None, preload: Sequence[str]) 
 
 
 def check_some_trial(search: Search) -> None:
-    """Refuse a space of which no point is a valid run, by the first of 20 random ones that is."""
+    """Refuse a space in which none of 20 random points is a valid run. Raises UserError."""
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    for left in reversed(range(20)):
+    for attempts_left in reversed(range(20)):
         try:
             validate(composed(overrides_of(search, study.ask(dict(search.space)))))
             return
         except UserError:
-            if left == 0:
+            if attempts_left == 0:
                 raise
 
 
 def max_parallel_runs(search: Search, config: Config) -> int:
-    """Runs at a time."""
+    """Runs at a time: workers=, else jobs=, else as many as the cores hold."""
     return search.workers or config.jobs or max(1, cores() // config.threads)
 
 
-def tune(search: Search, study: optuna.Study, folder: Path, at_a_time: int, task: str, caught: list[int]) -> None:
-    """Ask, run and tell until `n_trials` are finished or somebody else's. Whatever a run does, the loop goes on.
+@dataclass(frozen=True)
+class Tuner:
+    """One process that asks Optuna for trials, starts their runs, and tells Optuna how they ended."""
 
-    caught: signals received so far, passed on to the runs; the first ends the asking, and what it interrupts stays untold.
-    """
-    attempts: list[TrialRun] = []
-    asked = 0
-    while True:
-        if not caught:
-            fill(attempts, search, study, folder, at_a_time, task)
-        running = [process for attempt in attempts for _, process in attempt.running]
-        if not running:
-            return
-        wait([process.sentinel for process in running], 0.5)
-        asked = pass_on(caught, asked, running)
-        for attempt in attempts:
-            follow(attempt, study, stopping=bool(caught))
-            if attempt.is_over:
-                conclude(attempt, outcome(attempt.jobs), study, folder, search.n_trials)
-        attempts = [attempt for attempt in attempts if not attempt.is_over]
+    search: Search
+    study: optuna.Study
+    folder: Path  # of the study
+    max_runs: int  # at a time
+    task: str  # dotted name of what a run's process calls on its Config
+
+    def tune(self, caught: list[int]) -> None:
+        """Work until `n_trials` of the study are finished or in the hands of other tuners, whatever comes of a run.
+
+        caught: signals received so far. After the first no trial is asked for, and the trials that it interrupts keep the state RUNNING.
+        """
+        trials: list[TrialRun] = []
+        signals_passed_on = 0
+        while True:
+            if not caught:
+                self.start_runs(trials)
+            processes = [process for trial in trials for _, process in trial.running]
+            if not processes:
+                return
+            wait([process.sentinel for process in processes], 0.5)
+            signals_passed_on = pass_on(caught, signals_passed_on, processes)
+            for trial in trials:
+                self.poll(trial, stopping=bool(caught))
+                if trial.is_over:
+                    self.finish(trial, outcome(trial.jobs))
+            trials = [trial for trial in trials if not trial.is_over]
+
+    def start_runs(self, trials: list[TrialRun]) -> None:
+        """Start runs until `max_runs` are running: first the seeds left of the given trials, then new trials, which are added to them."""
+        while sum(len(trial.running) for trial in trials) < self.max_runs:
+            waiting = ((trial, job) for trial in trials if not trial.is_decided for job in trial.jobs if job.state == "waiting")
+            trial, job = next(waiting, (None, None))
+            if trial is not None and job is not None:
+                job.state = "running"
+                trial.running.append((job, start(self.task, job.config, job.folder / "run.log")))
+                continue
+            trial = next_trial(self.study, self.search, self.folder)
+            if trial is None:
+                return
+            try:
+                trial.jobs = jobs_of(self.search, trial)
+            except UserError as error:
+                self.finish(trial, Outcome("failed", f"refused: {error}", None, None))
+            else:
+                trials.append(trial)
+
+    def poll(self, trial: TrialRun, stopping: bool) -> None:
+        """Note which runs of a trial have ended and how, and report new evaluations, which Optuna takes for a single objective only.
+
+        stopping: whether the runs have been asked to stop.
+        """
+        for job, process in trial.running:
+            if process.exitcode is not None:
+                settle(job, process, stopping)
+        trial.running = [(job, process) for job, process in trial.running if job.state == "running"]
+        if len(self.study.directions) == 1:
+            report(trial)
+
+    def finish(self, trial: TrialRun, result: Outcome) -> None:
+        """Tell a trial's outcome to Optuna and to the user."""
+        number_of_trial = trial.trial.number
+        record(self.study, trial, result, self.folder / f"trial={number_of_trial}")
+        finished = sum(other.state.is_finished() for other in self.study.get_trials(deepcopy=False))
+        reason = f" ({result.reason})" if result.reason else ""
+        values = f"gold {number(result.gold)}, KL {number(result.kl, 1)}  {settings(trial.trial)}"
+        print(f"[{finished}/{self.search.n_trials}] trial {number_of_trial} {result.status}{reason}: {values}", flush=True)
 
 
-def fill(attempts: list[TrialRun], search: Search, study: optuna.Study, folder: Path, at_a_time: int, task: str) -> None:
-    """Start runs until `at_a_time` are running: the seeds of trials already begun first, then new trials."""
-    while sum(len(attempt.running) for attempt in attempts) < at_a_time:
-        begun = ((attempt, job) for attempt in attempts if not attempt.is_decided for job in attempt.jobs if job.state == "waiting")
-        attempt, job = next(begun, (None, None))
-        if attempt is not None and job is not None:
-            job.state = "running"
-            attempt.running.append((job, start(task, job.config, job.folder / "run.log")))
-            continue
-        attempt = next_attempt(study, search, folder)
-        if attempt is None:
-            return
-        try:
-            attempt.jobs = jobs_of(search, attempt)
-        except UserError as error:
-            conclude(attempt, Outcome("failed", f"refused: {error}", None, None), study, folder, search.n_trials)
-        else:
-            attempts.append(attempt)
-
-
-def jobs_of(search: Search, attempt: TrialRun) -> list[Job]:
-    """A run a seed. UserError where the trial's settings contradict each other."""
-    overrides = overrides_of(search, attempt.trial)
+def jobs_of(search: Search, trial: TrialRun) -> list[Job]:
+    """One run per seed. Raises UserError where the trial's settings contradict each other."""
+    overrides = overrides_of(search, trial.trial)
     configs = [composed([*overrides, f"seed={seed}"]) for seed in search.seeds]
     for config in configs:
         validate(config)
     return [Job(config=config, folder=run_folder(config)) for config in configs]
-
-
-def follow(attempt: TrialRun, study: optuna.Study, stopping: bool) -> None:
-    """See which runs have ended and how, and pass new evaluations on; Optuna takes those for a single objective only."""
-    for job, process in attempt.running:
-        if process.exitcode is not None:
-            settle(job, process, stopping)
-    attempt.running = [(job, process) for job, process in attempt.running if job.state == "running"]
-    if len(study.directions) == 1:
-        report(attempt)
-
-
-def conclude(attempt: TrialRun, found: Outcome, study: optuna.Study, folder: Path, n_trials: int) -> None:
-    """Tell a trial's outcome to Optuna and to the user."""
-    record(study, attempt, found, folder / f"trial={attempt.trial.number}")
-    finished = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
-    reason = f" ({found.reason})" if found.reason else ""
-    figures = f"gold {number(found.gold)}, KL {number(found.kl, 1)}"
-    print(f"[{finished}/{n_trials}] trial {attempt.trial.number} {found.status}{reason}: {figures}  {settings(attempt.trial)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a tune prints at its end: the best trial, or the best compromises, and which settings mattered."""
+"""The report that ends a search: the best trial or the Pareto front, and the importance of each setting."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ablate.sweeps.table import number
 from ablate.system.tables import text_table
 
 NO_FANOVA = "fANOVA needs scikit-learn: pip install scikit-learn, and run the same command again"
-ENOUGH = 50  # trials; PED-ANOVA compares the best tenth with all, and wants five in it
-MEASURES = ("gold", "KL")
+ENOUGH_TRIALS = 50  # PED-ANOVA compares the best tenth of the trials with all, and this tenth should have at least five
+OBJECTIVE_NAMES = ("gold", "KL")
 
 
 def closing_report(study: optuna.Study) -> str:
-    """Counts, the best trial (of several objectives: all that no other beats in both), and the importance of each setting."""
+    """The counts of outcomes, the best trial (with two objectives the Pareto front), and the importance of each setting."""
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
     held = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     counts = Counter(trial.user_attrs.get("outcome", "failed") for trial in trials)
@@ -37,21 +37,25 @@ def best(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def described(trial: FrozenTrial) -> str:
-    """`trial 7, gold 1.83, KL 6.2, results/…/trial=7`, then its settings on a line as one can give them to `ablate.run`."""
+    """`trial 7, gold 1.83, KL 6.2, results/…/trial=7`, and on a second line its settings, as `ablate.run` takes them."""
     attrs = trial.user_attrs
     return f"trial {trial.number}, gold {number(attrs['gold'])}, KL {number(attrs['kl'], 1)}, {attrs['folder']}\n  {settings(trial)}"
 
 
 def settings(trial: FrozenTrial | optuna.Trial) -> str:
+    """The searched settings of a trial as `setting=value`, numbers to four digits."""
     return " ".join(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in trial.params.items())
 
 
 def importance_table(held: Sequence[FrozenTrial]) -> list[str]:
-    """A row a setting, a column an objective and method, over the trials that held; or the sentence that says why there is none."""
+    """The lines of a table over the trials that held, with one row per setting and one column per objective and method.
+
+    Where there is nothing to compute it from, one line that says why.
+    """
     columns = importances(held)
     if not columns:
         return ["importance: at least two trials must hold, and differ in what they reach"]
-    few = f"; with fewer than {ENOUGH} these are hints" if len(held) < ENOUGH else ""
+    few = f"; with fewer than {ENOUGH_TRIALS} these are hints" if len(held) < ENOUGH_TRIALS else ""
     title = f"importance, as shares of 1, over the {len(held)} trials that held{few}"
     rows = [[name, *(f"{column[name]:.2f}" for column in columns.values())] for name in next(iter(columns.values()))]
     lines = [title, *(f"  {line}" for line in text_table(["", *columns], rows, align="right").splitlines())]
@@ -59,25 +63,25 @@ def importance_table(held: Sequence[FrozenTrial]) -> list[str]:
 
 
 def importances(held: Sequence[FrozenTrial]) -> dict[str, dict[str, float]]:
-    """`gold PED-ANOVA` → setting → share, and so on for fANOVA (with scikit-learn) and KL (where it is an objective).
+    """Title of a column (`gold PED-ANOVA`) → setting → importance as a share of 1.
 
-    PED-ANOVA (Watanabe et al. 2304.10255): what sets the best tenth of trials apart from all. fANOVA (Hutter et al. 2014): the
-    share of the variance over the whole space that a setting explains alone. Trials that collapsed have no value and count in
-    neither. The first column decides the order.
+    PED-ANOVA (Watanabe et al. 2304.10255) measures how the best tenth of the trials differs from all. fANOVA (Hutter et al. 2014)
+    measures the share of the variance over the whole space that a setting explains alone, and needs scikit-learn. KL has columns where
+    it is an objective. Trials that collapsed have no value and count in neither. The first column decides the order of the settings.
     """
     found = {}
     for index, direction in enumerate(("maximize", "minimize")[: len(held[0].values)]):
         if len({trial.values[index] for trial in held}) < 2:
             continue
         study = one_objective(held, index, direction)
-        found[f"{MEASURES[index]} PED-ANOVA"] = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
+        found[f"{OBJECTIVE_NAMES[index]} PED-ANOVA"] = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
         if evaluator := fanova():
-            found[f"{MEASURES[index]} fANOVA"] = get_param_importances(study, evaluator=evaluator)
+            found[f"{OBJECTIVE_NAMES[index]} fANOVA"] = get_param_importances(study, evaluator=evaluator)
     return found
 
 
 def fanova() -> FanovaImportanceEvaluator | None:
-    """None without scikit-learn, or with half of it."""
+    """The evaluator of fANOVA; None where scikit-learn is missing or cannot be imported."""
     if find_spec("sklearn") is None:
         return None
     try:
@@ -87,7 +91,7 @@ def fanova() -> FanovaImportanceEvaluator | None:
 
 
 def one_objective(held: Sequence[FrozenTrial], index: int, direction: str) -> optuna.Study:
-    """A study in memory whose value is one objective: both evaluators understand that."""
+    """A study in memory with one of the objectives as its only value, which is what both evaluators take."""
     study = optuna.create_study(direction=direction)
     study.add_trials([create_trial(params=t.params, distributions=t.distributions, value=t.values[index]) for t in held])
     return study

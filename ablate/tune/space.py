@@ -1,6 +1,6 @@
-"""What `python -m ablate.tune` is asked for: its command line as settings that stay, distributions to search, and options.
+"""The command line of `python -m ablate.tune` as a `Search`: fixed settings, distributions to search, and options.
 
-A search in `sweeps/tune_*.yaml` is a command line written down: a question, and overrides that the user's own win over.
+A file `sweeps/tune_*.yaml` holds a search: a question, and overrides, of which the user's own replace those of the same setting.
 """
 
 from __future__ import annotations
@@ -27,28 +27,29 @@ from ablate.sweeps.study import SEARCH
 
 OPTIONS = ("n_trials", "workers", "seeds", "objective", "storage", "sweep")
 OBJECTIVES = {"gold": ("maximize",), "gold_kl": ("maximize", "minimize")}
-SPELLING = {"True": "true", "False": "false", "None": "null"}  # Hydra's iterator writes Python's words
+YAML_WORDS = {"True": "true", "False": "false", "None": "null"}  # Hydra's iterator writes them as Python does
 
 
 @dataclass(frozen=True)
 class Search:
-    """`fixed`: overrides of every trial, the seed left out. `space`: setting → values to search. `workers`: runs at a time."""
+    """What a command line asks to search."""
 
-    fixed: tuple[str, ...]
-    space: Mapping[str, BaseDistribution]
-    seeds: tuple[int, ...] = (0,)
-    n_trials: int = 50
-    workers: int | None = None
-    objective: str = "gold"
-    storage: str | None = None
+    fixed: tuple[str, ...]  # overrides that every trial has, without the seed
+    space: Mapping[str, BaseDistribution]  # setting → the values to search
+    seeds: tuple[int, ...] = (0,)  # one run per seed and trial
+    n_trials: int = 50  # finished trials of the study in total
+    workers: int | None = None  # runs at a time; None: as the config and the cores allow
+    objective: str = "gold"  # a key of OBJECTIVES
+    storage: str | None = None  # URL of a database; None: a journal in the study's folder
 
 
 def search_names() -> list[str]:
+    """The searches in `sweeps/`, by the names of their files."""
     return [name for name in sweep_names() if name.startswith(SEARCH)]
 
 
 def load_search(name: str) -> tuple[str, list[str]]:
-    """(question, overrides) of a search in `sweeps/`. UserError for a name that is none, or a file of another form."""
+    """(question, overrides) of a search in `sweeps/`. Raises UserError for an unknown name and for a file of another form."""
     if name not in search_names():
         study = f"is a study: run python -m ablate.run -m sweep={name}"
         what = study if name in sweep_names() else f"is not a search{nearest(name, search_names())}"
@@ -60,23 +61,23 @@ def load_search(name: str) -> tuple[str, list[str]]:
 
 
 def read_search(arguments: Sequence[str]) -> Search:
-    """The search that a command line asks for; the last mention of a setting wins. Raises UserError, one sentence."""
-    given = parse(arguments)
+    """The search that a command line asks for; of a setting that is given twice the last value counts. Raises UserError."""
+    overrides = parse(arguments)
     study = "study=tune"
-    if "sweep" in given:
-        name = given.pop("sweep").partition("=")[2]
-        given = parse(load_search(name)[1]) | given
+    if "sweep" in overrides:
+        name = overrides.pop("sweep").partition("=")[2]
+        overrides = parse(load_search(name)[1]) | overrides
         study = f"study={name}"
-    options = {name: given.pop(name).partition("=")[2] for name in OPTIONS if name in given}
-    overrides = {key: checked(key, text) for key, text in given.items()}
-    space = {key: distribution(key, override) for key, override in overrides.items() if override.is_sweep_override()}
+    options = {name: overrides.pop(name).partition("=")[2] for name in OPTIONS if name in overrides}
+    parsed = {key: parse_override(key, text) for key, text in overrides.items()}
+    space = {key: distribution(key, override) for key, override in parsed.items() if override.is_sweep_override()}
     if not space:
         raise UserError("nothing is left to search: give a setting an interval or choices, as in ppo.kl_coef=interval(0.01,1); see --help")
-    fixed = {"collapse.stop": "collapse.stop=true", "study": study} | {key: text for key, text in given.items() if key not in space}
+    fixed = {"collapse.stop": "collapse.stop=true", "study": study} | {key: text for key, text in overrides.items() if key not in space}
     seed = fixed.pop("seed", "seed=0").partition("=")[2]
-    if "seeds" in options and "seed" in given:
+    if "seeds" in options and "seed" in overrides:
         raise UserError("seed and seeds both say which seeds a trial runs: leave one out")
-    seeds = numbers("seeds", options.get("seeds", seed), least=0)
+    seeds = numbers("seeds", options.get("seeds", seed), minimum=0)
     n_trials = number("n_trials", options.get("n_trials", "50"))
     workers = number("workers", options["workers"]) if "workers" in options else None
     objective, storage = options.get("objective", "gold"), options.get("storage")
@@ -88,7 +89,7 @@ def read_search(arguments: Sequence[str]) -> Search:
 
 
 def parse(arguments: Sequence[str]) -> dict[str, str]:
-    """Setting → its override as written. UserError for anything that is no `setting=value`."""
+    """Setting → its override as written. Raises UserError for anything that is not `setting=value` with a known setting."""
     found = {}
     for argument in arguments:
         if argument.startswith("-"):
@@ -105,8 +106,11 @@ def parse(arguments: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def checked(key: str, text: str) -> Override:
-    """The override parsed, its values of the setting's type; a sweep over what decides no number of a run is refused."""
+def parse_override(key: str, text: str) -> Override:
+    """Parse an override and check its values against the setting's type.
+
+    Raises UserError, also for a sweep over a setting that no number of a run depends on.
+    """
     try:
         override = OverridesParser.create().parse_override(text)
     except HydraException as error:
@@ -121,7 +125,7 @@ def checked(key: str, text: str) -> Override:
 
 
 def distribution(key: str, override: Override) -> BaseDistribution:
-    """interval → floats (whole numbers for a whole-number setting), range → its steps, anything else → choices.
+    """interval → floats (whole numbers for a whole-number setting), range → its steps, anything else → choices. Raises UserError.
 
     Choices are kept as text, as the override grammar writes them, so that null, true and presets are values like any other.
     """
@@ -136,7 +140,7 @@ def distribution(key: str, override: Override) -> BaseDistribution:
     if not found:
         raise UserError(f"{text} holds no value: correct the range of {key}")
     if key not in groups():
-        within_limits(key, found)
+        check_limits(key, found)
     if isinstance(sweep, RangeSweep):
         low, high, step = min(found), max(found), abs(sweep.step)
         if log and step != 1:
@@ -146,11 +150,12 @@ def distribution(key: str, override: Override) -> BaseDistribution:
         return FloatDistribution(low, high, step=step)
     if log:
         raise UserError(f"{text}: choices have no scale; write tag(log, interval(low, high))")
-    texts = [SPELLING.get(value, value) for value in override.sweep_string_iterator()]
+    texts = [YAML_WORDS.get(value, value) for value in override.sweep_string_iterator()]
     return CategoricalDistribution(list(dict.fromkeys(texts)))
 
 
 def interval(key: str, low: float, high: float, log: bool, text: str) -> BaseDistribution:
+    """The distribution of an interval; `text` is the override as written, for the sentence. Raises UserError."""
     kind = setting_type(key)
     if kind not in (int, float):
         raise UserError(f"{text}: {key} is not a number; write its choices, {key}=a,b")
@@ -159,16 +164,16 @@ def interval(key: str, low: float, high: float, log: bool, text: str) -> BaseDis
     if log and low <= 0:
         raise UserError(f"{text}: a logarithmic scale starts above 0; raise the lower end")
     if kind is float:
-        within_limits(key, [low, high])
+        check_limits(key, [low, high])
         return FloatDistribution(low, high, log=log)
     if low != int(low) or high != int(high):
         raise UserError(f"{text}: {key} takes whole numbers; so must the ends of its interval")
-    within_limits(key, [int(low), int(high)])
+    check_limits(key, [int(low), int(high)])
     return IntDistribution(int(low), int(high), log=log)
 
 
 def setting_type(key: str) -> Any:
-    """The type of a setting by its dotted name, Optional taken off; None for a config group."""
+    """The type of a setting by its dotted name, without Optional; None for a config group."""
     kind: Any = Config
     for part in key.split("."):
         kind = get_type_hints(kind)[part] if part in getattr(kind, "__annotations__", {}) else None
@@ -176,8 +181,8 @@ def setting_type(key: str) -> Any:
     return alternatives[0] if get_origin(kind) is Union and len(alternatives) == 1 else kind
 
 
-def within_limits(key: str, found: Sequence[Any]) -> None:
-    """Refuse a value that the setting cannot take, whatever the others are."""
+def check_limits(key: str, found: Sequence[Any]) -> None:
+    """Refuse values outside the limits of the setting. Raises UserError."""
     for value in found:
         config = OmegaConf.structured(Config)
         OmegaConf.update(config, key, value)
@@ -185,18 +190,19 @@ def within_limits(key: str, found: Sequence[Any]) -> None:
 
 
 def number(name: str, text: str) -> int:
+    """The value of an option that is one whole number of at least 1. Raises UserError."""
     found = numbers(name, text, 1)
     if len(found) > 1:
         raise UserError(f"{name}={text} must be one whole number")
     return found[0]
 
 
-def numbers(name: str, text: str, least: int) -> tuple[int, ...]:
-    """Whole numbers as `3`, `0,1` or `range(2)`, each once."""
+def numbers(name: str, text: str, minimum: int) -> tuple[int, ...]:
+    """Whole numbers of at least `minimum`, written as `3`, `0,1` or `range(2)`, without repetitions. Raises UserError."""
     try:
         found = values(OverridesParser.create().parse_override(f"{name}={text}"))
     except HydraException:
         found = []
-    if not found or not all(type(value) is int and value >= least for value in found):
-        raise UserError(f"{name}={text} is not a whole number of at least {least}" + (" or range(n)" if name == "seeds" else ""))
+    if not found or not all(type(value) is int and value >= minimum for value in found):
+        raise UserError(f"{name}={text} is not a whole number of at least {minimum}" + (" or range(n)" if name == "seeds" else ""))
     return tuple(dict.fromkeys(found))

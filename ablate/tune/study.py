@@ -1,8 +1,8 @@
-"""The Optuna study behind a tune: where it is stored, which trials are left, who works on which, and how a trial is judged.
+"""The Optuna study behind a search: where it is stored, which tuner works on which trial, and how the outcome of a trial is decided.
 
-Several tuners may work on one study. A tuner holds a lock on the folder of each trial it works on, and the system lets go of
-it when the tuner ends, however that happens; so a trial that is RUNNING and whose lock is free was left behind, and the next
-tuner goes on with it from its runs' checkpoints.
+Several tuners may work on one study. A tuner holds a lock on the folder of each trial it works on, which the operating system releases
+when the tuner ends, however it ends. A trial that is RUNNING while its lock is free was therefore left behind, and the next tuner
+continues it from the checkpoints of its runs.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from ablate.system.files import writing
 from ablate.system.locks import try_lock
 from ablate.tune.space import OBJECTIVES, Search
 
-ASKED = "asked"  # user attribute of a study: what every tuner of it must agree on
-HOST = "host"  # user attribute of a trial: the machine that asked for it
+DEFINITION = "asked"  # user attribute of a study: what all its tuners must agree on
+HOST = "host"  # user attribute of a trial: the name of the machine whose tuner created it
 
 
 def open_study(search: Search, config: Config) -> optuna.Study:
-    """Create the study, or go on with it. UserError where it cannot be reached or was asked for other settings."""
+    """Create the study, or open it. Raises UserError where the storage cannot be used, or where the study has other settings."""
     folder = study_folder(config)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with turn(folder):
+    with study_lock(folder):
         try:
             study = optuna.create_study(
                 storage=open_storage(search.storage, folder), study_name=config.study, load_if_exists=True,
@@ -53,39 +53,43 @@ def open_study(search: Search, config: Config) -> optuna.Study:
         except ValueError as error:
             where = search.storage or folder / "optuna.journal"
             raise UserError(f"{where} is not readable ({first_line(error)}): remove a torn last line, or set study=<name>") from error
-        asked, before = definition(search, config), study.user_attrs.get(ASKED)
+        current, before = definition(search, config), study.user_attrs.get(DEFINITION)
         if before is None:
-            study.set_user_attr(ASKED, asked)
-        elif before != asked:
-            raise UserError(f"study={config.study} was begun otherwise ({first_difference(before, asked)}): set study=<name> for a new one")
+            study.set_user_attr(DEFINITION, current)
+        elif before != current:
+            raise UserError(
+                f"study={config.study} was begun otherwise ({first_difference(before, current)}): set study=<name> for a new one"
+            )
     return study
 
 
 def study_folder(config: Config) -> Path:
+    """results/<study>, where the trials' folders lie."""
     return Path(config.results) / config.study
 
 
 def open_storage(url: str | None, folder: Path) -> BaseStorage:
-    """A journal in the study's folder, or a database. The path is absolute, for Optuna's lock is a symbolic link to it."""
+    """The database at `url`, or a journal in the study's folder. Its path is absolute, because Optuna's lock is a symbolic link to it."""
     if url is None:
         return JournalStorage(JournalFileBackend(str((folder / "optuna.journal").resolve())))
     return RDBStorage(url)
 
 
 def first_line(error: BaseException) -> str:
+    """The first line of an exception's text, or its type where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def definition(search: Search, config: Config) -> dict:
-    """What must not change while a study goes on: objective, seeds, space, and every fixed setting that decides numbers."""
+    """What must stay the same throughout a study: objective, seeds, space, and every fixed setting that a run's numbers depend on."""
     settings = {key: value for key, value in asdict(config).items() if key not in (*OUTSIDE_IDENTITY, "seed")}
     space = {key: distribution_to_json(search.space[key]) for key in sorted(search.space)}
     return {"objective": search.objective, "seeds": list(search.seeds), "space": space, "settings": settings}
 
 
 @contextmanager
-def turn(folder: Path) -> Iterator[None]:
-    """One tuner at a time counts the trials of a study and asks for the next."""
+def study_lock(folder: Path) -> Iterator[None]:
+    """Hold the lock of a study, so that one tuner at a time counts its trials and creates the next. Waits until it is free."""
     with (folder / "tune.lock").open("ab") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
@@ -93,30 +97,32 @@ def turn(folder: Path) -> Iterator[None]:
 
 @dataclass
 class TrialRun:
-    """A trial that this process works on: `lock` is open for as long, `reported` are the updates whose gold Optuna knows."""
+    """A trial that this process works on."""
 
     trial: Trial
-    lock: IO
-    reported: set[int] = field(default_factory=set)
+    lock: IO  # open for as long as the process works on the trial
+    reported: set[int] = field(default_factory=set)  # updates whose gold Optuna has
     jobs: list[Job] = field(default_factory=list)
     running: list[tuple[Job, Any]] = field(default_factory=list)
 
     @property
     def is_decided(self) -> bool:
-        """One seed is enough to say that a trial did not hold."""
+        """Whether one seed has failed, diverged or collapsed, which decides the outcome of the trial."""
         return any(job.collapsed or job.state in ("failed", "diverged") for job in self.jobs)
 
     @property
     def is_over(self) -> bool:
+        """Whether no run is left to wait for: none is running, and the rest are done or no longer matter."""
         return not self.running and (self.is_decided or all(job.state == "completed" for job in self.jobs))
 
 
-def next_attempt(study: optuna.Study, search: Search, folder: Path) -> TrialRun | None:
-    """A trial left behind, else a new one; None where `n_trials` are finished or being worked on.
+def next_trial(study: optuna.Study, search: Search, folder: Path) -> TrialRun | None:
+    """A trial that was left behind, else a new one; None where `n_trials` are finished or being worked on. Raises UserError.
 
-    The sampler's seed comes from the number of trials so far: one tuner with one worker asks the same, interrupted or not.
+    The sampler's seed depends on the number of trials so far, so that one tuner with one worker asks for the same trials whether or not
+    it was interrupted.
     """
-    with turn(folder):
+    with study_lock(folder):
         trials = study.get_trials(deepcopy=False)
         for left in trials:
             if left.state == TrialState.RUNNING and left.user_attrs.get(HOST) == platform.node():
@@ -134,12 +140,12 @@ def next_attempt(study: optuna.Study, search: Search, folder: Path) -> TrialRun 
 
 
 def is_counted(trial: FrozenTrial) -> bool:
-    """Finished, whatever the outcome, or in somebody's hands; a tuner killed within `ask` leaves one that is neither."""
+    """Whether a trial is finished, whatever its outcome, or being worked on. A tuner killed within `ask` leaves one that is neither."""
     return trial.state.is_finished() or (trial.state == TrialState.RUNNING and HOST in trial.user_attrs)
 
 
 def lock_trial(folder: Path, number: int) -> IO | None:
-    """The open lock of a trial, or None where another tuner has it."""
+    """The open lock of a trial, or None where another tuner holds it. Raises UserError where its folder cannot be written."""
     path = folder / f"trial={number}" / "tuner.lock"
     with writing(path.parent):
         path.parent.mkdir(exist_ok=True)
@@ -151,55 +157,58 @@ def lock_trial(folder: Path, number: int) -> IO | None:
 
 
 def overrides_of(search: Search, trial: Trial | FrozenTrial) -> list[str]:
-    """The trial as overrides; its runs differ in the seed alone."""
+    """The settings of a trial as overrides, without the seed."""
     return [*search.fixed, *(f"{key}={value}" for key, value in trial.params.items()), f"arm='trial={trial.number}'"]
 
 
-def report(attempt: TrialRun) -> None:
-    """Tell Optuna the gold of every evaluation that all seeds have reached and that it does not know yet, averaged over them."""
+def report(run: TrialRun) -> None:
+    """Report to Optuna the mean gold of each evaluation that all seeds have reached and that is not reported yet."""
     curves = []
-    for job in attempt.jobs:
+    for job in run.jobs:
         rows = read_rows(job.folder / "metrics.jsonl")
         curves.append({row["update"]: row["eval/gold"] for row in rows if row.get("eval/gold") is not None})
     shared = set.intersection(*(set(curve) for curve in curves))
-    for update in sorted(shared - attempt.reported):
-        attempt.trial.report(fmean(curve[update] for curve in curves), update)
-    attempt.reported |= shared
+    for update in sorted(shared - run.reported):
+        run.trial.report(fmean(curve[update] for curve in curves), update)
+    run.reported |= shared
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """`said`: held, collapsed, diverged or failed. Means over the seeds that have a result; None where none has."""
+    """How a trial ended; `gold` and `kl` are means over the seeds that have a result, None where none has."""
 
-    status: str
+    status: str  # held, collapsed, diverged or failed
     reason: str
-    gold: float | None
-    kl: float | None
+    gold: float | None  # final gold
+    kl: float | None  # final KL to SFT, nats per response
 
 
 def outcome(jobs: Sequence[Job]) -> Outcome:
-    """One failed, diverged or collapsed seed, in this order, decides for its trial; such a run's last values are kept all the same."""
+    """The outcome of a trial from its runs: failed, else diverged, else collapsed where at least one seed is, else held.
+
+    The last values of runs that collapsed or diverged count in the means all the same.
+    """
     finals = {job.folder: (read_summary(job.folder) or {}).get("final") or {} for job in jobs if job.state in ("completed", "diverged")}
     gold = [final["eval/gold"] for final in finals.values() if final.get("eval/gold") is not None]
     kl = [final["eval/kl_to_sft"] for final in finals.values() if final.get("eval/kl_to_sft") is not None]
-    said, reason = "held", ""
-    for word, has in (("collapsed", lambda job: job.collapsed), ("diverged", lambda job: job.state == "diverged"),
+    status, reason = "held", ""
+    for word, matches in (("collapsed", lambda job: job.collapsed), ("diverged", lambda job: job.state == "diverged"),
                       ("failed", lambda job: job.state == "failed")):  # fmt: skip
-        guilty = [job for job in jobs if has(job)]
-        if guilty:
-            said, reason = word, "; ".join(f"seed={job.config.seed}: {job.reason}".removesuffix(": ") for job in guilty)
-    if said == "held" and (len(gold) < len(jobs) or len(kl) < len(jobs)):
-        said, reason = "failed", "a run has no gold reward, which the objective needs"
-    return Outcome(said, reason, fmean(gold) if gold else None, fmean(kl) if kl else None)
+        deciding = [job for job in jobs if matches(job)]
+        if deciding:
+            status, reason = word, "; ".join(f"seed={job.config.seed}: {job.reason}".removesuffix(": ") for job in deciding)
+    if status == "held" and (len(gold) < len(jobs) or len(kl) < len(jobs)):
+        status, reason = "failed", "a run has no gold reward, which the objective needs"
+    return Outcome(status, reason, fmean(gold) if gold else None, fmean(kl) if kl else None)
 
 
-def record(study: optuna.Study, attempt: TrialRun, found: Outcome, folder: Path) -> None:
-    """Record a trial: values where it held, PRUNED where it collapsed or diverged, FAIL otherwise; then let go of it."""
-    said = {"outcome": found.status, "reason": found.reason, "gold": found.gold, "kl": found.kl, "folder": str(folder)}
-    for name, value in said.items():
-        attempt.trial.set_user_attr(name, value)
-    if found.status == "held":
-        study.tell(attempt.trial, [found.gold, found.kl][: len(study.directions)])
+def record(study: optuna.Study, run: TrialRun, result: Outcome, folder: Path) -> None:
+    """Record a trial in the study, and release its lock: values where it held, PRUNED where it collapsed or diverged, FAIL otherwise."""
+    attributes = {"outcome": result.status, "reason": result.reason, "gold": result.gold, "kl": result.kl, "folder": str(folder)}
+    for name, value in attributes.items():
+        run.trial.set_user_attr(name, value)
+    if result.status == "held":
+        study.tell(run.trial, [result.gold, result.kl][: len(study.directions)])
     else:
-        study.tell(attempt.trial, state=TrialState.FAIL if found.status == "failed" else TrialState.PRUNED)
-    attempt.lock.close()
+        study.tell(run.trial, state=TrialState.FAIL if result.status == "failed" else TrialState.PRUNED)
+    run.lock.close()

@@ -12,9 +12,10 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from ablate.config import ModelConfig
 from ablate.errors import UserError
 from ablate.memory import __main__ as memory
-from ablate.memory.__main__ import folder_shape, run_of, settings, shapes
-from ablate.memory.estimate import ACTIVATIONS, FROZEN_NORMS, Run, estimate
-from ablate.memory.shapes import SHAPES, Shape, shape_of
+from ablate.memory.__main__ import settings
+from ablate.memory.estimate import ACTIVATIONS, FROZEN_NORMS, Run, estimate, run_of
+from ablate.memory.report import PHASES, bytes_text
+from ablate.memory.shapes import SHAPES, Shape, folder_shape, model_shapes, shape_of
 from ablate.models.attention import use_grouped_attention
 from ablate.models.forward import packed_states
 from ablate.models.linear import use_onednn
@@ -155,7 +156,7 @@ def test_the_settings_reach_the_prediction():
         SHAPES["Llama 2 7B"], SHAPES["Llama 2 7B"], prompt=100, response=50, batch=64, minibatch=32, micro=2, precision="bf16",
         checkpointing=True, lora_rank=4, lora_targets=["q_proj"], shared_critic=False, held_out=256,
     )  # fmt: skip
-    assert run_of(config, *shapes(config, 7e9)) == expected
+    assert run_of(config, *model_shapes(config, 7e9)) == expected
 
 
 def test_a_model_that_is_not_there_is_one_sentence(tmp_path):
@@ -169,8 +170,8 @@ def test_the_command_reads_a_folder_and_refuses_a_mistyped_setting(architecture_
     memory.main()
     lines = capsys.readouterr().out.splitlines()
     peaks = next(line for line in lines if line.startswith("| peak"))
-    run = run_of(config := settings(sys.argv[1:]), *shapes(config, None))
-    assert [cell.strip() for cell in peaks.split("|")[2:6]] == [memory.shown(estimate(run).peak(phase)) for phase in memory.PHASES]
+    run = run_of(config := settings(sys.argv[1:]), *model_shapes(config, None))
+    assert [cell.strip() for cell in peaks.split("|")[2:6]] == [bytes_text(estimate(run).peak(phase)) for phase in PHASES]
     assert any("model.gradient_checkpointing=true" in line for line in lines)
     monkeypatch.setattr(sys, "argv", ["memory", "ppo.bach_size=64"])
     with pytest.raises(SystemExit, match=r"error: ppo.bach_size is not a setting: did you mean ppo.batch_size\?"):

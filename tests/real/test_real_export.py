@@ -11,7 +11,7 @@ from families import family_shape, family_tokenizer, random_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from ablate.data.chat import encode_dialogues
-from ablate.export.__main__ import export, plain_scorer
+from ablate.export.folder import export, plain_scorer
 from ablate.runs.folder import run_folder
 from ablate.session import execute
 

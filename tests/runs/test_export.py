@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from ablate.data.chat import encode_dialogues, encode_turns
 from ablate.errors import UserError
-from ablate.export.__main__ import export, main
+from ablate.export.__main__ import main
+from ablate.export.folder import export
 from ablate.models.forward import response_logits, sequence_score
 from ablate.models.load import load_policy, load_scorer
 from ablate.models.lora import add_adapter, restore_adapter

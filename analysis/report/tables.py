@@ -43,7 +43,7 @@ def warnings(data: dict[str, Any]) -> str:
     rows = []
     for row in data["warnings"]:
         code = f"<small><code>{escape(row['monitor'])}</code></small>"
-        monitor = Cell(f"{METRICS[row['monitor']].label} {code}" if row["monitor"] in METRICS else code, row["monitor"])
+        monitor = Cell(f"{METRICS[row['monitor']].panel} {code}" if row["monitor"] in METRICS else code, row["monitor"])
         direction = text({1: "rises", -1: "falls", 0: "undecided"}[row["direction"]])
         area = [Cell(dot(row["auc"], row["low"], row["high"]), row["auc"]), interval(row, "auc", "")]
         lead = Cell("–" if row["lead"] is None else f"{row['lead']:g} updates", row["lead"], "number")

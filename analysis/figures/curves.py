@@ -6,19 +6,19 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from analysis.figures.estimate import GOLD, KL, LENGTH, PERPLEXITY, PROXY, WIN, Drawn, Frames, Panel, trajectories
+from analysis.figures.estimate import GOLD, KL, LENGTH, PERPLEXITY, PROXY, WIN, Drawn, Frames, Panel, panel, trajectories
 from analysis.figures.panels import MAX_LABELLED, draw_panels
 from analysis.figures.style import arm_order, bands, collapse_is, gold_source, seeds
 
-POLICY_LOSS = Panel("ppo/policy_loss", "Policy loss")
-VALUE_LOSS = Panel("ppo/value_loss", "Value loss", "sqrt")
-ENTROPY = Panel("monitor/entropy", "Entropy (nats per token)")
+POLICY_LOSS = panel("ppo/policy_loss")
+VALUE_LOSS = panel("ppo/value_loss", "sqrt")
+ENTROPY = panel("monitor/entropy", unit=True)
 TRUE_PERPLEXITY = PERPLEXITY._replace(title="True perplexity of the responses")
-PERPLEXITY_MOSS = Panel("monitor/perplexity_moss", "MOSS-RLHF's perplexity")
-ADVANTAGE_SD = Panel("ppo/advantage_std", "SD of advantages")
-EXPLAINED = Panel("ppo/explained_variance", "Explained variance of returns")
-GRAD_NORM = Panel("ppo/grad_norm", "Gradient norm before clipping", "sqrt")
-APPROX_KL = Panel("ppo/approx_kl", "KL of one update (nats per token)")
+PERPLEXITY_MOSS = panel("monitor/perplexity_moss")
+ADVANTAGE_SD = panel("ppo/advantage_std")
+EXPLAINED = panel("ppo/explained_variance")
+GRAD_NORM = panel("ppo/grad_norm", "sqrt")
+APPROX_KL = panel("ppo/approx_kl", unit=True)
 SIX = (PROXY, GOLD, WIN, KL, PERPLEXITY, LENGTH)
 
 

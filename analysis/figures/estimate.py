@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ablate.runs.metrics import BY_NAME
 from analysis.estimate.collapse import collapse_times
 from analysis.estimate.outcomes import with_win_rate
 from analysis.load.judgements import COLUMNS as JUDGEMENT_COLUMNS
@@ -45,12 +46,19 @@ class Panel(NamedTuple):
     scale: str = "linear"
 
 
-PROXY = Panel("eval/proxy", "Proxy reward (held-out)")
-GOLD = Panel("eval/gold", "Gold reward (held-out)")
+def panel(name: str, scale: str = "linear", *, unit: bool = False) -> Panel:
+    """The panel of a metric in metrics.jsonl: its registered title, followed by its unit in parentheses if `unit`."""
+    metric = BY_NAME[name]
+    title = metric.panel[0].upper() + metric.panel[1:]
+    return Panel(name, f"{title} ({metric.unit})" if unit else title, scale)
+
+
+PROXY = panel("eval/proxy")
+GOLD = panel("eval/gold")
 WIN = Panel("eval/win_rate", "Win rate against SFT")
-KL = Panel("monitor/kl_to_sft", "KL to SFT (nats per response)", "sqrt")
-PERPLEXITY = Panel("monitor/perplexity", "Perplexity of the responses")
-LENGTH = Panel("monitor/response_length", "Response length (tokens)")
+KL = panel("monitor/kl_to_sft", "sqrt", unit=True)
+PERPLEXITY = panel("monitor/perplexity")
+LENGTH = panel("monitor/response_length", unit=True)
 
 
 def mean_and_band(values: np.ndarray, generator: np.random.Generator, *, repetitions: int = 1000, level: float = 0.95) -> pd.DataFrame:

@@ -96,12 +96,12 @@ def read_run(folder: Path) -> Record:
     return Record(row, names, values, notes)
 
 
-def made_by(config: dict, summary: dict) -> dict[str, Any]:
+def made_by(config: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
     """The record of what made the run's numbers (`ablate.runs.numerics`) as `numerics/…`: the fingerprint of the code (None for a run
     made before fingerprints were kept), how many earlier ones a resumed run had, and the version of each package.
     """
     records = config.get("numerics") or [{}]  # a run still going has no summary
-    record = summary.get("numerics") or {**records[-1], "earlier": records[:-1]}
+    record: dict[str, Any] = summary.get("numerics") or {**records[-1], "earlier": records[:-1]}
     packages = {f"numerics/{name}": version for name, version in record.get("packages", {}).items()}
     return {"numerics/code": record.get("code"), "numerics/earlier": len(record.get("earlier", [])), **packages}
 

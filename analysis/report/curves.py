@@ -6,55 +6,41 @@ Numbers keep four significant digits, and large studies fewer updates (`MAX_NUMB
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from ablate.runs.metrics import BY_NAME, NO_UNIT
+
 MAX_NUMBERS = 500_000  # of single runs, over all metrics
 
 
-class Metric(NamedTuple):
-    label: str
-    unit: str
-
-
-METRICS = {
-    "eval/gold": Metric("gold reward", "held-out prompts"),
-    "eval/proxy": Metric("proxy reward", "score, held-out prompts"),
-    "monitor/kl_to_sft": Metric("KL to SFT", "nats per response"),
-    "monitor/perplexity": Metric("true perplexity", "of responses under the policy"),
-    "monitor/response_length": Metric("response length", "tokens"),
-    "monitor/entropy": Metric("entropy", "nats per token"),
-    "eval/win": Metric("wins against SFT", "share of held-out prompts, by gold"),
-    "monitor/perplexity_moss": Metric("MOSS's perplexity", "as MOSS-RLHF logs it"),
-    "monitor/distinct": Metric("distinct bigrams", "share within a response"),
-    "eval/tie": Metric("ties with SFT", "share of held-out prompts, by gold"),
-    "eval/lose": Metric("losses against SFT", "share of held-out prompts, by gold"),
-    "eval/helpful/gold": Metric("gold, helpful prompts", "held-out prompts"),
-    "eval/harmful/gold": Metric("gold, harmful prompts", "held-out prompts"),
-    "eval/kl_to_sft": Metric("KL to SFT, held-out", "nats per response"),
-    "monitor/perplexity_ref": Metric("perplexity under SFT", "of the policy's responses"),
-    "monitor/kl_per_token": Metric("KL per token", "nats per token, sampled"),
-    "monitor/truncated": Metric("truncated", "share of responses that never ended"),
-    "reward/proxy_mean": Metric("proxy reward, training", "score"),
-    "reward/proxy_std": Metric("proxy reward, SD", "score"),
-    "reward/proxy_p95": Metric("proxy reward, 95th percentile", "score"),
-    "reward/shaped_mean": Metric("shaped reward", "after every reward trick"),
-    "ppo/policy_loss": Metric("policy loss", "mean over gradient steps"),
-    "ppo/value_loss": Metric("value loss", "mean over gradient steps"),
-    "ppo/approx_kl": Metric("approximate KL of the update", "nats per token"),
-    "ppo/clip_fraction": Metric("clip fraction", "share of tokens"),
-    "ppo/ratio_max": Metric("largest ratio", "maximum over gradient steps"),
-    "ppo/grad_norm": Metric("gradient norm", "before clipping"),
-    "ppo/explained_variance": Metric("explained variance", "of returns by the critic"),
-    "ppo/advantage_std": Metric("SD of advantages", "before normalisation"),
-    "ppo/return_mean": Metric("mean return", "before the first gradient step"),
-    "ppo/kl_coef": Metric("KL coefficient η", "score per nat"),
+SHOWN = (
+    "eval/gold", "eval/proxy", "monitor/kl_to_sft", "monitor/perplexity", "monitor/response_length", "monitor/entropy", "eval/win",
+    "monitor/perplexity_moss", "monitor/distinct", "eval/tie", "eval/lose", "eval/helpful/gold", "eval/harmful/gold", "eval/kl_to_sft",
+    "monitor/perplexity_ref", "monitor/kl_per_token", "monitor/truncated", "reward/proxy_mean", "reward/proxy_std", "reward/proxy_p95",
+    "reward/shaped_mean", "ppo/policy_loss", "ppo/value_loss", "ppo/approx_kl", "ppo/clip_fraction", "ppo/ratio_max", "ppo/grad_norm",
+    "ppo/explained_variance", "ppo/advantage_std", "ppo/return_mean", "ppo/kl_coef",
+)  # fmt: skip
+METRICS = {name: BY_NAME[name] for name in SHOWN}
+# What the page says in the place of a unit where the metric has none.
+WITHOUT_UNIT = {
+    "monitor/perplexity_moss": "falls when responses get longer",
+    "ppo/policy_loss": "mean over gradient steps",
+    "ppo/value_loss": "mean over gradient steps",
+    "ppo/ratio_max": "maximum over gradient steps",
+    "ppo/grad_norm": "mean over gradient steps",
 }
 FIXED = ("eval/gold", "eval/proxy", "monitor/kl_to_sft", "monitor/perplexity", "monitor/response_length", "monitor/entropy")
 FREE = ("eval/win", "monitor/perplexity_moss", "monitor/distinct")
+
+
+def unit_of(name: str) -> str:
+    """The metric's unit as the page shows it beside its label."""
+    unit = METRICS[name].unit
+    return WITHOUT_UNIT.get(name, "") if unit == NO_UNIT else unit
 
 
 def short(values: np.ndarray | Sequence[float], digits: int = 4) -> list:
@@ -107,7 +93,7 @@ def curve_data(runs: pd.DataFrame, curves: pd.DataFrame, arms: Sequence[str]) ->
             x, table = x[kept], table[:, kept]
         bands = [mean_and_half_width(table[arm_of == arm]) for arm in arms]
         metrics[name] = {
-            "label": METRICS[name].label, "unit": METRICS[name].unit, "x": x.tolist(), "seeds": [_trimmed(row) for row in table],
+            "label": METRICS[name].panel, "unit": unit_of(name), "x": x.tolist(), "seeds": [_trimmed(row) for row in table],
             "mean": [_trimmed(mean) for mean, _ in bands], "half": [_trimmed(half, 3) for _, half in bands],
             "n": [np.isfinite(table[arm_of == arm]).sum(axis=0).tolist() for arm in arms],
         }  # fmt: skip

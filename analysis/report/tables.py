@@ -40,7 +40,7 @@ def warnings(data: dict[str, Any]) -> Table:
     """Table 3: one row per monitor, best first; without rows if no early warning can be learned."""
     rows = []
     for row in data["warnings"]:
-        label = METRICS[row["monitor"]].label if row["monitor"] in METRICS else ""
+        label = METRICS[row["monitor"]].panel if row["monitor"] in METRICS else ""
         monitor = Cell(label, row["monitor"], metric=row["monitor"])
         direction = text({1: "rises", -1: "falls", 0: "undecided"}[row["direction"]])
         area = [Cell("", row["auc"], dot=dot(row["auc"], row["low"], row["high"])), interval(row, "auc", "")]

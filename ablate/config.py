@@ -22,9 +22,16 @@ def setting(
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,
+    needs: tuple[str, ...] = (),
+    later: bool = False,
 ):
-    """A dataclass field that carries its meaning and its legal range (`low`/`high` inclusive, `above` exclusive)."""
+    """A dataclass field that carries its meaning and its legal range (`low`/`high` inclusive, `above` exclusive).
+
+    needs: toggles beside it, without any one of which it does nothing: it is then left out of a run's identity.
+    later: added after runs had been made. At its default it is left out of a run's identity, so that theirs stays what it was.
+    """
     metadata = dict(meaning=meaning, unit=unit, source=source, choices=choices, low=low, high=high, above=above)
+    metadata |= dict(needs=needs, later=later)
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -35,27 +42,45 @@ class PPOConfig:
     """The toggles and their amounts. Defaults are the preset `ppo_max`; a null amount is a trick that is off."""
 
     kl_penalty: bool = setting(True, "subtract kl_coef × KL(π‖π_SFT) from the reward of every token", source=f"{PAPER} eqs. 3, 19")
-    kl_coef: float = setting(0.1, "η, the weight of the token-level KL", unit="score per nat", low=0)
+    kl_coef: float = setting(0.1, "η, the weight of the token-level KL", unit="score per nat", low=0, needs=("kl_penalty",))
     kl_estimator: str = setting(
         "k1", "how the KL of a token is estimated in the penalty", choices=("k1", "k2", "k3", "full"),
-        source="Schulman, Approximating KL divergence (2020)",
+        source="Schulman, Approximating KL divergence (2020)", needs=("kl_penalty",)
     )  # fmt: skip
     kl_adaptive: bool = setting(
-        False, "steer kl_coef so that the KL per response approaches kl_target", source="Ziegler et al. 1909.08593, §2.2"
+        False,
+        "steer kl_coef so that the KL per response approaches kl_target",
+        source="Ziegler et al. 1909.08593, §2.2",
+        needs=("kl_penalty",),
     )
-    kl_target: float = setting(6.0, "target of the adaptive controller", unit="nats per response", above=0)
-    kl_horizon: float = setting(10_000.0, "responses over which the controller can double the coefficient", above=0)
+    kl_target: float = setting(
+        6.0, "target of the adaptive controller", unit="nats per response", above=0, needs=("kl_penalty", "kl_adaptive")
+    )
+    kl_horizon: float = setting(
+        10_000.0, "responses over which the controller can double the coefficient", above=0, needs=("kl_penalty", "kl_adaptive")
+    )
     importance_sampling: str = setting(
         "behaviour", "whose log-probs are the old ones in the ratio: the sampling policy's or the SFT reference's",
         choices=("behaviour", "reference"), source=f"{PAPER} §5.3.3",
     )  # fmt: skip
     entropy_bonus: bool = setting(False, "add entropy_coef × mean per-token entropy to the objective", source=f"{PAPER} §5.3.3")
-    entropy_coef: float = setting(0.01, "weight of the entropy bonus", unit="per nat", low=0, source=f"{PAPER} App. B.3")
-    entropy_clip: Optional[float] = setting(None, "δ: the bonus is min(H, δ); null leaves it unclipped", unit="nats", above=0)
-    entropy_clip_form: str = setting("min", "min: min(H, δ); moss: −|H − δ|, as the released code has it", choices=("min", "moss"))
+    entropy_coef: float = setting(
+        0.01, "weight of the entropy bonus", unit="per nat", low=0, source=f"{PAPER} App. B.3", needs=("entropy_bonus",)
+    )
+    entropy_clip: Optional[float] = setting(
+        None, "δ: the bonus is min(H, δ); null leaves it unclipped", unit="nats", above=0, needs=("entropy_bonus",)
+    )
+    entropy_clip_form: str = setting(
+        "min",
+        "min: min(H, δ); moss: −|H − δ|, as the released code has it",
+        choices=("min", "moss"),
+        needs=("entropy_bonus", "entropy_clip"),
+    )
     reward_scaling: bool = setting(False, "divide scores by their running standard deviation", source=f"{PAPER} §5.3.1")
     reward_norm: bool = setting(True, "subtract the mean of scores and divide by their standard deviation", source=f"{PAPER} eq. 18")
-    reward_norm_over: str = setting("history", "moments over all scores so far, or over this batch", choices=("history", "batch"))
+    reward_norm_over: str = setting(
+        "history", "moments over all scores so far, or over this batch", choices=("history", "batch"), needs=("reward_norm",)
+    )
     reward_clip: Optional[float] = setting(
         3.0, "δ: scores are clipped to ±δ, after norm or scaling; null is off", unit="score", above=0, source=f"{PAPER} eq. 18"
     )
@@ -64,14 +89,18 @@ class PPOConfig:
     value_clip: bool = setting(
         True, "hold the new value within ±value_clip_range of the old one in the value loss", source=f"{PAPER} eq. 16"
     )
-    value_clip_range: float = setting(0.2, "range of the value clip", unit="reward", above=0)
+    value_clip_range: float = setting(0.2, "range of the value clip", unit="reward", above=0, needs=("value_clip",))
     value_coef: float = setting(1.0, "weight of the value loss", above=0)
     ratio_clip: bool = setting(True, "PPO's clipped surrogate", source=f"{PAPER} eq. 15; Schulman et al. 1707.06347, eq. 7")
-    clip_range: float = setting(0.2, "ε of the clipped surrogate", above=0)
+    clip_range: float = setting(0.2, "ε of the clipped surrogate", above=0, needs=("ratio_clip",))
+    clip_range_high: Optional[float] = setting(
+        None, "ε_high: the surrogate clips to [1 − clip_range, 1 + ε_high] (clip-higher); null: ε_high = clip_range", above=0,
+        source="DAPO 2503.14476, §3.1", needs=("ratio_clip",), later=True,
+    )  # fmt: skip
     policy_kl: bool = setting(False, "PPO-penalty: add policy_kl_coef × KL(π_old‖π_θ) to the loss", source=f"{PAPER} eq. 14")
-    policy_kl_coef: float = setting(1.0, "β of PPO-penalty", unit="per nat", low=0)
+    policy_kl_coef: float = setting(1.0, "β of PPO-penalty", unit="per nat", low=0, needs=("policy_kl",))
     grad_clip: bool = setting(True, "clip the global gradient norm of policy and critic together", source=f"{PAPER} §5.4")
-    max_grad_norm: float = setting(1.0, "largest norm after clipping", above=0)
+    max_grad_norm: float = setting(1.0, "largest norm after clipping", above=0, needs=("grad_clip",))
     gae_lambda: float = setting(0.95, "λ of GAE", low=0, high=1, source=f"{PAPER} §4.1; Schulman et al. 1506.02438")
     gamma: float = setting(1.0, "discount per token", low=0, high=1)
     critic_init: str = setting(
@@ -79,10 +108,12 @@ class PPOConfig:
         choices=("reward", "sft", "random"), source=f"{PAPER} §5.3.4",
     )  # fmt: skip
     critic_pretrain: bool = setting(True, "train the critic alone on SFT rollouts before the first update", source=f"{PAPER} §5.3.4")
-    critic_pretrain_updates: int = setting(10, "updates of critic pre-training, not counted in `updates`", low=0)
+    critic_pretrain_updates: int = setting(
+        10, "updates of critic pre-training, not counted in `updates`", low=0, needs=("critic_pretrain",)
+    )
     policy_init: str = setting("sft", "weights the policy starts from", choices=("sft", "pretrained"), source=f"{PAPER} §5.3.4")
     ptx: bool = setting(False, "add ptx_coef × language-model loss on pretraining text", source=f"{PAPER} eq. 17")
-    ptx_coef: float = setting(0.1, "weight of the pretraining loss", unit="per nat", low=0)
+    ptx_coef: float = setting(0.1, "weight of the pretraining loss", unit="per nat", low=0, needs=("ptx",))
     missing_eos_penalty: Optional[float] = setting(
         None, "subtracted from the score of a response that never ended; null is off", unit="score", above=0,
         source="lm-human-preferences; TRL",
@@ -116,6 +147,11 @@ class SamplingConfig:
         True, "log-probs of policy and reference are those of the distribution sampled from; false reproduces MOSS's mismatch (raw T = 1)"
     )
 
+    @property
+    def training_temperature(self) -> float:
+        """Temperature of the log-probs that PPO trains on: the sampler's, or 1 under MOSS's mismatch."""
+        return self.temperature if self.match_training_distribution else 1.0
+
 
 @dataclass
 class EvaluationConfig:
@@ -124,11 +160,11 @@ class EvaluationConfig:
     samples: int = setting(8, "prompts whose answers are written to samples.jsonl at each evaluation", low=0)
     win_margin: float = setting(0.0, "a gold difference up to this is a tie", unit="gold", low=0)
     text_path: Optional[str] = setting(
-        None, "JSONL with `text`, never trained on, for eval/lm_loss; null: text of the world's corpus, nothing for human data"
+        None, "JSONL with `text`, never trained on, for eval/lm_loss; null: text of the world's corpus, nothing for human data", later=True
     )
     choices_path: Optional[str] = setting(
         None, "JSONL with `prompt`, `choices` and `answer` (an index) for eval/choice_accuracy; null: questions on the world's corpus, "
-        "nothing for human data",
+        "nothing for human data", later=True,
     )  # fmt: skip
 
 
@@ -154,6 +190,15 @@ class BugsConfig:
     unmasked_whitening: bool = setting(False, "pads count in the moments of advantage_norm", source="trl#2022")
     kl_wrong_sign: bool = setting(False, "the KL penalty is added, not subtracted", source="trlX")
     nested_reward_norm: bool = setting(False, "reward_norm acts only if reward_scaling is on too", source="MOSS-RLHF")
+
+
+@dataclass(frozen=True)
+class PPOSettings:
+    """What the functions of the PPO core read, as one record."""
+
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    bugs: BugsConfig = field(default_factory=BugsConfig)
 
 
 @dataclass
@@ -224,7 +269,7 @@ class PreferencesConfig:
     held_out_pairs: int = setting(1000, "pairs kept for the RM's accuracy; human ones are of held-out prompts", low=1)
     half: str = setting(
         "all", "which half of the human training pairs, by a hash of the prompt: so a second reward model (gold.path) sees other pairs",
-        choices=("all", "first", "second"),
+        choices=("all", "first", "second"), later=True,
     )  # fmt: skip
     noise: float = setting(0.5, "labels follow sigmoid(Δgold / noise); 0 is noiseless", unit="gold", low=0)
     margin: float = setting(0.0, "least |Δgold| of a pair", unit="gold", low=0)
@@ -274,3 +319,7 @@ class Config:
         "wandb", "wandb mirrors the run folder (offline unless WANDB_MODE=online); none is off", choices=("wandb", "none")
     )
     sweep: Any = setting(None, "a study from sweeps/; needs -m")
+
+    def ppo_settings(self) -> PPOSettings:
+        """The part that the PPO core reads."""
+        return PPOSettings(self.ppo, self.sampling, self.bugs)

@@ -14,7 +14,7 @@ from pathlib import Path
 from ablate.errors import UserError
 from ablate.runs.folder import config_of, read_summary, run_folders
 from ablate.runs.tracking import WandbTracker
-from ablate.system.files import try_lock
+from ablate.system.locks import try_lock
 
 UNFINISHED = {"status": "unfinished", "reason": "the run has no summary yet", "collapsed": None, "collapse_update": None}
 

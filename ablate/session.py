@@ -44,7 +44,7 @@ def execute(config: Config) -> dict:
                 if config.data.source != "world":
                     store.copy_stage("preferences", stages.preferences, ("report.json",))
             with autocast(config):
-                trainer = Trainer(config, stages, store)
+                trainer = Trainer.load(config, stages, store)
                 tracker = open_trackers(config, run_folder(config)) if is_main() else tracker
                 summary = trainer.run(tracker)
     except BaseException as error:
@@ -58,7 +58,7 @@ def execute(config: Config) -> dict:
 
 
 def autocast(config: Config) -> torch.autocast:
-    """`precision=bf16`: matrix products of PPO's models in bfloat16; weights, log-softmax and losses stay float32 (pitfall 12).
+    """`precision=bf16`: matrix products of PPO's models in bfloat16; weights, log-softmax and losses stay float32.
 
     Without autocast's cache of cast weights: it lives as long as the context, which is the whole run, so every pass after the first
     gradient step would still see the weights of the first pass.

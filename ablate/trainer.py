@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -21,116 +21,87 @@ from ablate.pipeline.supervised import language_model_loss, pad_right, response_
 from ablate.ppo.collapse import CollapseDetector, deviation
 from ablate.ppo.evaluate import Evaluation, HeldOut, evaluate, sample_rows, score_rows, summarise
 from ablate.ppo.monitor import advantage_metrics, monitors, reward_metrics
-from ablate.ppo.rollout import collect_rollout, encode_prompts, gather_rollout, generate_responses, score_responses
-from ablate.ppo.scoring import RetokenizingRewardModel, needs_retokenizing, open_gold, with_text_rewards
+from ablate.ppo.rollout import encode_prompts, gather_rollout, generate_responses, score_responses
+from ablate.ppo.scoring import Gold, RetokenizingRewardModel, needs_retokenizing, open_gold, with_text_rewards
 from ablate.ppo.shaping import estimate_targets, initial_state, shape_rewards
+from ablate.ppo.types import Rollout
 from ablate.ppo.update import critic_update, new_optimizer, steps_per_update, update
 from ablate.runs.checkpoint import TrainState, load_adapted, load_optimizer, load_weights, progress_from, read_state, save
 from ablate.runs.folder import read_config
 from ablate.runs.store import ReadOnlyRunStore, RunStore
-from ablate.runs.tracking import Tracker
+from ablate.runs.tracking import Tracker, Trackers
 from ablate.system.distributed import any_process, from_main, is_sharded, raise_on_all_ranks, rank_slice, strided_rank_shard
 from ablate.system.seeding import numpy_generator, torch_generator
-from ablate.system.sharding import shard, unsharded
+from ablate.system.sharding import inference, shard
 from ablate.system.signals import stop_signals
 from ablate.system.timer import Timer
 
 
+@dataclass
 class Trainer:
-    """One run: models, optimiser and position. `run` returns the summary without versions."""
+    """One run: models, optimiser and position. `load` builds it, `run` trains and returns the summary without versions."""
 
-    def __init__(self, config: Config, stages: Stages, store: RunStore | ReadOnlyRunStore):
-        """Load everything and cut the streams back to where the run goes on. Raises UserError."""
-        self.config, self.stages, self.store = config, stages, store
-        self.device = choose_device(config)
-        start, self.resumed = from_main(self.starting_point)
+    config: Config
+    store: RunStore | ReadOnlyRunStore
+    device: torch.device
+    models: Models
+    offloaded: list[OffloadedModel]
+    source: Source
+    gold: Gold
+    held_out: HeldOut
+    optimizer: torch.optim.Optimizer
+    baseline: Evaluation  # of SFT
+    progress: TrainState
+    resumed: bool  # whether the run goes on from a checkpoint of its own
+    tracker: Tracker = field(default_factory=lambda: Trackers([]))
+
+    @classmethod
+    def load(cls, config: Config, stages: Stages, store: RunStore | ReadOnlyRunStore) -> Trainer:
+        """Load everything, and cut the files of the run folder back to where the run goes on. Raises UserError."""
+        device = choose_device(config)
+        start, resumed = from_main(lambda: starting_point(config, store))
         with raise_on_all_ranks():
-            self.models = self.load_models(start)
-            self.offloaded = self.offload_frozen()
-            self.source: Source = open_source(config, self.models.tokenizer)
-            self.gold = open_gold(stages.gold, self.source, self.device)
-            self.held_out = HeldOut.draw(config, self.source, self.models.tokenizer, self.device)
-            longest = self.held_out.encoded[0].shape[1] + config.sampling.max_new_tokens
-            for model in (self.models.reference, self.models.reward, self.models.critic):
-                check_length(longest, model.config, "a prompt with sampling.max_new_tokens", "lower sampling.max_new_tokens")
+            models = load_models(config, stages, start, device)
+            offloaded = offload_frozen(models, config, device)
+            source: Source = open_source(config, models.tokenizer)
+            gold = open_gold(stages.gold, source, device)
+            held_out = HeldOut.draw(config, source, models.tokenizer, device)
+            longest = held_out.encoded[0].shape[1] + config.sampling.max_new_tokens
+            for model in (models.reference, models.reward, models.critic):
+                if model is not None:
+                    check_length(longest, model.config, "a prompt with sampling.max_new_tokens", "lower sampling.max_new_tokens")
         if is_sharded():
-            shard(self.models.policy)
-            shard(self.models.critic)
-        self.optimizer = new_optimizer(self.models, config.ppo)
-        with loaded_on_device(self.offloaded):
-            self.baseline = evaluate(self.models, self.models.reference, self.held_out, self.gold, config)
-        watch = CollapseDetector.from_baseline(self.baseline.gold, config.collapse)
-        self.progress = TrainState(update=0, shaping=initial_state(config.ppo), watch=watch)
+            shard(models.policy)
+            shard(models.critic)
+        optimizer = new_optimizer(models, config.ppo)
+        with loaded_on_device(offloaded):
+            baseline = evaluate(models, models.reference, held_out, gold, config)
+        detector = CollapseDetector.from_baseline(baseline.gold, config.collapse)
+        progress = TrainState(update=0, shaping=initial_state(config.ppo), watch=detector)
+        trainer = cls(config, store, device, models, offloaded, source, gold, held_out, optimizer, baseline, progress, resumed)
         with raise_on_all_ranks():
             if start is not None:
-                self.restore(start, watch)
-            if not self.resumed:
-                self.store.truncate_to({name: 0 for name in self.store.offsets()})
+                trainer.restore(start)
+            if not resumed:
+                store.truncate_to({name: 0 for name in store.offsets()})
+        return trainer
 
-    def starting_point(self) -> tuple[Path | None, bool]:
-        """The newest checkpoint of this run folder, else the one it forks from, else none."""
-        known = self.store.checkpoints()
-        if known:
-            return self.store.checkpoint_folder(known[-1]), True
-        return (Path(self.config.fork) if self.config.fork else None), False
-
-    def load_models(self, start: Path | None) -> Models:
-        """The four models. policy_init: the policy starts from `sft`, or from `pretrained` without SFT (Secrets of RLHF I, §5.3.4)."""
-        ppo, stages, device = self.config.ppo, self.stages, self.device
-        tokenizer = load_tokenizer(stages.sft)
-        by_text = needs_retokenizing(stages.reward_model, tokenizer, ppo.critic_init)
-        generator = torch_generator(self.config.seed, "critic head")
-        lora, frozen = self.config.model.lora_rank > 0, torch.device("cpu") if self.config.offload else device
-        reference = freeze(load_policy(stages.sft, device if lora else frozen))
-        text_reward = RetokenizingRewardModel.load(stages.reward_model, frozen) if by_text else None
-        reward = None if by_text else freeze(load_scorer(stages.reward_model, frozen))
-        if start is not None:
-            read_state(start)
-        if lora:
-            share = ppo.critic_init == "reward" and reward is not None
-            trunk = reward if share else new_critic(ppo.critic_init, stages.sft, stages.reward_model, device, generator)
-            policy, critic = load_adapted(start, reference, trunk, self.config)
-        elif start is not None:
-            policy, critic = load_weights(start, device)
-        else:
-            policy = load_policy(stages.pretrained if ppo.policy_init == "pretrained" else stages.sft, device)
-            critic = new_critic(ppo.critic_init, stages.sft, stages.reward_model, device, generator)
-        reward = critic if reward is None else reward
-        if self.config.model.gradient_checkpointing:
-            for model in (policy, critic):
-                checkpoint_gradients(model)
-        if policy.config.vocab_size != reference.config.vocab_size:
-            raise UserError(
-                f"the policy has {policy.config.vocab_size} tokens and SFT {reference.config.vocab_size}: they must share a tokenizer"
-            )
-        return Models(policy, reference, reward, critic, tokenizer, text_reward)
-
-    def offload_frozen(self) -> list[OffloadedModel]:
-        """With `offload`: reward model and reference, the latter where its weights are not the policy's as well."""
-        if not self.config.offload:
-            return []
-        models = self.models
-        frozen = [models.reward if models.text_reward is None else models.text_reward.model]
-        if not self.config.model.lora_rank:
-            frozen.append(models.reference)
-        return [OffloadedModel(model, self.device) for model in frozen]
-
-    def restore(self, start: Path, watch: CollapseDetector) -> None:
+    def restore(self, start: Path) -> None:
         """Go on from a checkpoint. A fork keeps weights, optimiser, moments and position; verdict and streams start anew.
 
-        An adaptive KL coefficient goes on from where the controller had it, unless the fork sets another.
+        An adaptive KL coefficient goes on from where the controller had it, unless the fork sets another. Raises UserError.
         """
-        state = read_state(start)
+        state, detector = read_state(start), self.progress.watch
         load_optimizer(start, self.optimizer, self.device)
         self.progress = progress_from(start, state)
         if self.resumed:
             self.store.truncate_to(state["offsets"])
-        else:
-            shaping, ppo = self.progress.shaping, self.config.ppo
-            before = read_config(start.parents[1])["ppo"]
-            if not (ppo.kl_adaptive and before["kl_adaptive"] and ppo.kl_coef == before["kl_coef"]):
-                shaping = replace(shaping, kl_coef=ppo.kl_coef)
-            self.progress = TrainState(self.progress.update, shaping, watch)
+            return
+        shaping, ppo = self.progress.shaping, self.config.ppo
+        before = read_config(start.parents[1])["ppo"]
+        if not (ppo.kl_adaptive and before["kl_adaptive"] and ppo.kl_coef == before["kl_coef"]):
+            shaping = replace(shaping, kl_coef=ppo.kl_coef)
+        self.progress = TrainState(self.progress.update, shaping, detector)
 
     def run(self, tracker: Tracker) -> dict:
         """Train to the end, to collapse if asked, or until a signal; every way out but a kill returns a summary."""
@@ -164,7 +135,7 @@ class Trainer:
         return every > 0 and self.progress.update % every == 0
 
     def before_first_update(self) -> None:
-        """Before the first update: pre-train the critic, and judge the policy as it starts."""
+        """Before the first update: pre-train the critic, and evaluate the policy as it starts."""
         ppo = self.config.ppo
         if ppo.critic_pretrain and self.config.fork is None:
             self.pretrain_critic()
@@ -172,14 +143,11 @@ class Trainer:
 
     def pretrain_critic(self) -> None:
         """Value loss alone on rollouts of SFT. Their scores enter the running moments, so the critic learns the scale it will meet."""
-        config = self.config
+        config, settings = self.config, self.config.ppo_settings()
         teacher = replace(self.models, policy=self.models.reference)
         for step in range(config.ppo.critic_pretrain_updates):
-            turns, prompts, noise = self.sample_prompts("critic pre-training", step)
-            with unsharded(self.models.critic), raise_on_all_ranks(), loaded_on_device(self.offloaded):
-                rollout = with_text_rewards(collect_rollout(teacher, prompts, noise, config.sampling, config.bugs), teacher, turns)
-            rollout = gather_rollout(rollout, self.models.tokenizer.pad_token_id)
-            rewards, self.progress.shaping = shape_rewards(rollout, config.ppo, config.bugs, self.progress.shaping)
+            rollout = self.collect(teacher, *self.sample_prompts("critic pre-training", step), Timer())
+            rewards, self.progress.shaping = shape_rewards(rollout, settings, self.progress.shaping)
             targets = estimate_targets(rollout, rewards, config.ppo)
             generator = torch_generator(config.seed, "critic pre-training order", step)
             critic_update(self.models, self.optimizer, rollout, targets, config.ppo, generator)
@@ -198,40 +166,47 @@ class Trainer:
         tokens, attention = encode_prompts(self.models.tokenizer, turns, self.device)
         return turns[own], (tokens[own], attention[own]), noise[own].to(self.device)
 
-    def step(self) -> None:
-        """One update, from prompts to a row of metrics."""
-        config, models = self.config, self.models
-        number = self.progress.update + 1
-        clock = Timer()
-        turns, prompts, noise = self.sample_prompts("rollout", number)
-        with unsharded(models.policy, models.critic), raise_on_all_ranks():
-            sampled = generate_responses(models, prompts, noise, config.sampling)
-            clock.lap("time/rollout_s")
+    def collect(
+        self, models: Models, turns: list[Turns], prompts: tuple[torch.Tensor, torch.Tensor], noise: torch.Tensor, timer: Timer
+    ) -> Rollout:
+        """Responses to this process's prompts, measured and scored; the rows of all processes come back. Raises UserError, Diverged.
+
+        prompts: tokens and attention [b, P]; noise [b, T].
+        """
+        settings = self.config.ppo_settings()
+        with inference(models.policy, models.critic):
+            sampled = generate_responses(models.policy, models.tokenizer, prompts, noise, settings.sampling)
+            timer.lap("time/rollout_s")
             with loaded_on_device(self.offloaded):
-                rollout = with_text_rewards(score_responses(models, prompts, sampled, config.sampling, config.bugs), models, turns)
+                rollout = with_text_rewards(score_responses(models, prompts, sampled, settings), models, turns)
         rollout = gather_rollout(rollout, models.tokenizer.pad_token_id)
-        rewards, shaping = shape_rewards(rollout, config.ppo, config.bugs, self.progress.shaping)
         if not torch.isfinite(rollout.score).all():
             raise Diverged("the reward model's score is not finite")
-        targets = estimate_targets(rollout, rewards, config.ppo)
+        return rollout
+
+    def step(self) -> None:
+        """One update, from prompts to a row of metrics: collect → shape → estimate → update → log. Raises UserError, Diverged."""
+        ppo, settings, number, timer = self.config.ppo, self.config.ppo_settings(), self.progress.update + 1, Timer()
+        rollout = self.collect(self.models, *self.sample_prompts("rollout", number), timer)
+        rewards, shaping = shape_rewards(rollout, settings, self.progress.shaping)
+        targets = estimate_targets(rollout, rewards, ppo)
         row = {"update": number} | monitors(rollout) | reward_metrics(rollout, rewards) | advantage_metrics(rollout, targets)
-        clock.lap("time/score_s")
-        generator = torch_generator(config.seed, "minibatches", number)
-        first_step = (number - 1) * steps_per_update(config.ppo)
-        row |= update(
-            models, self.optimizer, rollout, targets, config.ppo, config.sampling, config.bugs, generator, first_step, self.ptx_loss
-        )
-        clock.lap("time/update_s")
-        self.progress.update, self.progress.shaping = number, shaping
-        self.progress.responses += config.ppo.batch_size
-        self.progress.update_seconds += clock.total
-        row["ppo/kl_coef"] = shaping.kl_coef
-        if number % config.evaluation.every == 0 or number == config.ppo.updates:
-            row |= self.evaluate()
-            clock.lap("time/eval_s")
-        row |= clock.laps
-        row["responses_per_second"] = config.ppo.batch_size / sum(v for k, v in clock.laps.items() if k != "time/eval_s")
+        timer.lap("time/score_s")
+        order, first_step = torch_generator(self.config.seed, "minibatches", number), (number - 1) * steps_per_update(ppo)
+        row |= update(self.models, self.optimizer, rollout, targets, settings, order, first_step, self.ptx_loss)
+        timer.lap("time/update_s")
+        self.progress.advance(number, shaping, ppo.batch_size, timer.total)
+        row |= {"ppo/kl_coef": shaping.kl_coef} | self.evaluate_if_due(timer) | timer.metrics(ppo.batch_size)
         self.log(row)
+
+    def evaluate_if_due(self, timer: Timer) -> dict[str, float]:
+        """`eval/*` every `evaluation.every` updates and at the last; nothing otherwise."""
+        number = self.progress.update
+        if number % self.config.evaluation.every and number != self.config.ppo.updates:
+            return {}
+        row = self.evaluate()
+        timer.lap("time/eval_s")
+        return row
 
     def ptx_loss(self, step: int) -> torch.Tensor:
         """Language-model loss of the policy on pretraining text drawn for one gradient step; of this process's share of it."""
@@ -245,7 +220,7 @@ class Trainer:
         return share * language_model_loss(policy, policy.get_output_embeddings(), tokens, real)
 
     def evaluate(self) -> dict[str, float]:
-        """Evaluate the policy, keep scores and samples, and let the collapse watch see the gold."""
+        """Evaluate the policy, write scores and samples, and update the collapse verdict."""
         config, number = self.config, self.progress.update
         evaluation = evaluate(self.models, self.models.policy, self.held_out, self.gold, config, self.offloaded)
         scores = score_rows(number, self.held_out, evaluation)
@@ -296,3 +271,55 @@ class Trainer:
         gold = evaluation.gold
         spread = {} if gold[0] is None else {"eval/gold_sd": deviation(gold)}
         return evaluation.monitors | row | spread
+
+
+def starting_point(config: Config, store: RunStore | ReadOnlyRunStore) -> tuple[Path | None, bool]:
+    """Where a run goes on from, and whether that is its own: its newest checkpoint, else the one it forks from, else none."""
+    known = store.checkpoints()
+    if known:
+        return store.checkpoint_folder(known[-1]), True
+    return (Path(config.fork) if config.fork else None), False
+
+
+def load_models(config: Config, stages: Stages, start: Path | None, device: torch.device) -> Models:
+    """All models of a run, from a checkpoint or from the stages. Raises UserError.
+
+    policy_init: the policy starts from `sft`, or from `pretrained` without SFT (Secrets of RLHF I, §5.3.4).
+    """
+    ppo, lora = config.ppo, config.model.lora_rank > 0
+    tokenizer = load_tokenizer(stages.sft)
+    by_text = needs_retokenizing(stages.reward_model, tokenizer, ppo.critic_init)
+    generator = torch_generator(config.seed, "critic head")
+    frozen = torch.device("cpu") if config.offload else device
+    reference = freeze(load_policy(stages.sft, device if lora else frozen))
+    text_reward = RetokenizingRewardModel.load(stages.reward_model, frozen) if by_text else None
+    reward = None if by_text else freeze(load_scorer(stages.reward_model, frozen))
+    if start is not None:
+        read_state(start)
+    if lora:
+        share = ppo.critic_init == "reward" and reward is not None
+        trunk = reward if share else new_critic(ppo.critic_init, stages.sft, stages.reward_model, device, generator)
+        policy, critic = load_adapted(start, reference, trunk, config)
+    elif start is not None:
+        policy, critic = load_weights(start, device)
+    else:
+        policy = load_policy(stages.pretrained if ppo.policy_init == "pretrained" else stages.sft, device)
+        critic = new_critic(ppo.critic_init, stages.sft, stages.reward_model, device, generator)
+    if config.model.gradient_checkpointing:
+        for model in (policy, critic):
+            checkpoint_gradients(model)
+    if policy.config.vocab_size != reference.config.vocab_size:
+        raise UserError(
+            f"the policy has {policy.config.vocab_size} tokens and SFT {reference.config.vocab_size}: they must share a tokenizer"
+        )
+    return Models(policy, reference, reward, critic, tokenizer, text_reward)
+
+
+def offload_frozen(models: Models, config: Config, device: torch.device) -> list[OffloadedModel]:
+    """With `offload`, the reward model, and the reference where its weights are not the policy's as well; else none."""
+    if not config.offload:
+        return []
+    frozen = [models.reward if models.text_reward is None else models.text_reward.model]
+    if not config.model.lora_rank:
+        frozen.append(models.reference)
+    return [OffloadedModel(model, device) for model in frozen]

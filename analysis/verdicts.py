@@ -19,6 +19,7 @@ from analysis.claims.paper import UNJUDGED
 from analysis.claims.study import StudyVerdicts, runs_to_score, study_verdicts
 from analysis.load.frames import load, load_rows
 from analysis.load.judgements import load_judgements
+from analysis.markdown import markdown_table
 
 WIDTH = 130  # of lines of prose; tables are as wide as their arms' names need
 AT_END, AT_MATCHED = ("gold", "win", "proxy", "kl"), ("gold_at_kl", "win_at_kl", "gold_at_proxy", "win_at_proxy")
@@ -49,13 +50,8 @@ def as_markdown(verdicts: StudyVerdicts) -> str:
         for claim, verdict in verdicts.claims
     ]  # fmt: skip
     parts = [f"### {verdicts.study}"]
-    parts += [_markdown(pd.DataFrame(claims))] if claims else []
-    return "\n\n".join([*parts, _markdown(arms_shown(verdicts, AT_END)), *verdicts.remarks]) + "\n"
-
-
-def _markdown(table: pd.DataFrame) -> str:
-    rows = [list(table.columns), ["---"] * len(table.columns), *table.astype(str).to_numpy().tolist()]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+    parts += [markdown_table(pd.DataFrame(claims))] if claims else []
+    return "\n\n".join([*parts, markdown_table(arms_shown(verdicts, AT_END)), *verdicts.remarks]) + "\n"
 
 
 def claims_frame(verdicts: StudyVerdicts) -> pd.DataFrame:

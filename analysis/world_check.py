@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from analysis.estimate.stats import win_rate
 from analysis.figures.collapse import proxy_and_gold
 from analysis.load.frames import load, load_rows
+from analysis.markdown import markdown_table
 
 ORDER = (
     "vanilla", "vanilla_kl_0.05", "vanilla_kl_0.1", "vanilla_kl_0.2", "ppo_max", "ppo_max_no_kl", "ppo_max_kl_0.05", "ppo_max_kl_0.2",
@@ -44,29 +46,32 @@ def with_reward_models(runs: pd.DataFrame) -> pd.DataFrame:
     """Add `rm_accuracy`, on held-out pairs, and `win_bound`; a run of `rm_default` that is one of `ppo_max` is listed as both."""
     reports = [json.loads((Path(folder) / "reward_model" / "report.json").read_text()) for folder in runs["folder"]]
     runs = runs.assign(rm_accuracy=[report["held_out_accuracy"] for report in reports], win_bound=win_bounds(runs))
-    runs["win_rate"] = runs["final/eval/win"] + runs["final/eval/tie"] / 2
+    runs["win_rate"] = win_rate(runs["final/eval/win"], runs["final/eval/tie"])
     shared = runs[(runs["arm"] == "ppo_max") & (runs["seed"] == runs["pipeline_seed"])]
     return pd.concat([runs, shared.assign(arm="rm_default")], ignore_index=True)
 
 
 def table(runs: pd.DataFrame) -> str:
-    """One Markdown row an arm: means over seeds, the range of gold, collapses and their updates."""
-    lines = [
-        "| arm | seeds | RM accuracy | gold (least … greatest) | win rate (least lower bound) | proxy | KL | ppl | length | collapsed |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    """A Markdown table with one row per arm: means over seeds, the range of gold, collapses and their updates."""
+    shown = []
     for arm in [name for name in ORDER if name in set(runs["arm"])]:
         rows = runs[runs["arm"] == arm]
         gold = rows["final/eval/gold"]
         events = sorted(int(update) for update in rows["collapse_update"].dropna())
         when = f" (updates {', '.join(map(str, events))})" if events else ""
-        lines.append(
-            f"| {arm} | {len(rows)} | {rows['rm_accuracy'].mean():.2f} | {gold.mean():+.2f} ({gold.min():+.2f} … {gold.max():+.2f}) "
-            f"| {rows['win_rate'].mean():.2f} ({rows['win_bound'].min():.2f}) | {rows['final/eval/proxy'].mean():.2f} "
-            f"| {rows['final/eval/kl_to_sft'].mean():.1f} | {rows['final/eval/perplexity'].mean():.2f} "
-            f"| {rows['final/eval/length'].mean():.1f} | {len(events)} of {len(rows)}{when} |"
-        )
-    return "\n".join(lines)
+        shown.append({
+            "arm": arm,
+            "seeds": len(rows),
+            "RM accuracy": f"{rows['rm_accuracy'].mean():.2f}",
+            "gold (least … greatest)": f"{gold.mean():+.2f} ({gold.min():+.2f} … {gold.max():+.2f})",
+            "win rate (least lower bound)": f"{rows['win_rate'].mean():.2f} ({rows['win_bound'].min():.2f})",
+            "proxy": f"{rows['final/eval/proxy'].mean():.2f}",
+            "KL": f"{rows['final/eval/kl_to_sft'].mean():.1f}",
+            "ppl": f"{rows['final/eval/perplexity'].mean():.2f}",
+            "length": f"{rows['final/eval/length'].mean():.1f}",
+            "collapsed": f"{len(events)} of {len(rows)}{when}",
+        })  # fmt: skip
+    return markdown_table(pd.DataFrame(shown))
 
 
 def statements(runs: pd.DataFrame, curves: pd.DataFrame) -> list[tuple[str, bool, str]]:

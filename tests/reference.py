@@ -60,18 +60,6 @@ def value_clip(value: float, old: float, target: float, clip_range: float) -> fl
     return max((value - target) ** 2, (held - target) ** 2)
 
 
-def kl_adaptive(coef: float, kl: float, target: float, horizon: float, responses: int) -> float:
-    error = kl / target - 1
-    error = 0.2 if error > 0.2 else -0.2 if error < -0.2 else error
-    return coef + coef * error * responses / horizon
-
-
-def entropy_clip(entropy: float, threshold: float, form: str) -> float:
-    if form == "moss":
-        return entropy - threshold if entropy < threshold else threshold - entropy
-    return entropy if entropy < threshold else threshold
-
-
 def softmax(logits: Row, temperature: float = 1.0) -> list[float]:
     top = max(logits)
     weights = [math.exp((x - top) / temperature) for x in logits]

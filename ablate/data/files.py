@@ -12,6 +12,7 @@ from pathlib import Path
 from ablate.config import DataConfig
 from ablate.data.dialogues import PARSERS, Example, Malformed
 from ablate.errors import UserError
+from ablate.system.jsonl import numbered_lines
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
 SHOWN = 3  # malformed rows that a message shows
@@ -72,8 +73,7 @@ def file_rows(path: Path) -> Iterator[Row]:
                 raise UserError(f"{file} is not a JSON array of rows: mend it, or name JSON lines .jsonl")
             yield from ((f"{file.name}, row {i}", kind, lambda row=row: row) for i, row in enumerate(array, 1))
         else:
-            lines = ((i, line) for i, line in enumerate(text.split("\n"), 1) if line.strip())
-            yield from ((f"{file.name}, line {i}", kind, lambda line=line: decoded(line)) for i, line in lines)
+            yield from ((f"{file.name}, line {i}", kind, lambda line=line: decoded(line)) for i, line in numbered_lines(text))
 
 
 def data_files(path: Path) -> list[Path]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from ablate.config import Config
 from ablate.errors import UserError
+from ablate.system.jsonl import numbered_lines
 from ablate.world import grammar as world
 from ablate.world.structure import Grammar
 
@@ -94,16 +95,15 @@ def read_questions(path: Path) -> list[Question]:
 def numbered_rows(path: Path, setting: str) -> list[tuple[int, object]]:
     """(line number, value) of every line that is not empty. Raises UserError."""
     try:
-        lines = path.read_text().split("\n")
+        text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{setting}={path} cannot be read ({error}): name a JSONL file") from error
     rows = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                rows.append((number, json.loads(line)))
-            except ValueError as error:
-                raise UserError(f"{setting}={path}: line {number} is not JSON: mend it") from error
+    for number, line in numbered_lines(text):
+        try:
+            rows.append((number, json.loads(line)))
+        except ValueError as error:
+            raise UserError(f"{setting}={path}: line {number} is not JSON: mend it") from error
     if not rows:
         raise UserError(f"{setting}={path} holds no rows: name another file")
     return rows

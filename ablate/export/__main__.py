@@ -12,18 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
 from safetensors import SafetensorError
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ablate.config import Config
 from ablate.errors import UserError
 from ablate.export.card import WHAT, Record, card
 from ablate.models.folder import SCORE_SHIFT, has_tokenizer
@@ -32,8 +28,9 @@ from ablate.models.load import load_policy, load_scorer, load_tokenizer, new_cri
 from ablate.models.lora import merged, require_peft
 from ablate.ppo.scoring import load_scorer_tokenizer
 from ablate.runs.checkpoint import load_adapted, progress_from, read_state
-from ablate.runs.folder import read_config, read_rows, read_summary
+from ablate.runs.folder import checkpoints, config_of, read_config, read_rows, read_summary
 from ablate.runs.versions import versions
+from ablate.system.files import atomic_folder
 from ablate.system.seeding import torch_generator
 
 CPU = torch.device("cpu")
@@ -66,7 +63,7 @@ def export(run: Path, to: Path, what: str = "policy", checkpoint: int | None = N
 
 def checkpoint_folder(run: Path, update: int | None, summary: dict | None) -> Path:
     """The checkpoint of `update`, or the newest. Raises UserError."""
-    known = sorted(int(path.name) for path in (run / "checkpoints").glob("*") if path.name.isdigit())
+    known = checkpoints(run)
     if not known:
         origin = (summary or {}).get("taken_from")
         remedy = f"this run was taken over from {origin}, export that one" if origin else "wait for the first one, or run it again"
@@ -92,8 +89,7 @@ def trained(run: Path, config: dict, place: Path, what: str) -> PreTrainedModel:
     if not config["model"].get("lora_rank"):
         return (load_policy if what == "policy" else load_scorer)(place / what, CPU)
     require_peft()
-    known = {key: value for key, value in config.items() if key not in ("identity", "hash")}
-    settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), known))
+    settings = config_of(run)
     sft, generator = stage_folder(run, "sft"), torch_generator(settings.seed, "critic head")
     trunk = new_critic(config["ppo"]["critic_init"], sft, stage_folder(run, "reward_model"), CPU, generator)
     policy, critic = load_adapted(place, load_policy(sft, CPU), trunk, settings)
@@ -148,20 +144,13 @@ def read_report(folder: Path) -> dict:
 
 def write(to: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> None:
     """Write beside and rename."""
-    partial = to.with_name(f".{to.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        (partial / "README.md").write_text(text, encoding="utf-8")
-        if to.exists():
-            to.rmdir()
-        os.replace(partial, to)
+        with atomic_folder(to) as partial:
+            model.save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
+            (partial / "README.md").write_text(text, encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write {to} ({error}): free space or name another folder with --to") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

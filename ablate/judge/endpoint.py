@@ -1,21 +1,19 @@
-"""An OpenAI-compatible /v1/chat/completions endpoint: paced, retried within bounds, paid for within a limit. Standard library only.
+"""An OpenAI-compatible /v1/chat/completions endpoint, called by httpx: rate limited, retried within bounds, and paid for within a limit.
 
-The API key comes from an environment variable and goes into the Authorization header alone: it is neither written nor shown, is not sent
-unencrypted to another machine, and no redirect is followed, which would carry it elsewhere.
+The API key comes from an environment variable and goes into the Authorization header alone. It is neither written to a file nor shown,
+it is not sent unencrypted to another machine, and redirects are not followed, because they would carry it to another address.
 """
 
 from __future__ import annotations
 
-import http.client
-import json
+import ssl
 import threading
 import time
-import urllib.error
-import urllib.request
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import NoReturn
-from urllib.parse import urlsplit
+
+import httpx
 
 from ablate.errors import UserError
 
@@ -23,16 +21,16 @@ RETRIED = (408, 409, 425, 429)  # and every 5xx
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
-class CostReached(Exception):
+class CostLimitReached(Exception):
     """The next request could cost more than is left."""
 
 
-class Stopped(Exception):
+class Cancelled(Exception):
     """Another request has failed for good, so this one is not made."""
 
 
-class Failed(Exception):
-    """An attempt failed in a way that another may not; `wait` is what the server asked for, seconds."""
+class RetryableError(Exception):
+    """A request failed in a way that may pass; `wait` is the number of seconds that the server asks to wait."""
 
     def __init__(self, reason: str, wait: float = 0.0):
         super().__init__(reason)
@@ -41,7 +39,7 @@ class Failed(Exception):
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where and how to ask. Times in seconds; prices for a million tokens; `attempts` includes the first."""
+    """Where and how to ask. Times are in seconds, prices per million tokens; `attempts` counts the first request too."""
 
     url: str
     model: str
@@ -57,12 +55,17 @@ class Endpoint:
     max_cost: float | None = None
 
     def check(self) -> None:
-        """Raises UserError for settings that cannot work, before anything is asked."""
-        address = urlsplit(self.url)
-        if address.scheme not in ("http", "https") or not address.hostname:
+        """Refuse settings that cannot work, before anything is sent. Raises UserError."""
+        try:
+            address = httpx.URL(self.url)
+        except httpx.InvalidURL:
+            address = httpx.URL()
+        if address.scheme not in ("http", "https") or not address.host:
             raise UserError(f"--url {self.url} is no address: write it like http://localhost:8000/v1")
-        if self.key and address.scheme == "http" and address.hostname not in LOOPBACK:
+        if self.key and address.scheme == "http" and address.host not in LOOPBACK:
             raise UserError(f"--url {self.url} would send the API key unencrypted: use https, or unset the variable that --key-from names")
+        if self.key and not (self.key.isascii() and self.key.isprintable()):
+            raise UserError("the API key has a character that no header may hold, such as a line break: correct the variable of --key-from")
         if self.max_cost is not None and (self.prompt_price is None or self.completion_price is None):
             raise UserError("--max-cost needs prices to count by: set --prompt-price and --completion-price")
 
@@ -75,7 +78,7 @@ class Endpoint:
         return f"{base}/chat/completions" if base.endswith("/v1") else f"{base}/v1/chat/completions"
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float | None:
-        """Price of so many tokens; null without prices."""
+        """The price of these tokens; None without prices."""
         if self.prompt_price is None or self.completion_price is None:
             return None
         return (prompt_tokens * self.prompt_price + completion_tokens * self.completion_price) / 1e6
@@ -83,7 +86,7 @@ class Endpoint:
 
 @dataclass
 class Meter:
-    """What has been asked and paid so far, over all threads."""
+    """What all threads together have asked and paid so far."""
 
     endpoint: Endpoint
     requests: int = 0
@@ -91,8 +94,8 @@ class Meter:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     without_usage: int = 0
-    dearest: float = 0.0  # cost of the most expensive reply yet
-    under_way: int = 0
+    highest_cost: float = 0.0  # of one request so far
+    in_flight: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
@@ -100,17 +103,20 @@ class Meter:
         return self.endpoint.cost(self.prompt_tokens, self.completion_tokens)
 
     def begin(self) -> None:
-        """Count a request in. Raises CostReached if it and those under way could pass the limit, each as dear as the dearest yet."""
+        """Count a request that starts.
+
+        Raises CostLimitReached if it and those in flight could pass the limit, where each costs as much as the most expensive so far.
+        """
         with self.lock:
             limit = self.endpoint.max_cost
-            if limit is not None and self.cost + (self.under_way + 1) * self.dearest > limit:
-                raise CostReached
-            self.under_way += 1
+            if limit is not None and self.cost + (self.in_flight + 1) * self.highest_cost > limit:
+                raise CostLimitReached
+            self.in_flight += 1
 
     def end(self, usage: dict | None) -> None:
-        """Count a request out; `usage` is null where it brought no reply. Raises UserError where a limit cannot be kept."""
+        """Count a request that has ended; `usage` is None where it brought no reply. Raises UserError where a limit cannot be kept."""
         with self.lock:
-            self.under_way -= 1
+            self.in_flight -= 1
             if usage is None:
                 return
             self.requests += 1
@@ -124,29 +130,29 @@ class Meter:
                 return
             self.prompt_tokens += tokens[0]
             self.completion_tokens += tokens[1]
-            self.dearest = max(self.dearest, self.endpoint.cost(*tokens) or 0.0)
+            self.highest_cost = max(self.highest_cost, self.endpoint.cost(*tokens) or 0.0)
 
-    def retried(self) -> None:
+    def count_retry(self) -> None:
         with self.lock:
             self.retries += 1
 
     def record(self) -> dict:
-        """For the file of the judgement."""
+        """The counts and the cost, for the file of the judgement."""
         names = ("requests", "retries", "prompt_tokens", "completion_tokens", "without_usage")
         return {name: getattr(self, name) for name in names} | {"cost": self.cost}
 
 
 @dataclass
-class Pace:
-    """When the next request may start, over all threads: the rate limit, and what a server asked to wait."""
+class RateLimiter:
+    """When the next request of any thread may start: after the rate limit's interval, and after what a server asked to wait."""
 
-    interval: float  # seconds between starts
+    interval: float  # seconds between the starts of two requests
     stop: threading.Event = field(default_factory=threading.Event, repr=False)
-    free: float = 0.0
+    free: float = 0.0  # time.monotonic() at which the next request may start
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def wait(self) -> None:
-        """Return when it is this caller's turn. Raises Stopped."""
+        """Return when it is this caller's turn. Raises Cancelled."""
         while True:
             with self.lock:
                 now = time.monotonic()
@@ -155,88 +161,106 @@ class Pace:
                     break
                 left = self.free - now
             if self.stop.wait(left):
-                raise Stopped
+                raise Cancelled
         if self.stop.is_set():
-            raise Stopped
+            raise Cancelled
 
-    def hold(self, seconds: float) -> None:
-        """Nobody starts for so long."""
+    def delay(self, seconds: float) -> None:
+        """Let no request start for this many seconds."""
         with self.lock:
             self.free = max(self.free, time.monotonic() + seconds)
 
 
-class NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect is an error: following it would take the key to another address."""
+def open_client(endpoint: Endpoint) -> httpx.Client:
+    """An HTTP client that all threads share. Proxies of the environment apply to other machines, never to this one.
 
-    def redirect_request(self, req, fp, code, msg, headers, newurl):
-        return None
-
-
-def chat(endpoint: Endpoint, messages: list[dict], pace: Pace, meter: Meter) -> str | None:
-    """The reply to `messages`; null where the model said nothing.
-
-    Tried up to `attempts` times on timeouts, lost connections, 429, 5xx and bodies that are no chat completion, with doubled waits that
-    are never shorter than Retry-After. Raises UserError for good, CostReached or Stopped.
+    Certificates are checked against the system's own, as OpenSSL finds them. Raises UserError for a proxy that cannot be used.
     """
-    reason = ""
-    for attempt in range(endpoint.attempts):
-        pace.wait()
-        meter.begin()
-        usage = None
+    try:
+        return httpx.Client(
+            verify=ssl.create_default_context(), timeout=endpoint.timeout, follow_redirects=False,
+            limits=httpx.Limits(max_connections=None), trust_env=httpx.URL(endpoint.url).host not in LOOPBACK,
+        )  # fmt: skip
+    except (ValueError, ImportError, httpx.InvalidURL) as error:
+        raise UserError(
+            f"the proxy that the environment names cannot be used ({error}): correct HTTPS_PROXY, HTTP_PROXY and ALL_PROXY"
+        ) from error
+
+
+@dataclass(frozen=True)
+class ChatClient:
+    """Everything that a request needs: where to ask, by which connection, when, and what it may cost. Threads share it."""
+
+    endpoint: Endpoint
+    http: httpx.Client
+    limiter: RateLimiter
+    meter: Meter
+
+    def reply(self, messages: list[dict]) -> str | None:
+        """The model's reply to `messages`; None where it has no text.
+
+        Timeouts, lost connections, statuses 408, 409, 425, 429 and 5xx, and bodies that are no chat completion are tried again, up to
+        `attempts` requests in all. Waits double, and are never shorter than Retry-After. Raises UserError where no further attempt
+        will help, CostLimitReached and Cancelled.
+        """
+        endpoint, reason = self.endpoint, ""
+        for attempt in range(endpoint.attempts):
+            self.limiter.wait()
+            self.meter.begin()
+            usage = None
+            try:
+                text, usage = self.request(messages)
+                return text
+            except RetryableError as error:
+                reason = str(error)
+                if error.wait > endpoint.longest_wait:
+                    self.give_up(f"it asks to wait {error.wait:.0f} s, longer than --longest-wait {endpoint.longest_wait:g}")
+                self.limiter.delay(error.wait)
+            finally:
+                self.meter.end(usage)
+            if attempt + 1 < endpoint.attempts:
+                self.meter.count_retry()
+                if self.limiter.stop.wait(min(endpoint.first_wait * 2**attempt, endpoint.longest_wait)):
+                    raise Cancelled
+        self.give_up(f"{endpoint.attempts} attempts failed, the last: {reason}")
+
+    def give_up(self, reason: str) -> NoReturn:
+        """Raises UserError."""
+        raise UserError(
+            f"the judge at {self.endpoint.address} gives no verdict ({reason}): mend it and run the same command, "
+            "which asks only what is missing"
+        )
+
+    def request(self, messages: list[dict]) -> tuple[str | None, dict]:
+        """One request: (text of the first choice or None, usage as the server reports it, {} where it does not).
+
+        Raises RetryableError where another attempt may succeed, UserError where none will.
+        """
+        endpoint = self.endpoint
+        body = {"model": endpoint.model, "messages": messages, "temperature": 0, "max_tokens": endpoint.max_tokens}
+        headers = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
         try:
-            text, usage = ask(endpoint, messages)
-            return text
-        except Failed as failure:
-            reason = str(failure)
-            if failure.wait > endpoint.longest_wait:
-                give_up(endpoint, f"it asks to wait {failure.wait:.0f} s, longer than --longest-wait {endpoint.longest_wait:g}")
-            pace.hold(failure.wait)
-        finally:
-            meter.end(usage)
-        if attempt + 1 < endpoint.attempts:
-            meter.retried()
-            if pace.stop.wait(min(endpoint.first_wait * 2**attempt, endpoint.longest_wait)):
-                raise Stopped
-    give_up(endpoint, f"{endpoint.attempts} attempts failed, the last: {reason}")
+            response = self.http.post(endpoint.address, json=body, headers=headers)
+        except httpx.HTTPError as error:
+            raise RetryableError(f"{type(error).__name__}: {error}") from error
+        if not response.is_success:
+            self.raise_for_status(response)
+        try:
+            answer = response.json()
+            content, usage = answer["choices"][0]["message"].get("content"), answer.get("usage")
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            raise RetryableError("a body that is no chat completion") from error
+        return content if isinstance(content, str) else None, usage if isinstance(usage, dict) else {}
 
-
-def give_up(endpoint: Endpoint, reason: str) -> NoReturn:
-    raise UserError(
-        f"the judge at {endpoint.address} gives no verdict ({reason}): mend it and run the same command, which asks only what is missing"
-    )
-
-
-def ask(endpoint: Endpoint, messages: list[dict]) -> tuple[str | None, dict]:
-    """One attempt: (text of the first choice, usage). Raises Failed where another may do better, UserError where none will."""
-    body = {"model": endpoint.model, "messages": messages, "temperature": 0, "max_tokens": endpoint.max_tokens}
-    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {})
-    request = urllib.request.Request(endpoint.address, json.dumps(body).encode(), headers)
-    proxies = urllib.request.ProxyHandler({} if urlsplit(endpoint.url).hostname in LOOPBACK else None)
-    try:
-        with urllib.request.build_opener(NoRedirect, proxies).open(request, timeout=endpoint.timeout) as reply:
-            data = reply.read()
-    except urllib.error.HTTPError as error:
-        with error:
-            refused(endpoint, error.code, error.headers, error.read(2000).decode(errors="replace"))
-    except (OSError, http.client.HTTPException) as error:
-        raise Failed(f"{type(error).__name__}: {getattr(error, 'reason', None) or error}") from error
-    try:
-        answer = json.loads(data)
-        content, usage = answer["choices"][0]["message"].get("content"), answer.get("usage")
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise Failed("a body that is no chat completion") from error
-    return content if isinstance(content, str) else None, usage if isinstance(usage, dict) else {}
-
-
-def refused(endpoint: Endpoint, code: int, headers: http.client.HTTPMessage, text: str) -> NoReturn:
-    """Raise what an HTTP status means."""
-    said = " ".join(text.split())[:200]
-    if endpoint.key:
-        said = said.replace(endpoint.key, "…")
-    if code in RETRIED or code >= 500:
-        raise Failed(f"HTTP {code} {said}", retry_after(headers.get("Retry-After")))
-    remedy = "put the key into the variable that --key-from names" if code in (401, 403) else "correct --url or --model"
-    raise UserError(f"the judge at {endpoint.address} refuses (HTTP {code} {said}): {remedy}")
+    def raise_for_status(self, response: httpx.Response) -> NoReturn:
+        """Raises RetryableError for a status that may pass, with what Retry-After asks for, and UserError for any other."""
+        code, key = response.status_code, self.endpoint.key
+        text = " ".join(response.text.split())
+        text = (text.replace(key, "…") if key else text)[:200]
+        if code in RETRIED or code >= 500:
+            raise RetryableError(f"HTTP {code} {text}", retry_after(response.headers.get("Retry-After")))
+        remedy = "put the key into the variable that --key-from names" if code in (401, 403) else "correct --url or --model"
+        raise UserError(f"the judge at {self.endpoint.address} refuses (HTTP {code} {text}): {remedy}")
 
 
 def retry_after(value: str | None) -> float:

@@ -1,7 +1,7 @@
-"""An LLM as judge: every pair of answers asked twice with the positions swapped, verdicts kept on disk.
+"""An LLM as judge: every pair of answers is judged twice, with the positions swapped, and verdicts are kept on disk.
 
-A verdict that changes with the position is a tie, as in MT-Bench (Zheng et al. 2306.05685, §3.4). Equal answers tie without being asked.
-A reply without a verdict makes its pair unreadable: counted and shown, never dropped.
+A verdict that changes with the position is a tie, as in MT-Bench (Zheng et al. 2306.05685, §3.4). Equal answers tie, and nothing is asked
+about them. A reply without a verdict makes its pair unreadable: it is counted and shown, never dropped.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ablate.errors import UserError
-from ablate.judge.endpoint import CostReached, Endpoint, Meter, Pace, Stopped, chat
+from ablate.judge.endpoint import Cancelled, ChatClient, CostLimitReached, Endpoint, Meter, RateLimiter, open_client
 from ablate.judge.table import UNREADABLE
 from ablate.system.progress import track
 
@@ -31,27 +31,28 @@ SYSTEM = (
 REQUEST = "[The request]\n{prompt}\n[End of the request]\n\n[Answer A]\n{a}\n[End of answer A]\n\n[Answer B]\n{b}\n[End of answer B]"
 VERDICT = re.compile(r"\[\[([ABC])\]\]")
 
-Ask = tuple[str, str, str]  # prompt, answer A, answer B
+Comparison = tuple[str, str, str]  # prompt, answer A, answer B
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """Outcomes of the first side a prompt (win, tie, lose, unreadable; null where it was not asked), and what there is to say of them."""
+class PairResults:
+    """What a judge made of pairs of answers: the outcome of each for the first side, and counts over all of them."""
 
-    outcomes: list[str | None]
+    outcomes: list[str | None]  # per pair: win, tie, lose or unreadable; None where the limit of cost came before its verdicts
     changed: int  # pairs whose verdict changed with the position
-    equal: int  # pairs of equal answers, not asked
-    first_shown: int  # verdicts, of `given`, for the answer that was shown first
-    given: int
+    equal: int  # pairs of equal answers, for which nothing was asked
+    first_position_wins: int  # verdicts, out of `verdicts`, for the answer that was shown first
+    verdicts: int
     unreadable: list[str]  # replies without a verdict
     cached: int  # verdicts that were known before
 
 
 @dataclass
-class Verdicts:
-    """Verdicts on disk, one JSON line each, appended in one write: a kill can tear only the line under way, which is then asked again.
+class VerdictCache:
+    """Verdicts on disk, one JSON line each. A line is appended in one write, so a kill can tear only the last one, which is asked again.
 
-    A key is the SHA-256 of judge model, template version, prompt and both answers in their order; replies without a verdict are not kept.
+    A key is the SHA-256 of the judge's model, the template's version, the prompt and both answers in their order. Replies without a
+    verdict are not kept.
     """
 
     path: Path
@@ -59,12 +60,13 @@ class Verdicts:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
-    def open(cls, path: Path) -> Verdicts:
+    def open(cls, path: Path) -> VerdictCache:
+        """Read the file; it need not exist yet. Lines that cannot be read are skipped."""
         lines = path.read_bytes().split(b"\n") if path.is_file() else []
         return cls(path, dict(entry for line in lines if (entry := cached(line)) is not None))
 
-    def keep(self, key: str, verdict: str, judge: str, reply: str) -> None:
-        """Append a verdict. What a kill tore off is closed by a line break first. Raises UserError where it cannot be written."""
+    def append(self, key: str, verdict: str, judge: str, reply: str) -> None:
+        """Add a verdict, after a line break where a kill has torn the last line. Raises UserError where the file cannot be written."""
         line = json.dumps({"key": key, "judge": judge, "verdict": verdict, "reply": reply}, ensure_ascii=False)
         try:
             with self.lock:
@@ -78,7 +80,7 @@ class Verdicts:
 
 
 def cached(line: bytes) -> tuple[str, str] | None:
-    """(key, verdict) of a line; null for a torn one."""
+    """(key, verdict) of a line of the file; None for a torn line."""
     try:
         row = json.loads(line)
         return row["key"], row["verdict"]
@@ -86,78 +88,90 @@ def cached(line: bytes) -> tuple[str, str] | None:
         return None
 
 
-def key_of(model: str, ask: Ask) -> str:
-    return hashlib.sha256(json.dumps([model, VERSION, *ask], ensure_ascii=False).encode()).hexdigest()
+def key_of(model: str, comparison: Comparison) -> str:
+    return hashlib.sha256(json.dumps([model, VERSION, *comparison], ensure_ascii=False).encode()).hexdigest()
 
 
 def read_verdict(reply: str | None) -> str | None:
-    """A, B or C: the last mark of a reply; null without one."""
+    """A, B or C by the last mark of a reply; None without a mark."""
     found = VERDICT.findall(reply or "")
     return found[-1] if found else None
 
 
-def messages(ask: Ask) -> list[dict]:
-    prompt, a, b = ask
+def messages(comparison: Comparison) -> list[dict]:
+    """The chat that asks for one verdict: system and user message."""
+    prompt, a, b = comparison
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": REQUEST.format(prompt=prompt, a=a, b=b)}]
 
 
 def outcome(straight: str | None, swapped: str | None) -> str:
-    """Of the first side, from the verdict with it as A and the verdict with it as B; a verdict that changes with the position is a tie."""
+    """win, tie, lose or unreadable for the first side, from the verdict where it is A (`straight`) and the one where it is B (`swapped`).
+
+    Two verdicts that contradict each other are a tie.
+    """
     if straight is None or swapped is None:
         return UNREADABLE
     votes = ({"A": "win", "B": "lose", "C": "tie"}[straight], {"A": "lose", "B": "win", "C": "tie"}[swapped])
     return votes[0] if votes[0] == votes[1] else "tie"
 
 
-def judge_pairs(endpoint: Endpoint, verdicts: Verdicts, asks: Sequence[Ask], meter: Meter, threads: int) -> Pairs:
-    """Judge (prompt, first answer, second answer) each in both orders. Pairs beyond the limit of cost have no outcome. Raises UserError."""
-    orders = [(ask, (ask[0], ask[2], ask[1])) for ask in asks]
-    wanted = {key_of(endpoint.model, ask): ask for both in orders for ask in both if ask[1] != ask[2]}
-    missing = {key: ask for key, ask in wanted.items() if key not in verdicts.known}
-    unread = ask_all(endpoint, verdicts, missing, meter, threads)
-    outcomes, changed, letters = [], 0, [verdicts.known[key] for key in wanted if key in verdicts.known]
+def judge_pairs(endpoint: Endpoint, cache: VerdictCache, comparisons: Sequence[Comparison], meter: Meter, threads: int) -> PairResults:
+    """Judge each (prompt, first answer, second answer) in both orders; verdicts that `cache` holds are not asked for again.
+
+    Raises UserError where the endpoint gives no verdict, or where a verdict cannot be written.
+    """
+    orders = [(pair, (pair[0], pair[2], pair[1])) for pair in comparisons]
+    wanted = {key_of(endpoint.model, shown): shown for both in orders for shown in both if shown[1] != shown[2]}
+    missing = {key: shown for key, shown in wanted.items() if key not in cache.known}
+    unreadable = ask_all(endpoint, cache, missing, meter, threads)
+    outcomes, changed = [], 0
     for both in orders:
-        keys = [key_of(endpoint.model, ask) for ask in both]
+        keys = [key_of(endpoint.model, shown) for shown in both]
         if both[0][1] == both[0][2]:
             outcomes.append("tie")
-        elif all(key in verdicts.known or key in unread for key in keys):
-            given = [verdicts.known.get(key) for key in keys]
-            outcomes.append(outcome(*given))
-            changed += None not in given and given not in (["A", "B"], ["B", "A"], ["C", "C"])
+        elif all(key in cache.known or key in unreadable for key in keys):
+            verdicts = [cache.known.get(key) for key in keys]
+            outcomes.append(outcome(*verdicts))
+            changed += None not in verdicts and verdicts not in (["A", "B"], ["B", "A"], ["C", "C"])
         else:
             outcomes.append(None)
-    equal = sum(ask[1] == ask[2] for ask in asks)
-    return Pairs(outcomes, changed, equal, letters.count("A"), len(letters), list(unread.values()), len(wanted) - len(missing))
+    letters = [cache.known[key] for key in wanted if key in cache.known]
+    return PairResults(
+        outcomes=outcomes, changed=changed, equal=sum(first == second for _, first, second in comparisons),
+        first_position_wins=letters.count("A"), verdicts=len(letters), unreadable=list(unreadable.values()),
+        cached=len(wanted) - len(missing),
+    )  # fmt: skip
 
 
-def ask_all(endpoint: Endpoint, verdicts: Verdicts, missing: dict[str, Ask], meter: Meter, threads: int) -> dict[str, str]:
-    """Ask what is missing, `threads` requests at a time, and keep each verdict as it comes; key → reply where there was none in it.
+def ask_all(endpoint: Endpoint, cache: VerdictCache, missing: dict[str, Comparison], meter: Meter, threads: int) -> dict[str, str]:
+    """Ask for the missing verdicts, `threads` requests at a time, and append each to `cache` as it comes.
 
-    Stops early, and quietly, at the limit of cost. Raises UserError.
+    Returns key → reply for the replies without a verdict. Ends early, without an error, at the limit of cost. Raises UserError.
     """
-    pace = Pace(60 / endpoint.requests_per_minute if endpoint.requests_per_minute else 0.0)
-    unread: dict[str, str] = {}
+    limiter = RateLimiter(60 / endpoint.requests_per_minute if endpoint.requests_per_minute else 0.0)
+    unreadable: dict[str, str] = {}
 
-    def one(key: str, ask: Ask) -> None:
+    def ask(client: ChatClient, key: str, comparison: Comparison) -> None:
         try:
-            reply = chat(endpoint, messages(ask), pace, meter)
-        except (CostReached, Stopped):
-            return pace.stop.set()
+            reply = client.reply(messages(comparison))
+        except (CostLimitReached, Cancelled):
+            return limiter.stop.set()
         except UserError:
-            pace.stop.set()  # here, so that no other request starts before the main thread hears of it
+            limiter.stop.set()  # here, so that no other request starts before the main thread learns of it
             raise
         verdict = read_verdict(reply)
         if verdict is None:
-            unread[key] = reply or ""
+            unreadable[key] = reply or ""
         else:
-            verdicts.keep(key, verdict, endpoint.model, reply)
+            cache.append(key, verdict, endpoint.model, reply)
 
-    pool = ThreadPoolExecutor(threads)
-    try:
-        futures = [pool.submit(one, key, ask) for key, ask in missing.items()]
-        for future in track(as_completed(futures), len(futures), f"verdicts of {endpoint.model}"):
-            future.result()
-    finally:
-        pace.stop.set()
-        pool.shutdown(cancel_futures=True)
-    return unread
+    with open_client(endpoint) as http:
+        client, pool = ChatClient(endpoint, http, limiter, meter), ThreadPoolExecutor(threads)
+        try:
+            futures = [pool.submit(ask, client, key, comparison) for key, comparison in missing.items()]
+            for future in track(as_completed(futures), len(futures), f"verdicts of {endpoint.model}"):
+                future.result()
+        finally:
+            limiter.stop.set()
+            pool.shutdown(cancel_futures=True)
+    return unreadable

@@ -1,4 +1,4 @@
-"""Who is judged: a run's policy, its SFT, any third model, or a file of answers, each with its answers to one run's held-out prompts."""
+"""The sides that are judged, each with its answers to one run's held-out prompts: a policy, its SFT model, a third model, or a file."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from ablate.data.source import Prompt, Source, open_source
 from ablate.errors import UserError
 from ablate.models.folder import check_length
 from ablate.models.hub import resolve
-from ablate.models.load import Models, load_policy, load_tokenizer
+from ablate.models.load import load_policy, load_tokenizer
 from ablate.models.lora import add_adapter, restore_adapter
 from ablate.pipeline.build import Stages, build, choose_device
 from ablate.ppo.evaluate import HeldOut
 from ablate.ppo.rollout import decode_responses, encode_prompts, generate_responses
 from ablate.runs.checkpoint import damaged
-from ablate.runs.folder import config_of, read_rows, read_summary
+from ablate.runs.folder import checkpoints, config_of, read_rows, read_summary
+from ablate.system.jsonl import numbered_lines
 from ablate.system.seeding import torch_generator
 
 POLICY, SFT = "policy", "sft"
@@ -30,29 +31,26 @@ POLICY, SFT = "policy", "sft"
 
 @dataclass(frozen=True)
 class Answers:
-    """One side: a short name, what gave the answers (for the record), and an answer a prompt; `ended`: it closed with the end token.
+    """The answers of one side, one per prompt."""
 
-    `tokens` is their mean length in the side's own tokens, null where nobody counted.
-    """
-
-    name: str
-    source: dict
+    name: str  # short, for titles and file names
+    source: dict  # what gave the answers, for the record
     responses: list[str]
-    ended: list[bool]
-    tokens: float | None = None
+    ended: list[bool]  # whether each response closed with the end-of-sequence token
+    tokens: float | None = None  # mean length in the side's own tokens; None where it was not counted
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished or running run folder, and which of its policies: `part` is `sft`, or an update, or null for the last checkpoint."""
+    """A policy of a run folder, whether or not the run has finished."""
 
     folder: Path
-    part: str | None
-    cache: str | None  # of stages, where it is not the run's own
+    part: str | None  # `sft`, the number of an update, or None for the last checkpoint
+    cache: str | None  # folder of built stages, where it is not the run's own
 
     @cached_property
     def config(self) -> Config:
-        """The run's settings, without the probes of ability, which nobody judges by."""
+        """The run's settings, without the held-out tasks, which no judgement uses. Raises UserError."""
         config = config_of(self.folder)
         config.evaluation = replace(config.evaluation, text_path=None, choices_path=None)
         config.cache = self.cache or config.cache
@@ -64,15 +62,15 @@ class Run:
 
     @cached_property
     def stages(self) -> Stages:
-        """SFT and reward model, from the cache; built again where they are not there, to the same bits by the same version."""
+        """SFT and reward model from the cache; where they are missing they are built again. Raises UserError."""
         return build(self.config)
 
     @cached_property
     def update(self) -> int | None:
-        """The checkpoint's update; null for SFT. Raises UserError where there is none."""
+        """The update of the checkpoint; None for SFT. Raises UserError where there is no such checkpoint."""
         if self.part == SFT:
             return None
-        known = sorted(int(path.name) for path in (self.folder / "checkpoints").glob("*") if path.name.isdigit())
+        known = checkpoints(self.folder)
         if not known:
             raise UserError(f"{self.folder} has no checkpoint: name the run that its summary says it was taken_from, or run again")
         if self.part is not None and int(self.part) not in known:
@@ -90,7 +88,7 @@ class Run:
         return folder if folder.is_dir() else damaged(folder.parent, "it has no policy")
 
     def policy(self) -> PreTrainedModel:
-        """The model that answers; of LoRA, SFT under the adapter. Raises UserError."""
+        """The model that answers; with LoRA, SFT with the adapter. Raises UserError."""
         if self.update is None or not self.config.model.lora_rank:
             return load_policy(self.model, self.device)
         generator = torch_generator(self.config.seed, "policy adapter")
@@ -99,48 +97,48 @@ class Run:
         return policy
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The policy's; an adapter's folder is no model's, so of LoRA it is SFT's, the same."""
+        """The policy's tokenizer. An adapter's folder holds none, so with LoRA it is read from SFT, whose tokenizer is the same."""
         return load_tokenizer(self.stages.sft if self.config.model.lora_rank else self.model)
 
-    def asked(self) -> tuple[Source, HeldOut]:
-        """The source of this run's data, and its held-out prompts and noise."""
+    def held_out(self) -> tuple[Source, HeldOut]:
+        """The source of this run's data, and its held-out prompts with their sampling noise. Raises UserError."""
         tokenizer = self.tokenizer()
         source = open_source(self.config, tokenizer)
         return source, HeldOut.draw(self.config, source, tokenizer, self.device)
 
     def answers(self, host: Run, held_out: HeldOut) -> Answers:
-        """This policy's answers to the prompts of `host`, with that run's noise and sampling."""
-        given = answer(self.policy(), self.tokenizer(), host.config, held_out)
+        """This policy's answers to the held-out prompts of the run `host`, with that run's noise and sampling settings."""
+        sampled = answer(self.policy(), self.tokenizer(), host.config, held_out)
         config, part = self.config, SFT if self.update is None else POLICY
         source = {"kind": "run", "part": part, "update": self.update, "study": config.study, "arm": config.arm, "seed": config.seed}
-        return Answers(part if self.folder == host.folder else f"{config.arm} seed={config.seed} {part}", source, *given)
+        return Answers(part if self.folder == host.folder else f"{config.arm} seed={config.seed} {part}", source, *sampled)
 
 
 @dataclass(frozen=True)
 class Model:
-    """A third causal LM: a Hugging Face folder or hub name, which reads the prompts in its own tokenizer and chat template."""
+    """A third causal LM, from a Hugging Face folder or the hub. It reads the prompts by its own tokenizer and chat template."""
 
     folder: Path
     name: str
 
     def answers(self, host: Run, held_out: HeldOut) -> Answers:
+        """This model's answers to the held-out prompts of the run `host`, with that run's noise and sampling settings. Raises UserError."""
         model, tokenizer = load_policy(self.folder, host.device), load_tokenizer(self.folder)
         return Answers(self.name, {"kind": "model", "name": self.name}, *answer(model, tokenizer, host.config, held_out))
 
 
 @dataclass(frozen=True)
 class File:
-    """Answers that somebody gave elsewhere: JSONL of `prompt` (text, or messages) and `response`; `ended` false if it was cut off."""
+    """Answers given elsewhere: JSONL of `prompt` (text, or messages), `response`, and `ended`, which is false where it was cut off."""
 
     path: Path
 
     def answers(self, host: Run, held_out: HeldOut) -> Answers:
-        """Raises UserError for a row without both, and where a prompt of the run has no answer."""
+        """The file's answers in the order of the prompts. Raises UserError for a malformed row, and for a prompt without an answer."""
         known = {}
-        for number, line in enumerate(self.path.read_text().split("\n"), 1):
-            if line.strip():
-                row = read_answer(line, f"{self.path}, line {number}")
-                known[key_of(row["prompt"])] = row
+        for number, line in numbered_lines(self.path.read_text()):
+            row = read_answer(line, f"{self.path}, line {number}")
+            known[key_of(row["prompt"])] = row
         rows = [known.get(key_of(prompt.turns)) or known.get(key_of(prompt.text)) for prompt in held_out.prompts]
         missing = [prompt.text for prompt, row in zip(held_out.prompts, rows, strict=True) if row is None]
         if missing:
@@ -157,7 +155,10 @@ Side = Run | Model | File
 
 
 def open_side(spec: str, cache: str | None = None) -> Side:
-    """What `spec` names: a run folder (or RUN:sft, RUN:<update>), a .jsonl file, a model's folder or hub name. Raises UserError."""
+    """The side that `spec` names: a run folder (or RUN:sft, RUN:<update>), a .jsonl file, a model's folder or hub name.
+
+    cache: of stages, where it is not the run's own. Raises UserError.
+    """
     folder, part = split_part(spec)
     if (folder / "config.yaml").is_file():
         return Run(folder, part, cache)
@@ -171,7 +172,7 @@ def open_side(spec: str, cache: str | None = None) -> Side:
 
 
 def split_part(spec: str) -> tuple[Path, str | None]:
-    """(path, part) of RUN:sft and RUN:<update>; part is null where the spec is a path as it stands."""
+    """(path, part) of RUN:sft and RUN:<update>; part is None where the spec is a path as it stands."""
     head, _, tail = spec.rpartition(":")
     if head and not Path(spec).exists() and (tail == SFT or tail.isdigit()):
         return Path(head), tail
@@ -181,20 +182,24 @@ def split_part(spec: str) -> tuple[Path, str | None]:
 def answer(
     policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: Config, held_out: HeldOut
 ) -> tuple[list[str], list[bool], float]:
-    """Responses of `policy` as an evaluation of the run with `config` would sample them, whether each ended, and their mean tokens."""
+    """Sample as an evaluation of the run with `config` does: (a response per prompt, whether each ended, their mean length in tokens).
+
+    Raises UserError where the prompts and responses do not fit into the model's positions.
+    """
     encoded = encode_prompts(tokenizer, [prompt.turns for prompt in held_out.prompts], held_out.noise.device)
     longest = encoded[0].shape[1] + held_out.noise.shape[1]
     check_length(longest, policy.config, "a prompt with sampling.max_new_tokens", "name a model with a longer context")
     with torch.autocast(held_out.noise.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
-        sampled = generate_responses(Models(policy, policy, policy, policy, tokenizer), encoded, held_out.noise, config.sampling)
+        sampled = generate_responses(policy, tokenizer, encoded, held_out.noise, config.sampling)
     texts = decode_responses(tokenizer, sampled.responses, sampled.mask, sampled.ended)
     return texts, sampled.ended.tolist(), float(sampled.mask.sum() / len(texts))
 
 
-def departure(run: Run, answers: Answers) -> str:
-    """In words, where these are not the answers that the run judged itself: made by another version or on another device; else nothing.
+def mismatch_with_run(run: Run, answers: Answers) -> str:
+    """A sentence where these are not the answers that the run's own evaluation saw; "" where they are.
 
-    A policy's are held to samples.jsonl; of SFT's, which no file need hold, the mean length to that in the summary.
+    Another version or another device can change them. A policy's answers are compared with samples.jsonl. No file need hold those of
+    SFT, so their mean length is compared with that in the summary.
     """
     if answers.source["update"] is None:
         logged = ((read_summary(run.folder) or {}).get("sft") or {}).get("eval/length")
@@ -207,7 +212,7 @@ def departure(run: Run, answers: Answers) -> str:
 
 
 def read_answer(line: str, place: str) -> dict:
-    """A row of a file of answers. Raises UserError."""
+    """One line of a file of answers; `place` is named where it is malformed. Raises UserError."""
     try:
         row = json.loads(line)
     except ValueError as error:
@@ -218,10 +223,11 @@ def read_answer(line: str, place: str) -> dict:
 
 
 def key_of(turns: str | list) -> str:
+    """What a prompt is looked up by: its text, or its messages as JSON."""
     return turns if isinstance(turns, str) else json.dumps(turns, sort_keys=True)
 
 
 def write_prompts(path: Path, prompts: Sequence[Prompt]) -> None:
-    """The held-out prompts, each once, as JSONL for a third model to answer: `prompt` as people read it, `kind`, and the `turns`."""
+    """Write each held-out prompt once, as JSONL for a third model to answer: `prompt` as people read it, `kind`, and the `turns`."""
     rows = {prompt.text: {"prompt": prompt.text, "kind": prompt.kind, "turns": prompt.turns} for prompt in prompts}
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows.values()))

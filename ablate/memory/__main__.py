@@ -24,6 +24,7 @@ from ablate.models.folder import one_line, read_shape
 from ablate.runs.compose import composed, composing
 from ablate.settings.overrides import check_overrides, quoted
 from ablate.settings.validation import validate
+from ablate.system.tables import text_table
 
 WORLD_PROMPT, WORLD_VOCABULARY = 14, 174  # tokens of the embedded world's longest prompt, and of its vocabulary
 PHASES = ("rollout", "measure", "update", "evaluate")
@@ -90,20 +91,12 @@ def shown(size: float) -> str:
     return "0" if size == 0 else f"{size / 1e3:.0f} kB"
 
 
-def table(rows: list[list[str]]) -> str:
-    """Rows in columns, the first row a heading."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["| " + " | ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]) + " |"
-             for row in rows]  # fmt: skip
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines)
-
-
 def items(found: MemoryEstimate) -> str:
     """Every item by phase."""
     names = list(dict.fromkeys(name for phase in PHASES for name in found.phases[phase]))
     rows = [[name, *(shown(found.phases[phase].get(name, 0)) for phase in PHASES)] for name in names]
-    return table([["", *PHASES], *rows, ["peak", *(shown(found.peak(phase)) for phase in PHASES)]])
+    rows.append(["peak", *(shown(found.peak(phase)) for phase in PHASES)])
+    return text_table(["", *PHASES], rows, align="right", markdown=True)
 
 
 def lowered(run: Run) -> str:
@@ -117,11 +110,11 @@ def lowered(run: Run) -> str:
     }
     if run.lora_rank and run.shared_critic:
         del changes["offload=true"]
-    rows = [["instead", "peak"]]
+    rows = []
     for name, change in changes.items():
         if any(getattr(run, key) != value for key, value in change.items()):
             rows.append([name, shown(estimate(replace(run, **change)).peak())])
-    return table(rows)
+    return text_table(["instead", "peak"], rows, align="right", markdown=True)
 
 
 def public(run: Run) -> str:
@@ -131,11 +124,11 @@ def public(run: Run) -> str:
         "as set": {}, "bf16, checkpointing, micro-batch 1": lean, "the same and offload": lean | {"offload": True},
         f"the same with LoRA {LORA_RANK}": lean | {"lora_rank": LORA_RANK, "offload": False},
     }  # fmt: skip
-    rows = [["model", "parameters", *columns]]
+    rows = []
     for name, shape in SHAPES.items():
         peaks = [shown(estimate(replace(run, policy=shape, reward=shape, **change)).peak()) for change in columns.values()]
         rows.append([name, f"{shape.parameters / 1e9:.3g} B", *peaks])
-    return table(rows)
+    return text_table(["model", "parameters", *columns], rows, align="right", markdown=True)
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from ablate.ppo.rollout import rows_of_a_pass
 from ablate.ppo.sampling import DISTRIBUTION_BYTES, LOGIT_BYTES
 
 # What autograd keeps of a layer, bytes per token: (per unit of hidden width, per unit of the MLP's width).
-# tests/core/test_memory.py counts them anew in the real passes.
+# tests/memory/test_memory.py counts them anew in the real passes.
 ACTIVATIONS = {
     ("llama", "fp32"): (44, 16), ("llama", "bf16"): (36, 8),
     ("gpt2", "fp32"): (36, 20), ("gpt2", "bf16"): (22, 10),

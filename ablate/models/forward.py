@@ -1,12 +1,15 @@
-"""Forward passes over packed sequences: logits, values and scores of the real tokens."""
+"""Forward passes: logits, values and scores of the real tokens.
+
+A pass takes the padded batch of a Rollout and packs the real tokens of its rows into one long row, in groups of nearly equal
+length (`ablate.models.attention`): positions start anew at 0 with each sequence, and attention stays within it. Few pads are
+computed. The vocabulary head runs only on the positions that are asked for.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from transformers import (
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel
 
 from ablate.models.attention import attends_in_groups, length_groups
 from ablate.models.folder import SCORE_SHIFT
@@ -57,7 +60,7 @@ def response_logits(policy: PreTrainedModel, tokens: Tensor, attention: Tensor, 
 
 
 def log_softmax(logits: Tensor, temperature: float) -> Tensor:
-    """log π [N, V] of the training distribution, float32 (pitfall 12)."""
+    """log π [N, V] of the training distribution, float32: in bfloat16 a log-softmax loses the digits that ratios and KL live on."""
     return (logits.float() / temperature).log_softmax(-1)
 
 
@@ -84,6 +87,6 @@ def response_values(critic: PreTrainedModel, tokens: Tensor, attention: Tensor, 
 
 
 def sequence_score(reward: PreTrainedModel, tokens: Tensor, attention: Tensor) -> Tensor:
-    """Reward model's score [B], float32: the head at the last real token, less the mean over SFT samples (pitfall 19)."""
+    """Reward model's score [B], float32: the head at the last real token, less the mean over SFT samples."""
     hidden, first = packed_states(reward, tokens, attention)
     return reward.score(hidden[first + attention.sum(1) - 1]).float().squeeze(-1) - score_shift(reward)

@@ -1,9 +1,4 @@
-"""Policy, reference, reward model and critic: loading, initialisation, and the forward passes over them.
-
-A forward pass takes the padded batch of a Rollout and packs the real tokens of its rows into slots of one long row
-(`ablate.models.attention`): positions start anew at 0 with each sequence, and attention stays within it. Few pads are computed. The
-vocabulary head runs only on the positions that are asked for.
-"""
+"""Policy, reference, reward model and critic: loading and initialisation. Only safetensors are read, and no remote code runs."""
 
 from __future__ import annotations
 
@@ -37,15 +32,16 @@ transformers_logging.disable_progress_bar()
 class Models:
     """What PPO trains and what it is held against. Modules only: no settings, no optimiser.
 
-    Where `text_reward` gives the scores, `reward` is the critic: its scores of the policy's tokens are not used.
+    Exactly one of `reward` and `text_reward` is set: `reward` scores the policy's tokens, `text_reward` reads another tokenizer and
+    is given (prompts as turns, responses as text, whether each ended).
     """
 
     policy: PreTrainedModel
     reference: PreTrainedModel
-    reward: PreTrainedModel
+    reward: PreTrainedModel | None
     critic: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    text_reward: Callable[[Sequence[Turns], Sequence[str], Sequence[bool]], Tensor] | None = None  # a reward model of another tokenizer
+    text_reward: Callable[[Sequence[Turns], Sequence[str], Sequence[bool]], Tensor] | None = None
 
 
 def load_tokenizer(folder: str | Path, template: str | None = None) -> PreTrainedTokenizerBase:
@@ -59,7 +55,10 @@ def load_tokenizer(folder: str | Path, template: str | None = None) -> PreTraine
 
 
 def load_policy(folder: str | Path, device: torch.device) -> PreTrainedModel:
-    """A causal language model in float32 and evaluation mode (dropout never runs: pitfall 1). Raises UserError."""
+    """A causal language model in float32 and evaluation mode: dropout never runs, since sampled and scored log-probs must agree.
+
+    Raises UserError.
+    """
     model = load(AutoModelForCausalLM, folder, device)
     for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
         if getattr(model.config, name, None) not in (None, 1, 1.0):

@@ -6,9 +6,7 @@ from types import MethodType
 
 import torch
 from torch.utils.checkpoint import checkpoint
-from transformers import (
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ablate.errors import UserError
@@ -17,7 +15,7 @@ from ablate.errors import UserError
 def checkpoint_gradients(model: PreTrainedModel) -> None:
     """In a pass with gradients, keep only the input of each layer and compute the layer again in the backward pass.
 
-    transformers' own switch acts in training mode alone, which models here never enter (dropout: pitfall 1). Raises UserError.
+    transformers' own switch acts in training mode alone, which models here never enter, since dropout would run. Raises UserError.
     """
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:

@@ -1,29 +1,28 @@
 """A content-addressed cache of stage folders: built once, whoever asks first, and never seen half-written.
 
 An entry is `<cache>/<stage>-<key>/`. The key covers the stage's settings, the keys of the stages it was built from, the source
-code that it runs through (`ablate.pipeline.closure`) and the versions of torch and transformers. A builder holds a lock (released
+code that it runs through (`ablate.system.closure`) and the versions of torch and transformers. A builder holds a lock (released
 by the system if it dies), writes into a folder beside the entry and renames it at the end; whoever else wants the entry waits for
 the lock. The entry's modification time is when a run last asked for it.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO
 
 from safetensors import SafetensorError
 
 from ablate.errors import UserError
-from ablate.pipeline.closure import ROOT, source_digests
+from ablate.system.closure import ROOT, source_digests
+from ablate.system.files import atomic_folder, partial_path
+from ablate.system.locks import locked, try_locked
 
 STAMP = "stage.json"
 
@@ -67,7 +66,7 @@ def cached(cache: Path, stage: str, key: str, settings: dict, build: Callable[[P
     try:
         cache.mkdir(parents=True, exist_ok=True)
         if not entry.is_dir():
-            with locked(lock_path(entry)):
+            with locked(lock_path(entry), f"another run to build {entry.name}"):
                 if not entry.is_dir():
                     build_entry(entry, stage, settings, build)
         check_entry(entry)
@@ -81,30 +80,20 @@ def cannot_write(entry: Path, reason: object) -> UserError:
     return UserError(f"cannot write the stage {entry.name} in {entry.parent} ({reason}): free space or set cache=<folder>")
 
 
-def partial_path(entry: Path) -> Path:
-    """Where an entry is built."""
-    return entry.with_name(f".{entry.name}.partial")
-
-
 def lock_path(entry: Path) -> Path:
     """Held by whoever builds or removes an entry; it exists only meanwhile, or after the holder was killed."""
     return entry.with_name(f".{entry.name}.lock")
 
 
 def build_entry(entry: Path, stage: str, settings: dict, build: Callable[[Path], None]) -> None:
-    """Build beside the entry and rename. What an earlier builder left when it was killed is swept away first."""
-    partial = partial_path(entry)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
+    """Build beside the entry and rename. Raises UserError where the disk is full, and OSError."""
     try:
-        build(partial)
-        files = {str(path.relative_to(partial)): file_digest(path) for path in sorted(partial.rglob("*")) if path.is_file()}
-        (partial / STAMP).write_text(json.dumps({"stage": stage, "settings": settings, "files": files}, indent=1))
-        os.replace(partial, entry)
-    except SafetensorError as error:  # how safetensors says that the disk is full
+        with atomic_folder(entry) as partial:
+            build(partial)
+            files = {str(path.relative_to(partial)): file_digest(path) for path in sorted(partial.rglob("*")) if path.is_file()}
+            (partial / STAMP).write_text(json.dumps({"stage": stage, "settings": settings, "files": files}, indent=1))
+    except SafetensorError as error:  # safetensors reports a full disk with an error of its own
         raise cannot_write(entry, error) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def read_stamp(entry: Path) -> dict:
@@ -125,47 +114,6 @@ def check_entry(entry: Path) -> None:
             raise UserError(f"the cache entry {entry} is corrupt ({name}): remove the folder to build it again")
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive advisory lock, waiting for it if need be; its file is gone afterwards."""
-    handle = acquire(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    if handle is None:
-        print(f"waiting for another run to build {path.stem.removeprefix('.')}", file=sys.stderr, flush=True)
-        handle = acquire(path, fcntl.LOCK_EX)
-    with release(path, handle):
-        yield
-
-
-def acquire(path: Path, how: int) -> IO | None:
-    """The lock's open file, or null where `how` does not wait and another process has it.
-
-    A holder removes the file before it lets go, so the lock that a waiter then gets may be on a file that is no longer there:
-    only the one that still has the name counts.
-    """
-    while True:
-        handle = open(path, "w")
-        try:
-            fcntl.flock(handle, how)
-            if path.exists() and path.stat().st_ino == os.fstat(handle.fileno()).st_ino:
-                return handle
-        except BlockingIOError:
-            handle.close()
-            return None
-        except FileNotFoundError:
-            pass  # removed between the two looks at it: try again
-        handle.close()
-
-
-@contextmanager
-def release(path: Path, handle: IO) -> Iterator[None]:
-    """At the end remove the lock's file, then let go of it."""
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        handle.close()
-
-
 def entries(cache: Path) -> list[Path]:
     """Whole and damaged entries, the least recently used first."""
     found = [path for path in cache.glob("*-*") if path.is_dir() and not path.name.startswith(".")] if cache.is_dir() else []
@@ -181,15 +129,13 @@ def leftovers(cache: Path) -> list[Path]:
 def remove(entry: Path) -> bool:
     """Remove an entry and what was left of building it; false, and nothing done, while another process builds it.
 
-    The folder loses its name first: a run sees a whole entry or none.
+    The folder loses its name first, so that a run sees a complete entry or none.
     """
-    handle = acquire(lock_path(entry), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    if handle is None:
-        return False
-    with release(lock_path(entry), handle):
-        partial = partial_path(entry)
-        shutil.rmtree(partial, ignore_errors=True)
-        with suppress(FileNotFoundError):
-            os.replace(entry, partial)
-        shutil.rmtree(partial, ignore_errors=True)
-    return True
+    with try_locked(lock_path(entry)) as is_ours:
+        if is_ours:
+            partial = partial_path(entry)
+            shutil.rmtree(partial, ignore_errors=True)
+            with suppress(FileNotFoundError):
+                os.replace(entry, partial)
+            shutil.rmtree(partial, ignore_errors=True)
+    return is_ours

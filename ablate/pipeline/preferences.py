@@ -17,6 +17,7 @@ from ablate.errors import UserError
 from ablate.models.load import load_policy, load_tokenizer
 from ablate.ppo.rollout import decode_responses, encode_prompts
 from ablate.ppo.sampling import sample
+from ablate.system.jsonl import numbered_lines
 from ablate.system.progress import track
 from ablate.system.seeding import numpy_generator, torch_generator
 
@@ -104,7 +105,7 @@ def read(path: Path) -> list[dict]:
     if not path.is_file():
         raise UserError(f"{path} does not exist: a folder of pairs holds train.jsonl and held_out.jsonl")
     rows = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in numbered_lines(path.read_text()):
         try:
             row = json.loads(line)
             texts = [row["chosen"]["response"], row["rejected"]["response"]]

@@ -72,7 +72,7 @@ class HeldOutTasks:
 
 
 def encode_choices(tokenizer: PreTrainedTokenizerBase, question: Question) -> list[Item]:
-    """An item a choice: prompt and choice as one text, a space between them where neither side has one.
+    """One item per choice: prompt and choice as one text, a space between them where neither side has one.
 
     What counts are the tokens behind those that the prompt alone has too, so a token that spans the border is the choice's.
     """

@@ -1,4 +1,4 @@
-"""Held-out judgement: gold, proxy and win rate against SFT, and the collapse verdict."""
+"""Evaluation on held-out prompts: gold, proxy and win rate against SFT."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from ablate.ppo.monitor import monitors
 from ablate.ppo.rollout import decode_responses, encode_prompts, gather_rollout, generate_responses, score_responses
 from ablate.ppo.scoring import Gold, with_text_rewards
 from ablate.ppo.types import Rollout
-from ablate.system.distributed import all_gather_object, raise_on_all_ranks, rank_slice
+from ablate.system.distributed import all_gather_object, rank_slice
 from ablate.system.seeding import numpy_generator, torch_generator
-from ablate.system.sharding import unsharded
+from ablate.system.sharding import inference
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Judgement of one policy on the held-out prompts, a list entry a prompt."""
+    """One policy's answers to the held-out prompts and what they are worth; one list entry per prompt."""
 
     responses: list[str]
     proxy: list[float]
@@ -35,12 +35,12 @@ class Evaluation:
     lengths: list[int]
     ended: list[bool]
     monitors: dict[str, float]
-    alignment_tax: dict[str, float] = field(default_factory=dict)  # eval/lm_loss, eval/choice_accuracy, as far as there are probes
+    alignment_tax: dict[str, float] = field(default_factory=dict)  # eval/lm_loss, eval/choice_accuracy, as far as there are tasks
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The held-out prompts, encoded once, and the sampling noise and probes of ability that every evaluation of a run shares."""
+    """What every evaluation of a run shares: the held-out prompts, encoded once, sampling noise, and the tasks of the alignment tax."""
 
     prompts: Sequence[Prompt]
     encoded: tuple[Tensor, Tensor]
@@ -49,7 +49,7 @@ class HeldOut:
 
     @classmethod
     def draw(cls, config: Config, source: Source, tokenizer, device: torch.device) -> HeldOut:
-        """Prompts and probes belong to the pipeline's seed, noise to the run's."""
+        """Prompts and tasks are drawn from the pipeline's seed, noise [prompts, T] from the run's. Raises UserError."""
         prompts = source.held_out_prompts(config.evaluation.prompts, numpy_generator(config.pipeline_seed, "held-out prompts"))
         generator = torch_generator(config.seed, "evaluation noise")
         noise = torch.rand(len(prompts), config.sampling.max_new_tokens, generator=generator).to(device)
@@ -58,29 +58,30 @@ class HeldOut:
 
 
 def evaluate(
-    models: Models, policy: PreTrainedModel, held_out: HeldOut, gold: Gold, config: Config, resting: Sequence[OffloadedModel] = ()
+    models: Models, policy: PreTrainedModel, held_out: HeldOut, gold: Gold, config: Config, offloaded: Sequence[OffloadedModel] = ()
 ) -> Evaluation:
-    """Answer every held-out prompt with `policy`, judge the answers by the proxy and by gold, and measure ability on the probes.
+    """Answer every held-out prompt with `policy`, score the answers by the proxy and by gold, and measure the alignment tax.
 
-    resting: models that are on the device for the measuring alone. Of several processes each has prompts of its own and all probes.
+    offloaded: models that are on the device only while answers are scored. Of several processes, each answers prompts of its own and
+    does all tasks. Raises UserError.
     """
     judged = replace(models, policy=policy)
     own = rank_slice(len(held_out.prompts))
     prompts, (tokens, attention) = held_out.prompts[own], held_out.encoded
-    with unsharded(models.policy, models.critic), raise_on_all_ranks():
+    with inference(models.policy, models.critic):
         encoded = tokens[own], attention[own]
-        sampled = generate_responses(judged, encoded, held_out.noise[own], config.sampling)
-        with loaded_on_device(resting):
-            rollout: Rollout = score_responses(judged, encoded, sampled, config.sampling, config.bugs)
+        sampled = generate_responses(policy, models.tokenizer, encoded, held_out.noise[own], config.sampling)
+        with loaded_on_device(offloaded):
+            rollout: Rollout = score_responses(judged, encoded, sampled, config.ppo_settings())
             rollout = with_text_rewards(rollout, judged, [prompt.turns for prompt in prompts])
         steps = rollout.mask.shape[1]
         responses = decode_responses(models.tokenizer, rollout.tokens[:, -steps:], rollout.mask, rollout.ended)
         golds = gold(prompts, responses, rollout.ended.tolist())
-        ability = held_out.tasks.alignment_tax(policy)
+        tax = held_out.tasks.alignment_tax(policy)
     rollout = gather_rollout(rollout, models.tokenizer.pad_token_id)
     responses, golds = (list(chain.from_iterable(all_gather_object(part))) for part in (responses, golds))
     ended = rollout.ended.tolist()
-    return Evaluation(responses, rollout.score.tolist(), golds, rollout.lengths.tolist(), ended, monitors(rollout), ability)
+    return Evaluation(responses, rollout.score.tolist(), golds, rollout.lengths.tolist(), ended, monitors(rollout), tax)
 
 
 def summarise(evaluation: Evaluation, baseline: Evaluation, prompts: Sequence[Prompt], margin: float) -> dict[str, float]:
@@ -110,7 +111,7 @@ def summarise(evaluation: Evaluation, baseline: Evaluation, prompts: Sequence[Pr
 
 
 def score_rows(update: int, held_out: HeldOut, evaluation: Evaluation) -> list[dict]:
-    """Rows of scores.jsonl: one a held-out prompt."""
+    """Rows of scores.jsonl: one per held-out prompt."""
     columns = zip(held_out.prompts, evaluation.proxy, evaluation.gold, evaluation.lengths, evaluation.ended, strict=True)
     return [
         {"update": update, "prompt": i, "kind": prompt.kind, "proxy": proxy, "gold": gold, "length": length, "ended": ended}

@@ -6,24 +6,24 @@ Passes run over groups of rows of similar length, as many as memory bears; resul
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import fields
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ablate.config import BugsConfig, SamplingConfig
+from ablate.config import PPOSettings, SamplingConfig
 from ablate.data.chat import Turns, encode_turns
 from ablate.models.forward import entropy_of, log_softmax, response_logits, response_values, sequence_score, unflatten
 from ablate.models.load import Models
+from ablate.ppo.bugs import dropout_on
 from ablate.ppo.sampling import LOGIT_BYTES, Sampled, concat_prompt_response, sample
 from ablate.ppo.types import Rollout
 from ablate.system.distributed import all_gather_object, gather_rows, world_size
 
 PASS_ROWS = 128  # most rows of one forward pass without gradients
 LOOK_EVERY = 8  # steps of sampling between looks at which rows have ended, on a GPU
-ROLLOUT_DROPOUT = 0.1  # of the arm bugs.dropout_in_rollouts
 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Turns], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -41,30 +41,38 @@ def decode_responses(tokenizer: PreTrainedTokenizerBase, responses: Tensor, mask
     return [tokenizer.decode(row[:n], skip_special_tokens=False) for row, n in zip(responses.tolist(), lengths, strict=True)]
 
 
-def collect_rollout(
-    models: Models,
+def collect_rollout(models: Models, prompts: tuple[Tensor, Tensor], noise: Tensor, settings: PPOSettings) -> Rollout:
+    """Sample a response to every prompt and measure it.
+
+    prompts: tokens and attention [B, P]; noise: uniform on [0, 1), [B, T].
+    """
+    sampled = generate_responses(models.policy, models.tokenizer, prompts, noise, settings.sampling)
+    return score_responses(models, prompts, sampled, settings)
+
+
+def generate_responses(
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: tuple[Tensor, Tensor],
     noise: Tensor,
     sampling: SamplingConfig,
-    bugs: BugsConfig,
-) -> Rollout:
-    """Sample a response to every prompt and measure it. prompts: tokens and attention [B, P]; noise [B, T] uniform."""
-    return score_responses(models, prompts, generate_responses(models, prompts, noise, sampling), sampling, bugs)
+) -> Sampled:
+    """Responses of the policy, under the tokenizer's end-of-sequence and pad tokens.
 
-
-def generate_responses(models: Models, prompts: tuple[Tensor, Tensor], noise: Tensor, sampling: SamplingConfig) -> Sampled:
-    """Responses of the policy, under the tokenizer's end and pad tokens."""
-    tokenizer = models.tokenizer
+    prompts: tokens and attention [B, P]; noise: uniform on [0, 1), [B, T].
+    """
     look_every = LOOK_EVERY if noise.is_cuda else 1
-    return sample(models.policy, *prompts, noise, sampling, tokenizer.eos_token_id, tokenizer.pad_token_id, look_every)
+    return sample(policy, *prompts, noise, sampling, tokenizer.eos_token_id, tokenizer.pad_token_id, look_every)
 
 
 @torch.no_grad()
-def score_responses(
-    models: Models, prompts: tuple[Tensor, Tensor], sampled: Sampled, sampling: SamplingConfig, bugs: BugsConfig
-) -> Rollout:
-    """Score sampled responses: reference log-probs and full KL, values, reward. Chunked by length; every row is its own."""
-    temperature = sampling.temperature if sampling.match_training_distribution else 1.0
+def score_responses(models: Models, prompts: tuple[Tensor, Tensor], sampled: Sampled, settings: PPOSettings) -> Rollout:
+    """Measure sampled responses: log-probs under policy and reference, full KL, entropy, values, and the reward model's score.
+
+    Responses are taken in groups of similar length; no row depends on its neighbours. prompts: tokens and attention [B, P].
+    Where a reward model reads text (`models.reward` is null), the score stays 0 until `ablate.ppo.scoring` fills it in.
+    """
+    temperature = settings.sampling.training_temperature
     tokens, attention = concat_prompt_response(*prompts, sampled)
     mask = sampled.mask
     out = {name: torch.zeros(mask.shape, device=tokens.device) for name in ("logprobs", "ref_logprobs", "kl", "entropy", "values")}
@@ -74,7 +82,7 @@ def score_responses(
         width = tokens.shape[1] - mask.shape[1] + steps
         view = tokens[rows, :width], attention[rows, :width]
         targets = sampled.responses[rows, :steps][part][:, None]
-        policy = policy_log_probs(models.policy, sampled, rows, steps, view, temperature, bugs)
+        policy = policy_log_probs(models.policy, sampled, rows, steps, view, settings)
         reference = log_softmax(response_logits(models.reference, *view, part), temperature)
         values, last_value = response_values(models.critic, *view, part)
         measured = {
@@ -86,28 +94,21 @@ def score_responses(
         }
         for name, value in measured.items():
             out[name][rows, :steps] = value
-        out["score"][rows] = sequence_score(models.reward, *view)
+        if models.reward is not None:
+            out["score"][rows] = sequence_score(models.reward, *view)
         out["last_value"][rows] = last_value
     return Rollout(tokens=tokens, attention=attention, mask=mask, ended=sampled.ended, prompt_nll=sampled.prompt_nll, **out)
 
 
 def policy_log_probs(
-    policy: PreTrainedModel,
-    sampled: Sampled,
-    rows: Tensor,
-    steps: int,
-    view: tuple[Tensor, Tensor],
-    temperature: float,
-    bugs: BugsConfig,
+    policy: PreTrainedModel, sampled: Sampled, rows: Tensor, steps: int, view: tuple[Tensor, Tensor], settings: PPOSettings
 ) -> Tensor:
     """The behaviour policy's distributions [N, V] at the real tokens of some rows: the sampler's own, or computed again."""
-    part = sampled.mask[rows, :steps]
-    if sampled.log_probs is not None and not bugs.dropout_in_rollouts:
+    part, dropout = sampled.mask[rows, :steps], settings.bugs.dropout_in_rollouts
+    if sampled.log_probs is not None and not dropout:
         return sampled.log_probs[rows, :steps][part]
-    if bugs.dropout_in_rollouts:
-        with dropout_on(policy):
-            return log_softmax(response_logits(policy, *view, part), temperature)
-    return log_softmax(response_logits(policy, *view, part), temperature)
+    with dropout_on(policy) if dropout else nullcontext():
+        return log_softmax(response_logits(policy, *view, part), settings.sampling.training_temperature)
 
 
 def full_kl(log_probs: Tensor, reference: Tensor) -> Tensor:
@@ -125,22 +126,6 @@ def by_length(mask: Tensor, size: int) -> Iterator[tuple[Tensor, int]]:
     lengths = mask.sum(1)
     for rows in lengths.argsort(stable=True).split(size):
         yield rows, int(lengths[rows].max())
-
-
-@contextmanager
-def dropout_on(model: nn.Module) -> Iterator[None]:
-    """Dropout as a forgotten `.train()` leaves it, at ROLLOUT_DROPOUT in attention."""
-    layers = [module for module in model.modules() if hasattr(module, "attention_dropout")]
-    before = [layer.attention_dropout for layer in layers]
-    model.train()
-    for layer in layers:
-        layer.attention_dropout = ROLLOUT_DROPOUT
-    try:
-        yield
-    finally:
-        model.eval()
-        for layer, value in zip(layers, before, strict=True):
-            layer.attention_dropout = value
 
 
 def gather_rollout(rollout: Rollout, pad: int) -> Rollout:

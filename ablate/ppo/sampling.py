@@ -52,7 +52,7 @@ def sample(
     look_every: steps between looks at which rows have ended. A look waits for the device; between looks ended rows are computed on.
     """
     rows, steps = noise.shape
-    temperature = sampling.temperature if sampling.match_training_distribution else 1.0
+    temperature = sampling.training_temperature
     vocabulary = policy.config.vocab_size
     keep = rows * steps * vocabulary * 4 <= DISTRIBUTION_BYTES and not torch.is_autocast_enabled(prompts.device.type)
     responses = torch.full((rows, steps), pad, device=prompts.device)

@@ -1,8 +1,8 @@
-"""The only reader of the reward, advantage and loss toggles: one line a trick.
+"""The only reader of the reward, advantage and loss toggles: one line per trick, one line per bug.
 
     score [B] → shape_rewards → rewards [B, T] → estimate_targets → Targets → minibatch_advantages → ppo_loss → LossTerms
 
-Order on the reward (pitfall 16): missing-EOS penalty, norm or scaling, clip, placement at the last token, KL penalty.
+Order on the reward: missing-EOS penalty, norm or scaling, clip, placement at the last token, KL penalty.
 Order on the advantage: GAE over the buffer; then norm and clip over each minibatch.
 """
 
@@ -13,7 +13,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ablate.config import BugsConfig, PPOConfig
+from ablate.config import PPOConfig, PPOSettings
+from ablate.ppo import bugs as bug
 from ablate.ppo.tricks import advantage as adv
 from ablate.ppo.tricks import policy as pol
 from ablate.ppo.tricks import reward as rew
@@ -28,26 +29,30 @@ def initial_state(ppo: PPOConfig) -> ShapingState:
     return ShapingState(moments=RunningMoments(), kl_coef=ppo.kl_coef)
 
 
-def shape_rewards(rollout: Rollout, ppo: PPOConfig, bugs: BugsConfig, state: ShapingState) -> tuple[Tensor, ShapingState]:
-    """Scores → per-token rewards [B, T], and the state for the next update. The moments include this batch before they are used."""
-    score = rollout.score
+def shape_rewards(rollout: Rollout, settings: PPOSettings, state: ShapingState) -> tuple[Tensor, ShapingState]:
+    """Scores → rewards [B, T] per token, and the state for the next update. The moments include this batch before they are used.
+
+    r_t = clip((R − mean) / σ)·[t last] − η KL_t,  each part as far as its toggle is on
+    """
+    ppo, bugs, score = settings.ppo, settings.bugs, rollout.score
     if ppo.missing_eos_penalty is not None:
         score = rew.missing_eos_penalty(score, rollout.ended, ppo.missing_eos_penalty)
     moments = update_moments(state.moments, score)
     if ppo.reward_scaling:
         score = rew.reward_scaling(score, moments.std)
-    if ppo.reward_norm and not bugs.nested_reward_norm:
-        over = moments if ppo.reward_norm_over == "history" else update_moments(RunningMoments(), score)
-        score = rew.reward_norm(score, over.mean, over.std)
+    if ppo.reward_norm:
+        norm = moments if ppo.reward_norm_over == "history" else update_moments(RunningMoments(), score)
+        normed = rew.reward_norm(score, norm.mean, norm.std)
+        score = bug.nested_reward_norm(score, normed) if bugs.nested_reward_norm else normed
     if ppo.reward_clip is not None:
         score = rew.reward_clip(score, ppo.reward_clip)
     rewards = rew.place_score(score, rollout.mask)
     if bugs.reward_on_pad:
-        rewards = torch.where(rollout.mask, torch.nn.functional.pad(rewards, (1, 0))[:, :-1], 0.0)
+        rewards = bug.reward_on_pad(rewards, rollout.mask)
     kl_coef = state.kl_coef
     if ppo.kl_penalty:
         kl = rew.kl_estimate(rollout.logprobs, rollout.ref_logprobs, rollout.kl, ppo.kl_estimator)
-        rewards = rew.kl_penalty(rewards, kl, -kl_coef if bugs.kl_wrong_sign else kl_coef)
+        rewards = rew.kl_penalty(rewards, kl, bug.kl_wrong_sign(kl_coef) if bugs.kl_wrong_sign else kl_coef)
         if ppo.kl_adaptive:
             per_response = float(masked_sum(kl, rollout.mask)) / len(score)
             kl_coef = kl_adaptive(kl_coef, per_response, ppo.kl_target, ppo.kl_horizon, len(score))
@@ -64,11 +69,11 @@ def estimate_targets(rollout: Rollout, rewards: Tensor, ppo: PPOConfig) -> Targe
     return Targets(advantages=advantages, returns=returns)
 
 
-def minibatch_advantages(advantages: Tensor, mask: Tensor, ppo: PPOConfig, bugs: BugsConfig) -> Tensor:
+def minibatch_advantages(advantages: Tensor, mask: Tensor, settings: PPOSettings) -> Tensor:
     """Norm, then clip, over the real tokens of one minibatch [b, T]; never over a micro-batch."""
+    ppo, bugs = settings.ppo, settings.bugs
     if ppo.advantage_norm:
-        over = torch.ones_like(mask) if bugs.unmasked_whitening else mask
-        advantages = adv.advantage_norm(advantages, over)
+        advantages = adv.advantage_norm(advantages, bug.unmasked_whitening(mask) if bugs.unmasked_whitening else mask)
     if ppo.advantage_clip is not None:
         advantages = adv.advantage_clip(advantages, ppo.advantage_clip)
     return torch.where(mask, advantages, 0.0)
@@ -86,6 +91,9 @@ def ppo_loss(
 ) -> LossTerms:
     """Losses of one micro-batch, divided by `tokens`, the real tokens of its whole minibatch, so that micro-batches add up exactly.
 
+    total = Σ_t [policy_t + β KL(π_old‖π_θ)_t] / N − c · min(H, δ) + value_coef · Σ_t value_t / N,    N = tokens,
+    policy_t the clipped surrogate or −ρ_t A_t, value_t the clipped or plain squared error; a toggle that is off leaves its term out.
+
     logprobs, entropy, values: [b, T] under the current weights, with gradients. batch, targets: the same rows; the
     advantages are already those of `minibatch_advantages`. minibatch_entropy: mean entropy of the whole minibatch, which
     decides on which side of its clip the bonus is; null where the micro-batch is the minibatch.
@@ -94,8 +102,9 @@ def ppo_loss(
     old = pol.importance_sampling(batch.logprobs, batch.ref_logprobs, ppo.importance_sampling)
     log_ratio = pol.log_ratio(logprobs, old, mask)
     if ppo.ratio_clip:
-        policy = pol.ratio_clip(log_ratio, targets.advantages, ppo.clip_range)
-        clipped = (log_ratio.detach().exp() - 1).abs() > ppo.clip_range
+        high = pol.clip_range_high(ppo.clip_range_high, ppo.clip_range)
+        policy = pol.ratio_clip(log_ratio, targets.advantages, ppo.clip_range, high)
+        clipped = pol.outside_clip(log_ratio, ppo.clip_range, high)
     else:
         policy = pol.policy_gradient(log_ratio, targets.advantages)
         clipped = torch.zeros_like(mask)

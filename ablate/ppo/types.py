@@ -88,5 +88,5 @@ class LossTerms:
     policy: Tensor
     value: Tensor
     approx_kl: Tensor  # KL(π_old‖π_θ) by k3, nats per token
-    clip_fraction: Tensor  # share of tokens outside 1 ± clip_range; 0 without ratio_clip
+    clip_fraction: Tensor  # share of tokens outside [1 − clip_range, 1 + clip_range_high]; 0 without ratio_clip
     ratio_max: Tensor

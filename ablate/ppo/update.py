@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from ablate.config import BugsConfig, PPOConfig, SamplingConfig
+from ablate.config import PPOConfig, PPOSettings, SamplingConfig
 from ablate.errors import Diverged
 from ablate.models.forward import entropy_of, log_softmax, response_logits, response_values, unflatten
 from ablate.models.load import Models
@@ -71,23 +71,22 @@ def update(
     optimizer: torch.optim.Optimizer,
     rollout: Rollout,
     targets: Targets,
-    ppo: PPOConfig,
-    sampling: SamplingConfig,
-    bugs: BugsConfig,
+    settings: PPOSettings,
     generator: torch.Generator,
     first_step: int,
     ptx_loss: PtxLoss,
 ) -> dict[str, float]:
-    """All gradient steps on one rollout; means of their loss terms as `ppo/*`. `first_step` counts gradient steps before it.
+    """All gradient steps on one rollout: epochs × minibatches. Returns the means of their loss terms as `ppo/*`.
 
-    ptx_loss(step) is the language-model loss on pretraining text of one gradient step. Raises Diverged.
+    generator: of the order of rows. first_step: how many gradient steps came before, which places this update in the schedule of
+    learning rates. ptx_loss(step): the language-model loss on pretraining text of one gradient step. Raises Diverged.
     """
-    rows_of_stats = []
+    ppo, rows_of_stats = settings.ppo, []
     for offset, rows in enumerate(minibatches(ppo, generator)):
         step = first_step + offset
         set_rates(optimizer, ppo, step)
         optimizer.zero_grad()
-        terms = backward_minibatch(models, rollout, targets, rows, ppo, sampling, bugs)
+        terms = backward_minibatch(models, rollout, targets, rows, settings)
         if ppo.ptx:
             ptx(ptx_loss(step), ppo.ptx_coef).backward()
         stats = apply_gradients(optimizer, ppo)
@@ -98,17 +97,17 @@ def update(
     return means | {"ppo/ratio_max": max(row["ppo/ratio_max"] for row in rows_of_stats)}
 
 
-def backward_minibatch(
-    models: Models, rollout: Rollout, targets: Targets, rows: Tensor, ppo: PPOConfig, sampling: SamplingConfig, bugs: BugsConfig
-) -> dict[str, float]:
+def backward_minibatch(models: Models, rollout: Rollout, targets: Targets, rows: Tensor, settings: PPOSettings) -> dict[str, float]:
     """Accumulate the gradients of one minibatch over its micro-batches; the gradient does not depend on their size.
 
-    Of several processes each has the gradient of its own rows, and the terms of all. Raises Diverged.
+    rows: indices [b] of the minibatch's responses. Of several processes, each holds the gradient of its own rows and the loss
+    terms of all. Raises Diverged.
     """
+    ppo, sampling = settings.ppo, settings.sampling
     mask = rollout.mask[rows]
     tokens = int(mask.sum())
     advantages = targets.advantages.clone()
-    advantages[rows] = minibatch_advantages(targets.advantages[rows], mask, ppo, bugs)
+    advantages[rows] = minibatch_advantages(targets.advantages[rows], mask, settings)
     targets = replace(targets, advantages=advantages)
     parts = list(micro_batches(rows, rollout.lengths, ppo.micro_batch_size))
     whole_entropy = None
@@ -141,8 +140,8 @@ METRICS = {
 
 def forward(models: Models, batch: Rollout, sampling: SamplingConfig) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probs, entropy and values [b, T] of the batch's response tokens under the current weights."""
-    temperature = sampling.temperature if sampling.match_training_distribution else 1.0
-    log_probs = log_softmax(response_logits(models.policy, batch.tokens, batch.attention, batch.mask), temperature)
+    logits = response_logits(models.policy, batch.tokens, batch.attention, batch.mask)
+    log_probs = log_softmax(logits, sampling.training_temperature)
     chosen = batch.tokens[:, -batch.mask.shape[1] :][batch.mask]
     logprobs = unflatten(log_probs.gather(1, chosen[:, None]).squeeze(1), batch.mask)
     entropy = unflatten(entropy_of(log_probs), batch.mask)

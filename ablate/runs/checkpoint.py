@@ -7,7 +7,6 @@ Only safetensors and JSON are written; JSON keeps Python floats exactly.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ from ablate.models.lora import add_adapter, restore_adapter
 from ablate.ppo.collapse import CollapseDetector
 from ablate.ppo.types import RunningMoments, ShapingState
 from ablate.system.distributed import is_main, raise_on_all_ranks
+from ablate.system.files import atomic_folder
 from ablate.system.seeding import torch_generator
 from ablate.system.sharding import full_state_dict, full_tensors, sharded_as
 
@@ -40,6 +40,12 @@ class TrainState:
     responses: int = 0
     update_seconds: float = 0.0
     judged: dict[str, float] = field(default_factory=dict)  # every monitor of the last evaluation
+
+    def advance(self, update: int, shaping: ShapingState, responses: int, seconds: float) -> None:
+        """Take an update as done: `responses` were sampled, in `seconds` without evaluation."""
+        self.update, self.shaping = update, shaping
+        self.responses += responses
+        self.update_seconds += seconds
 
 
 def save(
@@ -62,25 +68,16 @@ def write(folder: Path, models: Models, weights: list[dict | None], tensors: dic
 
     What a run killed while it wrote a checkpoint has left half done goes first: stopped by a signal, it was at any update.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
     for abandoned in folder.parent.glob(".*.partial"):
         shutil.rmtree(abandoned, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
-        models.policy.save_pretrained(partial / "policy", state_dict=weights[0])
-        models.tokenizer.save_pretrained(partial / "policy")
-        models.critic.save_pretrained(partial / "critic", state_dict=weights[1])
-        save_file(tensors, partial / "optimizer.safetensors")
-        (partial / "state.json").write_text(json.dumps(state))
-        for path in partial.rglob("*"):
-            if path.is_file():
-                with open(path, "rb") as handle:
-                    os.fsync(handle.fileno())
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(partial, folder)
+        with atomic_folder(folder, replace=True) as partial:
+            models.policy.save_pretrained(partial / "policy", state_dict=weights[0])
+            models.tokenizer.save_pretrained(partial / "policy")
+            models.critic.save_pretrained(partial / "critic", state_dict=weights[1])
+            save_file(tensors, partial / "optimizer.safetensors")
+            (partial / "state.json").write_text(json.dumps(state))
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise UserError(f"cannot write the checkpoint {folder} ({error}): free space or set results=<folder>") from error
 
 

@@ -6,16 +6,15 @@ import json
 from pathlib import Path
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from ablate.config import Config
 from ablate.errors import UserError
 from ablate.settings.identity import config_hash
+from ablate.system.jsonl import complete_lines
 
 STREAMS = ("metrics.jsonl", "scores.jsonl", "samples.jsonl")
-
-
-FINISHED = ("completed", "diverged")
+FINISHED = ("completed", "diverged")  # what the summary of a run with a result says
 
 
 def run_folder(config: Config) -> Path:
@@ -44,14 +43,37 @@ def checkpoint_folder(folder: Path, update: int) -> Path:
     return folder / "checkpoints" / str(update)
 
 
+def checkpoints(folder: Path) -> list[int]:
+    """The updates of which a run folder holds a checkpoint, the newest last."""
+    return sorted(int(path.name) for path in (folder / "checkpoints").glob("*") if path.name.isdigit())
+
+
 def read_rows(path: Path) -> list[dict]:
-    """The whole lines of a JSONL file; what a kill tore off the last one is left out. No file is no rows."""
-    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []  # in bytes: the tear may be inside a character
-    return [json.loads(line) for line in lines]
+    """The rows of a JSONL file that a run writes: its complete lines. A file that does not exist has no rows."""
+    return [json.loads(line) for line in complete_lines(path.read_bytes())] if path.is_file() else []
 
 
 def read_config(folder: Path) -> dict | None:
-    """config.yaml of a run folder, or null where there is none. Raises UserError if it is not readable."""
+    """The settings, `identity` and `hash` in config.yaml of a run folder; null where there is none.
+
+    Raises UserError if the file is not readable.
+    """
+    known = _read_yaml(folder)
+    if known is not None:
+        known.pop("numerics", None)
+    return known
+
+
+def read_numerics(folder: Path) -> list[dict]:
+    """The records in config.yaml of what computed the run so far (`ablate.runs.numerics`), in order; runs of older versions have none.
+
+    Raises UserError if the file is not readable.
+    """
+    return (_read_yaml(folder) or {}).get("numerics", [])
+
+
+def _read_yaml(folder: Path) -> dict | None:
+    """All of config.yaml; null where there is none. Raises UserError if it is not readable."""
     path = folder / "config.yaml"
     if not path.is_file():
         return None
@@ -74,8 +96,13 @@ def run_folders(root: Path) -> list[Path]:
 
 def config_of(folder: Path) -> Config:
     """The settings in a run folder's config.yaml. Raises UserError."""
-    known = read_config(folder)
-    if known is None:
+    tree = read_config(folder)
+    if tree is None:
         raise UserError(f"{folder} has no config.yaml: name a run folder")
-    del known["identity"], known["hash"]
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), known))
+    return OmegaConf.to_object(typed(tree))
+
+
+def typed(tree: dict) -> DictConfig:
+    """What `read_config` returns as OmegaConf's typed tree of the settings; a setting that an older version lacked has its default."""
+    settings = {name: value for name, value in tree.items() if name not in ("identity", "hash")}
+    return OmegaConf.merge(OmegaConf.structured(Config), settings)

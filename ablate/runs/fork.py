@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from ablate.config import Config, ModelConfig
 from ablate.errors import UserError
-from ablate.runs.folder import read_config
+from ablate.runs.folder import read_config, typed
 from ablate.settings.identity import LORA, OUTSIDE_IDENTITY
 
 GROUPS = ("ppo", "model", "data", "preferences", "sweep")
@@ -30,8 +30,7 @@ def forked(config: Config, overrides: Sequence[str]) -> Config:
     preset = next((key for key in keys if key in GROUPS), None)
     if preset:
         raise UserError(f"{preset}=… would replace the settings of the run that fork={config.fork} branches: name single settings instead")
-    del known["identity"], known["hash"]
-    merged = OmegaConf.merge(OmegaConf.structured(Config), known)
+    merged = typed(known)
     composed = OmegaConf.structured(config)
     for key in [*keys, *OUTSIDE_IDENTITY, "fork"]:
         if key.split(".")[0] != "hydra":

@@ -1,7 +1,7 @@
 """The run folder, the truth about a run. No torch here; wandb only mirrors what is written.
 
 results/<study>/<arm>/seed=<n>/
-  config.yaml      every setting, resolved, and the hash of those that decide the numbers
+  config.yaml      every setting, resolved, the hash of those that decide the numbers, and what computes these
   metrics.jsonl    a flat object an update, on disk before the next update starts
   scores.jsonl     at each evaluation, a row a held-out prompt
   samples.jsonl    at each evaluation, some answers as text
@@ -25,15 +25,19 @@ import yaml
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.runs.folder import STREAMS, checkpoint_folder, read_config, run_folder
+from ablate.runs.folder import STREAMS, checkpoint_folder, checkpoints, read_config, read_numerics, run_folder
+from ablate.runs.numerics import UNKNOWN, continued, numerics
 from ablate.runs.versions import git_commit, versions
 from ablate.settings.identity import config_hash, first_difference, identity
-from ablate.system.files import try_lock, write_atomically, writing
+from ablate.system.files import write_atomically, writing
+from ablate.system.locks import try_lock
 
 
-def config_text(config: Config) -> str:
-    """What config.yaml holds: every setting, the run's identity and the identity's hash."""
+def config_text(config: Config, made_by: Sequence[dict] = ()) -> str:
+    """What config.yaml holds: every setting, the run's identity, the identity's hash, and the records of `ablate.runs.numerics`."""
     tree = {**asdict(config), "identity": identity(config), "hash": config_hash(config)}
+    if made_by:
+        tree["numerics"] = list(made_by)
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 
@@ -61,7 +65,11 @@ class RunStore:
             if not try_lock(self.handles["metrics.jsonl"]):
                 self.close()
                 raise UserError(f"{self.folder} is being written by another process: wait for it, or set study=<name>")
-            write_atomically(self.folder / "config.yaml", config_text(config))
+            for abandoned in self.folder.glob(".*.partial"):  # by a process that was killed while it wrote a file
+                abandoned.unlink()
+            earlier = (read_numerics(self.folder) or [UNKNOWN]) if self.checkpoints() else []
+            self.numerics = continued(earlier, numerics(config.threads))
+            write_atomically(self.folder / "config.yaml", config_text(config, self.numerics))
             (self.folder / "summary.json").unlink(missing_ok=True)
 
     def append(self, stream: str, rows: Iterable[dict]) -> None:
@@ -87,8 +95,8 @@ class RunStore:
         return checkpoint_folder(self.folder, update)
 
     def checkpoints(self) -> list[int]:
-        """Updates that have a checkpoint, oldest first."""
-        return sorted(int(path.name) for path in (self.folder / "checkpoints").glob("*") if path.name.isdigit())
+        """The updates that have a checkpoint, the newest last."""
+        return checkpoints(self.folder)
 
     def prune(self, keep: int) -> None:
         """Remove all but the newest `keep` checkpoints; 0 keeps all."""
@@ -112,7 +120,9 @@ class RunStore:
 
     def finish(self, summary: dict) -> dict:
         """Write summary.json, the last file of a run."""
-        full = {**summary, "versions": versions(), "git_commit": git_commit(), "config_hash": self.hash}
+        *earlier, now = self.numerics
+        made_by = {**now, "earlier": earlier} if earlier else now
+        full = {**summary, "versions": versions(), "git_commit": git_commit(), "config_hash": self.hash, "numerics": made_by}
         with writing(self.folder):
             write_atomically(self.folder / "summary.json", json.dumps(finite(full), indent=1, ensure_ascii=False))
         self.close()

@@ -11,13 +11,16 @@ PACKAGES = ("ppo-ablation", "torch", "transformers", "accelerate", "hydra-core",
 
 
 def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+    """Python's version and those of PACKAGES, as summary.json holds them."""
+    return {"python": platform.python_version()} | {package: installed_version(package) for package in PACKAGES}
+
+
+def installed_version(package: str) -> str:
+    """The version of an installed package, or "not installed"."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def git_commit() -> str | None:

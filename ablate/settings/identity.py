@@ -4,40 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
-from ablate.config import Config
+from ablate.config import Config, PPOConfig
 
-# Amounts that do nothing while the toggle they belong to is off: two configs that differ only there are one run.
+# Toggle → amounts that do nothing while it is off: two configs that differ only there are one run.
 AMOUNTS = {
-    "kl_penalty": ("kl_coef", "kl_estimator", "kl_adaptive", "kl_target", "kl_horizon"),
-    "kl_adaptive": ("kl_target", "kl_horizon"),
-    "entropy_bonus": ("entropy_coef", "entropy_clip", "entropy_clip_form"),
-    "entropy_clip": ("entropy_clip_form",),
-    "reward_norm": ("reward_norm_over",),
-    "value_clip": ("value_clip_range",),
-    "ratio_clip": ("clip_range",),
-    "policy_kl": ("policy_kl_coef",),
-    "grad_clip": ("max_grad_norm",),
-    "critic_pretrain": ("critic_pretrain_updates",),
-    "ptx": ("ptx_coef",),
+    toggle: tuple(f.name for f in fields(PPOConfig) if toggle in f.metadata["needs"])
+    for toggle in dict.fromkeys(name for f in fields(PPOConfig) for name in f.metadata["needs"])
 }
-
 
 # Settings of data that one kind of source reads and the other ignores.
 WORLD_ONLY = ("language",)
-
-
 HUMAN_ONLY = ("path", "split", "max_malformed", "max_prompt_tokens", "max_response_tokens", "held_out_share", "vocabulary")
-
-
 # Settings of model that PPO reads and no stage before it.
 LORA = ("lora_rank", "lora_alpha", "lora_targets")
-
-
 PPO_ONLY = (*LORA, "gradient_checkpointing")
-
-
 # Settings that change where a run is kept, how it is watched or how fast it goes, but none of its numbers.
 OUTSIDE_IDENTITY = ("study", "arm", "results", "cache", "jobs", "tracker", "checkpoint", "sweep", "offload")
 
@@ -50,16 +32,15 @@ def identity(config: Config) -> dict:
     del tree["model"]["gradient_checkpointing"]
     for name in HUMAN_ONLY if config.data.source == "world" else WORLD_ONLY:
         del tree["data"][name]
-    if config.preferences.half == "all":
-        del tree["preferences"]["half"]
     if config.gold.path is None:
         del tree["gold"]
     if not config.model.lora_rank:
         for name in LORA:
             del tree["model"][name]
-    for name in ("text_path", "choices_path"):
-        if tree["evaluation"][name] is None:
-            del tree["evaluation"][name]
+    for name in ("ppo", "evaluation", "preferences"):
+        for f in fields(getattr(config, name)):
+            if f.metadata["later"] and tree[name][f.name] == f.default:
+                del tree[name][f.name]
     ppo = tree["ppo"]
     for toggle, amounts in AMOUNTS.items():
         if ppo.get(toggle) in (False, None):

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ablate.config import Config
+from ablate.system.jsonl import complete_lines
 
 STYLES = {"running": "cyan", "completed": "green", "diverged": "yellow", "failed": "red", "interrupted": "magenta"}
 ENDED = ("completed", "diverged", "failed", "interrupted")
@@ -56,8 +57,8 @@ def last_rows(path: Path) -> list[dict]:
     with path.open("rb") as file:
         start = max(0, path.stat().st_size - TAIL_BYTES)
         file.seek(start)
-        lines = file.read().split(b"\n")
-    return [json.loads(line) for line in lines[1 if start else 0 : -1]]  # first may be cut, last is empty or being written
+        lines = complete_lines(file.read())
+    return [json.loads(line) for line in lines[1 if start else 0 :]]  # the first may have lost its beginning
 
 
 def read_progress(folder: Path) -> RunProgress:

@@ -1,20 +1,19 @@
-"""Files written whole or not at all. No torch here."""
+"""Files and folders that are written completely or not at all. No torch here."""
 
 from __future__ import annotations
 
-import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 from ablate.errors import UserError
 
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """A folder that cannot be written, and a full disk, are the user's to mend."""
+    """Turn an OSError within the block, such as a full disk, into a UserError that names `folder`. Raises UserError."""
     try:
         yield
     except OSError as error:
@@ -22,22 +21,57 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """All of the file or nothing, on disk before the name appears."""
-    partial = path.with_name(f".{path.name}.partial")
+    """Write a text file in UTF-8, as `atomic_file` does. Raises OSError."""
+    with atomic_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a name beside `path` for the block to write to. The file is then flushed to disk and renamed to `path`.
+
+    A reader of `path` sees the old content or the new, never a part. The name holds the process's number, so that two processes
+    which write one file do not disturb each other: the later one wins. Raises OSError.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with open(partial, "w") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
+        yield partial
+        flush(partial)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def try_lock(handle: IO) -> bool:
-    """Take a run folder for this process, by a lock on its open metrics.jsonl; false if another process has it."""
+@contextmanager
+def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
+    """Yield an empty folder beside `path` for the block to fill. Its files are then flushed to disk and it is renamed to `path`.
+
+    What a killed process left of an earlier attempt is removed first, so only one process at a time may write a folder.
+    replace: whether a folder that `path` names already is removed, just before the renaming. Raises OSError.
+    """
+    partial = partial_path(path)
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        yield partial
+        for file in sorted(partial.rglob("*")):
+            if file.is_file():
+                flush(file)
+        if replace and path.exists():
+            shutil.rmtree(path)
+        os.replace(partial, path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def partial_path(path: Path) -> Path:
+    """Where `atomic_folder` keeps a folder while it is being filled."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def flush(path: Path) -> None:
+    """Wait until the content of a file is on disk."""
+    with open(path, "rb") as handle:
+        os.fsync(handle.fileno())

@@ -20,7 +20,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
-from ablate.system.distributed import is_main, is_sharded, world_size
+from ablate.system.distributed import is_main, is_sharded, raise_on_all_ranks, world_size
 
 
 def shard(model: PreTrainedModel) -> None:
@@ -61,6 +61,16 @@ def unsharded(*models: PreTrainedModel) -> Iterator[None]:
         model.set_reshard_after_forward(False, recurse=False)
         for group in groups(model):
             group.reshard()
+
+
+@contextmanager
+def inference(*models: PreTrainedModel) -> Iterator[None]:
+    """For passes without gradients that each process makes on its own rows: sharded models are whole within it.
+
+    A UserError or Diverged of one process is raised in all.
+    """
+    with unsharded(*models), raise_on_all_ranks():
+        yield
 
 
 def full_tensor(tensor: Tensor) -> Tensor:

@@ -20,6 +20,11 @@ class Timer:
         now = time.perf_counter()
         self.laps[name], self.last = now - self.last, now
 
+    def metrics(self, responses: int) -> dict[str, float]:
+        """The laps, and responses per second without evaluation."""
+        seconds = sum(value for name, value in self.laps.items() if name != "time/eval_s")
+        return self.laps | {"responses_per_second": responses / seconds}
+
     @property
     def total(self) -> float:
         return sum(self.laps.values())

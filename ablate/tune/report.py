@@ -11,6 +11,7 @@ from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvalu
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ablate.sweeps.table import number
+from ablate.system.tables import text_table
 
 NO_FANOVA = "fANOVA needs scikit-learn: pip install scikit-learn, and run the same command again"
 ENOUGH = 50  # trials; PED-ANOVA compares the best tenth with all, and wants five in it
@@ -51,13 +52,9 @@ def importance_table(held: Sequence[FrozenTrial]) -> list[str]:
     if not columns:
         return ["importance: at least two trials must hold, and differ in what they reach"]
     few = f"; with fewer than {ENOUGH} these are hints" if len(held) < ENOUGH else ""
-    first = next(iter(columns.values()))
-    width = max(len(name) for name in first)
-    lines = [f"importance, as shares of 1, over the {len(held)} trials that held{few}"]
-    lines.append("  " + " " * width + "".join(f"  {title}" for title in columns))
-    for name in first:
-        cells = "".join(f"  {column[name]:>{len(title)}.2f}" for title, column in columns.items())
-        lines.append(f"  {name:<{width}}{cells}")
+    title = f"importance, as shares of 1, over the {len(held)} trials that held{few}"
+    rows = [[name, *(f"{column[name]:.2f}" for column in columns.values())] for name in next(iter(columns.values()))]
+    lines = [title, *(f"  {line}" for line in text_table(["", *columns], rows, align="right").splitlines())]
     return lines if fanova() else [*lines, NO_FANOVA]
 
 

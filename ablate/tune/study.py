@@ -29,7 +29,8 @@ from ablate.errors import UserError
 from ablate.runs.folder import read_rows, read_summary
 from ablate.settings.identity import OUTSIDE_IDENTITY, first_difference
 from ablate.sweeps.table import Job
-from ablate.system.files import try_lock, writing
+from ablate.system.files import writing
+from ablate.system.locks import try_lock
 from ablate.tune.space import OBJECTIVES, Search
 
 ASKED = "asked"  # user attribute of a study: what every tuner of it must agree on

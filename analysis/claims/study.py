@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from ablate.runs.numerics import PACKAGES, code_fingerprint
 from analysis.claims.judge import Claim, Verdict, find_arms, judge
 from analysis.claims.paper import PAPER_CLAIMS
 from analysis.estimate.collapse import collapse_times, disagreements, threshold_curve
@@ -21,6 +22,7 @@ from analysis.estimate.stats import MIN_SEEDS, bootstrap, clopper_pearson, iqm
 from analysis.estimate.survival import logrank, median_time, restricted_mean
 from analysis.load.frames import Loaded
 from analysis.load.judgements import third_losses, third_parties
+from analysis.load.packed import is_packed
 
 FACTORIAL_OUTCOMES = ("collapsed", "stable_updates", "gold", "win")
 LEVELS = ("gold", "win", "proxy", "kl", "gold_at_kl", "win_at_kl", "gold_at_proxy", "win_at_proxy")
@@ -131,9 +133,40 @@ def frontier_table(table: pd.DataFrame, curves: pd.DataFrame, settings: pd.DataF
     return pd.DataFrame(rows)
 
 
+def code_remarks(runs: pd.DataFrame) -> list[str]:
+    """One sentence where the runs of a study were not made by one code with one set of packages, or that is not known; else none.
+
+    A packed set is held to the code at hand as well: whoever reads it may want to compare it with runs of their own.
+    """
+    blank = pd.Series(np.nan, index=runs.index, dtype=object)
+    codes, total = runs.get("numerics/code", blank), len(runs)
+    unknown = int(codes.isna().sum())
+    parts: list[str] = []
+    made = [f"{count} by code {code}" for code, count in codes.value_counts().items()]
+    made += [f"{unknown} before fingerprints of the code were kept"] if unknown else []
+    for package in PACKAGES:
+        versions = runs.get(f"numerics/{package}", blank).value_counts()
+        parts += [f"{count} with {package} {version}" for version, count in versions.items() if len(versions) > 1]
+    resumed = int((runs.get("numerics/earlier", blank) > 0).sum())
+    parts += [f"{resumed} resumed after other code or packages had begun them"] if resumed else []
+    what = ", ".join(made + parts)
+    packed = runs["folder"].map(is_packed).astype(bool)
+    others = int((packed & (codes != code_fingerprint())).sum()) if packed.any() else 0
+    if others:
+        return [f"{others} of {total} runs come from a packed set that the code at hand, {code_fingerprint()}, did not make ({what}): make "
+                "them anew, by the commands in the set's README.md, before you compare them with runs of your own."]  # fmt: skip
+    if unknown == total:
+        return [f"{'The one run was' if total == 1 else f'All {total} runs were'} made before fingerprints of the code were kept, so which "
+                "code made them is not known: run them again before you compare them with newer runs."]  # fmt: skip
+    if len(made) > 1 or parts:
+        return [f"The {total} runs were not all made by one code with one set of packages ({what}): remove the folders of the smaller "
+                "part and start the study again before you trust a small difference."]  # fmt: skip
+    return []
+
+
 def _remarks(runs: pd.DataFrame, curves: pd.DataFrame, table: pd.DataFrame, own: int) -> list[str]:
     """Sentences on what the numbers rest on; the rows of `runs` from `own` on are runs listed under a second arm."""
-    remarks = []
+    remarks = code_remarks(runs[:own])
     unfinished = table["status"][:own][~table["status"][:own].isin(ENDED)].value_counts()
     if len(unfinished):
         kinds = ", ".join(f"{count} {status}" for status, count in unfinished.items())

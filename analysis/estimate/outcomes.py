@@ -13,6 +13,7 @@ from scipy import stats
 
 from analysis.estimate.collapse import collapse_times, evaluations
 from analysis.estimate.effects import arm_settings
+from analysis.estimate.stats import win_rate
 
 ENDED = ("completed", "diverged")
 END_METRICS = {"gold": "eval/gold", "proxy": "eval/proxy", "kl": "eval/kl_to_sft", "length": "eval/length", "perplexity": "eval/perplexity"}
@@ -36,9 +37,7 @@ def outcomes(runs: pd.DataFrame, curves: pd.DataFrame, *, threshold: float | Non
     """
     table = runs[["run", "study", "arm", "seed", "status"]].copy()
     times = collapse_times(runs, curves, threshold, patience).set_index("run").loc[table["run"]]
-    at_evaluations = evaluations(curves)
-    if {"eval/win", "eval/tie"} <= set(at_evaluations.columns):
-        at_evaluations = at_evaluations.assign(**{"eval/half_win": at_evaluations["eval/win"] + at_evaluations["eval/tie"] / 2})
+    at_evaluations = with_win_rate(evaluations(curves))
     if "eval/kl_to_sft" in at_evaluations:
         # Gold is far from linear in KL but close to it in √KL: between distant evaluations, lines in KL would favour slow arms.
         at_evaluations = at_evaluations.assign(**{"eval/sqrt_kl": np.sqrt(at_evaluations["eval/kl_to_sft"].clip(lower=0))})
@@ -56,6 +55,13 @@ def outcomes(runs: pd.DataFrame, curves: pd.DataFrame, *, threshold: float | Non
     table["rm_accuracy"] = runs["rm/held_out_accuracy"].to_numpy(dtype=float) if "rm/held_out_accuracy" in runs else np.nan
     table = _add_ends(table, at_evaluations, ended)
     return _add_matched(table, at_evaluations[at_evaluations["run"].isin(table["run"][ended])], scales_of_proxy(runs))
+
+
+def with_win_rate(curves: pd.DataFrame) -> pd.DataFrame:
+    """`curves` with the column eval/win_rate, a share of prompts; unchanged where no run has logged eval/win and eval/tie."""
+    if not {"eval/win", "eval/tie"} <= set(curves.columns):
+        return curves
+    return curves.assign(**{"eval/win_rate": win_rate(curves["eval/win"], curves["eval/tie"])})
 
 
 def proxy_tails(table: pd.DataFrame, scores: pd.DataFrame) -> np.ndarray:
@@ -107,7 +113,7 @@ def with_shared_runs(runs: pd.DataFrame, curves: pd.DataFrame) -> tuple[pd.DataF
 def _add_ends(table: pd.DataFrame, at_evaluations: pd.DataFrame, ended: np.ndarray) -> pd.DataFrame:
     parts = at_evaluations.groupby("run", observed=True, sort=False)
     final, first = parts.last().reindex(table["run"]), parts.first().reindex(table["run"])
-    for name, metric in {**END_METRICS, "win": "eval/half_win"}.items():
+    for name, metric in {**END_METRICS, "win": "eval/win_rate"}.items():
         table[name] = np.where(ended, final[metric], np.nan) if metric in final else np.nan
     for name in ("gold", "proxy"):
         metric = END_METRICS[name]
@@ -130,7 +136,7 @@ def _add_matched(table: pd.DataFrame, at_evaluations: pd.DataFrame, comparable: 
         for study, members in table.groupby("study", observed=True):
             part = at_evaluations[at_evaluations["study"] == study]
             target = matched_value(part, metric) if on == "kl" or comparable[study] else np.nan
-            for value, column in (("gold", "eval/gold"), ("win", "eval/half_win")):
+            for value, column in (("gold", "eval/gold"), ("win", "eval/win_rate")):
                 if column in part and np.isfinite(target):
                     table.loc[members.index, f"{value}_at_{on}"] = (
                         at_matched(part, metric, target, column).reindex(members["run"]).to_numpy()

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 MIN_SEEDS = 5  # nothing is decided from fewer
 Statistic = Callable[..., np.ndarray]
+Wins = TypeVar("Wins", float, np.ndarray, pd.Series)
 
 
 class Interval(NamedTuple):
@@ -36,65 +38,25 @@ class Effect(NamedTuple):
     n: int
 
 
-def mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Arithmetic mean over `axis`."""
-    return np.mean(values, axis=axis)
-
-
-def median(values: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Median over `axis`."""
-    return np.median(values, axis=axis)
-
-
-def iqm(values: np.ndarray, axis: int | None = -1) -> np.ndarray:
-    """Interquartile mean: ⌊n/4⌋ runs cut at either end (Agarwal et al. 2108.13264, §4.3)."""
+def iqm(values: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Interquartile mean over `axis`: ⌊n/4⌋ runs are cut at either end (Agarwal et al. 2108.13264, §4.3)."""
     return stats.trim_mean(values, 0.25, axis=axis)
 
 
-def bootstrap(values: np.ndarray, statistic: Statistic, generator: np.random.Generator, *, strata: np.ndarray | None = None,
-              repetitions: int = 2000, level: float = 0.95) -> Interval:  # fmt: skip
-    """Percentile bootstrap of `statistic` over runs; with `strata` (n,), runs are redrawn within their stratum only."""
+def win_rate(wins: Wins, ties: Wins) -> Wins:
+    """Win rate from shares or counts of wins and of ties, a tie counting half: wins + ties / 2."""
+    return wins + ties / 2
+
+
+def bootstrap(values: np.ndarray, statistic: Statistic, generator: np.random.Generator, *, repetitions: int = 2000,
+              level: float = 0.95) -> Interval:  # fmt: skip
+    """Percentile bootstrap of `statistic` over runs: values (n,) → estimate and interval, all NaN for n = 0."""
     values = np.asarray(values, dtype=float)
     if len(values) == 0:
         return Interval(np.nan, np.nan, np.nan)
-    draws = _draw(np.zeros(len(values)) if strata is None else np.asarray(strata), repetitions, generator)
-    return _percentile(float(statistic(values)), statistic(values[draws]), level)
-
-
-def paired_bootstrap(treatment: np.ndarray, control: np.ndarray, statistic: Statistic, generator: np.random.Generator, *,
-                     repetitions: int = 2000, level: float = 0.95) -> Interval:  # fmt: skip
-    """Percentile bootstrap of statistic(treatment) − statistic(control), seeds redrawn together: entry i of both is seed i."""
-    treatment, control = np.asarray(treatment, dtype=float), np.asarray(control, dtype=float)
-    if treatment.shape != control.shape:
-        raise ValueError(f"paired samples need one value a seed in both arms: {treatment.shape} and {control.shape}")
-    draws = _draw(np.zeros(len(treatment)), repetitions, generator)
-    estimate = float(statistic(treatment) - statistic(control))
-    return _percentile(estimate, statistic(treatment[draws]) - statistic(control[draws]), level)
-
-
-def _draw(strata: np.ndarray, repetitions: int, generator: np.random.Generator) -> np.ndarray:
-    """Indices (repetitions, n), redrawn with replacement within each stratum."""
-    draws = np.empty((repetitions, len(strata)), dtype=int)
-    for stratum in np.unique(strata):
-        members = np.flatnonzero(strata == stratum)
-        draws[:, members] = generator.choice(members, (repetitions, len(members)))
-    return draws
-
-
-def _percentile(estimate: float, draws: np.ndarray, level: float) -> Interval:
+    draws = statistic(values[generator.integers(len(values), size=(repetitions, len(values)))])
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(estimate, float(low), float(high))
-
-
-def probability_of_improvement(treatment: np.ndarray, control: np.ndarray) -> float:
-    """P(X > Y) + ½ P(X = Y) for a run of each arm drawn at random (Agarwal et al. 2108.13264, §4.3)."""
-    difference = np.subtract.outer(np.asarray(treatment, dtype=float), np.asarray(control, dtype=float))
-    return float(np.mean((difference > 0) + 0.5 * (difference == 0)))
-
-
-def performance_profile(values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Share of runs above each threshold: values (..., n), thresholds (k,) → (k, ...). A statistic for `bootstrap` pointwise."""
-    return np.stack([np.mean(np.asarray(values) > threshold, axis=-1) for threshold in np.asarray(thresholds)])
+    return Interval(float(statistic(values)), float(low), float(high))
 
 
 def paired_effect(differences: np.ndarray, level: float = 0.95) -> Effect:
@@ -118,13 +80,14 @@ def paired_effect(differences: np.ndarray, level: float = 0.95) -> Effect:
 
 
 def clopper_pearson(events: int, n: int, level: float = 0.95) -> Interval:
-    """Exact interval of a rate (Clopper & Pearson 1934); never shorter than its level says. 0 of 5 still allows 52 %."""
+    """Exact interval of a rate (Clopper & Pearson 1934), [0, 1] for n = 0.
+
+    It covers the true rate at least as often as `level` says: 0 of 5 still allows 52 %.
+    """
     if n == 0:
         return Interval(np.nan, 0.0, 1.0)
-    tail = (1 - level) / 2
-    low = 0.0 if events == 0 else float(stats.beta.ppf(tail, events, n - events + 1))
-    high = 1.0 if events == n else float(stats.beta.ppf(1 - tail, events + 1, n - events))
-    return Interval(events / n, low, high)
+    low, high = stats.binomtest(events, n).proportion_ci(level, method="exact")
+    return Interval(events / n, float(low), float(high))
 
 
 def _wilson(events: int, n: int, z: float) -> tuple[float, float]:
@@ -159,18 +122,13 @@ def _boschloo(a: int, n_a: int, b: int, n_b: int) -> float:
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """Holm's (1979) step-down p values: family-wise error at any dependence. NaN stays NaN and does not count."""
-    return _adjust(p, lambda ordered, m: np.maximum.accumulate(ordered * (m - np.arange(m))))
+    """Holm's (1979) step-down p values, (m,) → (m,): the family-wise error holds under any dependence.
 
-
-def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
-    """Benjamini & Hochberg's (1995) step-up p values: false discovery rate. NaN stays NaN and does not count."""
-    return _adjust(p, lambda ordered, m: np.minimum.accumulate((ordered * m / np.arange(1, m + 1))[::-1])[::-1])
-
-
-def _adjust(p: np.ndarray, rule: Callable[[np.ndarray, int], np.ndarray]) -> np.ndarray:
+    A NaN stays NaN and does not count as a test. scipy adjusts for the false discovery rate only.
+    """
     p = np.asarray(p, dtype=float)
     adjusted, known = np.full(p.shape, np.nan), np.flatnonzero(np.isfinite(p))
     order = known[np.argsort(p[known], kind="stable")]
-    adjusted[order] = np.minimum(rule(p[order], len(order)), 1.0)
+    m = len(order)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * (m - np.arange(m))), 1.0)
     return adjusted

@@ -1,10 +1,11 @@
 """Time to collapse as an event in time: runs that end, stop or are still going without it are censored, not "never".
 
-Throughout: times (n,) the last update known without the event, or the event's; events (n,) bool.
+Throughout, with n runs: times (n,) is the update of the event, or the last update known without it; events (n,) is bool.
 """
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -20,23 +21,27 @@ class LogRank(NamedTuple):
 
 
 def kaplan_meier(times: np.ndarray, events: np.ndarray, level: float = 0.95) -> pd.DataFrame:
-    """Product-limit estimate S(t) = Π_{tᵢ ≤ t} (1 − dᵢ/nᵢ), a row a distinct time, and a row at 0.
+    """Product-limit estimate S(t) = Π_{tᵢ ≤ t} (1 − dᵢ/nᵢ): one row per distinct time, and a row at 0.
 
     Columns: time, at_risk, events, survival, low, high. The band is Greenwood's on the log(−log S) scale
-    (Kalbfleisch & Prentice), which stays within [0, 1]; where S is 1 or 0 it has no width there and is NaN.
+    (Kalbfleisch & Prentice), which stays within [0, 1]. It has no width where S is 1, and is NaN where S is 0 and at the added row.
     """
     times, events = np.asarray(times, dtype=float), np.asarray(events, dtype=bool)
-    distinct = np.unique(times)
-    at_risk = np.array([(times >= t).sum() for t in distinct])
-    deaths = np.array([(events & (times == t)).sum() for t in distinct])
-    survival = np.cumprod(1 - deaths / at_risk)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        greenwood = np.cumsum(deaths / (at_risk * (at_risk - deaths)))
-        width = stats.norm.ppf((1 + level) / 2) * np.sqrt(greenwood) / np.log(survival)
-        low, high = survival ** np.exp(-width), survival ** np.exp(width)
-    table = pd.DataFrame(dict(time=distinct, at_risk=at_risk, events=deaths, survival=survival, low=low, high=high))
+    estimate = stats.ecdf(stats.CensoredData.right_censored(times, ~events)).sf
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The confidence interval is undefined", RuntimeWarning)  # S = 1 and S = 0, as said above
+        band = estimate.confidence_interval(level, method="log-log")
+    distinct, certain = estimate.quantiles, estimate.probabilities == 1
+    table = pd.DataFrame(dict(
+        time=distinct,
+        at_risk=[int((times >= time).sum()) for time in distinct],
+        events=[int((events & (times == time)).sum()) for time in distinct],
+        survival=estimate.probabilities,
+        low=np.where(certain, 1.0, band.low.probabilities),
+        high=np.where(certain, 1.0, band.high.probabilities),
+    ))  # fmt: skip
     start = pd.DataFrame(dict(time=[0.0], at_risk=[len(times)], events=[0], survival=[1.0], low=[np.nan], high=[np.nan]))
-    return table if len(distinct) and distinct[0] == 0 else pd.concat([start, table], ignore_index=True)
+    return table if distinct[0] == 0 else pd.concat([start, table], ignore_index=True)
 
 
 def median_time(times: np.ndarray, events: np.ndarray, level: float = 0.95) -> Interval:
@@ -62,26 +67,23 @@ def restricted_mean(times: np.ndarray, events: np.ndarray, horizon: float, level
     return Interval(float(areas.sum()), float(max(areas.sum() - half, 0)), float(min(areas.sum() + half, horizon)))
 
 
-def logrank(times: np.ndarray, events: np.ndarray, groups: np.ndarray, strata: np.ndarray | None = None) -> LogRank:
-    """k-sample log-rank test, summed over `strata` if given: χ² = (O − E)ᵀ V⁻ (O − E) with rank-of-V degrees of freedom.
+def logrank(times: np.ndarray, events: np.ndarray, groups: np.ndarray) -> LogRank:
+    """k-sample log-rank test of groups (n,): χ² = (O − E)ᵀ V⁻ (O − E) with rank-of-V degrees of freedom.
 
-    Asymptotic: with few events read it beside the exact tests of rates.
+    Asymptotic: where there are few events, read it beside the exact tests of rates.
     """
     times, events, groups = np.asarray(times, dtype=float), np.asarray(events, dtype=bool), np.asarray(groups)
-    strata = np.zeros(len(times)) if strata is None else np.asarray(strata)
     labels = np.unique(groups)
+    member = groups[:, None] == labels
     excess, variance = np.zeros(len(labels)), np.zeros((len(labels), len(labels)))
-    for stratum in np.unique(strata):
-        inside = strata == stratum
-        member = groups[inside][:, None] == labels
-        for t in np.unique(times[inside & events]):
-            at_risk = member[times[inside] >= t].sum(axis=0)
-            dead = member[(times[inside] == t) & events[inside]].sum(axis=0)
-            n, d = at_risk.sum(), dead.sum()
-            share = at_risk / n
-            excess += dead - d * share
-            if n > 1:
-                variance += d * (n - d) / (n - 1) * (np.diag(share) - np.outer(share, share))
+    for time in np.unique(times[events]):
+        at_risk = member[times >= time].sum(axis=0)
+        dead = member[(times == time) & events].sum(axis=0)
+        n, d = at_risk.sum(), dead.sum()
+        share = at_risk / n
+        excess += dead - d * share
+        if n > 1:
+            variance += d * (n - d) / (n - 1) * (np.diag(share) - np.outer(share, share))
     rank = np.linalg.matrix_rank(variance)
     if rank == 0:
         return LogRank(0.0, 1.0)

@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.estimate.collapse import collapse_times
+from analysis.estimate.outcomes import with_win_rate
 from analysis.load.judgements import COLUMNS as JUDGEMENT_COLUMNS
 
 COLUMNS = ["group", "panel", "arm", "kind", "seed", "update", "value", "low", "high", "n"]
@@ -46,17 +47,10 @@ class Panel(NamedTuple):
 
 PROXY = Panel("eval/proxy", "Proxy reward (held-out)")
 GOLD = Panel("eval/gold", "Gold reward (held-out)")
-WIN = Panel("eval/half_win", "Win rate against SFT")
+WIN = Panel("eval/win_rate", "Win rate against SFT")
 KL = Panel("monitor/kl_to_sft", "KL to SFT (nats per response)", "sqrt")
 PERPLEXITY = Panel("monitor/perplexity", "Perplexity of the responses")
 LENGTH = Panel("monitor/response_length", "Response length (tokens)")
-
-
-def with_half_wins(curves: pd.DataFrame) -> pd.DataFrame:
-    """`curves` with eval/half_win: wins + ties / 2."""
-    if not {"eval/win", "eval/tie"} <= set(curves.columns):
-        return curves
-    return curves.assign(**{"eval/half_win": curves["eval/win"] + curves["eval/tie"] / 2})
 
 
 def mean_and_band(values: np.ndarray, generator: np.random.Generator, *, repetitions: int = 1000, level: float = 0.95) -> pd.DataFrame:
@@ -91,7 +85,7 @@ def trajectories(frames: Frames, panels: Sequence[Panel], groups: Mapping[str, S
     Raises:
         ValueError: no panel has been logged.
     """
-    curves = with_half_wins(frames.curves)
+    curves = with_win_rate(frames.curves)
     collapses = collapse_times(frames.runs, curves).dropna(subset=["collapse_update"])
     parts = []
     for panel in (panel for panel in panels if panel.metric in curves):

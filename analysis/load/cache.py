@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from ablate.system.files import atomic_file
 from analysis.load.runfolder import Record
 
-VERSION = 2  # raise when Record or its reading changes
+VERSION = 3  # raise when Record or its reading changes
 
 
 def read(root: Path) -> dict[str, tuple[str, Record]]:
@@ -60,9 +60,8 @@ def _paths(root: Path) -> tuple[Path, Path]:
 
 
 def _replace(frame: pd.DataFrame, path: Path) -> None:
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    frame.to_parquet(partial, index=False, compression=None)
-    partial.replace(path)
+    with atomic_file(path) as partial:
+        frame.to_parquet(partial, index=False, compression=None)
 
 
 def _require_pyarrow() -> None:

@@ -1,18 +1,19 @@
 """Run folders that travel in one file: where a packed set is asked for, its run folders are given.
 
 A packed set is a folder with `runs.tar.xz` and `SHA256SUMS`; `analysis.reference` writes it. Reading one needs nothing but
-the standard library, and no step by hand: `load("results/reference")` finds the run folders in the user's cache, where they
-are put once for each archive. `results/reference/STUDY` names one study of the set.
+the standard library and this package, and no step by hand: `load("results/reference")` finds the run folders in the user's
+cache, where they are put once for each archive. `results/reference/STUDY` names one study of the set.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import tarfile
-import tempfile
 from pathlib import Path
+
+from ablate.system.files import atomic_folder
+from ablate.system.locks import locked
 
 ARCHIVE, SUMS = "runs.tar.xz", "SHA256SUMS"
 REFERENCE = Path(__file__).resolve().parents[2] / "results" / "reference"  # the set that is committed; a wheel has none
@@ -31,22 +32,25 @@ def resolve(root: Path) -> Path:
     return root
 
 
+def is_packed(folder: str | Path) -> bool:
+    """Whether a run folder that `load` names came out of a packed set."""
+    return _cache() in Path(folder).parents
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ppo-ablation-packed"
+
+
 def _in_cache(packed: Path) -> Path:
     """Unpack into `$XDG_CACHE_HOME/ppo-ablation-packed/<checksum>`, whole or not at all, unless it is there."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ppo-ablation-packed"
+    cache = _cache()
     place = cache / checksum(packed)[:16]
     if not place.is_dir():
         cache.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=cache, prefix=".partial-"))
-        try:
-            unpack(packed, partial)
+        with locked(cache / f".{place.name}.lock", f"another process to unpack {packed / ARCHIVE}"):
             if not place.is_dir():
-                partial.rename(place)
-        except OSError:
-            if not place.is_dir():  # else another process was faster, and its copy is as good
-                raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+                with atomic_folder(place) as partial:
+                    unpack(packed, partial)
     return place
 
 

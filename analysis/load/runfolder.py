@@ -21,7 +21,7 @@ _SUMMARY_FIELDS = ("status", "reason", "collapsed", "collapse_update", "updates"
                    "git_commit", "config_hash")  # fmt: skip
 
 
-_NOT_SETTINGS = ("study", "arm", "config_hash", "identity")  # written into config.yaml beside the settings
+_NOT_SETTINGS = ("study", "arm", "config_hash", "identity", "numerics")  # written into config.yaml beside the settings
 
 
 class NotARun(Exception):
@@ -82,6 +82,7 @@ def read_run(folder: Path) -> Record:
         "arm": config.get("arm") or summary.get("arm") or folder.parent.name,
         **{name: summary.get(name) for name in _SUMMARY_FIELDS},
         "version": (summary.get("versions") or {}).get("ppo-ablation"),
+        **made_by(config, summary),
         "last_update": int(values[-1, names.index("update")]),
         **{f"final/{name}": value for name, value in (summary.get("final") or {}).items()},
         **{f"sft/{name}": value for name, value in (summary.get("sft") or {}).items()},
@@ -91,6 +92,16 @@ def read_run(folder: Path) -> Record:
     row["status"] = row["status"] or "running"
     row["sft/eval/gold"], row["sft/eval/gold_sd"] = _sft_gold(folder, row, names, values)
     return Record(row, names, values, notes)
+
+
+def made_by(config: dict, summary: dict) -> dict[str, Any]:
+    """The record of what made the run's numbers (`ablate.runs.numerics`) as `numerics/…`: the fingerprint of the code (None for a run
+    made before fingerprints were kept), how many earlier ones a resumed run had, and the version of each package.
+    """
+    records = config.get("numerics") or [{}]  # a run still going has no summary
+    record = summary.get("numerics") or {**records[-1], "earlier": records[:-1]}
+    packages = {f"numerics/{name}": version for name, version in record.get("packages", {}).items()}
+    return {"numerics/code": record.get("code"), "numerics/earlier": len(record.get("earlier", [])), **packages}
 
 
 def _sft_gold(folder: Path, row: dict, names: list[str], values: np.ndarray) -> tuple[float, float]:

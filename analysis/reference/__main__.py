@@ -21,6 +21,7 @@ import pandas as pd
 from analysis.figures.opening import opening
 from analysis.load.frames import load
 from analysis.load.packed import ARCHIVE, REFERENCE, SUMS, unpack
+from analysis.markdown import markdown_table
 from analysis.reference.packing import RULES, pack
 
 
@@ -65,13 +66,14 @@ def describe(packed: Path, left_out: Sequence[str]) -> str:
 
 
 def study_table(runs: pd.DataFrame) -> str:
-    """A Markdown row a study: how much of what."""
-    lines = ["| study | arms | seeds | runs | updates | collapsed | arms' names |", "|---|---|---|---|---|---|---|"]
+    """A Markdown table with one row per study: how many arms, seeds, runs and updates it has, and how many runs collapsed."""
+    rows = []
     for study, part in runs.groupby("study"):
         arms, seeds = sorted(part["arm"].unique()), sorted(part["seed"].unique())
-        lines.append(f"| {study} | {len(arms)} | {', '.join(map(str, seeds))} | {len(part)} | {part['updates'].max():.0f} "
-                     f"| {part['collapsed'].eq(True).sum()} | {', '.join(arms)} |")  # fmt: skip
-    return "\n".join(lines)
+        rows.append({"study": study, "arms": len(arms), "seeds": ", ".join(map(str, seeds)), "runs": len(part),
+                     "updates": f"{part['updates'].max():.0f}", "collapsed": part["collapsed"].eq(True).sum(),
+                     "arms' names": ", ".join(arms)})  # fmt: skip
+    return markdown_table(pd.DataFrame(rows))
 
 
 def command(study: str, runs: pd.DataFrame) -> str:

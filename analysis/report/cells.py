@@ -1,30 +1,53 @@
-"""HTML of one cell and of one table."""
+"""One cell and one table of the page, as values: the template `parts.html` makes HTML of them and escapes every text."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any, NamedTuple
 
-KEY = '<svg class="key" data-key="{}" viewBox="0 0 26 10" aria-hidden="true"><path d="M1 5H25"/></svg>'
 LAST = 1e9  # sorts "never" behind every number
 
 
-class Cell(NamedTuple):
-    """`html` is markup, escaped by who makes it; `sort` what the column is ordered by; `kind` a class."""
+class Dot(NamedTuple):
+    """A dot with its interval on a short axis from 0 to 1, whose middle is marked; without an interval `low` or `high` is None."""
 
-    html: str
-    sort: float | str | None = None
-    kind: str = ""
+    value: float
+    low: float | None
+    high: float | None
+
+    def places(self) -> tuple[float, ...]:
+        """The low end, the dot and the high end, in the drawing's units: 4 is 0 and 96 is 1."""
+        return tuple(4 + 92 * (self.value if end is None else end) for end in (self.low, self.value, self.high))
+
+
+class Cell(NamedTuple):
+    """A cell's text. All fields are plain text or numbers; None and "" are left out."""
+
+    text: str
+    sort: float | str | None = None  # what the column is ordered by
+    kind: str = ""  # the cell's class
+    small: str = ""  # smaller text behind
+    arm: int | None = None  # an arm's index: its line is drawn before the text
+    metric: str = ""  # a metric's name as code, behind the text
+    dot: Dot | None = None  # drawn before the text
+
+
+class Table(NamedTuple):
+    """A table of the page: the id and label, the columns' titles, rows of cells, and each row's arm (none: rows are no arms)."""
+
+    name: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    arms: Sequence[int] = ()
 
 
 def text(value: Any, kind: str = "") -> Cell:
-    """Any value as escaped text."""
-    return Cell(escape(str(value)), str(value), kind)
+    """Any value as text."""
+    return Cell(str(value), str(value), kind)
 
 
 def decimal(value: float | None, digits: int = 2) -> str:
-    """A number with a true minus; an en dash for none."""
+    """A number with a true minus; an en dash for None."""
     return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
 
 
@@ -39,8 +62,8 @@ def share(value: float | None) -> Cell:
 
 
 def ends(low: float | None, high: float | None, digits: int = 2) -> str:
-    """' [low, high]', nothing where either is unknown."""
-    return f" [{decimal(low, digits)}, {decimal(high, digits)}]" if low is not None and high is not None else ""
+    """'[low, high]'; '' where either is unknown."""
+    return f"[{decimal(low, digits)}, {decimal(high, digits)}]" if low is not None and high is not None else ""
 
 
 def interval(row: dict[str, Any], name: str, prefix: str | None = None) -> Cell:
@@ -48,37 +71,15 @@ def interval(row: dict[str, Any], name: str, prefix: str | None = None) -> Cell:
     if row[name] is None:
         return amount(None)
     prefix = f"{name}_" if prefix is None else prefix
-    shown = ends(row[f"{prefix}low"], row[f"{prefix}high"])
-    return Cell(decimal(row[name]) + (f" <small>{shown.strip()}</small>" if shown else ""), row[name], "number")
+    return Cell(decimal(row[name]), row[name], "number", small=ends(row[f"{prefix}low"], row[f"{prefix}high"]))
 
 
-def dot(value: float | None, low: float | None, high: float | None) -> str:
-    """A dot with its interval on a short axis from 0 to 1, as SVG; the middle is marked."""
-    if value is None:
-        return ""
-    left, middle, right = (4 + 92 * (value if x is None else x) for x in (low, value, high))
-    return (f'<svg class="dot" viewBox="0 0 100 14" aria-hidden="true"><path class="axis" d="M4 7H96M50 3V11"/>'
-            f'<path class="range" d="M{left:.1f} 7H{right:.1f}"/><circle cx="{middle:.1f}" cy="7" r="3.4"/></svg>')  # fmt: skip
+def dot(value: float | None, low: float | None, high: float | None) -> Dot | None:
+    """A dot with its interval, None without a value."""
+    return None if value is None else Dot(value, low, high)
 
 
 def arm_name(data: dict[str, Any], index: int) -> Cell:
     """An arm's name beside its line, as in the legend."""
     name = data["arms"][index]["arm"]
-    return Cell(f'<span class="arm">{KEY.format(index)}{escape(name)}</span>', name)
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[Cell]], name: str, arms: Sequence[int] = ()) -> str:
-    """A table in its own scrolling box, its columns sortable; the first column names the row, `arms` the arm of each."""
-    heads = "".join(f'<th scope="col"><button type="button">{escape(title)}</button></th>' for title in head)
-    body = []
-    for index, row in enumerate(rows):
-        cells = "".join(_cell(cell, 'th scope="row"' if column == 0 else "td") for column, cell in enumerate(row))
-        body.append(f'<tr data-arm="{arms[index]}">{cells}</tr>' if arms else f"<tr>{cells}</tr>")
-    return (f'<div class="scroll" tabindex="0" role="region" aria-label="{name}"><table id="{name}" class="sortable">'
-            f"<thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table></div>")  # fmt: skip
-
-
-def _cell(cell: Cell, tag: str) -> str:
-    order = "" if cell.sort is None else f' data-sort="{escape(str(cell.sort), quote=True)}"'
-    kind = f' class="{cell.kind}"' if cell.kind else ""
-    return f"<{tag}{order}{kind}>{cell.html}</{tag[:2]}>"
+    return Cell(name, name, arm=index)

@@ -1,4 +1,6 @@
-"""Dict → page. The template, the style and the scripts are files beside this one; the page loads nothing.
+"""Dict → page. The templates, the style and the scripts are files beside this one; the page loads nothing.
+
+jinja2 fills the templates with autoescape on, so names, prompts and answers stay text whatever they hold.
 
 The charts are drawn by `charts.js` as SVG and not by plotly: a page is 4.8 MB smaller for it, its policy forbids every script
 and style but its own two (by hash; plotly writes styles as it runs), one legend acts on all panels at once, light and dark
@@ -9,32 +11,35 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
-import re
 from functools import lru_cache
-from html import escape
 from importlib import resources
 from typing import Any
+
+import jinja2
 
 from analysis.report import sentences, tables
 
 SCRIPTS = ("charts.js", "panels.js", "page.js")
+MARKS = {"supported": "✓", "contradicted": "✗", "cannot tell": "?"}
 
 
 def page(data: dict[str, Any], *, built: str, reload_seconds: int = 0) -> str:
-    """The whole page. `built`: when, as text. `reload_seconds`: the page loads itself again so often; 0: never."""
+    """The whole page.
+
+    Args:
+        data: what `analysis.report.data.report_data` returns.
+        built: when the page is built, as text.
+        reload_seconds: the open page loads itself again after so many seconds; 0: never.
+    """
     style, script = _file("page.css"), "\n".join(_file(name) for name in SCRIPTS)
     policy = f"style-src '{_hash(style)}'; script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'"
-    filled = {
-        "POLICY": f"default-src 'none'; img-src data:; {policy}", "STYLE": style, "SCRIPT": script, "DATA": as_json(shown(data)),
-        "RELOAD": str(reload_seconds), "STUDY": escape(data["study"]), "FACTS": escape(_facts(data, built)), "BASE": escape(data["base"]),
-        "LEAD": escape(sentences.lead(data)), "CLAIMS": sentences.claims(data), "ARMS": tables.arms(data),
-        "CAUTIONS": sentences.cautions(data), "WARNINGS": tables.warnings(data), "FITS": tables.fits(data),
-        "FRONTIER": sentences.frontier(data), "RUNS": tables.runs(data), "COLLAPSE": escape(_rule(data)), "SEEDS": escape(_seeds(data)),
-        "MATCHED": _matched(data), "THINNED": _thinned(data),
-    }  # fmt: skip
-    # One pass over the template alone: nothing that was filled in is searched for places again.
-    return re.sub(r"\{\{([A-Z]+)\}\}", lambda place: filled[place[1]], _file("page.html"))
+    return _templates().get_template("page.html").render(
+        policy=f"default-src 'none'; img-src data:; {policy}", style=style, script=script, data=shown(data),
+        reload=reload_seconds, study=data["study"], facts=_facts(data, built), base=data["base"], lead=sentences.lead(data),
+        claims=data["claims"], arms=tables.arms(data), cautions=sentences.cautions(data), warnings=tables.warnings(data),
+        fits=tables.fits(data), frontier=sentences.frontier(data), runs=tables.runs(data), collapse=_rule(data), seeds=_seeds(data),
+        matched=_matched(data), thinned=_thinned(data),
+    )  # fmt: skip
 
 
 def shown(data: dict[str, Any]) -> dict[str, Any]:
@@ -45,9 +50,14 @@ def shown(data: dict[str, Any]) -> dict[str, Any]:
     return {"arms": arms, "runs": runs, "updates": data["facts"]["updates"], **{name: data[name] for name in rest}}
 
 
-def as_json(value: Any) -> str:
-    """JSON that cannot end its script element, whatever the strings hold."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+@lru_cache
+def _templates() -> jinja2.Environment:
+    """The templates beside this file. `tojson` writes JSON that cannot end its script element, and refuses NaN."""
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("analysis.report", ""), autoescape=True, trim_blocks=True,
+                                     lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined)  # fmt: skip
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
+    environment.globals["MARKS"] = MARKS
+    return environment
 
 
 @lru_cache

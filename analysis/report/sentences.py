@@ -1,15 +1,12 @@
-"""The page's sentences as HTML: the lead, the paper's claims, the frontier test, and what the data cannot tell."""
+"""The page's sentences as plain text: the lead, the frontier test, and what the data cannot tell."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 from analysis.estimate.stats import MIN_SEEDS
 from analysis.report.cells import decimal, ends
-
-MARKS = {"supported": "✓", "contradicted": "✗", "cannot tell": "?"}
 
 
 def lead(data: dict[str, Any]) -> str:
@@ -43,44 +40,27 @@ def _count(number: int, one: str, several: str) -> str:
     return f"{number} {one if number == 1 else several}"
 
 
-def claims(data: dict[str, Any]) -> str:
-    """Every judged claim of the paper: verdict, claim, and a sentence a comparison with its numbers."""
-    if not data["claims"]:
-        return "<p>No claim of the paper can be judged with these arms.</p>"
-    items = []
-    for claim in data["claims"]:
-        parts = [f"<li>{_badge(part['verdict'], ' small')} <span>{escape(part['sentence'])}.</span></li>" for part in claim["parts"]]
-        title = f"<h3>{escape(claim['text'])} <small>{escape(claim['figure'])}</small></h3>"
-        items.append(f'<li class="claim">{_badge(claim["verdict"])}<div>{title}<ul class="parts">{"".join(parts)}</ul></div></li>')
-    return f'<ol class="claims">{"".join(items)}</ol>'
-
-
-def _badge(verdict: str, size: str = "") -> str:
-    return f'<span class="badge {verdict.replace(" ", "-")}{size}"><b aria-hidden="true">{MARKS[verdict]}</b> {verdict}</span>'
-
-
-def frontier(data: dict[str, Any]) -> str:
-    """A sentence an arm with a KL penalty: does it move gold at equal KL, or only stop earlier?"""
+def frontier(data: dict[str, Any]) -> list[dict[str, str]]:
+    """For every arm with a KL penalty {arm, sentence}: does the penalty move gold at equal KL, or only stop earlier?"""
     items = []
     for row in data["frontier"]:
         seeds = f"; about {row['seeds']:.0f} seeds would do" if row["seeds"] else ""
-        at = f"gold at equal KL {_signed(row, 'estimate', '')} against {escape(row['control'])}, {row['n']} seeds{seeds}"
-        end = f"gold at its end {_signed(row, 'over_stopping', 'over_stopping_')} over {escape(row['control'])} stopped early"
-        items.append(f"<li><b>{escape(row['arm'])}</b>: {escape(row['verdict'])}: {at}; {end}.</li>")
-    if not items:
-        return "<p>The test needs two arms that only the KL penalty sets apart; this study has no such pair.</p>"
-    return f'<ul class="plain">{"".join(items)}</ul>'
+        at = f"gold at equal KL {_signed(row, 'estimate', '')} against {row['control']}, {row['n']} seeds{seeds}"
+        end = f"gold at its end {_signed(row, 'over_stopping', 'over_stopping_')} over {row['control']} stopped early"
+        items.append({"arm": row["arm"], "sentence": f"{row['verdict']}: {at}; {end}."})
+    return items
 
 
 def _signed(row: dict[str, Any], name: str, prefix: str) -> str:
     if row[name] is None:
         return "unknown"
-    return ("+" if row[name] > 0 else "") + decimal(row[name]) + (ends(row[f"{prefix}low"], row[f"{prefix}high"]) or " (no interval)")
+    sign = "+" if row[name] > 0 else ""
+    return f"{sign}{decimal(row[name])} {ends(row[f'{prefix}low'], row[f'{prefix}high']) or '(no interval)'}"
 
 
-def cautions(data: dict[str, Any]) -> str:
-    """What the data cannot tell: claims that want seeds, remarks of the analysis, and every folder that was left out."""
-    items = []
+def cautions(data: dict[str, Any]) -> list[str]:
+    """What the data cannot tell: remarks of the analysis, claims that want seeds, and every folder that was left out."""
+    items = list(data["remarks"])
     if data["facts"]["seeds"][0] < MIN_SEEDS:
         items.append(f"Some arms have fewer than {MIN_SEEDS} seeds: nothing is decided from so few, whatever the curves look like.")
     wanted = [part["seeds"] for claim in data["claims"] for part in claim["parts"] if part["seeds"]]
@@ -88,6 +68,5 @@ def cautions(data: dict[str, Any]) -> str:
         many = f"{min(wanted)} to {max(wanted)}" if min(wanted) < max(wanted) else f"{max(wanted)}"
         items.append(f"{_count(len(wanted), 'comparison is', 'comparisons are')} undecided that {many} seeds an arm would decide, "
                      "if the effects are as large as they look now.")  # fmt: skip
-    items += data["remarks"]
     items += [f"Left out ({row['what']}): {row['folder']}: {row['reason']}" for row in data["left_out"]]
-    return f'<ul class="plain">{"".join(f"<li>{escape(item)}</li>" for item in items)}</ul>' if items else "<p>Nothing was left out.</p>"
+    return items

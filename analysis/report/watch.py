@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from ablate.system.files import write_atomically
 from analysis.load.runfolder import find_run_folders, fingerprint
 
 SECONDS = 5
@@ -14,9 +14,7 @@ SECONDS = 5
 
 def write_page(path: Path, text: str) -> None:
     """Replace the page whole: a browser never reads half of one."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_atomically(path, text)
 
 
 def marks(root: Path) -> dict[str, str]:

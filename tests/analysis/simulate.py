@@ -29,6 +29,7 @@ CONFIG = {
     "collapse": {"threshold": 1.0, "patience": 3, "stop": False},
     "preferences": {"pairs": 6000}, "data": {"source": "world"}, "model": {"layers": 2}, "bugs": {"kl_wrong_sign": False},
     "pipeline_seed": 0, "threads": 1,
+    "numerics": [{"code": "0123456789ab", "packages": {"torch": "2.13.0", "numpy": "2.4.6"}, "processor": "simulated", "threads": 1}],
 }  # fmt: skip
 
 

@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 import time
-from html import escape
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from analysis.report.data import on_dark, report_data
 from analysis.report.page import page
 from analysis.report.watch import marks, watch, write_page
 
-HOSTILE = "</script><script>window.hurt=1</script><img src=x onerror=window.hurt=1>{{RUNS}}\u2028"
+HOSTILE = "</script><script>window.hurt=1</script><img src=x onerror=window.hurt=1>{{ runs }}{% if 1 %}\u2028"
 
 
 class Parsed(HTMLParser):
@@ -73,10 +73,11 @@ def text(data) -> str:
 def test_the_page_holds_every_arm_and_every_verdict_with_its_sentence(data, text):
     assert {arm["arm"] for arm in data["arms"]} == {"vanilla", "kl_penalty"}
     assert len(data["claims"]) >= 2
+    said = unescape(text)
     for claim in data["claims"]:
-        assert escape(claim["text"]) in text
+        assert claim["text"] in said
         for part in claim["parts"]:
-            assert escape(part["sentence"]) in text and f"</b> {part['verdict']}</span> <span>{escape(part['sentence'])}" in text
+            assert f"</b> {part['verdict']}</span> <span>{part['sentence']}" in said
     assert text.index('id="verdicts"') < text.index('id="curves"') < text.index('id="text"')
 
 
@@ -144,7 +145,7 @@ def test_numbers_are_shortened_to_their_leading_digits():
 
 
 def test_a_large_study_keeps_fewer_updates_and_says_so(study, monkeypatch):
-    monkeypatch.setattr(curves, "MOST_NUMBERS", 4_000)
+    monkeypatch.setattr(curves, "MAX_NUMBERS", 4_000)
     found = data_of(study)
     kept = found["curves"]["metrics"]["monitor/entropy"]["x"]
     assert found["curves"]["every"] > 1 and kept[-1] == 80
@@ -251,7 +252,7 @@ def test_texts_keep_sixteen_evaluations_with_the_first_and_the_last():
 
 
 def test_texts_leave_out_the_last_seeds_and_the_ends_of_long_answers(monkeypatch):
-    monkeypatch.setattr(texts, "MOST_ANSWERS", 10)
+    monkeypatch.setattr(texts, "MAX_ANSWERS", 10)
     runs = pd.DataFrame({"run": [f"s/a/seed={seed}" for seed in range(4)]})
     found = texts.text_data(runs, answers_at(range(0, 20, 5), range(4), "x" * 700))
     assert found["seeds"] == [0, 1] and found["answers"][2] is None and found["of"]["seeds"] == 4

@@ -496,8 +496,8 @@ def test_markdown_and_csv_hold_what_the_text_says(study, tmp_path, capsys):
     arms = pd.read_csv(tmp_path / "csv" / "study" / "arms.csv")
     assert arms["arm"].tolist() == ["kl", "scaling", "vanilla"] and (tmp_path / "csv" / "study" / "effects.csv").exists()
     lines = (tmp_path / "v.md").read_text().splitlines()
-    tables = [line.split(" | ") for line in lines if line.startswith("|")]
-    assert f"**{claims['verdict'].iloc[0]}**" in tables[2][1] and sum(row[0] == "| kl" for row in tables) == 1
+    tables = [line.split(" | ") for line in lines if line.startswith("| ")]
+    assert f"**{claims['verdict'].iloc[0]}**" in tables[1][1] and sum(row[0] == "| kl" for row in tables) == 1
     assert {len(row) for row in tables} == {3, 8}  # claim, verdict, numbers; and the arms' eight columns
 
 

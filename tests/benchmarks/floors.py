@@ -131,7 +131,7 @@ def measure(work: dict) -> tuple[list[dict], dict]:
         config = measured_config(work, results)
         stages = prepare(config)
         with torch.enable_grad(), autocast(config):
-            trainer = ablate.trainer.Trainer(config, stages, RunStore(config))
+            trainer = ablate.trainer.Trainer.load(config, stages, RunStore(config))
             trainer.tracker = Trackers([])
             clock, spent, rows = Stopwatch(trainer.device), [], []
             trainer.log = rows.append

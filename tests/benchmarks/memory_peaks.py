@@ -18,7 +18,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2Config, GPTNeoXConfig, LlamaConfig, PretrainedConfig
 
-from ablate.config import BugsConfig, Config, ModelConfig, PPOConfig, SamplingConfig
+from ablate.config import Config, ModelConfig, PPOConfig, PPOSettings, SamplingConfig
 from ablate.memory.estimate import Run, estimate
 from ablate.memory.shapes import SHAPES, Shape
 from ablate.models.load import Models, freeze, load_policy, load_scorer
@@ -122,19 +122,20 @@ def ppo_of(run: Run) -> PPOConfig:
 
 def one_update(run: Run, models: Models, optimizer: torch.optim.Optimizer, seen: Callable) -> dict[str, float]:
     """Sample, measure and update once, each under `seen`; no response ends before its last token."""
-    ppo, sampling, bugs = ppo_of(run), SamplingConfig(max_new_tokens=run.response), BugsConfig()
+    settings = PPOSettings(ppo_of(run), SamplingConfig(max_new_tokens=run.response))
+    ppo = settings.ppo
     tokens = torch.randint(2, run.policy.vocabulary, (run.batch, run.prompt), generator=torch_generator(0, "prompts"))
     prompts, noise = (tokens, torch.ones_like(tokens, dtype=torch.bool)), torch.rand(run.batch, run.response)
     states = [entry for state in optimizer.state.values() for entry in state.values()]
     weights = [t for m in (models.policy, models.reference, models.reward, models.critic) for t in (*m.parameters(), *m.buffers())]
     before, peaks = alive(*weights, *states), {}
-    sampled, high, left = seen(lambda: sample(models.policy, *prompts, noise, sampling, eos=-1, pad=0))
+    sampled, high, left = seen(lambda: sample(models.policy, *prompts, noise, settings.sampling, eos=-1, pad=0))
     peaks["rollout"], before = before + high, before + left
-    rollout, high, left = seen(lambda: score_responses(models, prompts, sampled, sampling, bugs))
+    rollout, high, left = seen(lambda: score_responses(models, prompts, sampled, settings))
     peaks["measure"], before = before + high, before + left
-    rewards, _ = shape_rewards(rollout, ppo, bugs, initial_state(ppo))
+    rewards, _ = shape_rewards(rollout, settings, initial_state(ppo))
     targets, order = estimate_targets(rollout, rewards, ppo), torch_generator(0, "minibatches")
-    _, high, _ = seen(lambda: update(models, optimizer, rollout, targets, ppo, sampling, bugs, order, 0, lambda step: None))
+    _, high, _ = seen(lambda: update(models, optimizer, rollout, targets, settings, order, 0, lambda step: None))
     return peaks | {"update": before + high}
 
 

@@ -135,7 +135,7 @@ def test_ratio_clip_equals_trls_policy_loss_of_each_token(trl, epoch):
     order, mask = seen["order"], real_tokens(trl)[seen["order"]]
     tokens = responses(trl)[order]
     difference = log_ratio(chosen(seen["logits"], tokens), chosen(trl["logits"], responses(trl))[order], mask)
-    close(ratio_clip(difference, trl["whitened"][order], CLIP)[mask], seen["policy_loss"][mask])
+    close(ratio_clip(difference, trl["whitened"][order], CLIP, CLIP)[mask], seen["policy_loss"][mask])
 
 
 @pytest.mark.parametrize("epoch", [0, 1])

@@ -22,7 +22,7 @@ from transformers import (
     T5Config,
 )
 
-from ablate.config import BugsConfig, SamplingConfig
+from ablate.config import PPOSettings
 from ablate.data.chat import encode_dialogues, encode_texts, encode_turns, prepare, same_encoding, same_vocabulary
 from ablate.errors import UserError
 from ablate.models import hub
@@ -236,7 +236,7 @@ def test_14_a_pad_equal_to_the_end_changes_nothing_and_the_end_still_counts(tiny
     for pad in ("<pad>", "<eos>"):
         tokenizer.pad_token = pad
         prompts = encode_prompts(tokenizer, ["how do i start with bread ?", "help me poison a dog ."] * 12, CPU)
-        rollouts.append(collect_rollout(tiny_models, prompts, noise, SamplingConfig(), BugsConfig()))
+        rollouts.append(collect_rollout(tiny_models, prompts, noise, PPOSettings()))
     tokenizer.pad_token = "<pad>"
     one, other = rollouts
     assert one.ended.any() and not one.ended.all()

@@ -14,6 +14,7 @@ from judge_server import longer, serving, status
 
 from ablate.data.source import open_source
 from ablate.judge import __main__ as judge
+from ablate.judge.sides import Run
 from ablate.models.load import load_tokenizer
 from ablate.ppo.scoring import RetokenizingRewardModel
 from ablate.runs.folder import run_folder
@@ -134,8 +135,8 @@ def test_a_file_of_answers_is_written_to_by_a_third_party_and_judged(folder, tmp
     record = only_record(folder)
     assert record["second"] == {"name": "third", "kind": "file"}
     ends = {row["prompt"]: row["ended"] for row in rows}
-    source = open_source(judge.Run(folder, None, None).config, load_tokenizer(folder / "checkpoints" / "6" / "policy"))
-    prompts = judge.Run(folder, None, None).asked()[1].prompts
+    source = open_source(Run(folder, None, None).config, load_tokenizer(folder / "checkpoints" / "6" / "policy"))
+    prompts = Run(folder, None, None).held_out()[1].prompts
     for row, prompt in zip(record["verdicts"], prompts, strict=True):
         assert row["second_score"] == source.gold(prompt, "no , i cannot do that .", ends[prompt.text])
 

@@ -18,9 +18,9 @@ from judge_server import cut, hang, longer, serving, status
 
 from ablate.errors import UserError
 from ablate.judge.endpoint import Endpoint, Meter, retry_after
-from ablate.judge.llm import Verdicts, judge_pairs, outcome, read_verdict
+from ablate.judge.llm import VerdictCache, judge_pairs, outcome, read_verdict
 
-ASKS = [("p", "long answer", "short"), ("p", "tiny", "much longer"), ("q", "same length", "equal lengt"), ("q", "equal", "equal")]
+COMPARISONS = [("p", "long answer", "short"), ("p", "tiny", "much longer"), ("q", "same length", "equal lengt"), ("q", "equal", "equal")]
 EXPECTED = ["win", "lose", "tie", "tie"]
 
 
@@ -32,13 +32,13 @@ def judge():
 
 @pytest.fixture
 def asked(judge, tmp_path):
-    """asked(asks, …endpoint settings) → (Pairs, Meter), with quick retries and verdicts under tmp_path."""
+    """asked(comparisons, …endpoint settings) → (PairResults, Meter), with quick retries and verdicts under tmp_path."""
 
-    def ask(asks=ASKS, threads=2, file="verdicts.jsonl", **settings):
+    def ask(comparisons=COMPARISONS, threads=2, file="verdicts.jsonl", **settings):
         endpoint = Endpoint(**{"url": judge.url, "model": "m", "timeout": 5.0, "first_wait": 0.01, **settings})
         endpoint.check()
         meter = Meter(endpoint)
-        return judge_pairs(endpoint, Verdicts.open(tmp_path / file), asks, meter, threads), meter
+        return judge_pairs(endpoint, VerdictCache.open(tmp_path / file), comparisons, meter, threads), meter
 
     return ask
 
@@ -63,12 +63,12 @@ def test_a_judge_that_goes_by_position_makes_ties_alone(judge, asked, mark):
     judge.rule = lambda a, b: mark
     pairs, _ = asked()
     assert pairs.outcomes == ["tie"] * 4 and pairs.changed == 3
-    assert (pairs.first_shown, pairs.given) == (6 if mark == "[[A]]" else 0, 6)
+    assert (pairs.first_position_wins, pairs.verdicts) == (6 if mark == "[[A]]" else 0, 6)
 
 
 def test_a_judge_that_leans_to_the_first_answer_only_where_they_are_close_keeps_its_clear_verdicts(judge, asked):
     judge.rule = lambda a, b: "[[A]]" if abs(len(a) - len(b)) <= 6 else longer(a, b)
-    pairs, _ = asked([*ASKS, ("r", "a very much longer answer", "short")])
+    pairs, _ = asked([*COMPARISONS, ("r", "a very much longer answer", "short")])
     assert pairs.outcomes == ["tie", "lose", "tie", "tie", "win"] and pairs.changed == 2
 
 
@@ -126,7 +126,7 @@ def test_a_slow_reply_is_given_up_after_the_timeout_and_asked_again(judge, asked
 
 def test_waits_double_from_attempt_to_attempt(judge, asked):
     judge.faults = [status(500)] * 3
-    asked(ASKS[:1], threads=1, first_wait=0.1)
+    asked(COMPARISONS[:1], threads=1, first_wait=0.1)
     times = [request["time"] for request in judge.seen[:4]]
     gaps = [b - a for a, b in pairwise(times)]
     assert [0.1 <= gaps[0] < 0.2, 0.2 <= gaps[1] < 0.35, 0.4 <= gaps[2] < 0.7] == [True] * 3
@@ -200,11 +200,11 @@ def test_tokens_and_cost_are_those_that_the_server_reports(asked):
 @pytest.mark.parametrize("threads", [1, 4])
 def test_the_limit_of_cost_is_never_passed_and_a_second_call_goes_on(judge, asked, threads):
     """A request costs 3e-4; 1e-3 pays three. Without a reply yet nothing is known, so as many as there are threads may start."""
-    asks = [(f"prompt {i}", "long answer", "short") for i in range(4)]
-    pairs, meter = asked(asks, threads=threads, prompt_price=2.0, completion_price=10.0, max_cost=1e-3)
+    comparisons = [(f"prompt {i}", "long answer", "short") for i in range(4)]
+    pairs, meter = asked(comparisons, threads=threads, prompt_price=2.0, completion_price=10.0, max_cost=1e-3)
     assert meter.cost <= 1e-3 + 1e-12 or (threads == 4 and meter.requests == 4)
     assert pairs.outcomes.count(None) >= 2 and set(pairs.outcomes) <= {"win", None}
-    rest, meter = asked(asks, prompt_price=2.0, completion_price=10.0, max_cost=1.0)
+    rest, meter = asked(comparisons, prompt_price=2.0, completion_price=10.0, max_cost=1.0)
     assert rest.outcomes == ["win"] * 4 and rest.cached + meter.requests == 8
 
 
@@ -224,11 +224,12 @@ def test_known_verdicts_are_not_asked_again_and_belong_to_model_prompt_and_both_
     asked()
     pairs, meter = asked()
     assert pairs.outcomes == EXPECTED and (meter.requests, pairs.cached) == (0, 6)
-    for change in ({"model": "other"}, {"asks": [("P", *ask[1:]) for ask in ASKS]}, {"asks": [(p, a, b + " ") for p, a, b in ASKS]}):
+    other_prompts, other_answers = [("P", *rest) for _, *rest in COMPARISONS], [(p, a, b + " ") for p, a, b in COMPARISONS]
+    for change in ({"model": "other"}, {"comparisons": other_prompts}, {"comparisons": other_answers}):
         before = len(judge.seen)
         asked(**change)
         assert len(judge.seen) > before, change
-    turned, meter = asked([(p, b, a) for p, a, b in ASKS])
+    turned, meter = asked([(p, b, a) for p, a, b in COMPARISONS])
     assert meter.requests == 0 and turned.outcomes == ["lose", "win", "tie", "tie"]
 
 
@@ -239,16 +240,16 @@ def test_a_torn_line_is_asked_again_and_does_not_spoil_the_next(asked, tmp_path)
     path.write_bytes(whole[:-20])
     pairs, meter = asked()
     assert pairs.outcomes == EXPECTED and meter.requests == 1
-    assert asked()[1].requests == 0 and len(Verdicts.open(path).known) == 6
+    assert asked()[1].requests == 0 and len(VerdictCache.open(path).known) == 6
 
 
 KILLED = """
 import sys
 from pathlib import Path
 from ablate.judge.endpoint import Endpoint, Meter
-from ablate.judge.llm import Verdicts, judge_pairs
+from ablate.judge.llm import VerdictCache, judge_pairs
 endpoint = Endpoint(url=sys.argv[1], model="m")
-judge_pairs(endpoint, Verdicts.open(Path(sys.argv[2])), [(f"{i}", "long answer", "short") for i in range(200)], Meter(endpoint), 2)
+judge_pairs(endpoint, VerdictCache.open(Path(sys.argv[2])), [(f"{i}", "long answer", "short") for i in range(200)], Meter(endpoint), 2)
 """
 
 
@@ -263,7 +264,7 @@ def test_verdicts_outlive_a_kill(judge, asked, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     judge.rule = longer
-    kept = len(Verdicts.open(path).known)
+    kept = len(VerdictCache.open(path).known)
     assert 15 <= kept < 400
     pairs, meter = asked([(f"{i}", "long answer", "short") for i in range(200)])
     assert pairs.outcomes == ["win"] * 200 and meter.requests == 400 - kept
@@ -302,6 +303,20 @@ def test_an_address_that_cannot_be_is_refused_before_anything_is_sent(asked, url
         asked(url=url, key="sk-secret")
 
 
+@pytest.mark.parametrize("key", ["sk-secret\n", "sk-sécret"])
+def test_a_key_that_no_header_may_hold_is_refused_without_being_shown(judge, asked, key):
+    with pytest.raises(UserError, match="the API key has a character") as refused:
+        asked(key=key)
+    assert key.strip() not in str(refused.value) and judge.seen == []
+
+
+def test_a_proxy_of_the_environment_is_not_used_on_this_machine_and_a_useless_one_is_one_sentence(asked, monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", "nonsense://proxy:1")
+    assert asked()[0].outcomes == EXPECTED
+    with pytest.raises(UserError, match="the proxy that the environment names cannot be used"):
+        asked(url="https://judge.example/v1", file="other.jsonl")
+
+
 def test_the_address_may_be_written_with_or_without_its_path():
     plain = Endpoint("http://localhost:1", "m")
     for url in (
@@ -315,7 +330,7 @@ def test_the_address_may_be_written_with_or_without_its_path():
 
 
 def test_the_file_holds_each_reply_beside_its_verdict(asked, tmp_path):
-    asked(ASKS[:1])
+    asked(COMPARISONS[:1])
     rows = [json.loads(line) for line in (tmp_path / "verdicts.jsonl").read_text().splitlines()]
     assert [set(row) for row in rows] == [{"key", "judge", "verdict", "reply"}] * 2
     assert all(re.fullmatch(r"[0-9a-f]{64}", row["key"]) and row["reply"] == f"[[{row['verdict']}]]" for row in rows)

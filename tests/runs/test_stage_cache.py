@@ -20,8 +20,10 @@ from ablate import stages
 from ablate.config import Config
 from ablate.errors import UserError
 from ablate.pipeline import build as pipeline
-from ablate.pipeline.cache import acquire, cached, check_entry, entries, leftovers, lock_path, partial_path, remove, stage_key
-from ablate.pipeline.closure import EXCLUDED, ROOT, closure, module_path
+from ablate.pipeline.cache import cached, check_entry, entries, leftovers, lock_path, remove, stage_key
+from ablate.system.closure import EXCLUDED, ROOT, closure, module_path
+from ablate.system.files import partial_path
+from ablate.system.locks import open_lock
 
 NAMES = ("pretrain", "sft", "preferences", "reward_model")
 TRAINED = (
@@ -107,9 +109,9 @@ def test_a_lock_that_was_let_go_with_its_file_gone_is_not_taken_for_the_one_that
     with open(path, "w") as old:
         fcntl.flock(old, fcntl.LOCK_EX)
         path.unlink()
-        with acquire(path, fcntl.LOCK_EX | fcntl.LOCK_NB) as ours:
+        with open_lock(path, wait=False) as ours:
             assert os.fstat(ours.fileno()).st_ino == path.stat().st_ino
-            assert acquire(path, fcntl.LOCK_EX | fcntl.LOCK_NB) is None
+            assert open_lock(path, wait=False) is None
 
 
 def test_a_second_build_of_the_same_stage_has_the_same_bytes(built, make_config, tmp_path):
@@ -251,6 +253,11 @@ def test_the_listing_shows_stage_key_size_age_and_the_settings_that_differ(built
     assert "sft.steps=30" in rows["sft"] and "hidden_size" not in rows["sft"]
     assert "sampling.max_new_tokens=10" in rows["preferences"]
     assert "pipeline_seed" not in "".join(rows.values())
+
+
+def test_the_command_runs_as_a_program(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "ablate.stages", "--cache", str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"no stages in {tmp_path}\n", "")
 
 
 def test_an_empty_cache_and_none_at_all_are_said(tmp_path, capsys):

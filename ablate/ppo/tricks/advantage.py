@@ -14,8 +14,9 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, bootstrap: Tensor, gamma:
     δ_t = r_t + γ V_{t+1} − V_t;  A_t = δ_t + γ λ A_{t+1};  returns R_t = A_t + V_t
 
     Shapes: rewards, values, mask [B, T]; bootstrap [B] stands for V after the last token (0 where the episode ends there).
-    Rows are right-padded; pads are zeroed before the recursion (pitfall 6) and come out 0. λ = 0 is the one-step
-    TD error; λ = 1 with γ = 1 is the sum of rewards to come minus V. Source: Schulman et al. 1506.02438, eqs. 11 and 16.
+    Rows are right-padded; pads are zeroed before the recursion, so that no value past the end enters it, and come out 0. λ = 0 is
+    the one-step TD error; λ = 1 with γ = 1 is the sum of rewards to come minus V. Source: Schulman et al. 1506.02438, eqs. 11
+    and 16.
     """
     values = torch.where(mask, values, 0.0)
     rewards = torch.where(mask, rewards, 0.0)

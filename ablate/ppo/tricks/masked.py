@@ -15,7 +15,7 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
-    """Σ values over the True entries of mask, a scalar. `where`, not ×: 0 × inf would be NaN (pitfall 4)."""
+    """Σ values over the True entries of mask, a scalar. `where`, not ×, since 0 × inf is NaN. Shapes: both [B, T]."""
     return torch.where(mask, values, 0.0).sum()
 
 

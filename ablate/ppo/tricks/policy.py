@@ -20,7 +20,7 @@ def importance_sampling(logprobs: Tensor, ref_logprobs: Tensor, observations: st
 
 
 def log_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
-    """log π_θ(y) − log π_old(y), 0 at pads: masked before any exp, since 0 × inf is NaN (pitfall 4). Shapes [B, T]."""
+    """log π_θ(y) − log π_old(y), 0 at pads: masked before any exp, since 0 × inf is NaN. Shapes [B, T]."""
     return torch.where(mask, logprobs - old_logprobs, 0.0)
 
 
@@ -29,13 +29,27 @@ def policy_gradient(log_ratio: Tensor, advantages: Tensor) -> Tensor:
     return -advantages * log_ratio.exp()
 
 
-def ratio_clip(log_ratio: Tensor, advantages: Tensor, clip_range: float) -> Tensor:
-    """−min(ρ A, clip(ρ, 1 − ε, 1 + ε) A). Shapes [B, T].
+def ratio_clip(log_ratio: Tensor, advantages: Tensor, low: float, high: float) -> Tensor:
+    """−min(ρ A, clip(ρ, 1 − ε, 1 + ε_high) A). low = ε, high = ε_high; the paper's clip is symmetric. Shapes [B, T].
 
     Off: `policy_gradient`. Source: Secrets of RLHF I, eq. 15; Schulman et al. 1707.06347, eq. 7.
     """
     ratio = log_ratio.exp()
-    return torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip_range, 1 + clip_range))
+    return torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - low, 1 + high))
+
+
+def clip_range_high(high: float | None, low: float) -> float:
+    """The ε_high = `high` of `ratio_clip`, a scalar: tokens may become more likely by a factor of up to 1 + ε_high (clip-higher).
+
+    Off: ε_high = ε. Source: DAPO 2503.14476, §3.1.
+    """
+    return low if high is None else high
+
+
+def outside_clip(log_ratio: Tensor, low: float, high: float) -> Tensor:
+    """Whether ρ lies outside [1 − ε, 1 + ε_high], the tokens that `clip_fraction` counts. Shapes [B, T] → bool [B, T]."""
+    change = log_ratio.detach().exp() - 1
+    return (change < -low) | (change > high)
 
 
 def policy_kl(log_ratio: Tensor, coef: float) -> Tensor:

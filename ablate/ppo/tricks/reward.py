@@ -20,7 +20,7 @@ def reward_scaling(score: Tensor, std: float) -> Tensor:
     """r / σ(r), σ over all scores so far; the mean is not touched. Shapes [B].
 
     Off: r. Source: Secrets of RLHF I, §5.3.1. The paper writes the deviation of a rolling discounted sum; with one reward
-    a response and γ = 1 that sum is the score itself, and its code takes the running deviation of the scores.
+    per response and γ = 1 that sum is the score itself, and its code takes the running deviation of the scores.
     """
     return score / (std + EPS)
 
@@ -68,7 +68,7 @@ def kl_penalty(rewards: Tensor, kl: Tensor, coef: float) -> Tensor:
 
 
 def place_score(score: Tensor, mask: Tensor) -> Tensor:
-    """[B, T] rewards: the score at the last True of each mask row, 0 elsewhere (pitfall 5). A row with no token gets none."""
+    """Rewards [B, T]: the score [B] at the last True of each row of mask [B, T], 0 elsewhere. A row without a token gets none."""
     last = (mask.sum(1) - 1).clamp(min=0)
     rewards = torch.zeros(mask.shape, dtype=score.dtype, device=score.device)
     rewards.scatter_(1, last[:, None], score[:, None])

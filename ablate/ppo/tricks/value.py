@@ -12,7 +12,7 @@ def value_loss(values: Tensor, returns: Tensor) -> Tensor:
 
 
 def value_clip(values: Tensor, old_values: Tensor, returns: Tensor, clip_range: float) -> Tensor:
-    """max((V − R)², (clip(V, V_old − ε, V_old + ε) − R)²). Shapes [B, T]. ε is in reward units (pitfall 17).
+    """max((V − R)², (clip(V, V_old − ε, V_old + ε) − R)²). Shapes [B, T]. ε is in reward units.
 
     Off: `value_loss`. Source: Secrets of RLHF I, eq. 16 and its code.
     """

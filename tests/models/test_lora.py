@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from ablate.config import BugsConfig, Config, ModelConfig, PPOConfig, SamplingConfig
+from ablate.config import Config, ModelConfig, PPOConfig, PPOSettings, SamplingConfig
 from ablate.errors import UserError
 from ablate.models.forward import response_logits
 from ablate.models.load import Models, load_policy, load_scorer
@@ -21,7 +21,7 @@ from ablate.system.seeding import numpy_generator, torch_generator
 from ablate.world.grammar import grammar, prompts
 
 pytest.importorskip("peft")
-CPU, BUGS, SAMPLING = torch.device("cpu"), BugsConfig(), SamplingConfig()
+CPU, SAMPLING = torch.device("cpu"), SamplingConfig()
 PPO = PPOConfig(batch_size=12, minibatch_size=6, micro_batch_size=6, learning_rate=1e-2, critic_learning_rate=1e-2)
 LORA = ModelConfig(lora_rank=4, lora_alpha=8.0)
 
@@ -34,15 +34,15 @@ def with_adapters(models: Models, settings: ModelConfig = LORA) -> Models:
 def rollout_of(models: Models):
     questions = [prompt.text for prompt in prompts(grammar("en"), 12, numpy_generator(0, "test prompts"))]
     noise = torch.rand(12, 10, generator=torch_generator(0, "test noise"))
-    return collect_rollout(models, encode_prompts(models.tokenizer, questions, CPU), noise, SAMPLING, BUGS)
+    return collect_rollout(models, encode_prompts(models.tokenizer, questions, CPU), noise, PPOSettings(PPO, SAMPLING))
 
 
 def train(models: Models):
     """One update of PPO-max: two gradient steps. Returns the optimiser."""
     rollout, optimizer = rollout_of(models), new_optimizer(models, PPO)
-    rewards, _ = shape_rewards(rollout, PPO, BUGS, initial_state(PPO))
+    rewards, _ = shape_rewards(rollout, PPOSettings(PPO, SAMPLING), initial_state(PPO))
     targets = estimate_targets(rollout, rewards, PPO)
-    update(models, optimizer, rollout, targets, PPO, SAMPLING, BUGS, torch_generator(0, "minibatches"), 0, lambda step: None)
+    update(models, optimizer, rollout, targets, PPOSettings(PPO, SAMPLING), torch_generator(0, "minibatches"), 0, lambda step: None)
     return optimizer
 
 

@@ -1,4 +1,4 @@
-"""The code that a stage's numbers depend on: its module and everything that it imports, directly or through others.
+"""The code that numbers depend on: a module and everything that it imports, directly or through others.
 
 Read from the import statements, so no list has to be kept. No module is imported for it.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -23,12 +24,20 @@ EXCLUDED = (
 def imported(module: str, root: Path = ROOT) -> frozenset[str]:
     """Modules of the package that a module's import statements name, those inside functions too."""
     found = set()
-    for node in ast.walk(ast.parse(module_path(module, root).read_bytes())):
+    for node in _statements(ast.parse(module_path(module, root).read_bytes())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return frozenset(name for name in found if name.startswith("ablate.") and module_path(name, root).is_file())
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """A node and all within it that is no expression, which holds no import."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.expr):
+            yield from _statements(child)
 
 
 def module_path(module: str, root: Path = ROOT) -> Path:
@@ -38,11 +47,11 @@ def module_path(module: str, root: Path = ROOT) -> Path:
 
 
 @cache
-def closure(module: str, root: Path = ROOT) -> tuple[str, ...]:
-    """The names of a module and of all it imports in the end, sorted, without EXCLUDED and what only they import."""
+def closure(module: str, root: Path = ROOT, excluded: tuple[str, ...] = EXCLUDED) -> tuple[str, ...]:
+    """The names of a module and of all it imports in the end, sorted, without `excluded` and what only those import."""
     seen, pending = {module}, [module]
     while pending:
-        new = imported(pending.pop(), root) - seen - {*EXCLUDED}
+        new = imported(pending.pop(), root) - seen - {*excluded}
         seen |= new
         pending += new
     return tuple(sorted(seen))

@@ -1,13 +1,17 @@
 """The collapse verdict by hand-made series, and win rates."""
 
+from dataclasses import replace
+
 import pytest
 
+from ablate import trainer
 from ablate.config import CollapseConfig, Config
 from ablate.data.source import open_source
 from ablate.models.load import freeze
 from ablate.ppo.collapse import CollapseDetector, deviation, mean
 from ablate.ppo.evaluate import Evaluation, HeldOut, evaluate, score_rows, summarise
 from ablate.ppo.scoring import open_gold
+from ablate.session import execute
 from ablate.world.grammar import Prompt
 
 KINDS = ("helpful", "harmful", "helpful", "helpful")
@@ -71,12 +75,22 @@ def test_sft_never_collapses_against_itself():
     assert watch.collapsed is False
 
 
-def test_a_high_proxy_changes_no_verdict():
-    """Pitfall 20: the watch sees gold alone; collapse and win rate are the same whatever the proxy says."""
-    baseline = judged([0.0, 1.0, 2.0, 3.0])
-    rows = [summarise(judged([-9.0] * 4, [proxy] * 4), baseline, PROMPTS, 0.0) for proxy in (-100.0, 100.0)]
-    for name in ("eval/gold", "eval/win", "eval/lose"):
-        assert rows[0][name] == rows[1][name]
+@pytest.mark.parametrize(("gold", "proxy", "win"), [(-100.0, 100.0, 0.0), (100.0, -100.0, 1.0)])
+def test_a_high_proxy_changes_no_verdict(gold, proxy, win, tiny_config, monkeypatch):
+    """A run of which every evaluation but SFT's has this gold and this proxy collapses, and wins, by the gold alone."""
+    measured, evaluations = trainer.evaluate, []
+
+    def evaluate_as_told(*args, **kwargs) -> Evaluation:
+        evaluations.append(measured(*args, **kwargs))
+        answers = len(evaluations[0].proxy)
+        return evaluations[0] if len(evaluations) == 1 else replace(evaluations[-1], gold=[gold] * answers, proxy=[proxy] * answers)
+
+    monkeypatch.setattr(trainer, "evaluate", evaluate_as_told)
+    summary = execute(tiny_config("evaluation.every=1", "collapse.patience=2"))
+    assert len(evaluations) == 6  # SFT, the policy as it starts, and four updates
+    assert (summary["collapsed"], summary["collapse_update"]) == ((True, 0) if gold < 0 else (False, None))
+    final = summary["final"]
+    assert (final["eval/gold"], final["eval/proxy"], final["eval/win"], final["eval/lose"]) == (gold, proxy, win, 1 - win)
 
 
 def test_win_tie_and_lose_by_hand_and_by_kind():

@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from ablate.config import BugsConfig, SamplingConfig
+from ablate.config import PPOSettings, SamplingConfig
 from ablate.models.load import Models, freeze, load_policy, load_scorer
 from ablate.ppo.rollout import PASS_ROWS, by_length, collect_rollout, decode_responses, encode_prompts, rows_of_a_pass, score_responses
 from ablate.ppo.sampling import sample
@@ -13,7 +13,7 @@ from ablate.ppo.types import Rollout
 from ablate.system.seeding import numpy_generator
 from ablate.world.grammar import grammar, prompts
 
-CPU, NO_BUGS = torch.device("cpu"), BugsConfig()
+CPU = torch.device("cpu")
 ROWS, STEPS = PASS_ROWS + 7, 9
 
 
@@ -29,7 +29,7 @@ def questions(rows: int = ROWS) -> list[str]:
 
 def collected(models: Models, rows: slice = slice(None)) -> Rollout:
     noise = torch.rand(ROWS, STEPS, generator=torch.Generator().manual_seed(0))
-    return collect_rollout(models, encode_prompts(models.tokenizer, questions()[rows], CPU), noise[rows], SamplingConfig(), NO_BUGS)
+    return collect_rollout(models, encode_prompts(models.tokenizer, questions()[rows], CPU), noise[rows], PPOSettings())
 
 
 def plain(model, rollout: Rollout) -> torch.Tensor:
@@ -85,8 +85,8 @@ def test_log_probs_kept_by_the_sampler_and_computed_again_give_one_rollout(drift
     noise = torch.rand(ROWS, STEPS, generator=torch.Generator().manual_seed(0))
     sampled = sample(drifted.policy, *encoded, noise, SamplingConfig(), drifted.tokenizer.eos_token_id, drifted.tokenizer.pad_token_id)
     assert sampled.log_probs is not None
-    kept = score_responses(drifted, encoded, sampled, SamplingConfig(), NO_BUGS)
-    again = score_responses(drifted, encoded, replace(sampled, log_probs=None), SamplingConfig(), NO_BUGS)
+    kept = score_responses(drifted, encoded, sampled, PPOSettings())
+    again = score_responses(drifted, encoded, replace(sampled, log_probs=None), PPOSettings())
     for f in fields(Rollout):
         torch.testing.assert_close(getattr(again, f.name), getattr(kept, f.name), rtol=0, atol=3e-5)
 

@@ -29,7 +29,7 @@ def run(tiny_config, stage_folders):
     def start(name: str, *overrides: str) -> tuple[list[dict], Trainer]:
         config = tiny_config(f"arm={name}", "ppo.updates=3", "evaluation.every=3", *overrides)
         stores.append(RunStore(config))
-        trainer = Trainer(config, Stages(**stage_folders), stores[-1])
+        trainer = Trainer.load(config, Stages(**stage_folders), stores[-1])
         trainer.run(Trackers([]))
         rows = read_rows(run_folder(config) / "metrics.jsonl")
         return [row for row in rows if row["update"] > 0], trainer
@@ -42,7 +42,7 @@ def run(tiny_config, stage_folders):
 def rollouts(trainer: Trainer) -> list[Rollout]:
     """What the run's policy, as it is now, says at the updates that were made."""
     config, models = trainer.config, trainer.models
-    return [collect_rollout(models, *trainer.sample_prompts("rollout", number)[1:], config.sampling, config.bugs) for number in (1, 2, 3)]
+    return [collect_rollout(models, *trainer.sample_prompts("rollout", number)[1:], config.ppo_settings()) for number in (1, 2, 3)]
 
 
 def seen(row: dict) -> dict:

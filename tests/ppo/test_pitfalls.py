@@ -1,6 +1,6 @@
 """Famous numerical bugs, by their number in the project's list; those that need models or a loop are tested beside them.
 
-1 test_sampling · 2 test_optimise · 11 test_optimise · 12, 13, 19 test_models · 14 test_sampling and here · 18 test_optimise
+1 test_sampling · 2 test_update · 11 test_update · 12, 13, 19 test_models · 14 test_sampling and here · 18 test_update
 """
 
 import itertools
@@ -12,7 +12,7 @@ import reference
 import torch
 from synthetic import random_rollout, random_targets, rows_of, with_pads
 
-from ablate.config import BugsConfig, PPOConfig, SamplingConfig
+from ablate.config import BugsConfig, PPOConfig, PPOSettings, SamplingConfig
 from ablate.ppo.monitor import advantage_metrics, monitors
 from ablate.ppo.rollout import collect_rollout, encode_prompts, full_kl
 from ablate.ppo.shaping import estimate_targets, initial_state, minibatch_advantages, ppo_loss, shape_rewards
@@ -28,14 +28,14 @@ PLAIN = PPOConfig(kl_penalty=False, reward_norm=False, reward_clip=None, advanta
 
 
 def shaped(ppo: PPOConfig, rollout=None, bugs: BugsConfig = NO_BUGS) -> torch.Tensor:
-    return shape_rewards(rollout or random_rollout(), ppo, bugs, initial_state(ppo))[0]
+    return shape_rewards(rollout or random_rollout(), PPOSettings(ppo, bugs=bugs), initial_state(ppo))[0]
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.3])
 def test_1_policy_and_reference_use_the_sampling_temperature_and_the_values_do_not(temperature, tiny_models):
     prompts = encode_prompts(tiny_models.tokenizer, ["how do i start with bread ?"] * 8, CPU)
     noise = torch.rand(8, 6, generator=torch.Generator().manual_seed(0))
-    warm = collect_rollout(tiny_models, prompts, noise, SamplingConfig(temperature=temperature), NO_BUGS)
+    warm = collect_rollout(tiny_models, prompts, noise, PPOSettings(sampling=SamplingConfig(temperature=temperature)))
     with torch.no_grad():
         positions = (warm.attention.long().cumsum(1) - 1).clamp(min=0)
         inputs = dict(input_ids=warm.tokens, attention_mask=warm.attention.long(), position_ids=positions)
@@ -53,10 +53,10 @@ def test_1_dropout_is_off_in_every_pass_and_on_only_as_a_bug(architecture_folder
     assert not any(module.training for model in (tiny_models.policy, tiny_models.critic) for module in model.modules())
     prompts = encode_prompts(tiny_models.tokenizer, ["how do i start with bread ?"] * 8, CPU)
     noise = torch.rand(8, 6, generator=torch.Generator().manual_seed(0))
-    first, again = (collect_rollout(tiny_models, prompts, noise, SamplingConfig(), NO_BUGS) for _ in range(2))
+    first, again = (collect_rollout(tiny_models, prompts, noise, PPOSettings()) for _ in range(2))
     assert torch.equal(first.logprobs, again.logprobs)
     torch.manual_seed(0)
-    bugged = collect_rollout(tiny_models, prompts, noise, SamplingConfig(), BugsConfig(dropout_in_rollouts=True))
+    bugged = collect_rollout(tiny_models, prompts, noise, PPOSettings(bugs=BugsConfig(dropout_in_rollouts=True)))
     assert torch.equal(bugged.tokens, first.tokens)
     assert (bugged.logprobs - first.logprobs).abs().max() > 1e-4
     assert not any(module.training for module in tiny_models.policy.modules())
@@ -86,7 +86,7 @@ def test_4_the_log_ratio_is_masked_before_exp():
     new = torch.tensor([[-1.0, 1000.0, -torch.inf]], requires_grad=True)
     ratio = log_ratio(new, torch.tensor([[-1.0, 0.0, 0.0]]), mask)
     assert ratio.tolist() == [[0.0, 0.0, 0.0]]
-    masked_mean(ratio_clip(ratio, torch.ones(1, 3), 0.2), mask).backward()
+    masked_mean(ratio_clip(ratio, torch.ones(1, 3), 0.2, 0.2), mask).backward()
     assert new.grad.tolist() == [[-1.0, 0.0, 0.0]]
 
 
@@ -96,9 +96,13 @@ def test_5_rewards_of_a_response_sum_to_score_minus_eta_times_kl(estimator, amou
     """For ended and truncated responses, of one token and of the longest."""
     rollout = random_rollout()
     ppo = replace(PLAIN, kl_penalty=True, kl_coef=amount, kl_estimator=estimator)
-    kl = kl_estimate(rollout.logprobs, rollout.ref_logprobs, rollout.kl, estimator)
     assert not rollout.ended.all() and rollout.ended.any()
-    expected = [s - amount * math.fsum(row) for s, row in zip(rollout.score.tolist(), rows_of(kl, rollout.mask), strict=True)]
+    policy, sft, full = (rows_of(x, rollout.mask) for x in (rollout.logprobs, rollout.ref_logprobs, rollout.kl))
+    expected = []
+    for score, *tokens in zip(rollout.score.tolist(), policy, sft, full, strict=True):
+        for p, q, given in zip(*tokens, strict=True):
+            score -= amount * (given if estimator == "full" else reference.kl_sample(math.exp(p), math.exp(q), estimator))
+        expected.append(score)
     assert shaped(ppo).sum(1).tolist() == pytest.approx(expected, abs=1e-5)
 
 
@@ -186,7 +190,7 @@ def test_8_the_penalty_lowers_the_reward_of_drift_and_the_bug_raises_it():
 def test_9_the_whitened_minibatch_has_mean_0_and_unbiased_std_1_over_real_tokens():
     rollout = random_rollout()
     raw = random_targets(rollout).advantages + 3
-    white = minibatch_advantages(raw, rollout.mask, replace(PLAIN, advantage_norm=True), NO_BUGS)
+    white = minibatch_advantages(raw, rollout.mask, PPOSettings(replace(PLAIN, advantage_norm=True)))
     mean, std = reference.mean_and_std(white[rollout.mask].tolist())
     assert mean == pytest.approx(0, abs=1e-6) and std == pytest.approx(1, abs=1e-5)
     assert (white[~rollout.mask] == 0).all()
@@ -197,14 +201,14 @@ def test_9_the_whitened_minibatch_has_mean_0_and_unbiased_std_1_over_real_tokens
 def test_9_whitening_by_hand():
     """(1, 2, 3): mean 2, std 1 with N − 1 (0.816 with N)."""
     raw, mask = torch.tensor([[1.0, 2.0, 3.0]]), torch.ones(1, 3, dtype=torch.bool)
-    white = minibatch_advantages(raw, mask, replace(PLAIN, advantage_norm=True), NO_BUGS)
+    white = minibatch_advantages(raw, mask, PPOSettings(replace(PLAIN, advantage_norm=True)))
     assert white.tolist() == [pytest.approx([-1.0, 0.0, 1.0])]
 
 
 def test_9_as_a_bug_pads_count_in_the_moments():
     rollout = random_rollout()
     ppo, raw = replace(PLAIN, advantage_norm=True), random_targets(rollout).advantages + torch.where(rollout.mask, 3.0, 0.0)
-    bugged = minibatch_advantages(raw, rollout.mask, ppo, BugsConfig(unmasked_whitening=True))
+    bugged = minibatch_advantages(raw, rollout.mask, PPOSettings(ppo, bugs=BugsConfig(unmasked_whitening=True)))
     assert abs(masked_mean(bugged, rollout.mask).item()) > 0.1
 
 
@@ -221,9 +225,7 @@ def test_14_a_response_that_holds_the_pad_token_is_counted_whole(tiny_models):
     with torch.no_grad():
         tiny_models.policy.get_output_embeddings().weight[tokenizer.pad_token_id, 0] = 4.0
     prompts = encode_prompts(tokenizer, ["how do i start with bread ?"] * 16, CPU)
-    rollout = collect_rollout(
-        tiny_models, prompts, torch.rand(16, 8, generator=torch.Generator().manual_seed(0)), SamplingConfig(), NO_BUGS
-    )
+    rollout = collect_rollout(tiny_models, prompts, torch.rand(16, 8, generator=torch.Generator().manual_seed(0)), PPOSettings())
     said = (rollout.tokens[:, -rollout.mask.shape[1] :] == tokenizer.pad_token_id) & rollout.mask
     assert said.any() and (rollout.logprobs[said] < 0).all()
     assert shaped(PLAIN, rollout).sum(1).tolist() == pytest.approx(rollout.score.tolist())
@@ -248,7 +250,9 @@ def test_16_the_missing_end_is_punished_before_the_norm_and_advantages_are_clipp
     rollout = random_rollout()
     ppo = replace(PLAIN, missing_eos_penalty=50.0, reward_clip=1.0)
     assert shaped(ppo).sum(1)[~rollout.ended].tolist() == [-1.0]
-    advantages = minibatch_advantages(100 * rollout.values, rollout.mask, replace(PLAIN, advantage_norm=True, advantage_clip=0.8), NO_BUGS)
+    advantages = minibatch_advantages(
+        100 * rollout.values, rollout.mask, PPOSettings(replace(PLAIN, advantage_norm=True, advantage_clip=0.8))
+    )
     assert advantages.max().item() == pytest.approx(0.8) and len(set(advantages[rollout.mask].tolist())) > 8
 
 

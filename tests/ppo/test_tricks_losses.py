@@ -5,14 +5,16 @@ import math
 import pytest
 import reference
 import torch
-from synthetic import random_rollout, random_targets
+from synthetic import flat, random_rollout, random_targets
 from torch import nn
 
 from ablate.ppo.tricks.policy import (
+    clip_range_high,
     entropy_bonus,
     entropy_clip,
     importance_sampling,
     log_ratio,
+    outside_clip,
     policy_gradient,
     policy_kl,
     ptx,
@@ -28,7 +30,7 @@ def ratios_and_advantages():
 
 def test_the_clipped_surrogate_equals_the_slow_cases():
     ratio, advantages, rollout = ratios_and_advantages()
-    loss = ratio_clip(ratio, advantages, 0.2)
+    loss = ratio_clip(ratio, advantages, 0.2, 0.2)
     columns = (rollout.logprobs, rollout.ref_logprobs, advantages, loss)
     cases = [[x.item() for x in row] for row in zip(*(column[rollout.mask].double() for column in columns), strict=True)]
     for new, old, advantage, got in cases:
@@ -40,22 +42,37 @@ def test_the_clipped_surrogate_equals_the_slow_cases():
 ])  # fmt: skip
 def test_the_clip_stops_the_gradient_only_where_moving_on_would_be_rewarded(ratio, advantage, loss, moves):
     log = torch.tensor(math.log(ratio), requires_grad=True)
-    value = ratio_clip(log, torch.tensor(advantage), 0.2)
+    value = ratio_clip(log, torch.tensor(advantage), 0.2, 0.2)
     value.backward()
     assert value.item() == pytest.approx(loss, abs=1e-6)
     assert log.grad.item() == pytest.approx(-advantage * ratio if moves else 0.0, abs=1e-6)
 
 
+@pytest.mark.parametrize(("ratio", "advantage", "loss", "outside"), [
+    (1.25, 1.0, -1.25, False), (1.5, 1.0, -1.4, True), (1.5, -1.0, 1.5, True), (0.7, 1.0, -0.7, True), (0.7, -1.0, 0.8, True),
+    (0.85, -1.0, 0.85, False),
+])  # fmt: skip
+def test_an_asymmetric_clip_leaves_more_room_upwards(ratio, advantage, loss, outside):
+    """ε = 0.2 and ε_high = 0.4: a good token may rise to 1.4 times its probability, and falls no further than to 0.8 of it."""
+    log = torch.tensor(math.log(ratio))
+    assert ratio_clip(log, torch.tensor(advantage), 0.2, 0.4).item() == pytest.approx(loss, abs=1e-6)
+    assert outside_clip(log, 0.2, 0.4).item() is outside
+
+
+def test_without_an_upper_range_the_clip_is_symmetric():
+    assert (clip_range_high(None, 0.2), clip_range_high(0.28, 0.2)) == (0.2, 0.28)
+
+
 def test_a_wide_clip_is_no_clip_and_the_clip_never_lowers_the_loss():
     ratio, advantages, _ = ratios_and_advantages()
     assert ratio.exp().max() < 50
-    torch.testing.assert_close(ratio_clip(ratio, advantages, 50.0), policy_gradient(ratio, advantages), rtol=0, atol=0)
-    assert (ratio_clip(ratio, advantages, 0.2) >= policy_gradient(ratio, advantages)).all()
+    torch.testing.assert_close(ratio_clip(ratio, advantages, 50.0, 50.0), policy_gradient(ratio, advantages), rtol=0, atol=0)
+    assert (ratio_clip(ratio, advantages, 0.2, 0.2) >= policy_gradient(ratio, advantages)).all()
 
 
 def test_at_ratio_one_the_surrogate_is_minus_the_advantage():
     advantages = torch.tensor([[1.0, -2.0]])
-    for surrogate in (policy_gradient(torch.zeros(1, 2), advantages), ratio_clip(torch.zeros(1, 2), advantages, 0.2)):
+    for surrogate in (policy_gradient(torch.zeros(1, 2), advantages), ratio_clip(torch.zeros(1, 2), advantages, 0.2, 0.2)):
         assert surrogate.tolist() == [[-1.0, 2.0]]
 
 
@@ -65,6 +82,12 @@ def test_importance_sampling_picks_the_old_log_probs():
     assert importance_sampling(rollout.logprobs, rollout.ref_logprobs, "reference") is rollout.ref_logprobs
     with pytest.raises(ValueError, match="neither"):
         importance_sampling(rollout.logprobs, rollout.ref_logprobs, "neither")
+
+
+def test_the_policy_kl_by_hand():
+    """β = 2: a token made twice as likely costs 2 (2 − 1 − ln 2), one made half as likely 2 (½ − 1 + ln 2)."""
+    penalty = policy_kl(torch.tensor([[math.log(2), -math.log(2), 0.0]]), 2.0)
+    assert penalty.tolist() == [pytest.approx([0.613706, 0.386294, 0.0], abs=1e-6)]
 
 
 def test_the_policy_kl_is_k3_seen_from_the_old_policy():
@@ -77,10 +100,12 @@ def test_the_policy_kl_is_k3_seen_from_the_old_policy():
     assert (penalty >= 0).all() and (penalty[~rollout.mask] == 0).all()
 
 
-@pytest.mark.parametrize("form", ["min", "moss"])
-@pytest.mark.parametrize("entropy", [0.1, 0.5, 2.0])
-def test_the_entropy_clip_equals_the_slow_cases(form, entropy):
-    assert entropy_clip(torch.tensor(entropy), 0.5, form).item() == pytest.approx(reference.entropy_clip(entropy, 0.5, form))
+@pytest.mark.parametrize(("form", "entropy", "term"), [
+    ("min", 0.1, 0.1), ("min", 0.5, 0.5), ("min", 2.0, 0.5), ("moss", 0.1, -0.4), ("moss", 0.5, 0.0), ("moss", 2.0, -1.5),
+])  # fmt: skip
+def test_the_entropy_clip_by_hand(form, entropy, term):
+    """δ = 0.5: `min` is flat above it, `moss` highest at it."""
+    assert entropy_clip(torch.tensor(entropy), 0.5, form).item() == pytest.approx(term)
 
 
 @pytest.mark.parametrize(("form", "entropy", "slope"), [("min", 0.4, 1), ("min", 0.6, 0), ("moss", 0.4, 1), ("moss", 0.6, -1)])
@@ -117,12 +142,13 @@ def test_the_value_loss_by_hand():
     assert value_clip(torch.tensor(2.0), torch.tensor(0.5), torch.tensor(3.0), 0.2).item() == pytest.approx(2.3**2)
 
 
-def test_the_value_clip_at_the_old_value_and_critic_pretraining_are_the_plain_loss():
+def test_the_value_clip_at_the_old_value_and_critic_pretraining_are_the_squared_error():
     rollout = random_rollout(seed=5)
     returns = random_targets(rollout).returns
-    plain = value_loss(rollout.values, returns)
-    torch.testing.assert_close(value_clip(rollout.values, rollout.values, returns, 0.2), plain, rtol=0, atol=0)
-    torch.testing.assert_close(critic_pretrain(rollout.values, returns), plain, rtol=0, atol=0)
+    pairs = zip(flat(rollout.values, rollout.mask), flat(returns, rollout.mask), strict=True)
+    squares = [(value - target) ** 2 for value, target in pairs]
+    for loss in (value_clip(rollout.values, rollout.values, returns, 0.2), critic_pretrain(rollout.values, returns)):
+        assert flat(loss, rollout.mask) == pytest.approx(squares, rel=1e-5, abs=1e-6)
 
 
 def parameters_with_gradients(*gradients: list[float]) -> list[nn.Parameter]:

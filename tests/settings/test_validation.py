@@ -200,7 +200,7 @@ OFF = {
     ("entropy_clip", None): ("entropy_clip_form",),
     ("reward_norm", False): ("reward_norm_over",),
     ("value_clip", False): ("value_clip_range",),
-    ("ratio_clip", False): ("clip_range",),
+    ("ratio_clip", False): ("clip_range", "clip_range_high"),
     ("policy_kl", False): ("policy_kl_coef",),
     ("grad_clip", False): ("max_grad_norm",),
     ("critic_pretrain", False): ("critic_pretrain_updates",),

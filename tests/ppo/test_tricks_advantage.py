@@ -39,17 +39,20 @@ def test_gae_equals_the_sum_over_td_errors_row_by_row(gamma, gae_lambda):
 def test_gae_with_lambda_1_and_gamma_1_is_the_reward_to_come_minus_the_value():
     rollout = random_rollout(seed=3)
     rewards = torch.where(rollout.mask, rollout.kl, 0.0)
-    _, returns = gae(rewards, rollout.values, rollout.mask, torch.zeros(len(rewards)), 1.0, 1.0)
-    to_come = rewards.flip(1).cumsum(1).flip(1)
-    torch.testing.assert_close(returns[rollout.mask], to_come[rollout.mask], rtol=0, atol=1e-5)
+    advantages, returns = gae(rewards, rollout.values, rollout.mask, torch.zeros(len(rewards)), 1.0, 1.0)
+    to_come = [[sum(row[t:]) for t in range(len(row))] for row in rows_of(rewards, rollout.mask)]
+    assert rows_of(returns, rollout.mask) == [pytest.approx(row, abs=1e-5) for row in to_come]
+    for row, values, sums in zip(rows_of(advantages, rollout.mask), rows_of(rollout.values, rollout.mask), to_come, strict=True):
+        assert row == pytest.approx([to_go - value for to_go, value in zip(sums, values, strict=True)], abs=1e-5)
 
 
 def test_gae_with_lambda_0_is_the_td_error():
     rollout = random_rollout(seed=4)
     advantages, _ = gae(rollout.kl, rollout.values, rollout.mask, torch.zeros(6), 0.9, 0.0)
-    following = torch.cat([rollout.values[:, 1:], torch.zeros(6, 1)], dim=1)
-    expected = rollout.kl + 0.9 * following - rollout.values
-    torch.testing.assert_close(advantages[rollout.mask], expected[rollout.mask], rtol=0, atol=1e-6)
+    for row, rewards, values in zip(*(rows_of(x, rollout.mask) for x in (advantages, rollout.kl, rollout.values)), strict=True):
+        for t, reward in enumerate(rewards):
+            following = values[t + 1] if t + 1 < len(values) else 0.0
+            assert row[t] == pytest.approx(reward + 0.9 * following - values[t], abs=1e-6)
 
 
 def test_the_right_values_leave_no_advantage():

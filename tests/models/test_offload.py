@@ -164,7 +164,7 @@ def test_a_whole_run_with_frozen_models_at_rest_logs_the_same_numbers(lora, tiny
     rows = {}
     for arm in ("offload=false", "offload=true"):
         config = tiny_config(f"arm=at_{arm.partition('=')[2]}", arm, *lora)
-        run = trainer.Trainer(config, stages, RunStore(config))
+        run = trainer.Trainer.load(config, stages, RunStore(config))
         assert len(run.offloaded) == (0 if arm == "offload=false" else 1 if lora else 2)
         run.run(Trackers([]))
         run.store.close()

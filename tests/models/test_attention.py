@@ -1,5 +1,5 @@
 """Slots: where sequences lie in a packed row, and attention that stays within them, also where a model looks back a few tokens only
-or has an attention of its own (tests/core/test_models.py compares the common architectures)."""
+or has an attention of its own (tests/models/test_models.py compares the common architectures)."""
 
 import pytest
 import torch
@@ -122,5 +122,5 @@ def test_an_attention_that_does_not_hear_of_its_slots_fails_and_looks_across_non
     module = torch.nn.Module()
     out, _ = attend(module, states, states, states, torch.empty(1, 1, 0, 0), slots=[(2, 32)], scaling=1.0)
     assert out.shape == (1, 64, 2, 8)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="size of tensor"):
         attend(module, states, states, states, torch.empty(1, 1, 0, 0), scaling=1.0)

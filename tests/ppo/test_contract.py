@@ -16,7 +16,7 @@ from synthetic import random_rollout, random_targets, with_pads
 
 import ablate
 from ablate import trainer
-from ablate.config import BugsConfig, PPOConfig
+from ablate.config import PPOConfig, PPOSettings
 from ablate.models import load
 from ablate.ppo import update as ppo_update
 from ablate.ppo.shaping import (
@@ -38,7 +38,6 @@ from ablate.system.seeding import torch_generator
 
 SOURCE = Path(ablate.__file__).parent
 VANILLA = PPOConfig(**yaml.safe_load((SOURCE / "conf/ppo/vanilla.yaml").read_text())["ppo"])
-BUGS = BugsConfig()
 PURE = ("shape_rewards", "estimate_targets", "minibatch_advantages", "ppo_loss")
 
 
@@ -64,6 +63,7 @@ TOGGLES = {
     "advantage_norm": Flip(True, "minibatch_advantages"),
     "advantage_clip": Flip(0.5, "minibatch_advantages"),
     "ratio_clip": Flip(False, "ppo_loss"),
+    "clip_range_high": Flip(0.01, "ppo_loss"),
     "policy_kl": Flip(True, "ppo_loss"),
     "entropy_bonus": Flip(True, "ppo_loss"),
     "entropy_clip": Flip(0.5, "ppo_loss", ENTROPY),
@@ -78,7 +78,7 @@ CHOICES = {
     "importance_sampling": Flip("reference", "ppo_loss", function=policy.importance_sampling),
     "entropy_clip_form": Flip("moss", "ppo_loss", ENTROPY | {"entropy_clip": 0.5}, policy.entropy_clip),
     "critic_init": Flip("sft", "start", function=load.new_critic),
-    "policy_init": Flip("pretrained", "start", function=trainer.Trainer.load_models),
+    "policy_init": Flip("pretrained", "start", function=trainer.load_models),
     "lr_schedule": Flip("inverse_sqrt", "update", function=ppo_update.rate_factor),
 }
 AMOUNTS = {
@@ -161,8 +161,8 @@ def pure_stages(ppo: PPOConfig, fill: float | None = None) -> dict[str, list[tor
         targets = Targets(*(torch.where(rollout.mask, x, fill) for x in (targets.advantages, targets.returns)))
         new = {name: torch.where(rollout.mask, x, fill) for name, x in new.items()}
     state = initial_state(ppo)
-    _, state = shape_rewards(random_rollout(seed=9), ppo, BUGS, state)  # a history, so that moments over it are not this batch's
-    rewards, state = shape_rewards(rollout, ppo, BUGS, state)
+    _, state = shape_rewards(random_rollout(seed=9), PPOSettings(ppo), state)  # a history, so that moments over it are not this batch's
+    rewards, state = shape_rewards(rollout, PPOSettings(ppo), state)
     estimated = estimate_targets(rollout, given, ppo)
     leaves = [x.clone().requires_grad_() for x in new.values()]
     tokens = int(rollout.mask.sum())
@@ -173,7 +173,7 @@ def pure_stages(ppo: PPOConfig, fill: float | None = None) -> dict[str, list[tor
     return {
         "shape_rewards": [rewards, torch.tensor([state.kl_coef, state.moments.mean, state.moments.std])],
         "estimate_targets": [estimated.advantages, estimated.returns, torch.tensor(explained_variance(rollout, estimated))],
-        "minibatch_advantages": [minibatch_advantages(targets.advantages, rollout.mask, ppo, BUGS)],
+        "minibatch_advantages": [minibatch_advantages(targets.advantages, rollout.mask, PPOSettings(ppo))],
         "ppo_loss": [*terms, *slopes, critic_pretrain_loss(new["values"], rollout, targets, tokens)],
     }
 
@@ -189,7 +189,7 @@ def weights_after_update(tiny_models, tiny_config, ppo: PPOConfig) -> list[torch
 
     for first_step in (0, 2):
         update(
-            tiny_models, optimizer, rollout, random_targets(rollout), ppo, tiny_config().sampling, BUGS,
+            tiny_models, optimizer, rollout, random_targets(rollout), PPOSettings(ppo, tiny_config().sampling),
             torch_generator(0, "order", first_step), first_step, ptx_loss,
         )  # fmt: skip
     return [p.detach().clone() for model in (tiny_models.policy, tiny_models.critic) for p in model.parameters()]

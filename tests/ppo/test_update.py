@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ablate.config import BugsConfig, PPOConfig, SamplingConfig
+from ablate.config import PPOConfig, PPOSettings, SamplingConfig
 from ablate.errors import Diverged
 from ablate.models.forward import response_logits
 from ablate.models.load import Models
@@ -17,7 +17,7 @@ from ablate.session import autocast
 from ablate.system.seeding import numpy_generator, torch_generator
 from ablate.world.grammar import grammar, prompts
 
-CPU, BUGS, SAMPLING = torch.device("cpu"), BugsConfig(), SamplingConfig()
+CPU, SAMPLING = torch.device("cpu"), SamplingConfig()
 ROWS = 12
 PPO = PPOConfig(batch_size=ROWS, minibatch_size=ROWS, micro_batch_size=ROWS)
 
@@ -25,13 +25,13 @@ PPO = PPOConfig(batch_size=ROWS, minibatch_size=ROWS, micro_batch_size=ROWS)
 def rollout_of(models: Models, rows: int = ROWS, steps: int = 10) -> Rollout:
     questions = [prompt.text for prompt in prompts(grammar("en"), rows, numpy_generator(0, "test prompts"))]
     noise = torch.rand(rows, steps, generator=torch_generator(0, "test noise"))
-    return collect_rollout(models, encode_prompts(models.tokenizer, questions, CPU), noise, SAMPLING, BUGS)
+    return collect_rollout(models, encode_prompts(models.tokenizer, questions, CPU), noise, PPOSettings(sampling=SAMPLING))
 
 
 def records(models: Models, ppo: PPOConfig = PPO) -> tuple[Rollout, Targets]:
     """A rollout with its targets; then the weights move, so that ratios are not 1 and values not the old ones."""
     rollout = rollout_of(models)
-    rewards, _ = shape_rewards(rollout, ppo, BUGS, initial_state(ppo))
+    rewards, _ = shape_rewards(rollout, PPOSettings(ppo), initial_state(ppo))
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for model in (models.policy, models.critic):
@@ -43,7 +43,7 @@ def records(models: Models, ppo: PPOConfig = PPO) -> tuple[Rollout, Targets]:
 def gradients(models: Models, rollout: Rollout, targets: Targets, ppo: PPOConfig) -> tuple[torch.Tensor, dict]:
     for model in (models.policy, models.critic):
         model.zero_grad()
-    terms = backward_minibatch(models, rollout, targets, torch.arange(ROWS), ppo, SAMPLING, BUGS)
+    terms = backward_minibatch(models, rollout, targets, torch.arange(ROWS), PPOSettings(ppo, SAMPLING))
     return torch.cat([p.grad.flatten() for m in (models.policy, models.critic) for p in m.parameters() if p.grad is not None]), terms
 
 
@@ -95,14 +95,16 @@ def test_11_a_clip_between_the_entropies_of_the_micro_batches_acts_on_the_mean_o
 
 def run_update(models: Models, ppo: PPOConfig, rollout: Rollout, targets: Targets) -> dict[str, float]:
     optimizer = new_optimizer(models, ppo)
-    return update(models, optimizer, rollout, targets, ppo, SAMPLING, BUGS, torch_generator(0, "minibatches", 1), 0, lambda step: None)
+    return update(
+        models, optimizer, rollout, targets, PPOSettings(ppo, SAMPLING), torch_generator(0, "minibatches", 1), 0, lambda step: None
+    )
 
 
 def test_2_with_learning_rate_0_every_ratio_is_one_on_every_minibatch(tiny_models):
     """Three epochs of minibatches and micro-batches that divide nothing: max |log ratio| stays under 1e-5."""
     ppo = replace(PPO, minibatch_size=4, micro_batch_size=3, epochs=3, learning_rate=0.0, critic_learning_rate=0.0, ratio_clip=False)
     rollout = rollout_of(tiny_models)
-    rewards, _ = shape_rewards(rollout, ppo, BUGS, initial_state(ppo))
+    rewards, _ = shape_rewards(rollout, PPOSettings(ppo), initial_state(ppo))
     targets = estimate_targets(rollout, rewards, ppo)
     stats = run_update(tiny_models, ppo, rollout, targets)
     assert abs(stats["ppo/ratio_max"] - 1) < 1e-5

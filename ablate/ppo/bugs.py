@@ -1,0 +1,53 @@
+"""Famous bugs as arms (`bugs.*`), each a step that undoes what the right code has just done. All are off by default."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+ROLLOUT_DROPOUT = 0.1  # attention dropout of `dropout_on`
+
+
+def nested_reward_norm(score: Tensor, normed: Tensor) -> Tensor:
+    """The score before `reward_norm`: the norm stands inside the branch of `reward_scaling`, which excludes it. Shapes [B].
+
+    Off: `normed`. Source: MOSS-RLHF.
+    """
+    return score
+
+
+def reward_on_pad(rewards: Tensor, mask: Tensor) -> Tensor:
+    """Rewards one position later: the score lands on the first pad after the response and is lost. Shapes [B, T].
+
+    Off: rewards as placed. Source: trl#3750.
+    """
+    return torch.where(mask, nn.functional.pad(rewards, (1, 0))[:, :-1], 0.0)
+
+
+def kl_wrong_sign(coef: float) -> float:
+    """−η: the KL penalty is added to the reward. Off: η. Source: trlX."""
+    return -coef
+
+
+def unmasked_whitening(mask: Tensor) -> Tensor:
+    """A mask [b, T] under which pads count in the moments of `advantage_norm`. Off: the mask of real tokens. Source: trl#2022."""
+    return torch.ones_like(mask)
+
+
+@contextmanager
+def dropout_on(model: nn.Module) -> Iterator[None]:
+    """Dropout of ROLLOUT_DROPOUT in attention, as a forgotten `.eval()` leaves it. Off: models never drop out. Source: trl#853."""
+    layers = [module for module in model.modules() if hasattr(module, "attention_dropout")]
+    before = [layer.attention_dropout for layer in layers]
+    model.train()
+    for layer in layers:
+        layer.attention_dropout = ROLLOUT_DROPOUT
+    try:
+        yield
+    finally:
+        model.eval()
+        for layer, value in zip(layers, before, strict=True):
+            layer.attention_dropout = value

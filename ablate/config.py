@@ -24,7 +24,7 @@ def setting(
     above: float | None = None,
     needs: tuple[str, ...] = (),
     later: bool = False,
-):
+) -> Any:
     """A dataclass field that carries its meaning and its legal range (`low`/`high` inclusive, `above` exclusive).
 
     needs: toggles beside it, without any one of which it does nothing: it is then left out of a run's identity.

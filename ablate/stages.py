@@ -14,9 +14,10 @@ from ablate.config import Config
 from ablate.errors import UserError
 from ablate.pipeline.cache import check_entry, entries, leftovers, read_stamp, remove
 from ablate.runs.compose import composed, composing
+from ablate.settings.fields import flat, spelled
 from ablate.settings.overrides import check_overrides, quoted
 from ablate.settings.validation import validate
-from ablate.sweeps.expand import expand, pipeline_key
+from ablate.sweeps.expand import by_setting, expand, pipeline_key
 from ablate.sweeps.study import load_study
 from ablate.sweeps.table import duration
 from ablate.system.files import atomic_folder
@@ -27,13 +28,10 @@ DAY = 86_400.0  # seconds
 HEADER = ("stage", "key", "size", "last used", "settings that differ from the defaults")
 
 
-def differing(settings: dict, defaults: dict, prefix: str = "") -> Iterator[str]:
-    """`setting=value` for each setting of a stage that is not at its default, as the command line would say it."""
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            yield from differing(value, defaults[name], f"{prefix}{name}.")
-        elif value != defaults.get(name):
-            yield f"{prefix}{name}={'null' if value is None else value}"
+def differing(settings: dict, defaults: dict) -> Iterator[str]:
+    """`setting=value` for each setting of a stage that is not at its default, as the command line has it."""
+    standard = dict(flat(defaults))
+    return (f"{name}={spelled(value)}" for name, value in flat(settings) if value != standard.get(name))
 
 
 def row(entry: Path, now: float) -> tuple[str, ...]:
@@ -114,7 +112,7 @@ def settings(overrides: Sequence[str]) -> Config:
     """
     overrides = [quoted(override) for override in overrides]
     check_overrides(overrides)
-    chosen = {override.partition("=")[0]: override for override in [*overrides, "gold.path=null"]}
+    chosen = by_setting([*overrides, "gold.path=null"])
     name = chosen.pop("sweep", "sweep=null").partition("=")[2]
     study = None if name == "null" else load_study(name)
     with composing():

@@ -14,6 +14,7 @@ import yaml
 
 from ablate.config import Config
 from ablate.models.hub import NAME
+from ablate.settings.fields import flat, spelled
 from ablate.settings.groups import CONF
 
 PRESETS = CONF / "ppo"
@@ -231,19 +232,6 @@ def other_settings(config: dict) -> Iterator[str]:
     for name, value in flat({key: value for key, value in config["identity"].items() if key != "ppo"}):
         if name not in defaults or defaults[name] != value:
             yield f"{name}={public(value) if name == 'fork' or name.endswith('.path') else spelled(value)}"
-
-
-def flat(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def spelled(value: object) -> str:
-    """As an override has it."""
-    return {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else str(value)
 
 
 def is_hub_name(path: str) -> bool:

@@ -1,27 +1,24 @@
-"""The reference of all settings.
+"""The reference of all settings, as a Markdown table per group.
 
-`python -m ablate.settings` prints docs/reference/settings.md; `python -m ablate.settings kl` prints only what matches.
+python -m ablate.settings > docs/reference/settings.md    # all of them
+python -m ablate.settings kl                    # those whose name or meaning contains "kl"
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import MISSING, Field, fields, is_dataclass
+import difflib
+import sys
+from collections.abc import Sequence
+from dataclasses import Field
+from itertools import groupby
 
 from ablate.config import Config
+from ablate.errors import UserError
+from ablate.settings.fields import Setting, setting_names, spelled, walk
 
 TITLE = "# Settings\n\nMade by `python -m ablate.settings > docs/reference/settings.md`. Change any of them with `setting=value`.\n"
-
-
-def default_of(field: Field) -> object:
-    return field.default if field.default is not MISSING else field.default_factory()
-
-
-def shown(value: object) -> str:
-    """A default as the command line writes it."""
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+HEADER = "| setting | default | unit | values | meaning | source |\n|---|---|---|---|---|---|\n"
 
 
 def legal(field: Field) -> str:
@@ -33,41 +30,46 @@ def legal(field: Field) -> str:
     return ", ".join(bounds)
 
 
-def rows(kind: type, prefix: str, match: str) -> list[str]:
-    """One Markdown row a setting of this dataclass whose name or meaning contains `match`."""
-    found = []
-    for field in fields(kind):
-        value = default_of(field)
-        if is_dataclass(value):
-            continue
-        meta = field.metadata
-        if match in f"{prefix}{field.name} {meta['meaning']}".lower():
-            cells = (f"`{prefix}{field.name}`", shown(value), meta["unit"], legal(field), meta["meaning"], meta["source"])
-            found.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return found
+def group(setting: Setting) -> str:
+    """The title of a setting's table: the first part of its name, and "Run" for a name of one part."""
+    return setting.name.rpartition(".")[0] or "Run"
+
+
+def row(setting: Setting) -> str:
+    """The Markdown row of a setting whose value is its default."""
+    meta = setting.field.metadata
+    cells = (f"`{setting.name}`", spelled(setting.value), meta["unit"], legal(setting.field), meta["meaning"], meta["source"])
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def reference(match: str = "") -> str:
-    """The whole reference as Markdown, a table a group."""
-    groups = [("Run", Config, "")] + [
-        (field.name, type(default_of(field)), f"{field.name}.") for field in fields(Config) if is_dataclass(default_of(field))
-    ]
-    parts = [] if match else [TITLE]
-    for title, kind, prefix in groups:
-        lines = rows(kind, prefix, match.lower())
-        if lines:
-            parts.append(
-                f"## {title}\n\n| setting | default | unit | values | meaning | source |\n|---|---|---|---|---|---|\n"
-                + "\n".join(lines)
-                + "\n"
-            )
-    return "\n".join(parts) or f"no setting matches {match!r}\n"
+    """The tables of the settings whose name or meaning contains `match`. Raises UserError where there is none."""
+    chosen = [setting for setting in walk(Config()) if match.lower() in f"{setting.name} {setting.field.metadata['meaning']}".lower()]
+    if not chosen:
+        raise UserError(f"no setting has {match!r} in its name or meaning; the nearest name is {nearest_name(match)}")
+    chosen.sort(key=lambda setting: "." in setting.name)  # stable: the settings of the run itself come first
+    tables = [f"## {title}\n\n{HEADER}" + "\n".join(map(row, settings)) + "\n" for title, settings in groupby(chosen, group)]
+    return "\n".join([*([] if match else [TITLE]), *tables])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Print every setting with its default, unit, legal values, meaning and source.")
+def nearest_name(text: str) -> str:
+    """The setting whose name, with or without its group, is most like `text`."""
+
+    def likeness(name: str) -> float:
+        return max(difflib.SequenceMatcher(None, text.lower(), part).ratio() for part in (name, name.rpartition(".")[2]))
+
+    return max(setting_names(), key=likeness)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m ablate.settings", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("match", nargs="?", default="", help="only settings whose name or meaning contains this")
-    print(reference(parser.parse_args().match), end="")
+    try:
+        print(reference(parser.parse_args(arguments).match), end="")
+    except UserError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

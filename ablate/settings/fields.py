@@ -1,18 +1,58 @@
-"""The tree of settings, walked."""
+"""The tree of settings, walked; and how a value is written on the command line."""
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import Field, fields, is_dataclass
+from typing import Any, NamedTuple
 
 from ablate.config import Config
 
 
-def setting_names(kind: type = Config, prefix: str = "") -> list[str]:
-    """Every setting by its dotted name, in the order of the dataclasses."""
-    names = []
-    for f in fields(kind):
-        if isinstance(f.default_factory, type) and is_dataclass(f.default_factory):
-            names += setting_names(f.default_factory, f"{prefix}{f.name}.")
+class Setting(NamedTuple):
+    """One leaf of the tree: its dotted name, the field that holds its meaning and range, and its value."""
+
+    name: str
+    field: Field
+    value: Any
+
+
+def walk(settings: Any, prefix: str = "") -> Iterator[Setting]:
+    """Every setting of a Config or of a part of one, in the order of the dataclasses."""
+    for field in fields(settings):
+        name, value = f"{prefix}{field.name}", getattr(settings, field.name)
+        if is_dataclass(value):
+            yield from walk(value, f"{name}.")
         else:
-            names.append(prefix + f.name)
-    return names
+            yield Setting(name, field, value)
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of every leaf of nested dicts, such as config.yaml holds. A list is a leaf."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def setting_names() -> list[str]:
+    """Every setting by its dotted name, in the order of the dataclasses."""
+    return [setting.name for setting in walk(Config())]
+
+
+def spelled(value: Any) -> str:
+    """A value as an override has it: null, true and false where Python writes None, True and False."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """`: did you mean x?` for the known name most like a mistyped one; nothing where none is like it."""
+    last = {option.rpartition(".")[2]: option for option in known}
+    close = difflib.get_close_matches(name, known, 1, 0.6) or [
+        last[match] for match in difflib.get_close_matches(name.rpartition(".")[2], list(last), 1, 0.6)
+    ]
+    return f": did you mean {close[0]}?" if close else ""

@@ -7,13 +7,15 @@ import json
 from dataclasses import asdict, fields
 
 from ablate.config import Config, PPOConfig
+from ablate.settings.fields import flat
 
 # Toggle → amounts that do nothing while it is off: two configs that differ only there are one run.
 AMOUNTS = {
     toggle: tuple(f.name for f in fields(PPOConfig) if toggle in f.metadata["needs"])
     for toggle in dict.fromkeys(name for f in fields(PPOConfig) for name in f.metadata["needs"])
 }
-
+from ablate.config import Config, PPOConfig
+from ablate.settings.fields import flat
 # Settings of data that one kind of source reads and the other ignores.
 WORLD_ONLY = ("language",)
 HUMAN_ONLY = ("path", "split", "max_malformed", "max_prompt_tokens", "max_response_tokens", "held_out_share", "vocabulary")
@@ -55,14 +57,11 @@ def config_hash(config: Config) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def first_difference(old: dict, new: dict, prefix: str = "") -> str:
-    """One setting in which two identities differ, for a message."""
-    for key in [*old, *(key for key in new if key not in old)]:
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            found = first_difference(before, after, f"{prefix}{key}.")
-            if found:
-                return found
-        elif before != after:
-            return f"{prefix}{key} is {before} there and {after} here"
+def first_difference(old: dict, new: dict) -> str:
+    """One setting in which two identities differ, for a message; empty where they are equal."""
+    there, here = dict(flat(old)), dict(flat(new))
+    for name in [*there, *here]:
+        before, after = there.get(name), here.get(name)
+        if before != after:
+            return f"{name} is {before} there and {after} here"
     return ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from importlib.util import find_spec
 
@@ -15,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.settings.fields import setting_names
+from ablate.settings.fields import nearest, setting_names
 from ablate.settings.groups import CONF, LAUNCHER, groups
 
 
@@ -74,12 +73,3 @@ def check_type(key: str, value: object, argument: str) -> None:
         OmegaConf.update(config, key, text if not isinstance(text, str) else str(text))
     except OmegaConfBaseException as error:
         raise UserError(f"{argument}: {str(error).splitlines()[0]}; correct the value of {key}") from error
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """`: did you mean x?` for the known name most like a mistyped one."""
-    last = {option.rpartition(".")[2]: option for option in known}
-    close = difflib.get_close_matches(name, known, 1, 0.6) or [
-        last[match] for match in difflib.get_close_matches(name.rpartition(".")[2], list(last), 1, 0.6)
-    ]
-    return f": did you mean {close[0]}?" if close else ""

@@ -1,13 +1,12 @@
-"""What a config may not say, and which settings decide what a run is. No torch here."""
+"""Which values and combinations of settings are refused. No torch here."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import fields, is_dataclass
-from typing import Any
 
 from ablate.config import Config, ModelConfig, PPOConfig, PreferencesConfig
 from ablate.errors import UserError
+from ablate.settings.fields import walk
 
 
 def validate(config: Config) -> None:
@@ -15,7 +14,7 @@ def validate(config: Config) -> None:
 
     Raises UserError, one sentence that names the setting to change.
     """
-    check_values(config, "")
+    check_values(config)
     check_ppo(config.ppo)
     check_sampling(config)
     check_data(config)
@@ -33,16 +32,12 @@ def validate(config: Config) -> None:
         )
 
 
-def check_values(node: Any, prefix: str) -> None:
-    """Check every field of a dataclass tree against the range in its metadata."""
-    for f in fields(node):
-        name, value = prefix + f.name, getattr(node, f.name)
-        if is_dataclass(value):
-            check_values(value, name + ".")
-            continue
+def check_values(config: Config) -> None:
+    """Check the value of every setting against the range in its metadata. Raises UserError."""
+    for name, field, value in walk(config):
         if value is None:
             continue
-        meta = f.metadata
+        meta = field.metadata
         if meta.get("choices") and value not in meta["choices"]:
             raise UserError(f"{name}={value} is not one of {', '.join(meta['choices'])}")
         for number in value if isinstance(value, list) else [value]:

@@ -1,25 +1,31 @@
-"""Studies: what `sweeps/*.yaml` says, and the jobs it expands to. `python -m ablate.sweeps` lists them.
+"""List the studies: figure, question, number of runs, and the time that they take at the speed of the runs that are there.
 
-A file named `tune_…` is no study but a search for `python -m ablate.tune`, and is read by `ablate.tune.space`.
+    python -m ablate.sweeps                   # at the speed of the runs in results/
+    python -m ablate.sweeps /data/results     # at that of the runs in another folder
+
+One study is run by `python -m ablate.run -m sweep=<study>`. A file of sweeps/ whose name begins with `tune_` is a search, which
+`python -m ablate.tune` runs.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from ablate.config import PPOConfig
+from ablate.config import Config, PPOConfig
+from ablate.errors import UserError
 from ablate.runs.folder import read_config, read_summary
-from ablate.sweeps.expand import _by_setting, cores, expand
+from ablate.sweeps.expand import by_setting, cores, expand
 from ablate.sweeps.study import load_study, study_names
 from ablate.sweeps.table import duration
 
 
 def responses(overrides: Sequence[str]) -> int:
-    """Responses that a job samples; the presets share the updates and batch size that PPOConfig has by default."""
-    settings = _by_setting(overrides)
+    """The number of responses that a job samples; the presets share the updates and batch size that PPOConfig has by default."""
+    settings = by_setting(overrides)
     updates, batch = (
         int(settings[key].partition("=")[2]) if key in settings else default
         for key, default in (("ppo.updates", PPOConfig.updates), ("ppo.batch_size", PPOConfig.batch_size))
@@ -28,7 +34,10 @@ def responses(overrides: Sequence[str]) -> int:
 
 
 def measured_speed(results: Path) -> float | None:
-    """Median responses per second of the completed runs on the world under `results`, evaluation included; None where there is none."""
+    """Median responses per second of the completed runs on the world under `results`, evaluation included; None where there is none.
+
+    Raises UserError for a damaged run folder.
+    """
     speeds = []
     for path in results.glob("*/*/seed=*/summary.json"):
         summary, known = read_summary(path.parent), read_config(path.parent)
@@ -39,9 +48,10 @@ def measured_speed(results: Path) -> float | None:
 
 
 def listing(results: Path, at_a_time: int) -> str:
-    """Every study with its figure, question, number of runs a seed, and the time of one seed of them once the stages are built.
+    """Every study with its figure, its question, its number of runs per seed, and the time that one seed takes once the stages are built.
 
-    Last their sum. A run that two studies share is done once, so all together take less.
+    The last line is their sum; a run that two studies share is done once, so all of them together take less.
+    at_a_time: how many runs go on at once. Raises UserError.
     """
     speed = measured_speed(results)
     lines, runs, seconds = [], 0, 0.0
@@ -61,5 +71,18 @@ def listing(results: Path, at_a_time: int) -> str:
     return "\n".join(lines)
 
 
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m ablate.sweeps", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "results", nargs="?", type=Path, default=Path(Config.results), help="the folder whose runs give the speed (default: %(default)s)"
+    )
+    try:
+        print(listing(parser.parse_args(arguments).results, at_a_time=cores()))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
 if __name__ == "__main__":
-    print(listing(Path(sys.argv[1] if len(sys.argv) > 1 else "results"), at_a_time=cores()))
+    main()

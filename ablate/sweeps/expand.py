@@ -6,11 +6,11 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import Any
 
 from ablate.config import Config
 from ablate.errors import UserError
 from ablate.settings.arms import arm_name
+from ablate.settings.fields import spelled
 from ablate.settings.identity import config_hash, identity
 from ablate.settings.validation import validate
 from ablate.sweeps.study import Study
@@ -27,12 +27,12 @@ def expand(study: Study | None, choices: Mapping[str, Sequence[str]], preset: st
     preset: the name of an arm that nothing else names.
     """
     arms, grid, base = (study.arms, study.grid, study.base) if study else ({"": ()}, {}, ())
-    crossed = [[f"{key}={_hydra_text(value)}" for value in values] for key, values in grid.items() if key not in choices]
+    crossed = [[f"{key}={spelled(value)}" for value in values] for key, values in grid.items() if key not in choices]
     jobs = []
     for mine in product(*choices.values()):
         for arm, own in arms.items():
             for point in product(*crossed):
-                settings = _by_setting(base) | _by_setting(own) | _by_setting(point) | dict(zip(choices, mine, strict=True))
+                settings = by_setting(base) | by_setting(own) | by_setting(point) | dict(zip(choices, mine, strict=True))
                 name = arm_name([*point, *mine], preset, sweep_arm=arm or None)
                 if study:
                     settings.setdefault("study", f"study={study.name}")
@@ -41,15 +41,9 @@ def expand(study: Study | None, choices: Mapping[str, Sequence[str]], preset: st
     return jobs
 
 
-def _by_setting(overrides: Sequence[str]) -> dict[str, str]:
+def by_setting(overrides: Sequence[str]) -> dict[str, str]:
+    """Setting → its override, `setting=value`; of several the last."""
     return {override.partition("=")[0]: override for override in overrides}
-
-
-def _hydra_text(value: Any) -> str:
-    """A YAML value as Hydra's override grammar writes it."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return str(value)
 
 
 def refuse_invalid(configs: Sequence[Config]) -> None:

@@ -1,1 +1,1 @@
-"""What a run needs of the machine: processes, seeds, signals, time, memory, files. It knows nothing of PPO."""
+"""What a run needs from the machine: processes, seeds, signals, time, memory, files, locks. Nothing here depends on PPO."""

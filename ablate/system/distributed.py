@@ -1,12 +1,12 @@
-"""Several processes, one run: `accelerate launch` starts them, and every number stays that of one process.
+"""One run in several processes, which `accelerate launch` starts; every number is that of a run in one process.
 
-Every process draws the same prompts and noise (`ablate.system.seeding`), samples and measures its own rows, and gets the rows of all
-others; from there each computes the same rewards, moments, targets, monitors and verdict. In the update each takes its share of a
-minibatch's rows, with losses divided by the whole minibatch's tokens, and gradients are added up before their norm is taken.
-With one process every function here hands its argument back.
+Every process draws the same prompts and noise (`ablate.system.seeding`), samples and scores its own rows, and receives the rows of
+all others; from there each computes the same rewards, moments, targets, monitors and verdict. In an update each process takes its
+share of a minibatch's rows, divides its losses by the tokens of the whole minibatch, and the gradients are summed before their norm
+is taken. With one process every function here returns its argument.
 
-Tensors travel over the default group (gloo between CPUs, NCCL between GPUs), words over a gloo group of their own that waits for
-days: the main process builds stages while the others wait.
+Tensors are exchanged in the default group (gloo between CPUs, NCCL between GPUs), Python objects in a gloo group of their own with a
+timeout of days, because the main process builds stages while the others wait.
 """
 
 from __future__ import annotations
@@ -23,25 +23,27 @@ from torch import Tensor, nn
 from ablate.errors import Diverged, UserError
 
 T = TypeVar("T")
-BUCKET = 2**26  # gradient entries of one message
+BUCKET = 2**26  # gradient entries per message
 
 
 @dataclass(frozen=True)
 class Membership:
-    """What a process of several has beside torch.distributed's own state."""
+    """What a process knows about its run beside the state of torch.distributed."""
 
-    words: dist.ProcessGroup
-    sharded: bool  # FSDP
+    object_group: dist.ProcessGroup  # in which Python objects are exchanged
+    sharded: bool  # whether the launcher asked for FSDP
 
 
-membership: Membership | None = None
+membership: Membership | None = None  # null in a run of one process
 
 
 def world_size() -> int:
+    """The number of processes of this run."""
     return dist.get_world_size() if membership else 1
 
 
 def rank() -> int:
+    """The number of this process, from 0; process 0 is the main one."""
     return dist.get_rank() if membership else 0
 
 
@@ -56,22 +58,22 @@ def is_sharded() -> bool:
 
 
 def all_gather_object(value: T) -> list[T]:
-    """What every process says, by rank. Any small picklable value."""
+    """The `value` of every process, by rank. It must be small and picklable."""
     if membership is None:
         return [value]
-    said: list = [None] * world_size()
-    dist.all_gather_object(said, value, group=membership.words)
-    return said
+    gathered: list = [None] * world_size()
+    dist.all_gather_object(gathered, value, group=membership.object_group)
+    return gathered
 
 
 def any_process(flag: bool) -> bool:
-    """Whether any process says yes."""
+    """Whether the flag is true in at least one process."""
     return any(all_gather_object(flag))
 
 
 @contextmanager
 def raise_on_all_ranks() -> Iterator[None]:
-    """A UserError or Diverged of one process is raised in all. Within the block nothing may wait for another process."""
+    """Raise a UserError or Diverged of one process in all of them. Nothing in the block may wait for another process."""
     if membership is None:
         yield
         return
@@ -86,7 +88,7 @@ def raise_on_all_ranks() -> Iterator[None]:
 
 
 def from_main(work: Callable[[], T]) -> T:
-    """The result of `work()`, which the main process does; its UserError is raised in all."""
+    """Call `work` in the main process and return its result in every process. Its UserError is raised in all of them."""
     value = None
     with raise_on_all_ranks():
         if is_main():
@@ -95,17 +97,17 @@ def from_main(work: Callable[[], T]) -> T:
 
 
 def rank_slice(count: int) -> slice:
-    """This process's rows of `count`: what comes together again in `gather_rollout`."""
+    """The contiguous share of `count` rows that belongs to this process; `gather_rows` puts the shares together again."""
     return slice(count * rank() // world_size(), count * (rank() + 1) // world_size())
 
 
 def strided_rank_shard(rows: Sequence[T] | Tensor) -> Sequence[T] | Tensor:
-    """Every n-th of the rows; sorted ones are dealt in shares of nearly equal length."""
+    """Every n-th of the rows, n being the number of processes. Of rows sorted by length, the shares are nearly equally long."""
     return rows[rank() :: world_size()]
 
 
 def gather_rows(rows: Tensor, counts: list[int]) -> Tensor:
-    """Rows [b, …] of every process, `counts` of each → [B, …]."""
+    """Concatenate the rows [b, …] of every process to [B, …]. counts: the number of rows b of each process, by rank."""
     padded = rows.new_zeros(max(counts), *rows.shape[1:])
     padded[: len(rows)] = rows
     parts = [torch.empty_like(padded) for _ in counts]
@@ -114,7 +116,7 @@ def gather_rows(rows: Tensor, counts: list[int]) -> Tensor:
 
 
 def sum_gradients(parameters: list[nn.Parameter]) -> None:
-    """Add up every gradient over the processes, in place; those of sharded parameters have been summed as they were made."""
+    """Sum every gradient over the processes, in place. FSDP sums those of sharded parameters in the backward pass already."""
     if membership is None or membership.sharded:
         return
     gradients = [p.grad for p in parameters if p.grad is not None]
@@ -130,15 +132,15 @@ def sum_gradients(parameters: list[nn.Parameter]) -> None:
 
 
 def sum_tensor(value: Tensor) -> Tensor:
-    """The sum over the processes."""
+    """Sum a tensor of any shape over the processes, in place."""
     if membership is not None:
         dist.all_reduce(value)
     return value
 
 
 def sum_terms(terms: dict[str, float], largest: Sequence[str] = ()) -> dict[str, float]:
-    """Sums of a minibatch's terms over the processes; of the names in `largest`, the greatest."""
+    """Sum a minibatch's terms over the processes, name by name; of the names in `largest` take the maximum instead."""
     if membership is None:
         return terms
-    said = all_gather_object(terms)
-    return {name: (max if name in largest else sum)(other[name] for other in said) for name in terms}
+    gathered = all_gather_object(terms)
+    return {name: (max if name in largest else sum)(other[name] for other in gathered) for name in terms}

@@ -1,4 +1,4 @@
-"""When Python looks for garbage. No torch here."""
+"""Pauses of Python's cyclic garbage collector. No torch here."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def gc_paused() -> Iterator[None]:
-    """No cyclic garbage is looked for meanwhile, and what exists at the end never again (`gc.freeze`).
+    """Pause the collector during the block, and exempt what exists at its end from all later collections (`gc.freeze`).
 
-    For imports: those of torch and transformers make 600,000 objects that stay, and looking through them time and again, as they
-    grow more, is a fifth of the time they take. Processes forked later share the pages of what is never looked at.
+    For imports: torch and transformers create 600,000 objects that stay, and collections during their import take a fifth of its
+    time. Processes forked later share the pages of exempted objects, since no collection writes to them.
     """
     collecting = gc.isenabled()
     gc.disable()

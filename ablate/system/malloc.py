@@ -1,4 +1,4 @@
-"""Memory of the CPU between passes."""
+"""How glibc's malloc treats memory that is freed between two passes."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import ctypes
 import platform
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
-KEPT = 2**30  # most freed bytes at the end of the heap that stay with the process
-ON_HEAP = 2**25  # bytes from which a block is one of its own, which returns to the system when it is freed
+KEPT = 2**30  # bytes freed at the end of the heap that the process keeps at most
+ON_HEAP = 2**25  # bytes from which a block is mapped separately, and returned to the system when it is freed
 
 
 def retain_freed_memory() -> None:
-    """Let the process keep memory that a pass has freed for the next one.
+    """Keep the memory that one pass frees for the next one.
 
-    By default glibc gives it back, and the next pass fetches it again, page by page. Nothing is done where malloc is another's.
+    By default glibc returns it to the system, and the next pass requests it again, page by page. Without glibc this does nothing.
     """
     if platform.libc_ver()[0] == "glibc":
         malloc = ctypes.CDLL(None)

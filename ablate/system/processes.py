@@ -1,4 +1,4 @@
-"""How a process joins the others that a launcher has started, what they refuse, and how they leave."""
+"""How a process joins the others that a launcher has started, which settings several processes refuse, and how they exit."""
 
 from __future__ import annotations
 
@@ -18,13 +18,11 @@ from ablate.errors import UserError
 from ablate.system import distributed
 from ablate.system.distributed import is_main, is_sharded, world_size
 
-STEP_TIMEOUT = timedelta(minutes=30)  # for tensors of processes that are at the same step
-WORD_TIMEOUT = timedelta(days=7)  # for words, which may wait for a stage
-RANK0_EXIT_TIMEOUT = timedelta(
-    seconds=30
-)  # others wait so long for the main process to leave: the launcher kills who is left after a failure
+STEP_TIMEOUT = timedelta(minutes=30)  # for tensors, which processes exchange at the same step
+OBJECT_TIMEOUT = timedelta(days=7)  # for Python objects, which one process may await while another builds a stage
+RANK0_EXIT_TIMEOUT = timedelta(seconds=30)  # how long the others let the main process exit first; a launcher kills what is left
 OTHER_STRATEGIES = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM", "ACCELERATE_USE_PARALLELISM_CONFIG")
-# What FSDP does here, as accelerate names it; another value of its config is refused.
+# How FSDP works here, in accelerate's names; a launcher's config with another value is refused.
 FSDP_DONE = {
     "FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "true", "FSDP_OFFLOAD_PARAMS": "false", "FSDP_ACTIVATION_CHECKPOINTING": "false",
 }  # fmt: skip
@@ -32,10 +30,10 @@ FSDP_DONE = {
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Join the processes that the environment names (WORLD_SIZE, RANK, MASTER_ADDR, MASTER_PORT), and leave them in the end.
+    """Join the processes that the environment names (WORLD_SIZE, RANK, MASTER_ADDR, MASTER_PORT), and leave them at the end.
 
-    Of all processes that leave with a sentence (SystemExit), one says it. The main process leaves first, since a launcher ends
-    the others once one has failed. Raises SystemExit where the environment is not a launcher's.
+    Of all processes that exit with a sentence (SystemExit), one prints it. The main process exits first, since a launcher kills
+    the others once one has failed. Raises SystemExit where a variable is missing.
     """
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
@@ -45,8 +43,8 @@ def joined() -> Iterator[None]:
         torch.cuda.set_device(local)
     store, number, count = next(rendezvous("env://", timeout=STEP_TIMEOUT))
     dist.init_process_group(store=dist.PrefixStore("run", store), rank=number, world_size=count, timeout=STEP_TIMEOUT)
-    words = dist.new_group(backend="gloo", timeout=WORD_TIMEOUT)
-    distributed.membership = distributed.Membership(words, os.environ.get("ACCELERATE_USE_FSDP") == "true")
+    object_group = dist.new_group(backend="gloo", timeout=OBJECT_TIMEOUT)
+    distributed.membership = distributed.Membership(object_group, os.environ.get("ACCELERATE_USE_FSDP") == "true")
     try:
         yield
     except SystemExit as leaving:
@@ -62,15 +60,15 @@ def joined() -> Iterator[None]:
 
 
 def claim_error_report(store: dist.Store) -> bool:
-    """Whether no other process has taken the word; true where the process that keeps count is gone."""
+    """Whether this process is the first to report an error; true also where the process that holds the store has exited."""
     try:
-        return store.add("spoken", 1) == 1
+        return store.add("error reports", 1) == 1
     except dist.DistError:
         return True
 
 
 def wait_for_rank0_exit(store: dist.Store, number: int) -> None:
-    """The main process says that it leaves, the others wait for that."""
+    """In the main process announce its exit, in the others wait for that announcement, RANK0_EXIT_TIMEOUT at most."""
     with suppress(dist.DistError):
         if number == 0:
             store.set("the main process has left", "")
@@ -79,7 +77,7 @@ def wait_for_rank0_exit(store: dist.Store, number: int) -> None:
 
 
 def check(config: Config) -> None:
-    """Refuse what several processes cannot do, before any model loads. Raises UserError."""
+    """Refuse settings that a run in several processes does not support, before any model loads. Raises UserError."""
     count = world_size()
     if count == 1:
         return
@@ -107,9 +105,9 @@ def check(config: Config) -> None:
 
 @contextmanager
 def report_peer_failure() -> Iterator[None]:
-    """A broken connection means that another process ended: one sentence for it.
+    """Turn a broken connection, which means that another process has ended, into a UserError.
 
-    The main process then lets a launcher's SIGTERM wait until its summary is written.
+    The main process then ignores SIGTERM, by which a launcher ends the others, so that it can write its summary. Raises UserError.
     """
     try:
         yield

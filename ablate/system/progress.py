@@ -1,4 +1,4 @@
-"""Progress of anything over two seconds: a bar on a terminal, a plain line at the half and the end elsewhere."""
+"""Progress of long loops: a bar on a terminal; elsewhere one plain line at half of the items and one at the end."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Common random numbers: every draw of a run comes from a generator made of (seed, stream, step).
+"""Common random numbers: every draw of a run comes from a generator that is seeded with (seed, stream, step).
 
-Two arms with one seed therefore see the same prompts and the same sampling noise update by update, and a resumed run needs
-no generator state: the update's number is the state.
+Two arms with one seed therefore see the same prompts and the same sampling noise in each update, and a resumed run needs no state
+of a generator: the number of the update determines it. `stream` names the purpose of the draws, and is part of the seed.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 
 
 def entropy(seed: int, stream: str, step: int) -> np.random.SeedSequence:
+    """The seed of the generator of a stream at a step."""
     return np.random.SeedSequence([seed, zlib.crc32(stream.encode()), step])
 
 
@@ -22,6 +23,6 @@ def numpy_generator(seed: int, stream: str, step: int = 0) -> np.random.Generato
 
 
 def torch_generator(seed: int, stream: str, step: int = 0) -> torch.Generator:
-    """A CPU generator for noise, orders and initial weights; on the CPU so that every device sees the same draws."""
+    """A CPU generator for noise, orders and initial weights; on the CPU so that the draws do not depend on the device."""
     state = entropy(seed, stream, step).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))

@@ -1,9 +1,9 @@
-"""FSDP: the policy's and the critic's weights, gradients and Adam's moments in shards, one a process.
+"""FSDP: weights, gradients and Adam's moments of policy and critic in shards, one per process.
 
-torch's `fully_shard` is used directly: accelerate's `prepare` takes one model with its optimiser, and PPO trains two under one
-(one gradient norm, §5.4). Every decoder layer is gathered for its own forward and backward pass; what is left (embedding, last
-norm, head) is one more group, so that tied weights stay one parameter. The models are called as without FSDP, trunk and head
-apart: the trunk's `forward` is registered as the whole model's, which gathers that last group too.
+torch's `fully_shard` is used directly, because accelerate's `prepare` takes one model with its optimiser while PPO trains two models
+with one optimiser and one gradient norm. Every decoder layer is gathered for its own forward and backward pass; the rest (embedding,
+last norm, head) is one more group, so that tied weights stay one parameter. The models are called as without FSDP, trunk and head
+separately: the trunk's `forward` is registered as a forward method of the whole model, so that it gathers that last group too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ablate.system.distributed import is_main, is_sharded, raise_on_all_ranks, w
 
 
 def shard(model: PreTrainedModel) -> None:
-    """Shard a model in place; gradients are summed over the processes, not averaged."""
+    """Shard a model in place. Gradients are summed over the processes, not averaged."""
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")  # nothing here changes hidden states in place
     mesh = init_device_mesh(next(model.parameters()).device.type, (world_size(),))
     layers = set(model._no_split_modules)
@@ -43,13 +43,13 @@ def shard(model: PreTrainedModel) -> None:
 
 
 def groups(model: PreTrainedModel) -> list[FSDPModule]:
-    """The modules whose parameters are gathered together; none where the model is not sharded."""
+    """The modules whose parameters are gathered together; an empty list where the model is not sharded."""
     return [module for module in model.modules() if isinstance(module, FSDPModule)]
 
 
 @contextmanager
 def unsharded(*models: PreTrainedModel) -> Iterator[None]:
-    """Sharded models are whole inside, so that a process can run them as often as it likes, on its own; without gradients."""
+    """Keep the full weights of sharded models during the block, so that each process can run them on its own, without gradients."""
     sharded = [model for model in models if isinstance(model, FSDPModule)]
     for model in sharded:
         model.set_reshard_after_forward(False)
@@ -74,12 +74,12 @@ def inference(*models: PreTrainedModel) -> Iterator[None]:
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """A sharded tensor gathered from all processes; any other as it is."""
+    """Gather a sharded tensor of any shape from all processes; any other tensor is returned unchanged."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def full_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors that may be sharded, gathered one by one on the main process's CPU; the others are left with none."""
+    """Gather tensors that may be sharded, one by one, on the CPU of the main process; with FSDP the other processes get an empty dict."""
     if not is_sharded():
         return tensors
     gathered = {}
@@ -92,12 +92,12 @@ def full_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def full_state_dict(model: PreTrainedModel) -> dict[str, Tensor] | None:
-    """The state dict of a sharded model, as `full_tensors`; null where the model can give it itself."""
+    """The state dict of a sharded model, gathered by `full_tensors`; null for a model that is not sharded."""
     return full_tensors(model.state_dict()) if isinstance(model, FSDPModule) else None
 
 
 def sharded_as(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """A whole tensor in the shards of `parameter`, where that is sharded and of the same shape."""
+    """Shard a full tensor as `parameter` is; it is returned unchanged where that is not sharded or has another shape."""
     if not isinstance(parameter, DTensor) or tensor.shape != parameter.shape:
         return tensor
-    return distribute_tensor(tensor, parameter.device_mesh, parameter.placements, src_data_rank=None)  # each has it all: no message
+    return distribute_tensor(tensor, parameter.device_mesh, parameter.placements, src_data_rank=None)  # every process has all of it

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set. Only the main thread can listen.
+    """Yield an event that SIGINT and SIGTERM set. Outside the main thread, which alone receives signals, nothing sets it.
 
-    A second SIGINT acts as it always does. SIGTERM again is the same request, since Slurm sends it twice within milliseconds to a job
-    that it preempts; for who cannot wait there is SIGKILL.
+    A second SIGINT raises KeyboardInterrupt as usual. A second SIGTERM is the same request again, since Slurm sends it twice within
+    milliseconds to a job that it preempts.
     """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -1,4 +1,4 @@
-"""Where the seconds of an update go."""
+"""How long each phase of an update takes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import torch
 
 
 class Timer:
-    """Seconds between laps, for one update; waits for the GPU where there is one."""
+    """The seconds of each phase of one update. Before it reads the clock it waits for the GPU, where there is one."""
 
     def __init__(self):
         self.laps: dict[str, float] = {}
         self.last = time.perf_counter()
 
     def lap(self, name: str) -> None:
+        """End the phase `name`, which began with the timer or the lap before."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         now = time.perf_counter()
@@ -27,4 +28,5 @@ class Timer:
 
     @property
     def total(self) -> float:
+        """The seconds of all phases."""
         return sum(self.laps.values())

@@ -181,7 +181,7 @@ def within_limits(key: str, found: Sequence[Any]) -> None:
     for value in found:
         config = OmegaConf.structured(Config)
         OmegaConf.update(config, key, value)
-        check_values(OmegaConf.to_object(config), "")
+        check_values(OmegaConf.to_object(config))
 
 
 def number(name: str, text: str) -> int:

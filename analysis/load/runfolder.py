@@ -16,6 +16,8 @@ from typing import Any, Iterator
 import numpy as np
 import yaml
 
+from ablate.settings.fields import flat
+
 RUN_FILES = ("config.yaml", "metrics.jsonl", "summary.json")
 _SUMMARY_FIELDS = ("status", "reason", "collapsed", "collapse_update", "updates", "wall_seconds", "responses_per_second",
                    "git_commit", "config_hash")  # fmt: skip
@@ -223,12 +225,6 @@ def iter_jsonl(path: Path, stop_after_update: int | None = None) -> Iterator[dic
             yield row
 
 
-def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(config: dict[str, Any]) -> dict[str, Any]:
     """Nested config → dotted names as Hydra writes overrides; lists stay values, written as text."""
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, dict):
-            flat.update(flatten(value, f"{prefix}{name}."))
-        else:
-            flat[prefix + name] = str(value) if isinstance(value, list) else value
-    return flat
+    return {name: str(value) if isinstance(value, list) else value for name, value in flat(config)}

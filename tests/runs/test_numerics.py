@@ -17,9 +17,10 @@ from ablate.runs.store import RunStore
 from ablate.system.closure import ROOT, closure, module_path
 
 MAKE_NUMBERS = {
-    "ablate.data.source", "ablate.models.forward", "ablate.pipeline.preferences", "ablate.pipeline.pretrain", "ablate.pipeline.reward_model",
-    "ablate.pipeline.sft", "ablate.ppo.shaping", "ablate.ppo.tricks.value", "ablate.ppo.update", "ablate.session",
-    "ablate.system.distributed", "ablate.system.seeding", "ablate.system.sharding", "ablate.trainer", "ablate.world.gold",
+    "ablate.data.source", "ablate.models.forward", "ablate.pipeline.preferences", "ablate.pipeline.pretrain",
+    "ablate.pipeline.reward_model", "ablate.pipeline.sft", "ablate.ppo.shaping", "ablate.ppo.tricks.value",
+    "ablate.ppo.update", "ablate.session", "ablate.system.distributed", "ablate.system.seeding",
+    "ablate.system.sharding", "ablate.trainer", "ablate.world.gold",
 }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from ablate.settings import groups
 from ablate.settings.groups import sweep_folder, sweep_names
 from ablate.settings.identity import config_hash
 from ablate.sweeps import study as sweeps_study
-from ablate.sweeps.__main__ import listing
+from ablate.sweeps.__main__ import listing, main
 from ablate.sweeps.expand import distinct, expand, pipeline_key, refuse_invalid
 from ablate.sweeps.study import Study, check_sweep_choice, load_study
 
@@ -199,6 +200,13 @@ def test_the_list_estimates_time_from_measured_speed_only(tmp_path):
     (folder / "config.yaml").write_text(json.dumps(known | {"data": {"source": "hh_rlhf"}}))
     assert "vanilla  (Fig. 4, 13; 1 runs a seed, about 3 min a seed)" in listing(tmp_path, at_a_time=2)  # 96 a second: 64 and 128
     assert lines[-1].startswith("all on the world: ") and lines[-1].endswith(" for 8 seeds")
+
+
+@pytest.mark.parametrize(("arguments", "beginning"), [(["--help"], "usage: python -m ablate.sweeps "), (["nowhere"], "add_one_in  (")])
+def test_the_list_of_studies_is_a_command_with_a_help(arguments, beginning, tmp_path, capsys):
+    with suppress(SystemExit):
+        main(arguments)
+    assert capsys.readouterr().out.startswith(beginning)
 
 
 def test_a_sweep_tells_of_equal_arms_and_runs_them_once(tmp_path):

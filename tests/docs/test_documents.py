@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from ablate.config import Config
 from ablate.settings.__main__ import reference
 from ablate.settings.fields import setting_names
 from ablate.settings.groups import groups
@@ -31,7 +30,7 @@ def test_the_settings_reference_is_the_one_the_command_prints():
 
 
 def test_every_setting_named_in_a_document_exists():
-    names = set(setting_names(Config))
+    names = set(setting_names())
     prefixes = {setting.split(".")[0] for setting in names if "." in setting}
     unknown = {}
     for document in DOCUMENTS:

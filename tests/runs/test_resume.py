@@ -1,4 +1,4 @@
-"""A run that was stopped, by whatever means, ends as if it never had been (pitfall 15)."""
+"""A run that was stopped, by whatever means, ends as if it never had been."""
 
 from __future__ import annotations
 

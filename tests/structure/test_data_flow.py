@@ -1,4 +1,4 @@
-"""The order of calls in an update, recorded in a run, against the one that docs/design.md shows."""
+"""The order of calls in an update, recorded in a run, against the one that docs/explanation/design.md shows."""
 
 import functools
 import re

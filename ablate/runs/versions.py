@@ -1,4 +1,4 @@
-"""Which code made a run: versions of packages, and the commit."""
+"""The code that a run was made with: versions of packages, and the commit."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ PACKAGES = ("ppo-ablation", "torch", "transformers", "accelerate", "hydra-core",
 
 
 def versions() -> dict[str, str]:
+    """Package → installed version, Python's included."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

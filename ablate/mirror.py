@@ -1,7 +1,9 @@
-"""Rebuild the wandb runs of a study from its run folders: `python -m ablate.mirror results/<study>`.
+"""Rebuild the wandb runs of a study from its run folders.
 
-For runs made with `tracker=none`, and for offline files that a killed process left without their end. Upload them with
-`wandb sync`, or set WANDB_MODE=online.
+    python -m ablate.mirror results/kl_coef                     # offline files, for `wandb sync`
+    WANDB_MODE=online python -m ablate.mirror results/kl_coef   # upload them directly
+
+For runs made with `tracker=none`, and for offline files that a killed process left incomplete.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ UNFINISHED = {"status": "unfinished", "reason": "the run has no summary yet", "c
 
 
 def mirror(folder: Path) -> bool:
-    """Make the wandb run of one run folder anew; false, and nothing done, while the run is going on."""
+    """Rebuild the wandb run of one run folder. Returns false, and does nothing, while the run is going on. Raises UserError."""
     with open(folder / "metrics.jsonl", "ab") as handle:
         if not try_lock(handle):
             return False
@@ -30,7 +32,9 @@ def mirror(folder: Path) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m ablate.mirror", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m ablate.mirror", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folders", nargs="+", type=Path, help="results/<study>, or any folder with run folders in it")
     try:
         for root in parser.parse_args(arguments).folders:

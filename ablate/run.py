@@ -1,7 +1,10 @@
-"""The command line: arguments → config → `ablate.session`. `python -m ablate.run --help` teaches the rest.
+"""The command line: arguments → config → `ablate.session`. `python -m ablate.run --help` explains the rest.
 
-The session, and with it torch, is imported only where a run starts, so that help, a refusal and the planning of a sweep take no
-seconds.
+    python -m ablate.run ppo=vanilla seed=3               # one run
+    python -m ablate.run -m sweep=kl_coef 'seed=range(8)' # every arm of a study with eight seeds
+
+The session, and with it torch, is imported only where a run starts, so that the help, a refused setting and the planning of a sweep
+do not wait for that import.
 """
 
 from __future__ import annotations

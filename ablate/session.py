@@ -20,14 +20,17 @@ STAGE_RECORDS = ("training.jsonl", "pairs.csv", "report.json")
 
 
 def prepare(config: Config) -> Stages:
-    """Build the stages a run starts from, or find them in the cache; of several processes one does, and the others wait."""
+    """Build the stages that a run starts from, or find them in the cache. Of several processes one does, and the others wait.
+
+    Raises UserError.
+    """
     torch.set_num_threads(config.threads)
     retain_freed_memory()
     return from_main(lambda: build(config))
 
 
 def execute(config: Config) -> dict:
-    """Do one run and return its summary; a run that is finished is not done again. Raises UserError."""
+    """Do one run and return its summary; a finished run is not done again. Raises UserError, and Diverged where a stage diverges."""
     validate(config)
     check(config)
     with report_peer_failure():
@@ -58,10 +61,11 @@ def execute(config: Config) -> dict:
 
 
 def autocast(config: Config) -> torch.autocast:
-    """`precision=bf16`: matrix products of PPO's models in bfloat16; weights, log-softmax and losses stay float32.
+    """With `precision=bf16`, compute matrix products of PPO's models in bfloat16; otherwise do nothing.
 
-    Without autocast's cache of cast weights: it lives as long as the context, which is the whole run, so every pass after the first
-    gradient step would still see the weights of the first pass.
+    Weights, log-softmax and losses stay float32, since a log-probability in bfloat16 is too coarse for a ratio of two. Autocast's
+    cache of cast weights is off: it lives as long as the context, which is the whole run, so every pass after the first gradient
+    step would still use the weights of the first pass.
     """
     enabled = config.precision == "bf16"
     return torch.autocast(choose_device(config).type, dtype=torch.bfloat16, enabled=enabled, cache_enabled=False)

@@ -1,4 +1,9 @@
-"""The cache of stages as a command: `python -m ablate.stages` lists it, `… prune` clears it up, `… build` makes one stage."""
+"""The cache of stages: list it, remove entries from it, or build one stage without a run.
+
+python -m ablate.stages                                        # list the entries
+python -m ablate.stages prune --older-than 30                  # remove those that no run has used for 30 days
+python -m ablate.stages build reward_model gold pipeline_seed=1 # put a second reward model into the folder gold
+"""
 
 from __future__ import annotations
 
@@ -59,6 +64,7 @@ def listing(cache: Path) -> str:
 
 
 def unusable(entry: Path) -> bool:
+    """Whether an entry is damaged."""
     try:
         check_entry(entry)
     except UserError:
@@ -69,7 +75,7 @@ def unusable(entry: Path) -> bool:
 def prune(cache: Path, older_than: float | None, everything: bool) -> tuple[list[str], list[str]]:
     """Remove damaged entries and what killed builders left; also entries not used for `older_than` days, or all of them.
 
-    (names removed, names kept because another process is building them).
+    Returns the names that were removed, and those that were kept because another process is building them.
     """
     now = time.time()
     chosen = set(leftovers(cache))
@@ -82,9 +88,9 @@ def prune(cache: Path, older_than: float | None, everything: bool) -> tuple[list
 
 
 def build_stage(stage: str, overrides: Sequence[str], to: Path, cache: Path) -> str:
-    """Copy the stage of these settings, built if the cache has none, to the folder `to`; a line that says so. Raises UserError.
+    """Copy the stage of these settings to the folder `to`, after it has been built if the cache lacks it. Raises UserError.
 
-    cache: unless the overrides name another.
+    cache: the folder of the cache, unless the overrides name another. Returns a sentence that says what was done.
     """
     config = settings(overrides)
     if not any(override.startswith("cache=") for override in overrides):
@@ -106,9 +112,9 @@ def build_stage(stage: str, overrides: Sequence[str], to: Path, cache: Path) -> 
 
 
 def settings(overrides: Sequence[str]) -> Config:
-    """The Config whose stages are meant; `sweep=` brings the settings of a study whose arms all share them. Raises UserError.
+    """The Config whose stages are meant; `sweep=` stands for the settings of a study whose arms share their stages. Raises UserError.
 
-    A gold model judges runs alone, so none is looked for.
+    `gold.path` is set to null, since no stage reads the gold model.
     """
     overrides = [quoted(override) for override in overrides]
     check_overrides(overrides)
@@ -123,12 +129,14 @@ def settings(overrides: Sequence[str]) -> Config:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """File → bytes."""
+    """The name of each file in a folder → its bytes."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m ablate.stages", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m ablate.stages", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cache", type=Path, default=Path(Config.cache), help="folder of the stages (default: %(default)s)")
     commands = parser.add_subparsers(dest="command")
     removal = commands.add_parser("prune", help="remove damaged entries and what killed builders left, and more if asked")

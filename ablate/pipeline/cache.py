@@ -1,9 +1,9 @@
-"""A content-addressed cache of stage folders: built once, whoever asks first, and never seen half-written.
+"""A content-addressed cache of stage folders. Each is built once, by the first run that needs it, and is never seen half-written.
 
 An entry is `<cache>/<stage>-<key>/`. The key covers the stage's settings, the keys of the stages it was built from, the source
 code that it runs through (`ablate.system.closure`) and the versions of torch and transformers. A builder holds a lock (released
-by the system if it dies), writes into a folder beside the entry and renames it at the end; whoever else wants the entry waits for
-the lock. The entry's modification time is when a run last asked for it.
+by the system if it dies), writes into a folder beside the entry and renames it at the end; another run that needs the entry waits
+for the lock. The modification time of an entry is when a run last asked for it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,10 @@ def stage_key(stage: str, settings: dict, upstream: Sequence[str], root: Path = 
 
 
 def folder_key(folder: Path) -> str:
-    """Content hash, names included, of a folder or file the user put in a stage's place."""
+    """Sixteen hexadecimal digits over the content of a folder or file that stands in a stage's place, file names included.
+
+    Raises UserError where it does not exist.
+    """
     if not folder.exists():
         raise UserError(f"{folder} does not exist: correct the path of the stage")
     digest = hashlib.sha256()
@@ -56,6 +59,7 @@ def folder_key(folder: Path) -> str:
 
 
 def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content, hexadecimal."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
@@ -77,6 +81,7 @@ def cached(cache: Path, stage: str, key: str, settings: dict, build: Callable[[P
 
 
 def cannot_write(entry: Path, reason: object) -> UserError:
+    """The error for an entry that cannot be written."""
     return UserError(f"cannot write the stage {entry.name} in {entry.parent} ({reason}): free space or set cache=<folder>")
 
 
@@ -107,7 +112,7 @@ def read_stamp(entry: Path) -> dict:
 
 
 def check_entry(entry: Path) -> None:
-    """An entry is whole if its stamp is readable and every file it lists has its content. Damage is named, never rebuilt silently."""
+    """Check that the stamp is readable and that every file it lists has its content. Raises UserError; nothing is rebuilt silently."""
     for name, digest in read_stamp(entry)["files"].items():
         path = entry / name
         if not path.is_file() or file_digest(path) != digest:
@@ -115,7 +120,7 @@ def check_entry(entry: Path) -> None:
 
 
 def entries(cache: Path) -> list[Path]:
-    """Whole and damaged entries, the least recently used first."""
+    """All entries, damaged ones included, the least recently used first."""
     found = [path for path in cache.glob("*-*") if path.is_dir() and not path.name.startswith(".")] if cache.is_dir() else []
     return sorted(found, key=lambda path: path.stat().st_mtime)
 

@@ -1,1 +1,1 @@
-"""Run folders: writing, reading, checkpoints, trackers, and composing the config of a run."""
+"""Run folders: their writer and readers, checkpoints, trackers, and how the config of a run is composed."""

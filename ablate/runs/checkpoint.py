@@ -1,7 +1,8 @@
-"""Everything a run needs to go on as if it had never stopped: weights, optimiser, moments, controller, verdict, position.
+"""Checkpoints: what a run needs to go on as if it had never stopped.
 
-Random generators are not here because they have no state: `ablate.system.seeding` makes each from the update's number.
-Only safetensors and JSON are written; JSON keeps Python floats exactly.
+That is weights, optimiser, moments of the reward, KL controller, collapse detector and position. Random generators have no state to
+keep, since `ablate.system.seeding` makes each from the update's number. Only safetensors and JSON are written; JSON keeps Python
+floats exactly.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from ablate.system.sharding import full_state_dict, full_tensors, sharded_as
 
 @dataclass
 class TrainState:
-    """Where a run stands after `update` updates."""
+    """The state of a run after `update` updates, beside its weights and its optimiser."""
 
     update: int
     shaping: ShapingState
@@ -51,10 +52,11 @@ class TrainState:
 def save(
     folder: Path, models: Models, optimizer: torch.optim.Optimizer, progress: TrainState, offsets: dict[str, int], config_hash: str
 ) -> None:
-    """Write beside and rename, so that a checkpoint is whole or absent. Policy and critic are ordinary Hugging Face folders.
+    """Write the checkpoint `folder` atomically. Policy and critic are ordinary Hugging Face folders in it.
 
-    With LoRA they are adapter folders in peft's form: the weights beneath are those of SFT and of the critic's start.
-    Of several processes the main one writes, what is sharded is gathered first: any number of processes can go on from it.
+    With LoRA they are adapter folders in peft's form, since the base weights are those of SFT and of the critic's start. Of several
+    processes the main one writes, after sharded tensors have been gathered, so that any number of processes can go on from it.
+    offsets: the size in bytes of each JSONL file of the run folder. Raises UserError.
     """
     weights = [full_state_dict(model) for model in (models.policy, models.critic)]
     tensors = full_tensors(optimizer_tensors(optimizer))
@@ -64,9 +66,11 @@ def save(
 
 
 def write(folder: Path, models: Models, weights: list[dict | None], tensors: dict[str, torch.Tensor], state: dict) -> None:
-    """The files of a checkpoint. weights: of policy and critic, null where a model has its own. Raises UserError.
+    """Write the files of a checkpoint.
 
-    What a run killed while it wrote a checkpoint has left half done goes first: stopped by a signal, it was at any update.
+    What a run that was killed while it wrote a checkpoint has left is removed first, whichever update it was of.
+    weights: state dicts of policy and critic; null where a model is not sharded. tensors: of the optimiser, by flat name.
+    Raises UserError.
     """
     for abandoned in folder.parent.glob(".*.partial"):
         shutil.rmtree(abandoned, ignore_errors=True)
@@ -82,13 +86,13 @@ def write(folder: Path, models: Models, weights: list[dict | None], tensors: dic
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Adam's state as flat names: `<parameter>.<entry>`, parameters counted over both groups."""
+    """Adam's state by flat name, `<parameter>.<entry>`, with parameters counted over all groups. Each has its parameter's shape, or []."""
     state = optimizer.state_dict()["state"]
     return {f"{index}.{name}": tensor.contiguous() for index, entries in state.items() for name, tensor in entries.items()}
 
 
 def read_state(folder: Path) -> dict:
-    """state.json of a checkpoint. Raises UserError if the folder is missing or not one."""
+    """Read state.json of a checkpoint. Raises UserError if `folder` does not exist or is not a checkpoint."""
     try:
         state = json.loads((folder / "state.json").read_text())
         return state if {"progress", "offsets"} <= state.keys() else damaged(folder, "state.json is incomplete")
@@ -99,12 +103,12 @@ def read_state(folder: Path) -> dict:
 
 
 def damaged(folder: Path, reason: str) -> NoReturn:
-    """Raise the UserError for a checkpoint that cannot be used."""
+    """Refuse a checkpoint that cannot be used. Raises UserError."""
     raise UserError(f"the checkpoint {folder} is corrupt ({reason}): remove it to go on from the one before")
 
 
 def progress_from(folder: Path, state: dict) -> TrainState:
-    """The position in state.json of the checkpoint `folder`."""
+    """The TrainState in `state`, which `read_state` has read from the checkpoint `folder`. Raises UserError."""
     try:
         entry = state["progress"]
         shaping = ShapingState(moments=RunningMoments(**entry["shaping"]["moments"]), kl_coef=entry["shaping"]["kl_coef"])
@@ -125,7 +129,10 @@ def load_weights(folder: Path, device: torch.device) -> tuple:
 
 
 def load_adapted(folder: Path | None, reference: PreTrainedModel, trunk: PreTrainedModel, config: Config) -> tuple:
-    """(policy, critic) as adapters over `reference` and over the scorer `trunk`: new ones, or those of a checkpoint. Raises UserError."""
+    """(policy, critic) as LoRA adapters over `reference` and over the scorer `trunk`.
+
+    folder: the checkpoint that holds the adapters' weights; null for new adapters. Raises UserError.
+    """
     policy = add_adapter(reference, config.model, torch_generator(config.seed, "policy adapter"))
     critic = add_adapter(trunk, config.model, torch_generator(config.seed, "critic adapter"), head="score")
     if folder is not None:
@@ -135,7 +142,7 @@ def load_adapted(folder: Path | None, reference: PreTrainedModel, trunk: PreTrai
 
 
 def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-    """Put Adam's moments and step counts back; rates and ε stay those of the settings."""
+    """Restore Adam's moments and step counts; learning rates and ε stay those of the settings. Raises UserError."""
     path = folder / "optimizer.safetensors"
     try:
         tensors = load_file(path, device=str(device))

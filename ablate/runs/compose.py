@@ -1,4 +1,4 @@
-"""Overrides → Config outside Hydra's own command line, for commands that are not `ablate.run`. No torch here."""
+"""Overrides → Config, for commands other than `ablate.run`, which Hydra starts. No torch here."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from ablate.settings.groups import CONF
 
 
 def composing() -> AbstractContextManager:
-    """`composed` works inside this: Hydra knows the schema and the folder of presets."""
+    """The context in which `composed` works: Hydra has the schema and the folder of presets."""
     ConfigStore.instance().store(name="schema", node=Config, provider="ablate")
     return initialize_config_dir(version_base="1.3", config_dir=str(CONF))
 
 
 def composed(overrides: Sequence[str]) -> Config:
-    """The Config of one run. UserError, one sentence, also for what Hydra refuses."""
+    """The Config of one run, from overrides as `ablate.run` takes them. Raises UserError, also for what Hydra refuses."""
     try:
         return forked(OmegaConf.to_object(compose("config", overrides=list(overrides))), overrides)
     except (HydraException, OmegaConfBaseException) as error:

@@ -1,4 +1,4 @@
-"""What a run shows while it goes: a live bar on a terminal, a plain line an evaluation elsewhere."""
+"""What a run prints: a progress bar on a terminal, one plain line per evaluation elsewhere."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ablate.config import Config
 
 
 class ConsoleTracker:
-    """Shows rows of metrics as they come."""
+    """A tracker that prints the figures of the last evaluation."""
 
     def __init__(self, config: Config):
         self.bar = None
@@ -29,6 +29,7 @@ class ConsoleTracker:
             self.bar.start()
 
     def log(self, row: dict) -> None:
+        """Show a row of metrics.jsonl."""
         if "eval/proxy" in row:
             gold = f"gold {row['eval/gold']:+.2f}  " if "eval/gold" in row else ""
             self.figures = (
@@ -41,8 +42,9 @@ class ConsoleTracker:
             print(f"update {row['update']}: {self.figures}", flush=True)
 
     def evaluation(self, update: int, scores: list[dict], samples: list[dict]) -> None:
-        """The evaluation's figures come with its row."""
+        """Show nothing: the figures of an evaluation are in its row of metrics."""
 
     def finish(self, summary: dict) -> None:
+        """Remove the progress bar."""
         if self.bar:
             self.bar.stop()

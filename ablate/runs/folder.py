@@ -18,11 +18,12 @@ FINISHED = ("completed", "diverged")  # what the summary of a run with a result 
 
 
 def run_folder(config: Config) -> Path:
+    """The folder of a run: results/<study>/<arm>/seed=<n>."""
     return Path(config.results) / config.study / str(config.arm) / f"seed={config.seed}"
 
 
 def read_summary(folder: Path) -> dict | None:
-    """summary.json, or null while a run has none. Raises UserError if it is not readable."""
+    """Read summary.json; null while the run has none. Raises UserError if it is not readable."""
     path = folder / "summary.json"
     if not path.is_file():
         return None
@@ -33,13 +34,14 @@ def read_summary(folder: Path) -> dict | None:
 
 
 def is_finished(config: Config) -> bool:
-    """Whether this run, by its hash, has its result already."""
+    """Whether a run of exactly these settings has its result already. Raises UserError for an unreadable summary."""
     folder = run_folder(config)
     summary = read_summary(folder)
     return summary is not None and summary["status"] in FINISHED and summary["config_hash"] == config_hash(config)
 
 
 def checkpoint_folder(folder: Path, update: int) -> Path:
+    """Where the run folder `folder` keeps its checkpoint of `update`."""
     return folder / "checkpoints" / str(update)
 
 
@@ -78,16 +80,16 @@ def _read_yaml(folder: Path) -> dict | None:
     if not path.is_file():
         return None
     try:
-        known = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        tree = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (yaml.YAMLError, UnicodeDecodeError):
-        known = None
-    if not isinstance(known, dict) or not {"hash", "identity"} <= known.keys():
+        tree = None
+    if not isinstance(tree, dict) or not {"hash", "identity"} <= tree.keys():
         raise UserError(f"{path} is not readable: remove the run folder to start again")
-    return known
+    return tree
 
 
 def run_folders(root: Path) -> list[Path]:
-    """Run folders under `root`, itself included. Raises UserError if there is none."""
+    """The run folders under `root`, which may be one itself. Raises UserError if there is none."""
     found = sorted(path.parent for path in root.rglob("metrics.jsonl") if (path.parent / "config.yaml").is_file())
     if not found:
         raise UserError(f"{root} holds no run folder: name results/<study> or a folder in it")
@@ -95,7 +97,7 @@ def run_folders(root: Path) -> list[Path]:
 
 
 def config_of(folder: Path) -> Config:
-    """The settings in a run folder's config.yaml. Raises UserError."""
+    """The settings of a run, from its config.yaml. Raises UserError."""
     tree = read_config(folder)
     if tree is None:
         raise UserError(f"{folder} has no config.yaml: name a run folder")

@@ -1,4 +1,4 @@
-"""Branch a run at a checkpoint: the settings of the run it belongs to, but for those on the command line."""
+"""Forks: a run that starts from another run's checkpoint, with that run's settings except those on the command line."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ GROUPS = ("ppo", "model", "data", "preferences", "sweep")
 
 
 def forked(config: Config, overrides: Sequence[str]) -> Config:
-    """`config` as composed from `overrides`; with `fork=<checkpoint>`, every setting not named there comes from the forked run.
+    """Return `config`, composed from `overrides`; with `fork=<checkpoint>`, take every setting not named there from the forked run.
 
-    Where a run is kept and watched (study, arm, results, …) stays as composed. Raises UserError.
+    Settings that decide where a run is kept and how it is tracked (study, arm, results, …) stay as composed. Raises UserError.
     """
     if config.fork is None:
         return config

@@ -1,14 +1,14 @@
-"""The run folder, the truth about a run. No torch here; wandb only mirrors what is written.
+"""The writer of a run folder, which is the record of a run; wandb only mirrors it. No torch here.
 
 results/<study>/<arm>/seed=<n>/
   config.yaml      every setting, resolved, the hash of those that decide the numbers, and what computes these
-  metrics.jsonl    a flat object an update, on disk before the next update starts
-  scores.jsonl     at each evaluation, a row a held-out prompt
-  samples.jsonl    at each evaluation, some answers as text
+  metrics.jsonl    a flat object per update, written before the next update starts
+  scores.jsonl     at each evaluation, a row per held-out prompt
+  samples.jsonl    at each evaluation, some responses as text
   stages.json      the folders of the stages that the run starts from
   reward_model/    training.jsonl and pairs.csv of the reward model used
   checkpoints/<update>/
-  summary.json     last, atomically
+  summary.json     written last
 """
 
 from __future__ import annotations
@@ -42,17 +42,20 @@ def config_text(config: Config, made_by: Sequence[dict] = ()) -> str:
 
 
 def finite(value: object) -> object:
-    """JSON has no NaN: a float that is not finite becomes null, within dicts too."""
+    """Replace a float that is not finite by null, since JSON has no NaN; in the values of a dict too."""
     if isinstance(value, dict):
         return {key: finite(entry) for key, entry in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class RunStore:
-    """Appends to one run folder. It has a lifetime because it holds the streams open."""
+    """The one writer of a run folder. It keeps the JSONL files open, and with them a lock on the folder, until `close`."""
 
     def __init__(self, config: Config):
-        """Make the folder and write config.yaml; a folder of other settings is refused. A stale summary is removed."""
+        """Make the folder, write config.yaml and remove the summary of an earlier attempt.
+
+        Raises UserError for a folder of other settings, one that another process writes, and one that cannot be written.
+        """
         self.folder = run_folder(config)
         self.hash = config_hash(config)
         known = read_config(self.folder)
@@ -73,7 +76,10 @@ class RunStore:
             (self.folder / "summary.json").unlink(missing_ok=True)
 
     def append(self, stream: str, rows: Iterable[dict]) -> None:
-        """Write rows in one call each stream; a kill can tear only the last line."""
+        """Append rows to a JSONL file, in one write where the system takes it, so that a kill can tear only the last line.
+
+        Raises UserError where the disk is full.
+        """
         text = "".join(json.dumps({key: finite(value) for key, value in row.items()}, ensure_ascii=False) + "\n" for row in rows)
         data = text.encode()
         with writing(self.folder):
@@ -81,17 +87,18 @@ class RunStore:
                 data = data[self.handles[stream].write(data) :]
 
     def offsets(self) -> dict[str, int]:
-        """Bytes of each stream so far; a checkpoint remembers them."""
+        """The size of each JSONL file in bytes, which a checkpoint keeps."""
         return {name: os.fstat(handle.fileno()).st_size for name, handle in self.handles.items()}
 
     def truncate_to(self, offsets: dict[str, int]) -> None:
-        """Forget what was written after a checkpoint."""
+        """Cut off what was written after a checkpoint. Raises UserError for a file that is shorter than it was then."""
         for name, handle in self.handles.items():
             if os.fstat(handle.fileno()).st_size < offsets[name]:
                 raise UserError(f"{self.folder / name} is shorter than at the last checkpoint: remove the run folder to start again")
             os.ftruncate(handle.fileno(), offsets[name])
 
     def checkpoint_folder(self, update: int) -> Path:
+        """Where the checkpoint of an update is kept."""
         return checkpoint_folder(self.folder, update)
 
     def checkpoints(self) -> list[int]:
@@ -99,12 +106,12 @@ class RunStore:
         return checkpoints(self.folder)
 
     def prune(self, keep: int) -> None:
-        """Remove all but the newest `keep` checkpoints; 0 keeps all."""
+        """Remove all checkpoints but the newest `keep`; 0 keeps all of them."""
         for update in self.checkpoints()[:-keep] if keep else []:
             shutil.rmtree(self.checkpoint_folder(update))
 
     def copy_stage(self, name: str, source: Path, files: Sequence[str]) -> None:
-        """Keep small records of a stage beside the run that used it; files the stage does not have are passed over."""
+        """Copy small records of a stage into the run folder, to `name`; files that the stage lacks are left out. Raises UserError."""
         target = self.folder / name
         with writing(target):
             target.mkdir(exist_ok=True)
@@ -113,7 +120,7 @@ class RunStore:
                     shutil.copyfile(source / file, target / file)
 
     def name_stages(self, folders: dict[str, Path | None]) -> None:
-        """Write stages.json: where each stage that the run starts from lies."""
+        """Write stages.json: the folder of each stage that the run starts from. Raises UserError."""
         with writing(self.folder):
             text = json.dumps({name: folder and str(folder.resolve()) for name, folder in folders.items()}, indent=1)
             write_atomically(self.folder / "stages.json", text)
@@ -129,14 +136,15 @@ class RunStore:
         return full
 
     def close(self) -> None:
+        """Close the files, which gives up the lock on the folder."""
         for handle in self.handles.values():
             handle.close()
 
 
 class ReadOnlyRunStore:
-    """The run folder in a process that does not write it, since another process of the same run does (`ablate.system.distributed`).
+    """The run folder in a process that does not write it, because the main process of the same run does (`ablate.system.distributed`).
 
-    It keeps RunStore's promises to the trainer by doing nothing.
+    It has the methods of RunStore that a trainer calls; those that would write do nothing.
     """
 
     def __init__(self, config: Config):
@@ -144,27 +152,28 @@ class ReadOnlyRunStore:
         self.hash = config_hash(config)
 
     def append(self, stream: str, rows: Iterable[dict]) -> None:
-        """The rows are written elsewhere."""
+        """Do nothing: the main process writes the rows."""
 
     def offsets(self) -> dict[str, int]:
-        """No stream is open here."""
+        """An empty dict, since no file is open here."""
         return {}
 
     def truncate_to(self, offsets: dict[str, int]) -> None:
-        """No stream is open here."""
+        """Do nothing: no file is open here."""
 
     def checkpoint_folder(self, update: int) -> Path:
+        """Where the checkpoint of an update is kept."""
         return checkpoint_folder(self.folder, update)
 
     def prune(self, keep: int) -> None:
-        """Checkpoints are removed elsewhere."""
+        """Do nothing: the main process removes checkpoints."""
 
     def name_stages(self, folders: dict[str, Path | None]) -> None:
-        """The file is written elsewhere."""
+        """Do nothing: the main process writes the file."""
 
     def copy_stage(self, name: str, source: Path, files: Sequence[str]) -> None:
-        """The records are copied elsewhere."""
+        """Do nothing: the main process copies the records."""
 
     def finish(self, summary: dict) -> dict:
-        """The summary is written elsewhere."""
+        """Return the summary; the main process writes it."""
         return summary

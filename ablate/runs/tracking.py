@@ -1,4 +1,4 @@
-"""Mirrors of the run folder. JSONL is the truth; a tracker only repeats it. No torch here."""
+"""Trackers: the console and wandb, which show what is in the run folder already. No torch here."""
 
 from __future__ import annotations
 
@@ -18,26 +18,28 @@ COLUMNS = ("prompt", "kind", "response", "proxy", "gold", "length")  # of the sa
 
 
 class Tracker(Protocol):
-    """What a mirror is told, each thing once it is in the run folder."""
+    """What a run reports to a tracker, after it has written the same to the run folder."""
 
     def evaluation(self, update: int, scores: list[dict], samples: list[dict]) -> None:
-        """The rows of scores.jsonl and samples.jsonl of one evaluation; the update's row of metrics follows."""
+        """Take the rows of scores.jsonl and samples.jsonl of one evaluation; the row of metrics of that update follows."""
 
     def log(self, row: dict) -> None:
-        """A row of metrics.jsonl."""
+        """Take a row of metrics.jsonl."""
 
     def finish(self, summary: dict) -> None:
-        """summary.json, or what a run that ended without one is known to be."""
+        """Take summary.json, or what is known of a run that ended without one."""
 
 
 class WandbTracker:
     """`tracker=wandb`: offline unless WANDB_MODE says otherwise; group = study, name = arm and seed, config = every setting.
 
-    A run that goes on from a checkpoint has rows that an earlier process mirrored, some of them cut since. An offline mirror is
-    therefore made anew, from the run folder's rows; an online one already has them, and takes only later updates.
+    When a run goes on from a checkpoint, an earlier process has logged some of its rows already, and some of those have been cut off
+    the run folder since. The offline files are therefore written again from the rows of the run folder; an online run keeps what it
+    has and receives only later updates.
     """
 
     def __init__(self, config: Config, folder: Path):
+        """Start the wandb run of the run folder `folder` and log the rows that are in it."""
         import wandb
 
         self.wandb = wandb
@@ -63,7 +65,7 @@ class WandbTracker:
         replay(folder, self)
 
     def evaluation(self, update: int, scores: list[dict], samples: list[dict]) -> None:
-        """A table of answers and the histogram of proxy scores (Fig. 13), committed with the update's row."""
+        """Log a table of responses and the histogram of proxy scores (Fig. 13 of the paper), which the update's row commits."""
         if update < self.first:
             return
         table = self.wandb.Table(columns=list(COLUMNS), data=[[row[name] for name in COLUMNS] for row in samples])
@@ -71,17 +73,18 @@ class WandbTracker:
         self.run.log({"samples": table, "eval/proxy_scores": histogram}, step=update)
 
     def log(self, row: dict) -> None:
+        """Log a row of metrics at its update's step; metrics that are null are left out."""
         if row["update"] >= self.first:
             self.run.log({key: value for key, value in row.items() if value is not None}, step=row["update"])
 
     def finish(self, summary: dict) -> None:
-        """Final values and the exit state: only a completed run exits 0."""
+        """Log status, reason and collapse, and end the wandb run; only a completed run has exit code 0."""
         self.run.summary.update({key: summary[key] for key in ("status", "reason", "collapsed", "collapse_update")})
         self.run.finish(exit_code=0 if summary["status"] == "completed" else 1)
 
 
 class Trackers:
-    """Several mirrors told the same, in order."""
+    """Several trackers as one; each receives everything, in order."""
 
     def __init__(self, trackers: list[Tracker]):
         self.trackers = trackers
@@ -100,15 +103,15 @@ class Trackers:
 
 
 def open_trackers(config: Config, folder: Path) -> Trackers:
-    """The console always, wandb if `tracker=wandb`; wandb is told first what the run folder already holds."""
-    mirrors: list[Tracker] = [ConsoleTracker(config)]
+    """The console, and wandb if `tracker=wandb`."""
+    trackers: list[Tracker] = [ConsoleTracker(config)]
     if config.tracker == "wandb":
-        mirrors.append(WandbTracker(config, folder))
-    return Trackers(mirrors)
+        trackers.append(WandbTracker(config, folder))
+    return Trackers(trackers)
 
 
 def replay(folder: Path, tracker: Tracker) -> None:
-    """Tell a tracker what a run folder holds, in the order in which the run told it."""
+    """Report the rows of a run folder to a tracker, in the order in which the run reported them."""
     scores, samples = (by_update(read_rows(folder / name)) for name in ("scores.jsonl", "samples.jsonl"))
     for row in read_rows(folder / "metrics.jsonl"):
         if row["update"] in scores:
@@ -117,6 +120,7 @@ def replay(folder: Path, tracker: Tracker) -> None:
 
 
 def by_update(rows: list[dict]) -> dict[int, list[dict]]:
+    """Update → its rows."""
     groups: dict[int, list[dict]] = {}
     for row in rows:
         groups.setdefault(row["update"], []).append(row)

@@ -1,4 +1,4 @@
-"""Which code made a run: versions of packages, and the commit."""
+"""The code that a run was made with: versions of packages, and the commit."""
 
 from __future__ import annotations
 

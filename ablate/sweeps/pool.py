@@ -77,11 +77,13 @@ def _die_with_launcher() -> None:
 
 
 def resolve(task: str) -> Callable[[Any], Any]:
+    """The function that a dotted name refers to."""
     module, _, name = task.rpartition(".")
     return getattr(importlib.import_module(module), name)
 
 
 def start(task: str, config: Any, log: Optional[Path]) -> Any:
+    """Start a process that calls `task` on `config`; see `work`."""
     process = CONTEXT.Process(target=work, args=(task, config, log))
     process.start()
     return process
@@ -192,6 +194,7 @@ def settle(job: Job, process: Any, stopping: bool) -> None:
 
 
 def exit_reason(code: int, log: Optional[Path]) -> str:
+    """Why a process ended with this exit code, negative for a signal; after code 1 the last line of its log."""
     if code < 0:
         name = signal.Signals(-code).name
         return f"ended by {name}" + (", perhaps for want of memory" if name == "SIGKILL" else "")

@@ -1,4 +1,4 @@
-"""What a job of a sweep hands back to Hydra: its summary, or why there is none."""
+"""The value that a job of a sweep returns to Hydra: its summary, or an error that says why there is none."""
 
 import os
 
@@ -18,6 +18,7 @@ class RunInterrupted(RunFailed):
 
 
 def job_return(job: Job, item: Composed) -> JobReturn:
+    """The JobReturn of a job that has ended. Its value is the summary, or raises RunFailed or RunInterrupted when it is read."""
     result = JobReturn(overrides=list(item.overrides), cfg=item.cfg, hydra_cfg=item.hydra_cfg, working_dir=os.getcwd(), task_name="ablate")
     if job.state in ("completed", "diverged"):
         result.status, result.return_value = JobStatus.COMPLETED, read_summary(job.folder)

@@ -1,4 +1,4 @@
-"""A finished run of the same settings in another study is taken over, not computed again: vanilla PPO is an arm of many studies."""
+"""Reuse a finished run of the same settings from another study instead of computing it again; many studies have an arm of vanilla PPO."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from ablate.system.files import write_atomically, writing
 
 
 def take_over(configs: Iterable[Config]) -> int:
-    """Give each run that another study of its results folder has finished that result; how many there were.
+    """Copy the result of each run that another study in its results folder has finished. Returns their number.
 
-    The same run is one of equal config hash and equal package versions. A run folder that exists is left alone: it has its own
-    rows and checkpoints to go on from.
+    Two runs are the same if their config hashes and package versions are equal. A run folder that exists is not touched, since the
+    run goes on from the rows and checkpoints in it. Raises UserError if a folder cannot be written.
     """
     configs = list(configs)
     finished = {results: finished_runs(Path(results)) for results in {config.results for config in configs}}
@@ -34,13 +34,13 @@ def take_over(configs: Iterable[Config]) -> int:
 
 
 def finished_runs(results: Path) -> dict[str, Path]:
-    """Config hash → folder of a finished run that these package versions computed there, first by name."""
+    """Config hash → folder of a finished run in `results` that has the package versions of this process; of several the first by name."""
     found: dict[str, Path] = {}
     here = versions()
     for path in sorted(results.glob("*/*/seed=*/summary.json")):
         try:
             summary = read_summary(path.parent)
-        except UserError:  # damaged: its own study says so
+        except UserError:  # a damaged summary; the run's own study reports it
             continue
         if summary is not None and summary["status"] in FINISHED and summary.get("versions") == here:
             found.setdefault(summary["config_hash"], path.parent)

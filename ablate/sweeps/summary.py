@@ -41,9 +41,9 @@ def _summary(folder: Path) -> dict:
 
 
 def without_shared_parts(arms: Sequence[str]) -> list[str]:
-    """Arms without the parts that all of them share, as a command line's fixed settings are: the folder names an arm in full.
+    """The names of arms without the parts that all of them share; the column of folders has each name in full.
 
-    >>> telling(["kl_penalty=true,updates=9", "kl_penalty=false,updates=9"])
+    >>> without_shared_parts(["kl_penalty=true,updates=9", "kl_penalty=false,updates=9"])
     ['kl_penalty=true', 'kl_penalty=false']
     """
     parts = [arm.split(",") for arm in arms]
@@ -71,7 +71,7 @@ def _row(folder: Path, parent: Path, summary: dict) -> tuple[str, ...]:
 
 
 def _verdict(summary: dict) -> str:
-    """`at update 35`, `held`, or why there is no verdict."""
+    """The cell of the column "collapsed": `at update 35`, `held`, or the reason why neither is known."""
     status = summary.get("status")
     if summary.get("collapsed"):
         return f"at update {summary['collapse_update']}"

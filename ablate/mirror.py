@@ -13,9 +13,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ablate.errors import UserError
 from ablate.runs.folder import config_of, read_summary, run_folders
 from ablate.runs.tracking import WandbTracker
+from ablate.system.commands import command_errors
 from ablate.system.locks import try_lock
 
 UNFINISHED = {"status": "unfinished", "reason": "the run has no summary yet", "collapsed": None, "collapse_update": None}
@@ -36,12 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m ablate.mirror", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folders", nargs="+", type=Path, help="results/<study>, or any folder with run folders in it")
-    try:
+    with command_errors():
         for root in parser.parse_args(arguments).folders:
             for folder in run_folders(root):
                 print(f"{folder}: {'mirrored' if mirror(folder) else 'passed over, the run is going on'}", flush=True)
-    except UserError as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

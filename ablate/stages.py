@@ -25,6 +25,7 @@ from ablate.settings.validation import validate
 from ablate.sweeps.expand import by_setting, expand, pipeline_key
 from ablate.sweeps.study import load_study
 from ablate.sweeps.table import duration
+from ablate.system.commands import command_errors
 from ablate.system.files import atomic_folder
 
 # stage → the field of `ablate.pipeline.build.Stages` that holds its folder
@@ -149,10 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     building.add_argument("overrides", nargs="*", metavar="setting=value", help="as for ablate.run; sweep=STUDY takes a study's settings")
     asked = parser.parse_args(arguments)
     if asked.command == "build":
-        try:
+        with command_errors():
             print(build_stage(asked.stage, asked.overrides, asked.to, asked.cache))
-        except UserError as error:
-            sys.exit(f"error: {error}")
         return
     cache = asked.cache.expanduser()
     if asked.command is None:

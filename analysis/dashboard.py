@@ -1,7 +1,10 @@
-"""A wandb workspace for a study's mirrored runs: `python -m analysis.dashboard results/STUDY --entity E --project P`.
+"""A wandb workspace for the mirrored runs of one study.
 
-Saved in wandb where there is a login, else written as JSON. The runs get to wandb by `tracker=wandb`, or afterwards by
-`python -m ablate.mirror results/STUDY`; offline ones by `wandb sync`.
+    python -m analysis.dashboard results/policy_constraints --entity my-team
+    python -m analysis.dashboard results/policy_constraints --entity my-team --project rlhf --out dashboard.json
+
+The workspace is saved in wandb where there is a login, and written as JSON otherwise. The runs get to wandb by `tracker=wandb`,
+or afterwards by `python -m ablate.mirror results/STUDY`; offline ones get there by `wandb sync`.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from ablate.errors import UserError
 from analysis.estimate.effects import arm_settings, differing
 from analysis.load.frames import load
 
@@ -66,13 +70,13 @@ def workspace(runs: pd.DataFrame, entity: str, project: str) -> Workspace:
     """The workspace "PPO stability" of one study's runs, as `analysis.load.frames.load` gives them.
 
     Raises:
-        ModuleNotFoundError: without wandb-workspaces.
-        ValueError: no run, or several studies.
+        UserError: without wandb-workspaces.
+        UserError: no run, or several studies.
     """
     ws, wr = _wandb_workspaces()
     studies = list(runs["study"].unique())
     if len(studies) != 1:
-        raise ValueError(f"a dashboard shows one study; here are {', '.join(studies) or 'none'}: name results/STUDY")
+        raise UserError(f"a dashboard shows one study; here are {', '.join(studies) or 'none'}: name results/STUDY")
     settings = arm_settings(runs)
     return ws.Workspace(
         entity=entity,
@@ -120,7 +124,7 @@ def _wandb_workspaces():
             import wandb_workspaces.reports.v2 as wr
             import wandb_workspaces.workspaces as ws
     except ModuleNotFoundError:
-        raise ModuleNotFoundError("a dashboard needs wandb-workspaces: pip install 'ppo-ablation[dashboard]'") from None
+        raise UserError("a dashboard needs wandb-workspaces: pip install 'ppo-ablation[dashboard]'") from None
     return ws, wr
 
 
@@ -154,8 +158,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         board = workspace(load(options.study).runs, options.entity, options.project)
-    except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
-        print(error, file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
         return 1
     reason = save(board)
     if reason is not None:

@@ -1,6 +1,9 @@
-"""Verdicts of a sweep as plain text, as Markdown or as CSV: `python -m analysis.verdicts results/STUDY`.
+"""Verdicts of a sweep as plain text, as Markdown or as CSV.
 
-Only layout: every number comes from `analysis.claims.study`.
+    python -m analysis.verdicts results/reference
+    python -m analysis.verdicts results/leave_one_out --base ppo_max --markdown verdicts.md --csv tables
+
+This module only lays text out: every number comes from `analysis.claims.study`.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ablate.errors import UserError
 from analysis.claims.paper import UNJUDGED
 from analysis.claims.study import StudyVerdicts, runs_to_score, study_verdicts
 from analysis.load.frames import load, load_rows
@@ -188,7 +192,8 @@ def _frontier(frontier: pd.DataFrame) -> pd.DataFrame:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the verdicts of every study below the given folders; 1 if no run can be used."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.verdicts", description="Verdicts of a sweep as plain text.")
+    parser = argparse.ArgumentParser(prog="python -m analysis.verdicts", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("folders", nargs="+", help="a study (results/STUDY), a results folder, or several")
     parser.add_argument("--base", help="arm that the others are compared with")
     parser.add_argument("--cache", action="store_true", help="keep what was read as Parquet in <folder>/.analysis (needs pyarrow)")
@@ -211,13 +216,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 write_csv(verdicts, options.csv)
         if options.markdown and found:
             options.markdown.write_text("\n".join(as_markdown(verdicts) for verdicts in found))
-    except (OSError, ModuleNotFoundError, ValueError) as error:
-        print(error, file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
         return 1
     for row in loaded.left_out.itertuples():
         print(f"left out: {row.folder}: {row.reason}")
     if loaded.runs.empty:
-        print(f"no run folder could be used below {', '.join(options.folders)}", file=sys.stderr)
+        print(f"error: no run folder could be used below {', '.join(options.folders)}", file=sys.stderr)
         return 1
     return 0
 

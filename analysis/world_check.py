@@ -1,19 +1,24 @@
 """The README's table: does the embedded world behave as a world must?
 
-    python -m ablate.run -m sweep=world_check 'seed=range(5)' && python -m analysis.world_check results/world_check
+    python -m analysis.world_check results/world_check
+    python -m analysis.world_check results/world_check --figure docs/collapse.png
 
-Five statements are read off the runs, each with its numbers; what does not hold is printed as such.
+The runs come from `python -m ablate.run -m sweep=world_check 'seed=range(5)'`. Five statements are read off the runs, each with
+its numbers; a statement that does not hold is printed as FAILS.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from ablate.errors import UserError
 from analysis.estimate.stats import win_rate
 from analysis.figures.collapse import proxy_and_gold
 from analysis.load.frames import load, load_rows
@@ -108,21 +113,40 @@ def statements(runs: pd.DataFrame, curves: pd.DataFrame) -> list[tuple[str, bool
     ]  # fmt: skip
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table and the statements, and draw the figure if it is asked for; 1, and one sentence, if runs are missing."""
+    parser = argparse.ArgumentParser(prog="python -m analysis.world_check", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("study", help="the folder of the study, results/world_check")
     parser.add_argument("--figure", type=Path, help="also draw proxy and gold of three arms to this PNG")
-    arguments = parser.parse_args()
-    loaded = load(arguments.study)
-    if arguments.figure:
-        sft = loaded.runs[(loaded.runs["arm"] == "vanilla") & (loaded.runs["status"] == "completed")]
+    options = parser.parse_args(arguments)
+    try:
+        report(options.study, options.figure)
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def report(study: str, figure: Path | None) -> None:
+    """Print what `study` shows, and draw proxy and gold of three arms to `figure`.
+
+    Raises:
+        UserError: `study` is no folder, or lacks completed runs of an arm.
+    """
+    loaded = load(study)
+    completed = loaded.runs[loaded.runs["status"] == "completed"]
+    if missing := [arm for arm in ORDER if arm not in set(completed["arm"]) and arm != "rm_default"]:
+        raise UserError(f"{study} has no completed run of {', '.join(missing)}: python -m ablate.run -m sweep=world_check 'seed=range(5)'")
+    if figure:
+        sft = completed[completed["arm"] == "vanilla"]
         limit = (sft["sft/eval/gold"] - sft["collapse.threshold"] * sft["sft/eval/gold_sd"]).mean()
-        proxy_and_gold(loaded.curves, PICTURED, limit).savefig(arguments.figure, dpi=160)
-    runs = with_reward_models(loaded.runs[loaded.runs["status"] == "completed"])
+        proxy_and_gold(loaded.curves, PICTURED, limit).savefig(figure, dpi=160)
+    runs = with_reward_models(completed)
     print(table(runs), end="\n\n")
     for statement, holds, numbers in statements(runs, loaded.curves):
         print(f"{'holds    ' if holds else 'FAILS    '} {statement}: {numbers}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

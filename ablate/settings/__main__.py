@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import sys
 from collections.abc import Sequence
 from dataclasses import Field
 from itertools import groupby
@@ -16,6 +15,7 @@ from itertools import groupby
 from ablate.config import Config
 from ablate.errors import UserError
 from ablate.settings.fields import Setting, setting_names, spelled, walk
+from ablate.system.commands import command_errors
 
 TITLE = "# Settings\n\nMade by `python -m ablate.settings > docs/reference/settings.md`. Change any of them with `setting=value`.\n"
 HEADER = "| setting | default | unit | values | meaning | source |\n|---|---|---|---|---|---|\n"
@@ -66,10 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m ablate.settings", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("match", nargs="?", default="", help="only settings whose name or meaning contains this")
-    try:
+    with command_errors():
         print(reference(parser.parse_args(arguments).match), end="")
-    except UserError as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -10,17 +10,16 @@ One study is run by `python -m ablate.run -m sweep=<study>`. A file of sweeps/ w
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
 from ablate.config import Config, PPOConfig
-from ablate.errors import UserError
 from ablate.runs.folder import read_config, read_summary
 from ablate.sweeps.expand import by_setting, cores, expand
 from ablate.sweeps.study import load_study, study_names
 from ablate.sweeps.table import duration
+from ablate.system.commands import command_errors
 
 
 def responses(overrides: Sequence[str]) -> int:
@@ -78,10 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "results", nargs="?", type=Path, default=Path(Config.results), help="the folder whose runs give the speed (default: %(default)s)"
     )
-    try:
+    with command_errors():
         print(listing(parser.parse_args(arguments).results, at_a_time=cores()))
-    except UserError as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

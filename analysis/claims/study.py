@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from ablate.errors import UserError
 from ablate.runs.numerics import PACKAGES, code_fingerprint
 from analysis.claims.judge import Claim, Verdict, find_arms, judge
 from analysis.claims.paper import PAPER_CLAIMS
@@ -58,7 +59,7 @@ def study_verdicts(loaded: Loaded, study: str, generator: np.random.Generator, *
     table, settings = outcomes(runs, curves), arm_settings(runs)
     base = base_arm(settings) if base is None else base
     if base not in settings.index:
-        raise ValueError(f"--base {base}: no such arm in {study}; there are {', '.join(settings.index)}")
+        raise UserError(f"--base {base}: no such arm in {study}; there are {', '.join(settings.index)}")
     if scores is not None and len(scores):
         table["proxy_tail"] = proxy_tails(table, scores)
     if judgements is not None and len(third_parties(judgements[judgements["run"].isin(table["run"])])):

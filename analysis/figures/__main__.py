@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ablate.errors import UserError
 from analysis.figures.catalogue import FIGURES, Entry, Source, find_source
 from analysis.figures.estimate import Drawn, Frames
 from analysis.figures.style import style
@@ -69,16 +70,16 @@ def chosen_source(loaded: Loaded, study: str, arms: str | None) -> Source:
     """--study and --arms as a source.
 
     Raises:
-        ValueError: there is no such study or arm.
+        UserError: there is no such study or arm.
     """
     studies = sorted(loaded.runs["study"].unique())
     if study not in studies:
-        raise ValueError(f"--study {study}: no such study here; there are {', '.join(studies)}")
+        raise UserError(f"--study {study}: no such study here; there are {', '.join(studies)}")
     present = sorted(loaded.runs.loc[loaded.runs["study"] == study, "arm"].unique())
     named = tuple(arms.split(",")) if arms else ()
     unknown = [arm for arm in named if arm not in present]
     if unknown:
-        raise ValueError(f"--arms {','.join(unknown)}: not in {study}; there are {', '.join(present)}")
+        raise UserError(f"--arms {','.join(unknown)}: not in {study}; there are {', '.join(present)}")
     return Source(study, named)
 
 
@@ -93,7 +94,7 @@ def draw_all(loaded: Loaded, out: Path) -> int:
         try:
             print(draw(name, loaded, source, out), flush=True)
             drawn += 1
-        except ValueError as reason:
+        except UserError as reason:
             left_out.append(f"{name}: {reason}")
     print("\n".join(["", f"{drawn} figures drawn, {len(left_out)} left out:"[: None if left_out else -1], *left_out]))
     return drawn
@@ -115,38 +116,38 @@ def main() -> None:
         return
     try:
         run(arguments)
-    except (ValueError, OSError) as error:
-        sys.exit(f"{error}")
+    except (UserError, OSError) as error:
+        sys.exit(f"error: {error}")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """What the command line asks for.
 
     Raises:
-        ValueError, OSError: a user's mistake, in a sentence.
+        UserError: the command line asks for what is not there.
     """
     names = [word for word in arguments.what if word in FIGURES]
     folders = [word for word in arguments.what if word not in FIGURES]
     unknown = [word for word in folders if re.fullmatch(r"fig\d+", word)]
     if unknown:
-        raise ValueError(f"no figure {unknown[0]}: there are {', '.join(FIGURES)}")
+        raise UserError(f"no figure {unknown[0]}: there are {', '.join(FIGURES)}")
     if not folders or bool(names) == arguments.all:
-        raise ValueError("name figures or --all, and a folder: python -m analysis.figures fig07 results/policy_constraints")
+        raise UserError("name figures or --all, and a folder: python -m analysis.figures fig07 results/policy_constraints")
     if (arguments.all and arguments.study) or (arguments.arms and not arguments.study):
-        raise ValueError("--study goes with named figures, and --arms with --study")
+        raise UserError("--study goes with named figures, and --arms with --study")
     loaded = load(folders)
     if loaded.runs.empty:
-        raise ValueError(f"no runs below {', '.join(folders)}: name a study or results folder that python -m ablate.run has written")
+        raise UserError(f"no runs below {', '.join(folders)}: name a study or results folder that python -m ablate.run has written")
     if arguments.all:
         if not draw_all(loaded, arguments.out):
-            raise ValueError("nothing to draw: name a study with --study and a figure")
+            raise UserError("nothing to draw: name a study with --study and a figure")
         return
     for name in names:
         found = find_source(FIGURES[name], loaded.runs)
         source = chosen_source(loaded, arguments.study, arguments.arms) if arguments.study else found
         if source is None:
             held = ", ".join(sorted(loaded.runs["study"].unique()))
-            raise ValueError(f"{missing(name, FIGURES[name])}, or draw another study with --study (here: {held})")
+            raise UserError(f"{missing(name, FIGURES[name])}, or draw another study with --study (here: {held})")
         print(draw(name, loaded, source, arguments.out), flush=True)
 
 

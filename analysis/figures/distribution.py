@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ablate.errors import UserError
 from analysis.figures.estimate import Drawn, Frames
 from analysis.figures.style import WIDTH, add_caption, arm_label, arm_order, gold_source, seeds, style
 
@@ -41,12 +42,12 @@ def fig13(frames: Frames, generator: np.random.Generator) -> Drawn:
     """Distribution of proxy scores over training of the base arm, beside that of gold.
 
     Raises:
-        ValueError: no scores were kept.
+        UserError: no scores were kept.
     """
     arm = arm_order(frames.runs)[0]
     scores = frames.scores[frames.scores["arm"] == arm] if len(frames.scores) else frames.scores
     if scores.empty:
-        raise ValueError(f"no run of {arm} has kept its scores.jsonl")
+        raise UserError(f"no run of {arm} has kept its scores.jsonl")
     table = score_table(scores, shown_updates(scores["update"].to_numpy()))
     runs = frames.runs[frames.runs["arm"] == arm]
     caption = (

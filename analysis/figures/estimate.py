@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ablate.errors import UserError
 from ablate.runs.metrics import BY_NAME
 from analysis.estimate.collapse import collapse_times
 from analysis.estimate.outcomes import with_win_rate
@@ -91,7 +92,7 @@ def trajectories(frames: Frames, panels: Sequence[Panel], groups: Mapping[str, S
     no run has logged are absent.
 
     Raises:
-        ValueError: no panel has been logged.
+        UserError: no panel has been logged.
     """
     curves = with_win_rate(frames.curves)
     collapses = collapse_times(frames.runs, curves).dropna(subset=["collapse_update"])
@@ -105,7 +106,7 @@ def trajectories(frames: Frames, panels: Sequence[Panel], groups: Mapping[str, S
                 drawn.append(pd.DataFrame([dict(arm="", kind="limit", value=collapse_limit(frames.runs))]))
             parts += [part.assign(group=group, panel=panel.title) for part in drawn]
     if not parts:
-        raise ValueError("none of the panels has been logged by these runs: " + ", ".join(panel.metric for panel in panels))
+        raise UserError("none of the panels has been logged by these runs: " + ", ".join(panel.metric for panel in panels))
     return pd.concat(parts, ignore_index=True).reindex(columns=COLUMNS)
 
 

@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ablate.errors import UserError
 from analysis.figures.estimate import Drawn, Frames, mean_and_band
 from analysis.figures.style import WIDTH, WORDS, add_caption, arm_label, arm_order, gold_source, seeds, style
 from analysis.load.judgements import third_parties
@@ -32,11 +33,11 @@ def ended(frames: Frames) -> pd.DataFrame:
     """Completed runs.
 
     Raises:
-        ValueError: there is none.
+        UserError: there is none.
     """
     runs = frames.runs[frames.runs["status"] == "completed"]
     if runs.empty:
-        raise ValueError("no run has reached its end yet")
+        raise UserError("no run has reached its end yet")
     return runs
 
 
@@ -71,7 +72,7 @@ def win_table(frames: Frames, generator: np.random.Generator) -> pd.DataFrame:
                 for _, judgement in asked[(asked["run"] == run["run"]) & (asked["kind"] == kind)].iterrows():
                     found.append((*who, f"{kind} prompts", judgement["judge"], judgement[list(OUTCOMES)]))
     if not found:
-        raise ValueError("these runs have no win rates (eval/helpful/win, eval/harmful/win): they had no gold reward, and no judgement "
+        raise UserError("these runs have no win rates (eval/helpful/win, eval/harmful/win): they had no gold reward, and no judgement "
                          "(python -m ablate.judge RUN sft)")  # fmt: skip
     several = len({entry[3] for entry in found}) > 1
     parts = []
@@ -101,7 +102,7 @@ def refusal_table(frames: Frames, generator: np.random.Generator) -> pd.DataFram
     runs, parts = ended(frames), []
     scores = frames.scores[(frames.scores["kind"] == "harmful") & frames.scores["gold"].notna()] if len(frames.scores) else frames.scores
     if scores.empty:
-        raise ValueError("these runs have kept no gold of answers to harmful prompts (scores.jsonl)")
+        raise UserError("these runs have kept no gold of answers to harmful prompts (scores.jsonl)")
     for arm in arm_order(runs):
         for stage, label in (("first", "SFT"), ("last", short_label(arm))):
             for _, run in runs[runs["arm"] == arm].iterrows():

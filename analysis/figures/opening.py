@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from ablate.errors import UserError
 from analysis.estimate.effects import arm_settings, base_arm, change
 from analysis.estimate.outcomes import ENDED, outcomes
 from analysis.estimate.stats import paired_effect
@@ -31,14 +32,14 @@ def opening(runs: pd.DataFrame, curves: pd.DataFrame) -> Figure:
     of them; their arms should differ from one base by a trick.
 
     Raises:
-        ValueError: no run has ended with a gold reward.
+        UserError: no run has ended with a gold reward.
     """
     present = sorted(runs["study"].unique())
     studies = [study for study in TITLES if study in present] or present
     blocks = [_block(runs[runs["study"] == study], curves[curves["study"] == study]) for study in studies]
     known = np.array([value for block in blocks for row in block for value in row["gold"] if np.isfinite(value)])
     if not len(known):
-        raise ValueError("no run has ended with a gold reward: there is nothing to draw")
+        raise UserError("no run has ended with a gold reward: there is nothing to draw")
     heights = [len(block) + 1.5 for block in blocks]
     with matplotlib.rc_context({"font.size": 8.5, "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False}):
         figure = Figure(figsize=(9, ROW * sum(heights) + 1.1), layout="constrained")

@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
 from matplotlib.ticker import MaxNLocator
 
+from ablate.errors import UserError
 from analysis.figures.labels import SIZE, label_ends, spread_labels, wrap
 from analysis.figures.style import PALETTE, WIDTH, add_caption, arm_colours, arm_dashes, arm_label, style
 
@@ -24,7 +25,7 @@ def draw_panels(table: pd.DataFrame, arms: Sequence[str], caption: str, *, colum
     arms: all arms in order, for colours and line styles. scales: panel → scale of its vertical axis.
 
     Raises:
-        ValueError: a panel with nothing in it.
+        UserError: a panel with nothing in it.
     """
     cells = list(table[["panel", "group"]].drop_duplicates().itertuples(index=False, name=None))
     columns = min(columns, len(cells))
@@ -65,11 +66,11 @@ def draw_panel(axes: Axes, part: pd.DataFrame, colours: Mapping[str, str], dashe
     """All arms of one panel; returns their labels, still to be spread.
 
     Raises:
-        ValueError: the panel has nothing in it.
+        UserError: the panel has nothing in it.
     """
     means = part[part["kind"] == "mean"]
     if means.empty:
-        raise ValueError(f"nothing to draw in the panel {part['panel'].iloc[0]!r}")
+        raise UserError(f"nothing to draw in the panel {part['panel'].iloc[0]!r}")
     if scale == "sqrt":
         axes.set_yscale("function", functions=(lambda y: np.sign(y) * np.sqrt(np.abs(y)), lambda y: np.sign(y) * y**2))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ablate.errors import UserError
 from analysis.figures.estimate import COLUMNS, Drawn, Frames, mean_and_band
 from analysis.figures.labels import spread_labels
 from analysis.figures.panels import draw_panel
@@ -26,11 +27,11 @@ def reward_models(runs: pd.DataFrame, recorded: pd.DataFrame) -> pd.DataFrame:
     series: 'clear pairs', 'hard pairs' under those presets, else the arm; arms that share their reward models are one series.
 
     Raises:
-        ValueError: no run has recorded its reward model.
+        UserError: no run has recorded its reward model.
     """
     known = runs[runs["run"].isin(set(recorded["run"]) if len(recorded) else set())]
     if known.empty:
-        raise ValueError("none of these runs holds reward_model/pairs.csv and training.jsonl: reward models given by a path have none")
+        raise UserError("none of these runs holds reward_model/pairs.csv and training.jsonl: reward models given by a path have none")
     settings = [name for name in known.columns if name.startswith(STAGES)]
     kinds = pd.MultiIndex.from_frame(known[settings].astype(str)) if settings else pd.Index(["all"] * len(known))
     kind, seed = pd.factorize(kinds)[0], known["pipeline_seed"].to_numpy() if "pipeline_seed" in known else known["seed"].to_numpy()

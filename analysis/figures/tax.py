@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ablate.errors import UserError
 from analysis.figures.estimate import Drawn, Frames, mean_and_band
 from analysis.figures.judged import ended
 from analysis.figures.style import PALETTE, WIDTH, add_caption, arm_label, arm_order, gold_source, seeds, style
@@ -46,7 +47,7 @@ def tax_table(frames: Frames, generator: np.random.Generator) -> pd.DataFrame:
             rows += [dict(panel=title, arm=arm, kind="seed", value=value) for value in values]
             rows.append(dict(panel=title, arm=arm, kind="mean", value=band["mean"], low=band["low"], high=band["high"], n=band["n"]))
     if not rows:
-        raise ValueError("no summary.json holds the metrics of SFT and of the end: " + ", ".join([*WON, *PAID, *NEAREST]))
+        raise UserError("no summary.json holds the metrics of SFT and of the end: " + ", ".join([*WON, *PAID, *NEAREST]))
     return pd.DataFrame(rows)
 
 

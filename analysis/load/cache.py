@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ablate.errors import UserError
 from ablate.system.files import atomic_file
 from analysis.load.runfolder import Record
 
@@ -18,7 +19,7 @@ def read(root: Path) -> dict[str, tuple[str, Record]]:
     """Cached runs by folder below `root`, each with its fingerprint; {} if there is no cache, or one of another version.
 
     Raises:
-        ModuleNotFoundError: without pyarrow.
+        UserError: without pyarrow.
     """
     _require_pyarrow()
     runs_path, curves_path = _paths(root)
@@ -68,4 +69,4 @@ def _require_pyarrow() -> None:
     try:
         import pyarrow  # noqa: F401
     except ModuleNotFoundError:
-        raise ModuleNotFoundError("the Parquet cache needs pyarrow: pip install pyarrow, or load without a cache") from None
+        raise UserError("the Parquet cache needs pyarrow: pip install pyarrow, or load without a cache") from None

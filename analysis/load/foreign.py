@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ablate.errors import UserError
 from analysis.load.frames import IDENTITY, Loaded
 from analysis.load.runfolder import flatten
 
@@ -36,8 +37,8 @@ def load_wandb_run(path: str | Path, *, study: str = "foreign", names: Mapping[s
     wandb's step; the arm is the run's display name and the seed its config's `seed` (0 without one).
 
     Raises:
-        ModuleNotFoundError: without wandb.
-        ValueError: wandb cannot read the file, or it holds no history.
+        UserError: without wandb.
+        UserError: wandb cannot read the file, or it holds no history.
     """
     lines = _inspect(Path(path))
     records = [json.loads(line) for line in lines]
@@ -52,7 +53,7 @@ def load_wandb_run(path: str | Path, *, study: str = "foreign", names: Mapping[s
     history = [record["history"]["item"] for record in records if record["type"] == "history"]
     rows = [{"update": item.get("_step", index), **_numbers(item, names)} for index, item in enumerate(history)]
     if not rows:
-        raise ValueError(f"{path}: no history in this wandb run")
+        raise UserError(f"{path}: no history in this wandb run")
     settings = flatten({name: value for name, value in config.items() if name != "_wandb"})
     exited = any(record["type"] == "exit" for record in records)
     who = dict(study=study, arm=title or run_id, seed=int(settings.get("seed", 0)))
@@ -64,12 +65,12 @@ def load_wandb_export(path: str | Path, *, study: str = "foreign", names: Mappin
     """A CSV exported from a wandb chart: a column Step and columns "RUN - METRIC" (their __MIN and __MAX are not used).
 
     Raises:
-        ValueError: no Step column or no "RUN - METRIC" column.
+        UserError: no Step column or no "RUN - METRIC" column.
     """
     table = pd.read_csv(path)
     columns = [name for name in table.columns if " - " in name and not name.endswith(("__MIN", "__MAX"))]
     if "Step" not in table or not columns:
-        raise ValueError(f'{path}: not a chart exported from wandb, which has a column Step and columns "RUN - METRIC"')
+        raise UserError(f'{path}: not a chart exported from wandb, which has a column Step and columns "RUN - METRIC"')
     runs, curves = [], []
     for arm in dict.fromkeys(name.rsplit(" - ", 1)[0] for name in columns):
         mine = {name: _ours(name.rsplit(" - ", 1)[1], names) for name in columns if name.rsplit(" - ", 1)[0] == arm}
@@ -89,9 +90,9 @@ def _inspect(path: Path) -> list[str]:
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
     done = subprocess.run(command, capture_output=True, text=True)
     if "No module named wandb" in done.stderr:
-        raise ModuleNotFoundError("reading a wandb run needs wandb: pip install wandb")
+        raise UserError("reading a wandb run needs wandb: pip install wandb")
     if done.returncode != 0:
-        raise ValueError(f"{path}: wandb cannot read it: {done.stderr.strip() or done.stdout.strip()}")
+        raise UserError(f"{path}: wandb cannot read it: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout.splitlines()
 
 

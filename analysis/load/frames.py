@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ablate.errors import UserError
 from analysis.load import cache as parquet
 from analysis.load.packed import resolve
 from analysis.load.runfolder import NotARun, Record, find_run_folders, fingerprint, iter_jsonl, read_run
@@ -38,15 +39,15 @@ def load(roots: str | Path | Sequence[str | Path], *, cache: bool = False) -> Lo
         cache: keep what was read in `<root>/.analysis/` as Parquet (needs pyarrow) and read only what has changed since.
 
     Raises:
-        FileNotFoundError: a root is not a folder.
-        ModuleNotFoundError: `cache` without pyarrow.
+        UserError: a root is not a folder.
+        UserError: `cache` without pyarrow.
     """
     records: dict[str, Record] = {}
     left_out: list[dict[str, str]] = []
     for root in [roots] if isinstance(roots, (str, Path)) else roots:
         folder = resolve(Path(root))
         if not folder.is_dir():
-            raise FileNotFoundError(f"{root} is not a folder: name a study or results folder")
+            raise UserError(f"{root} is not a folder: name a study or results folder")
         _read_root(folder, cache, records, left_out)
     _leave_out_twins(records, left_out)
     left_out += [dict(folder=folder, what="part", reason=note) for folder, record in records.items() for note in record.notes]

@@ -12,6 +12,7 @@ import os
 import tarfile
 from pathlib import Path
 
+from ablate.errors import UserError
 from ablate.system.files import atomic_folder
 from ablate.system.locks import locked
 
@@ -23,7 +24,7 @@ def resolve(root: Path) -> Path:
     """`root` itself, or, where it is a packed set or a study of one, the folder in the user's cache that holds its runs.
 
     Raises:
-        ValueError: the archive is damaged or unsafe.
+        UserError: the archive is damaged or unsafe.
     """
     if (root / ARCHIVE).is_file():
         return _in_cache(root)
@@ -58,12 +59,12 @@ def checksum(packed: Path) -> str:
     """SHA-256 of the archive, held to the one beside it.
 
     Raises:
-        ValueError: they differ.
+        UserError: they differ.
     """
     found = hashlib.sha256((packed / ARCHIVE).read_bytes()).hexdigest()
     stated = (packed / SUMS).read_text().split()[0] if (packed / SUMS).is_file() else None
     if found != stated:
-        raise ValueError(f"{packed / ARCHIVE} is damaged: its checksum is not the one in {SUMS}; fetch it again")
+        raise UserError(f"{packed / ARCHIVE} is damaged: its checksum is not the one in {SUMS}; fetch it again")
     return found
 
 
@@ -74,19 +75,19 @@ def unpack(packed: Path, to: Path) -> None:
     here: a run folder owns its files.
 
     Raises:
-        FileExistsError: one of the set's studies is in `to` already.
-        ValueError: the archive is damaged or unsafe.
+        UserError: one of the set's studies is in `to` already.
+        UserError: the archive is damaged or unsafe.
     """
     checksum(packed)
     with tarfile.open(packed / ARCHIVE) as archive:
         members = archive.getmembers()
         for study in sorted({member.name.lstrip("/").partition("/")[0] for member in members}):
             if (to / study).exists():
-                raise FileExistsError(f"{to / study} exists: name another folder with --to, or move that one away")
+                raise UserError(f"{to / study} exists: name another folder with --to, or move that one away")
         try:
             archive.extractall(to, filter="data")
         except tarfile.FilterError as error:
-            raise ValueError(f"{packed / ARCHIVE} is unsafe and was not unpacked: {error}") from None
+            raise UserError(f"{packed / ARCHIVE} is unsafe and was not unpacked: {error}") from None
     for member in members:
         if member.islnk():
             own = (to / member.name).read_bytes()

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image as Picture
 
+from ablate.errors import UserError
 from analysis.figures.__main__ import frames_of
 from analysis.figures.catalogue import FIGURES, Source, find_source
 from analysis.figures.style import style
@@ -39,10 +40,10 @@ def paper_figure(name: str, loaded: Loaded, study: str | None = None) -> Image:
     """One of the paper's figures, from its own study or from `study`.
 
     Raises:
-        ValueError: none of the figure's studies is loaded.
+        UserError: none of the figure's studies is loaded.
     """
     entry = FIGURES[name]
     source = Source(study) if study else find_source(entry, loaded.runs)
     if source is None:
-        raise ValueError(f"{name} needs runs of {' or '.join(source.study for source in entry.sources)}")
+        raise UserError(f"{name} needs runs of {' or '.join(source.study for source in entry.sources)}")
     return show(entry.draw(frames_of(loaded, source, entry.reads), np.random.default_rng(0)).figure)

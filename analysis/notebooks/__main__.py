@@ -1,4 +1,8 @@
-"""Execute the notebooks and keep their output: `python -m analysis.notebooks [NAME …]`."""
+"""Execute the notebooks from the top and keep their output.
+
+python -m analysis.notebooks
+python -m analysis.notebooks 01_collapse 03_early_warning
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ablate.errors import UserError
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -26,8 +32,8 @@ def executed(path: Path) -> NotebookNode:
     """The notebook after a run from the top in a fresh kernel, without times or anything else that differs from run to run.
 
     Raises:
-        ModuleNotFoundError: without nbclient and ipykernel.
-        RuntimeError: a cell failed, or the kernel died.
+        UserError: without nbclient and ipykernel.
+        UserError: a cell failed, or the kernel died.
     """
     try:
         import ipykernel  # noqa: F401
@@ -35,7 +41,7 @@ def executed(path: Path) -> NotebookNode:
         import nbformat
         from jupyter_client.manager import KernelManager
     except ModuleNotFoundError:
-        raise ModuleNotFoundError("notebooks need nbclient and ipykernel: pip install 'ppo-ablation[notebooks]'") from None
+        raise UserError("notebooks need nbclient and ipykernel: pip install 'ppo-ablation[notebooks]'") from None
     notebook = nbformat.read(path, as_version=4)
     place = {"metadata": {"path": str(ROOT)}}
     with tempfile.TemporaryDirectory() as sockets:  # in the file system, so that nothing listens on a port; each kernel has its own
@@ -44,7 +50,7 @@ def executed(path: Path) -> NotebookNode:
         try:
             client.execute()
         except nbclient.exceptions.CellExecutionError as error:
-            raise RuntimeError(str(error)) from None
+            raise UserError(str(error)) from None
         finally:  # a client that owns its kernel ends it too, but leaves an error at exit behind where a cell fails
             if client.kc is not None:
                 client.kc.stop_channels()
@@ -55,18 +61,19 @@ def executed(path: Path) -> NotebookNode:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Execute and write the notebooks that are named, or all; 1 if one fails."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.notebooks", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m analysis.notebooks", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("names", nargs="*", help=f"for instance 01_collapse (default: all in {FOLDER.name}/)")
     options = parser.parse_args(arguments)
     chosen = [path for path in notebooks() if not options.names or path.stem in options.names]
     if unknown := sorted(set(options.names) - {path.stem for path in chosen}):
-        print(f"no notebook {', '.join(unknown)}: there are {', '.join(path.stem for path in notebooks())}", file=sys.stderr)
+        print(f"error: no notebook {', '.join(unknown)}: there are {', '.join(path.stem for path in notebooks())}", file=sys.stderr)
         return 1
     for path in chosen:
         try:
             notebook = executed(path)
-        except (ModuleNotFoundError, RuntimeError) as error:
-            print(f"{path.name}: {error}", file=sys.stderr)
+        except UserError as error:
+            print(f"error: {path.name}: {error}", file=sys.stderr)
             return 1
         import nbformat
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ablate.errors import UserError
 from analysis.figures.opening import opening
 from analysis.load.frames import load
 from analysis.load.packed import ARCHIVE, REFERENCE, SUMS, unpack
@@ -116,9 +117,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             unpack(options.packed, options.to)
         else:
             loaded = load(options.folders)
-            opening(loaded.runs, loaded.curves).savefig(options.out, dpi=160)
-    except (FileNotFoundError, FileExistsError, ValueError) as error:
-        print(error, file=sys.stderr)
+            figure = opening(loaded.runs, loaded.curves)
+            if options.out.suffix[1:] not in figure.canvas.get_supported_filetypes():
+                raise UserError(f"--out {options.out}: name a file that ends in .png, .pdf or .svg")
+            figure.savefig(options.out, dpi=160)
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ablate.errors import UserError
 from analysis.estimate.outcomes import ENDED, outcomes
 from analysis.load.frames import load
 from analysis.load.packed import ARCHIVE, SUMS, unpack
@@ -44,11 +45,11 @@ def pack(folders: Sequence[Path], out: Path) -> list[str]:
     """Write `out`/runs.tar.xz and SHA256SUMS from the finished runs below `folders`; a sentence for each run left out.
 
     Raises:
-        ValueError: no finished run; a path of this machine in a file; a verdict or curve that packing would change.
+        UserError: no finished run; a path of this machine in a file; a verdict or curve that packing would change.
     """
     runs, left_out = finished_runs(folders)
     if not runs:
-        raise ValueError(f"no finished run below {', '.join(map(str, folders))}")
+        raise UserError(f"no finished run below {', '.join(map(str, folders))}")
     out.mkdir(parents=True, exist_ok=True)
     contents = {name: content for folder in runs for name, content in packed_files(folder)}
     data = compressed(contents)
@@ -88,7 +89,7 @@ def packed_files(folder: Path) -> list[tuple[str, bytes]]:
             for setting, default in FOLDERS.items():
                 content = re.sub(rf"(?m)^{setting}: .*$", f"{setting}: {default}", content)
         if name != "samples.jsonl" and (paths := A_PATH.findall(content)):
-            raise ValueError(f"{path} names a path of this machine, {paths[0]}: only runs whose settings name none can be packed")
+            raise UserError(f"{path} names a path of this machine, {paths[0]}: only runs whose settings name none can be packed")
         found.append((f"{_place(folder)}/{name}", content.encode()))
     return found
 
@@ -146,7 +147,7 @@ def check(runs: Sequence[Path], packed: Path) -> None:
     """Unpack what was packed, and hold it to the runs: the same outcomes, run by run, and every metric within its rounding.
 
     Raises:
-        ValueError: they differ.
+        UserError: they differ.
     """
     with tempfile.TemporaryDirectory() as place:
         unpack(packed, Path(place))
@@ -154,8 +155,8 @@ def check(runs: Sequence[Path], packed: Path) -> None:
     names = [name for name in before.curves.select_dtypes("number") if not name.startswith(CLOCK)]
     ours, theirs = (frame.astype({"run": str}).sort_values(["run", "update"])[names].to_numpy() for frame in (before.curves, after.curves))
     if ours.shape != theirs.shape or not np.allclose(ours, theirs, rtol=0.51 * 10 ** (1 - METRIC_DIGITS), atol=0, equal_nan=True):
-        raise ValueError("packing changed a curve by more than its rounding")
+        raise UserError("packing changed a curve by more than its rounding")
     told = [outcomes(loaded.runs, loaded.curves).set_index("run").sort_index() for loaded in (before, after)]
     kept = ["status", "event", "time", "collapsed", "stable_updates"]
     if not told[0][kept].equals(told[1][kept]):
-        raise ValueError("packing changed an outcome: a run is within rounding of the collapse threshold; raise METRIC_DIGITS")
+        raise UserError("packing changed an outcome: a run is within rounding of the collapse threshold; raise METRIC_DIGITS")

@@ -1,4 +1,8 @@
-"""`python -m analysis.report results/STUDY`: one HTML page that opens without a network."""
+"""One HTML page per study, which opens without a network.
+
+python -m analysis.report results/reference/leave_one_out --open
+python -m analysis.report results/policy_constraints --watch
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ablate.errors import UserError
 from analysis.load.frames import load
 from analysis.load.packed import resolve
 from analysis.report.data import report_data
@@ -22,18 +27,18 @@ def build(root: Path, out: Path, *, base: str | None, seed: int, reload_seconds:
     """Read the study, write its page, and return a line that says so.
 
     Raises:
-        FileNotFoundError: `root` is not a folder.
-        ValueError: it holds no run, or several studies; or `base` is no arm.
+        UserError: `root` is not a folder.
+        UserError: it holds no run, or several studies; or `base` is no arm.
     """
     started = time.monotonic()
     loaded = load(root)
     studies = list(dict.fromkeys(loaded.runs["study"]))
     if not studies:
         reasons = "".join(f"\n  {row.folder}: {row.reason}" for row in loaded.left_out.itertuples())
-        raise ValueError(f"no run folder could be used below {root}{reasons}")
+        raise UserError(f"no run folder could be used below {root}{reasons}")
     if len(studies) > 1:
         names = " or ".join(str(root / study) for study in studies)
-        raise ValueError(f"{root} holds {len(studies)} studies, a page shows one: name {names}")
+        raise UserError(f"{root} holds {len(studies)} studies, a page shows one: name {names}")
     data = report_data(loaded, studies[0], np.random.default_rng(seed), base=base)
     text = page(data, built=time.strftime("%Y-%m-%d %H:%M"), reload_seconds=reload_seconds)
     write_page(out, text)
@@ -42,7 +47,8 @@ def build(root: Path, out: Path, *, base: str | None, seed: int, reload_seconds:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the page, with --watch again and again; 1 if there is nothing to show."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.report", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m analysis.report", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("study", type=Path, help="a study's folder, results/STUDY, or one of a packed set, results/reference/STUDY")
     parser.add_argument("--out", type=Path, help="the page (default: report.html in the study's folder, STUDY.html here if that is packed)")
     parser.add_argument("--base", help="arm that the others are compared with (default: the most central one)")
@@ -62,8 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             webbrowser.open(out.resolve().as_uri())
         if options.watch:
             follow(resolve(options.study), rebuild, known)
-    except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 

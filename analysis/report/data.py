@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ablate.errors import UserError
 from analysis.claims.judge import NAMES
 from analysis.claims.study import LEVELS, StudyVerdicts, runs_to_score, study_verdicts
 from analysis.estimate.effects import arm_settings, base_arm, change, differing
@@ -31,11 +32,11 @@ def report_data(loaded: Loaded, study: str, generator: np.random.Generator, *, b
     """Everything about one study.
 
     Raises:
-        ValueError: no run of the study, or `base` is none of its arms.
+        UserError: no run of the study, or `base` is none of its arms.
     """
     runs = loaded.runs[loaded.runs["study"] == study].reset_index(drop=True)
     if runs.empty:
-        raise ValueError(f"no run folder of {study} could be used")
+        raise UserError(f"no run folder of {study} could be used")
     own = len(runs)
     scores, judgements = load_rows(runs_to_score(loaded, study), "scores"), load_judgements(runs)
     verdicts = study_verdicts(loaded, study, generator, base=base, scores=scores, judgements=judgements)

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from simulate import SFT_GOLD, SFT_SD, Arm, write_study
 
+from ablate.errors import UserError
 from ablate.world.gold import REFUSAL
 from analysis.figures import __main__ as command
 from analysis.figures.catalogue import FIGURES, find_source
@@ -251,13 +252,13 @@ def test_panels_that_no_run_logged_are_left_out_and_named(tmp_path):
     frames = frames_of(tmp_path, "bare")
     figure, _ = draw(frames, np.random.default_rng(0), "Figure.", (PROXY, Panel("monitor/unheard_of", "Unheard of")))
     assert titles(figure) == [PROXY.title] and "Not logged by these runs: Unheard of." in unwrapped(figure)
-    with pytest.raises(ValueError, match="none of the panels has been logged by these runs: monitor/unheard_of"):
+    with pytest.raises(UserError, match="none of the panels has been logged by these runs: monitor/unheard_of"):
         trajectories(frames, (Panel("monitor/unheard_of", "Unheard of"),), {"": ["vanilla"]}, np.random.default_rng(0))
 
 
 def test_an_empty_panel_is_refused():
     table = pd.DataFrame([dict(group="", panel="KL", arm="vanilla", kind="limit", update=0, value=1.0)])
-    with pytest.raises(ValueError, match="nothing to draw in the panel 'KL'"):
+    with pytest.raises(UserError, match="nothing to draw in the panel 'KL'"):
         draw_panels(table, ["vanilla"], "", columns=1, scales={})
 
 
@@ -410,7 +411,7 @@ def test_figure_10_is_drawn_without_gold_from_judgements_alone():
     assert drawn.table[["row", "outcome", "value"]].values.tolist() == [
         ["all prompts", "win", 0.5], ["all prompts", "tie", 0.25], ["all prompts", "lose", 0.25],
     ]  # fmt: skip
-    with pytest.raises(ValueError, match=r"python -m ablate\.judge RUN sft"):
+    with pytest.raises(UserError, match=r"python -m ablate\.judge RUN sft"):
         fig10(Frames(ONE_RUN, pd.DataFrame([dict(run="r", update=10)])), np.random.default_rng(0))
 
 

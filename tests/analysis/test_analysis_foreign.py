@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from simulate import Arm, write_study
 
+from ablate.errors import UserError
 from analysis.load.foreign import combine, load_wandb_export, load_wandb_run
 from analysis.load.frames import load
 
@@ -33,7 +34,7 @@ def test_an_offline_run_is_read_under_our_names(offline_run):
 def test_what_is_no_wandb_run_is_named(tmp_path):
     pytest.importorskip("wandb")
     (tmp_path / "x.wandb").write_bytes(b"nonsense")
-    with pytest.raises(ValueError, match=r"x\.wandb"):
+    with pytest.raises(UserError, match=r"x\.wandb"):
         load_wandb_run(tmp_path / "x.wandb")
 
 
@@ -48,7 +49,7 @@ def test_an_exported_chart_is_split_into_its_runs(tmp_path):
         ["other", 0, 2.0],
     ]
     (tmp_path / "no.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(ValueError, match="not a chart exported from wandb"):
+    with pytest.raises(UserError, match="not a chart exported from wandb"):
         load_wandb_export(tmp_path / "no.csv")
 
 

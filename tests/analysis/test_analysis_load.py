@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from simulate import SFT_GOLD, SFT_SD, Arm, write_run, write_study
 
+from ablate.errors import UserError
 from analysis.load.frames import load, load_reward_models, load_rows
 from analysis.load.runfolder import NotARun, find_run_folders, flatten, read_config, read_metrics
 
@@ -136,7 +137,7 @@ def test_config_blocks_parse_as_the_whole_file_does(tmp_path):
 
 
 def test_a_missing_root_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
+    with pytest.raises(UserError, match="nowhere is not a folder"):
         load(tmp_path / "nowhere")
 
 
@@ -175,7 +176,7 @@ def test_the_cache_without_pyarrow_says_what_to_install(study):
     try:
         import pyarrow  # noqa: F401
     except ModuleNotFoundError:
-        with pytest.raises(ModuleNotFoundError, match="pip install pyarrow"):
+        with pytest.raises(UserError, match="pip install pyarrow"):
             load(study, cache=True)
     else:
         assert load(study, cache=True).left_out.empty

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from simulate import Arm, write_study
 
+from ablate.errors import UserError
 from analysis.estimate.outcomes import outcomes
 from analysis.load.frames import load, load_reward_models, load_rows
 from analysis.load.packed import ARCHIVE, REFERENCE, SUMS, unpack
@@ -77,7 +78,7 @@ def test_what_is_unpacked_by_command_is_what_load_reads(packed, tmp_path, capsys
 
 def test_a_study_of_a_packed_set_is_named_like_a_folder(packed):
     assert set(load(packed / "two").runs["run"]) == {f"two/{run}" for run in EVERY_RUN}
-    with pytest.raises(FileNotFoundError, match="three is not a folder"):
+    with pytest.raises(UserError, match="three is not a folder"):
         load(packed / "three")
 
 
@@ -143,7 +144,7 @@ def test_no_log_and_no_path_of_this_machine_is_packed(results, tmp_path):
     assert not any("log" in name or "checkpoints" in name for name in contents)
     assert not any(b"/home" in content for content in contents.values())
     config.write_text(config.read_text() + "sft:\n  path: /home/someone/sft\n")
-    with pytest.raises(ValueError, match="/home/someone/sft"):
+    with pytest.raises(UserError, match="/home/someone/sft"):
         pack([results / "one"], tmp_path / "refused")
 
 
@@ -172,7 +173,7 @@ def test_a_damaged_archive_is_refused(packed):
     data = bytearray((packed / ARCHIVE).read_bytes())
     data[len(data) // 2] ^= 1
     (packed / ARCHIVE).write_bytes(data)
-    with pytest.raises(ValueError, match="damaged"):
+    with pytest.raises(UserError, match="damaged"):
         load(packed)
 
 
@@ -189,7 +190,7 @@ def test_an_archive_never_writes_outside_its_folder(name, tmp_path):
         unpack(packed, to)
         assert (to / name[1:]).is_file() and not Path(name).exists()
     else:
-        with pytest.raises(ValueError, match="unsafe"):
+        with pytest.raises(UserError, match="unsafe"):
             unpack(packed, to)
         assert not list(tmp_path.rglob("outside"))
 
@@ -206,3 +207,8 @@ def test_the_committed_set_is_whole_small_and_agrees_with_its_summaries():
     told = outcomes(loaded.runs, loaded.curves)
     assert (told["collapsed"] == loaded.runs["collapsed"].astype(float)).all()
     assert f"{len(loaded.runs)} real runs" in (REFERENCE / "README.md").read_text()
+
+
+def test_a_figure_of_an_unknown_kind_is_refused_in_a_sentence(results, tmp_path, capsys):
+    assert main(["figure", str(results), "--out", str(tmp_path / "opening.doc")]) == 1
+    assert capsys.readouterr().err.startswith("error: --out ") and not (tmp_path / "opening.doc").exists()

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -509,7 +510,7 @@ def test_lines_are_no_wider_than_a_terminal_with_twenty_arms(tmp_path, capsys):
 
 def test_the_command_names_a_mistake_in_one_sentence(study, tmp_path, capsys):
     assert verdicts_module.main([str(tmp_path / "nowhere")]) == 1
-    assert "is not a folder" in capsys.readouterr().err
+    assert re.fullmatch(r"error: .*nowhere is not a folder: .*\n", capsys.readouterr().err)
     assert verdicts_module.main([str(study), "--base", "vanila"]) == 1
     assert "no such arm in study; there are kl, scaling, vanilla" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()

@@ -37,7 +37,7 @@ ALLOWED = {
     "ablate.data": DATA,
     "ablate.models": MODELS,
     "ablate.ppo": PPO,
-    "ablate.settings": LEAVES | {"ablate.settings"},
+    "ablate.settings": SYSTEM | {"ablate.settings"},
     "ablate.runs": RUNS,
     "ablate.pipeline": PIPELINE - {"ablate.runs"},
     "ablate.trainer": PIPELINE | {"ablate.trainer"},

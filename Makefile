@@ -25,7 +25,7 @@ hh: .venv/installed
 	$(BIN)/python -m analysis.report results/hh
 
 lint: .venv/installed
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/basedpyright --warnings
 
 # In place, on results/reference
 notebooks: .venv/installed

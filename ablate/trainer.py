@@ -27,7 +27,7 @@ from ablate.ppo.shaping import estimate_targets, initial_state, shape_rewards
 from ablate.ppo.types import Rollout
 from ablate.ppo.update import critic_update, new_optimizer, steps_per_update, update
 from ablate.runs.checkpoint import TrainState, load_adapted, load_optimizer, load_weights, progress_from, read_state, save
-from ablate.runs.folder import read_config
+from ablate.runs.folder import config_of
 from ablate.runs.store import ReadOnlyRunStore, RunStore
 from ablate.runs.tracking import Tracker, Trackers
 from ablate.system.distributed import any_process, from_main, is_sharded, raise_on_all_ranks, rank_slice, strided_rank_shard
@@ -98,8 +98,8 @@ class Trainer:
             self.store.truncate_to(state["offsets"])
             return
         shaping, ppo = self.progress.shaping, self.config.ppo
-        before = read_config(start.parents[1])["ppo"]
-        if not (ppo.kl_adaptive and before["kl_adaptive"] and ppo.kl_coef == before["kl_coef"]):
+        before = config_of(start.parents[1]).ppo
+        if not (ppo.kl_adaptive and before.kl_adaptive and ppo.kl_coef == before.kl_coef):
             shaping = replace(shaping, kl_coef=ppo.kl_coef)
         self.progress = TrainState(self.progress.update, shaping, detector)
 

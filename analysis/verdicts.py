@@ -59,13 +59,14 @@ def as_markdown(verdicts: StudyVerdicts) -> str:
 
 
 def claims_frame(verdicts: StudyVerdicts) -> pd.DataFrame:
-    """A row a part of a claim: figure, claim, verdict, part (the part's own verdict), outcome, expects, arms, effect, seeds, sentence."""
+    """One row per part of a claim: figure, claim, verdict, part (the part's own verdict), outcome, expects, arms, effect, seeds, sentence."""
     rows = []
     for claim, verdict in verdicts.claims:
         for asked, found in zip(claim.parts, verdict.parts, strict=True):
+            effect = found.effect._asdict() if found.effect else {}
             rows.append(dict(figure=claim.figure, claim=claim.text, verdict=verdict.verdict, part=found.verdict, outcome=asked.outcome,
-                             expects=asked.expects, arms=" ".join(dict.fromkeys(found.arms)), **found.effect._asdict(),
-                             seeds=found.seeds, sentence=found.sentence))  # fmt: skip
+                             expects=asked.expects, arms=" ".join(dict.fromkeys(found.arms)), **effect, seeds=found.seeds,
+                             sentence=found.sentence))  # fmt: skip
     return pd.DataFrame(rows)
 
 

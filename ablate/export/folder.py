@@ -43,6 +43,7 @@ def export(run: Path, to: Path, what: str = "policy", checkpoint: int | None = N
         folder = stage_folder(run, "reward_model")
         model, tokenizer = load_scorer(folder, CPU), load_scorer_tokenizer(folder if has_tokenizer(folder) else stage_folder(run, "sft"))
     else:
+        assert place is not None  # only a reward model needs no checkpoint
         model = load_trained(run, config, place, what)
         tokenizer = load_tokenizer(stage_folder(run, "sft") if config["model"].get("lora_rank") else place / "policy")
     if what == "policy":

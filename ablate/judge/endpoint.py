@@ -109,7 +109,7 @@ class Meter:
         """
         with self.lock:
             limit = self.endpoint.max_cost
-            if limit is not None and self.cost + (self.in_flight + 1) * self.highest_cost > limit:
+            if limit is not None and self.cost is not None and self.cost + (self.in_flight + 1) * self.highest_cost > limit:
                 raise CostLimitReached
             self.in_flight += 1
 

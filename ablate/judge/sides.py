@@ -146,9 +146,9 @@ class File:
                 f"{self.path} answers {len(rows) - len(missing)} of {len(rows)} held-out prompts of {host.folder}, not {missing[0]!r}: "
                 "--prompts FILE writes the prompts to answer"
             )
-        name = self.path.name.removesuffix(".jsonl")
-        ended = [bool(row.get("ended", True)) for row in rows]
-        return Answers(name, {"kind": "file", "name": name}, [row["response"] for row in rows], ended)
+        name, answers = self.path.name.removesuffix(".jsonl"), [row for row in rows if row is not None]
+        ended = [bool(row.get("ended", True)) for row in answers]
+        return Answers(name, {"kind": "file", "name": name}, [row["response"] for row in answers], ended)
 
 
 Side = Run | Model | File

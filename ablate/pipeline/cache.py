@@ -105,7 +105,8 @@ def read_stamp(entry: Path) -> dict:
     """stage, settings and the digest of each file of an entry. Raises UserError where it is not readable."""
     try:
         stamp = json.loads((entry / STAMP).read_text())
-        stamp["stage"], stamp["settings"], stamp["files"].items()
+        if not ({"stage", "settings"} <= stamp.keys() and isinstance(stamp["files"], dict)):
+            raise ValueError("an entry is missing")
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"the cache entry {entry} has no readable {STAMP}: remove the folder to build it again") from error
     return stamp

@@ -33,6 +33,7 @@ def reward_model(config: Config, sft: Path, pairs: Path, folder: Path, device: t
     stage, seed = config.reward_model, config.pipeline_seed
     nn.init.zeros_(scorer.score.weight)
     head = load_policy(sft, device).get_output_embeddings()
+    assert head is not None  # a causal language model has one
     train, held_out = (encode_pairs(tokenizer, read(pairs / name)) for name in ("train.jsonl", "held_out.jsonl"))
     longest = max(len(ids) for pair in train + held_out for ids, _ in pair)
     check_length(longest, scorer.config, "a preference pair", "shorten the pairs or name a model with a longer context in model.path")

@@ -29,7 +29,7 @@ class CollapseDetector:
 
     def update(self, update: int, gold: float | None) -> None:
         """Take note of the evaluation after `update`."""
-        if self.limit is None or self.collapse_update is not None:
+        if self.limit is None or gold is None or self.collapse_update is not None:
             return
         self.below = [*self.below, update] if gold < self.limit else []
         if len(self.below) == self.patience:

@@ -35,7 +35,7 @@ def forked(config: Config, overrides: Sequence[str]) -> Config:
     for key in [*keys, *OUTSIDE_IDENTITY, "fork"]:
         if key.split(".")[0] != "hydra":
             OmegaConf.update(merged, key, OmegaConf.select(composed, key), merge=False)
-    branch = OmegaConf.to_object(merged)
+    branch: Config = OmegaConf.to_object(merged)
     before = {name: known["model"].get(name, getattr(ModelConfig, name)) for name in LORA}
     for name in LORA:
         if getattr(branch.model, name) != before[name]:

@@ -137,7 +137,7 @@ def watch(jobs: Mapping[str, Job], settings: Mapping[str, Any], overview: LiveTa
         seen = look(array)
         for number, job in left.items() if seen is not None else ():
             before = job.state
-            follow(job, *seen.get(number, GONE), settings, bool(caught))
+            follow(job, *(seen or {}).get(number, GONE), settings, bool(caught))
             if job.state != before:
                 overview.event(job)
         left = {number: job for number, job in left.items() if job.state in ("waiting", "running")}

@@ -156,7 +156,7 @@ def judge(claim: Claim, outcomes: pd.DataFrame, settings: pd.DataFrame) -> Verdi
     if overall == CANNOT_TELL:
         unsure = [part for part in parts if part.verdict == CANNOT_TELL]
         seeds = None if any(part.seeds is None for part in unsure) else max(part.seeds for part in unsure)
-        sentence += would_do(seeds, min(part.effect.n for part in unsure))
+        sentence += would_do(seeds, min((part.effect.n for part in unsure if part.effect is not None), default=0))
     return Verdict(overall, sentence, parts, seeds=seeds)
 
 

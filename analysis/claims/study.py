@@ -140,15 +140,19 @@ def code_remarks(runs: pd.DataFrame) -> list[str]:
     A packed set is held to the code at hand as well: whoever reads it may want to compare it with runs of their own.
     """
     blank = pd.Series(np.nan, index=runs.index, dtype=object)
-    codes, total = runs.get("numerics/code", blank), len(runs)
+    columns = {
+        name: runs[name] if name in runs else blank
+        for name in ("numerics/code", "numerics/earlier", *(f"numerics/{package}" for package in PACKAGES))
+    }
+    codes, total = columns["numerics/code"], len(runs)
     unknown = int(codes.isna().sum())
     parts: list[str] = []
     made = [f"{count} by code {code}" for code, count in codes.value_counts().items()]
     made += [f"{unknown} before fingerprints of the code were kept"] if unknown else []
     for package in PACKAGES:
-        versions = runs.get(f"numerics/{package}", blank).value_counts()
+        versions = columns[f"numerics/{package}"].value_counts()
         parts += [f"{count} with {package} {version}" for version, count in versions.items() if len(versions) > 1]
-    resumed = int((runs.get("numerics/earlier", blank) > 0).sum())
+    resumed = int((columns["numerics/earlier"] > 0).sum())
     parts += [f"{resumed} resumed after other code or packages had begun them"] if resumed else []
     what = ", ".join(made + parts)
     packed = runs["folder"].map(is_packed).astype(bool)
@@ -175,7 +179,7 @@ def _remarks(runs: pd.DataFrame, curves: pd.DataFrame, table: pd.DataFrame, own:
     if len(runs) > own:
         shared = sorted(set(runs["arm"][own:]))
         remarks.append(f"Listed under two arms, as the settings of both are the same: {len(runs) - own} run(s) of {', '.join(shared)}.")
-    if runs.get("pipeline_seed", pd.Series(dtype=float)).nunique() == 1:
+    if "pipeline_seed" in runs and runs["pipeline_seed"].nunique() == 1:
         remarks.append(f"Given this world and reward model: every run has pipeline_seed={runs['pipeline_seed'].iloc[0]}.")
     if "eval/gold" not in curves or curves["eval/gold"].isna().all():
         remarks.append("No run has a gold reward: nothing is said about collapse, only about monitors.")

@@ -51,7 +51,9 @@ def label_ends(axes: Axes, ends: Mapping[str, tuple[float, float]], colours: Map
 
 def spread_labels(figure: Figure, labels: Mapping[Axes, list[Annotation]]) -> None:
     """Move the labels of every axes apart, once the layout has fixed the size of the axes."""
-    figure.get_layout_engine().execute(figure)
+    layout = figure.get_layout_engine()
+    if layout is not None:
+        layout.execute(figure)
     renderer = FigureCanvasAgg(figure).get_renderer()
     for axes, texts in labels.items():
         if texts:

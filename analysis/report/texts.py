@@ -32,7 +32,8 @@ def text_data(runs: pd.DataFrame, samples: pd.DataFrame) -> dict[str, Any] | Non
     kept_seeds = seeds[: max(1, int((counts <= MAX_ANSWERS).sum()))]
     samples = samples[samples["seed"].isin(kept_seeds)]
     prompts = list(dict.fromkeys(samples["prompt"]))
-    kinds = samples.drop_duplicates("prompt").set_index("prompt").get("kind", pd.Series(dtype=str))
+    first = samples.drop_duplicates("prompt").set_index("prompt")
+    kinds = first["kind"].to_dict() if "kind" in first else {}
     return {
         "prompts": prompts, "kinds": [str(kinds.get(prompt, "")) for prompt in prompts], "updates": kept_updates.tolist(),
         "seeds": kept_seeds.tolist(), **_answers(runs, samples, prompts, kept_updates), "default": default(samples, prompts), "rule": RULE,

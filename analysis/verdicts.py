@@ -59,7 +59,10 @@ def as_markdown(verdicts: StudyVerdicts) -> str:
 
 
 def claims_frame(verdicts: StudyVerdicts) -> pd.DataFrame:
-    """One row per part of a claim: figure, claim, verdict, part (the part's own verdict), outcome, expects, arms, effect, seeds, sentence."""
+    """One row per part of a claim: figure, claim, verdict, part, outcome, expects, arms, effect, seeds, sentence.
+
+    `part` is the part's own verdict.
+    """
     rows = []
     for claim, verdict in verdicts.claims:
         for asked, found in zip(claim.parts, verdict.parts, strict=True):

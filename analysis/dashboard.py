@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from ablate.errors import UserError
-from analysis.estimate.effects import arm_settings, differing
+from analysis.estimate.effects import differing
+from analysis.load.designs import arm_settings
 from analysis.load.frames import load
 
 if TYPE_CHECKING:

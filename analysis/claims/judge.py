@@ -2,42 +2,37 @@
 
 A claim has parts, each one comparison in one outcome. An arm pair is found by its settings, not by its name: treatment
 and control must differ in nothing but the part's own settings, so one claim can be judged in any sweep that holds such a
-pair; several pairs (a factorial) are averaged within each seed.
+pair; several pairs (a factorial) are averaged within each pair of runs.
+
+The unit is the reward model where the compared runs have several, else the seed (`units`), and every sentence says which.
+Nothing is decided from fewer than `MIN_SEEDS` runs, a mean from fewer than `MIN_REWARD_MODELS` reward models of several seeds
+each, or a rate from fewer than `MIN_SEEDS` of them.
 
 When a part is decided (α = 5 %, k the number of the claim's parts, m the least difference that matters in that outcome):
 
 | expects | supported | contradicted |
 |---|---|---|
-| higher, lower | two-sided p < α on that side | p < α / k on the other side, or shown the same (not for ends of runs) |
+| higher, lower | two-sided p < α on that side, and not shown the same | p < α / k on the other side, or shown the same (not for ends of runs) |
 | same | shown the same | 1 − α / k interval outside ± m |
-| different | two-sided p < α | shown the same |
+| different | two-sided p < α, and not shown the same | shown the same |
 | below, above (a rate or level against a bound) | 95 % interval on that side | 1 − α / k interval on the other |
 
-Shown the same: two one-sided tests at α, that is a 90 % interval within ± m. A mean over five runs says nothing about a
-collapse that one run in ten would have, so for outcomes at the end of runs it takes two such intervals: one of the collapse
-rates, one of the differences within pairs that shared a fate. Rates that differ by less than their margin can still move a
-mean by more than its own, so this does not contradict a direction at the end of runs: only the opposite sign does.
+Shown the same: `equivalence.shown_same`. A claim is supported if all its parts are (which needs no correction), contradicted
+if one is.
 
-So each part errs in at most 5 % of studies whatever the truth, where a difference below m is neither. A claim is supported
-if all its parts are (which needs no correction), contradicted if one is, and nothing is decided from fewer than
-`MIN_SEEDS` seeds.
+What each part's error is, where there is no difference:
 
-Measured on simulated run folders (`tests/analysis/planted.py`, 200 studies a cell, a seed's luck correlated 0.5 between
-arms; the slow tests repeat it): without an effect 0 to 6 % of directional verdicts claimed one, 2 % on average over rates,
-outcomes and seeds (standard error of a cell 1.5 %; a t test's own rate is 5 %, both directions together). Share of studies that
-found the planted effect:
+- Collapse rates: at most 5 % as long as two arms' runs do not tend to collapse in opposite units; where a unit decides that
+  exactly one of the two collapses, 6 to 7 % (Boschloo's test takes the arms as independent).
+- Gold and wins at the end: at most 5 %, if a difference means one like for like (between runs that both collapsed or both
+  held) or one in collapse rates (`effects.fate_p`). It is no statement on a mean over collapses too rare to have been seen. So
+  the sentence says how many runs collapsed.
+- All other means: 5 %, as the t test's, where units are about normal. A large loss in one run of ten that no run has shown
+  yet is not covered.
+- The same: at most 5 % where the true difference is m or more, under the same conditions.
 
-| truth | outcome | 5 seeds | 8 | 16 |
-|---|---|---|---|---|
-| collapse rate 0.9 → 0.02 | collapse rate | 82 % | 100 % | 100 % |
-| | updates before collapse | 82 % | 100 % | 100 % |
-| | gold at the end | 84 % | 100 % | 100 % |
-| collapse rate 0.9 → 0.3 | collapse rate | 37 % | 68 % | 98 % |
-| | updates before collapse | 38 % | 79 % | 99 % |
-| | gold at the end | 36 % | 85 % | 99 % |
-| collapse always, at 30 → 50 | updates before collapse | 88 % | 100 % | |
-| collapse rate 0.02, "below 0.25" | collapse rate | 0 % | 0 % | 78 % |
-| no effect, both collapse at 0.9 | "the same" collapse rate | 0 % | 0 % | 42 % |
+The tables of wrong verdicts, coverage and power on simulated run folders are in `docs/explanation/statistics.md`, with the command
+that makes them.
 """
 
 from __future__ import annotations
@@ -49,10 +44,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.estimate.effects import arm_effect, base_arm, by_seed, differences
-from analysis.estimate.equivalence import ALPHA, COLLAPSE_SENSITIVE, MARGINS, margin_of, same_collapse, shown_same
-from analysis.estimate.power import seeds_for_bound, seeds_for_equivalence, seeds_for_mean, seeds_for_rates, seeds_for_same_rates
-from analysis.estimate.stats import MIN_SEEDS, Effect, clopper_pearson, paired_effect
+from analysis.estimate.effects import ENDS, arm_effect, base_arm, like_fate
+from analysis.estimate.equivalence import ALPHA, COLLAPSE_SENSITIVE, MARGINS, comparable, identical, margin_of, shown_same
+from analysis.estimate.power import (
+    reward_models_for_mean,
+    seeds_for_bound,
+    seeds_for_equivalence,
+    seeds_for_mean,
+    seeds_for_rates,
+    seeds_for_same_rates,
+)
+from analysis.estimate.stats import Effect, clustered_rate, paired_effect
+from analysis.estimate.units import MIN_REWARD_MODELS, MIN_SEEDS, Basis, by_pair, common_levels, differences, levels, paired_levels
 
 SUPPORTED, CONTRADICTED, CANNOT_TELL = "supported", "contradicted", "cannot tell"
 MAX_VALUE, MIN_VALUE = "largest amount in the study", "smallest amount in the study"
@@ -90,13 +93,14 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`effect` is the comparison's (treatment − control, or the level itself); `seeds` how many would do, None: too many."""
+    """`effect` is the comparison's (treatment − control, or the level itself); `needed` how many units of its basis would do, None: too
+    many."""
 
     verdict: str
     sentence: str
     parts: tuple[Verdict, ...] = ()
     effect: Effect | None = None
-    seeds: int | None = None
+    needed: int | None = None
     arms: tuple[str, ...] = ()
 
 
@@ -122,10 +126,12 @@ def _having(settings: pd.DataFrame, wanted: dict[str, Any]) -> list[str]:
 
 
 def _amount(column: pd.Series, value: Any) -> Any:
-    """`MAX_VALUE` and `MIN_VALUE` as the amount they stand for among the study's arms; any other value as it is."""
+    """`MAX_VALUE` and `MIN_VALUE` as the amount they stand for among the study's arms, NaN where there is but one; any other value as it is."""
     if value not in (MAX_VALUE, MIN_VALUE):
         return value
     amounts = pd.to_numeric(column, errors="coerce")
+    if amounts.nunique() < 2:
+        return np.nan  # equal to nothing
     return float(amounts.max() if value == MAX_VALUE else amounts.min())
 
 
@@ -152,21 +158,33 @@ def judge(claim: Claim, outcomes: pd.DataFrame, settings: pd.DataFrame) -> Verdi
         overall = CONTRADICTED
     else:
         overall = SUPPORTED if set(verdicts) == {SUPPORTED} else CANNOT_TELL
-    sentence, seeds = f"{overall}: {claim.text} [{claim.figure}]", None
+    shown = [part for part in parts if part.effect is not None and part.effect.n]
+    basis = min((part.effect.basis for part in shown), key=lambda basis: (basis.reward_models, basis.runs), default=Basis())
+    sentence, needed = f"{overall}, {scope(basis)}: {claim.text} [{claim.figure}]", None
     if overall == CANNOT_TELL:
         unsure = [part for part in parts if part.verdict == CANNOT_TELL]
-        seeds = None if any(part.seeds is None for part in unsure) else max(part.seeds for part in unsure)
-        sentence += would_do(seeds, min((part.effect.n for part in unsure if part.effect is not None), default=0))
-    return Verdict(overall, sentence, parts, seeds=seeds)
+        needed = None if any(part.needed is None for part in unsure) else max(part.needed for part in unsure)
+        sentence += would_do(needed, min((part.effect.basis for part in unsure if part.effect is not None), default=Basis()))
+    return Verdict(overall, sentence, parts, needed=needed)
 
 
-def would_do(seeds: int | None, n: int) -> str:
-    """How many seeds would decide what `n` could not, as the end of a sentence."""
-    if n == 0:
-        return "; not known of any seed yet"
-    if seeds is None:
-        return "; no number of seeds below 1000 would do at this size of effect"
-    return f"; at least {seeds} seeds are needed" if seeds == MIN_SEEDS and n < 2 else f"; about {seeds} seeds would do"
+def scope(basis: Basis) -> str:
+    """What a verdict speaks of: 'over 8 reward models' or 'given one reward model'."""
+    return f"over {basis.reward_models} reward models" if basis.reward_models > 1 else "given one reward model"
+
+
+def would_do(needed: int | None, basis: Basis) -> str:
+    """How many units would decide what those of `basis` could not, as the end of a sentence."""
+    if basis.runs == 0:
+        return "; not known of any run yet"
+    several = basis.reward_models > 1
+    if needed is None:
+        return f"; no number of {basis.unit}s below 1000 would do at this size of effect"
+    if basis.runs < 2 and needed == MIN_SEEDS:
+        return f"; at least {needed} {basis.unit}s are needed"
+    if several and basis.most > 1:
+        return f"; about {needed} reward models of {basis.most} seeds each would do ({needed * basis.most} runs per arm)"
+    return f"; about {needed} {basis.unit}s would do"
 
 
 def judge_part(part: Part, outcomes: pd.DataFrame, treated: Sequence[str], controls: Sequence[str], *, parts: int = 1) -> Verdict:
@@ -179,97 +197,157 @@ def judge_part(part: Part, outcomes: pd.DataFrame, treated: Sequence[str], contr
 
     effect = at(1 - ALPHA)
     margin = margin_of(part.outcome, outcomes)
-    same = bool(controls) and shown_same(part.outcome, outcomes, treated, controls, margin)
+    equal = bool(controls) and identical(outcomes, treated, controls)
+    same = equal or (bool(controls) and shown_same(part.outcome, outcomes, treated, controls, margin))
     strict = at(1 - ALPHA / parts) if parts > 1 else effect
-    verdict = decide(part, effect, strict, ALPHA / parts, margin, same) if effect.n >= MIN_SEEDS else CANNOT_TELL
-    seeds = None if verdict != CANNOT_TELL else seeds_needed(part, outcomes, treated, controls, effect.n, margin)
+    decidable = equal or effect.basis.enough(rate=part.outcome == "collapsed")
+    verdict = decide(part, effect, strict, ALPHA / parts, margin, same, equal) if decidable else CANNOT_TELL
+    needed = None if verdict != CANNOT_TELL else units_needed(part, outcomes, treated, controls, effect.basis, margin)
     sentence = f"{verdict}: {_describe(part, outcomes, treated, controls, effect)}"
-    if verdict == CONTRADICTED and same:
+    if equal:
+        sentence += "; the runs of both are equal to the bit"
+    elif same:
         sentence += f"; any difference is smaller than {margin:.2g}"
-    if verdict == CANNOT_TELL:
-        sentence += would_do(seeds, effect.n)
-    return Verdict(verdict, sentence, effect=effect, seeds=seeds, arms=(*treated, *controls))
+    elif verdict == CANNOT_TELL:
+        sentence += _why_not(part, outcomes, treated, controls) or would_do(needed, effect.basis)
+        if needed is not None and controls and part.outcome not in ("collapsed", *ENDS):
+            sentence += _with_one_seed_each(part, outcomes, treated, controls, needed, effect.basis)
+    return Verdict(verdict, sentence, effect=effect, needed=needed, arms=(*treated, *controls))
 
 
-def decide(part: Part, effect: Effect, strict: Effect, alpha: float, margin: float, same: bool) -> str:
-    """The module's table. `effect` at 1 − α; `strict` at 1 − `alpha`, α over the claim's parts, for contradictions."""
+def _why_not(part: Part, outcomes: pd.DataFrame, treated: Sequence[str], controls: Sequence[str]) -> str:
+    """The reason why nothing is known where more runs of the same kind would not help; '' where they would."""
+    runs = outcomes[outcomes["arm"].isin([*treated, *controls])]
+    unknown = runs[part.outcome].isna()
+    if part.outcome in ("collapsed", "stable_updates") and "too_short" in runs and unknown.any() and runs.loc[unknown, "too_short"].all():
+        return "; these runs are too short to collapse: they need more evaluations than `collapse.patience`"
+    if part.outcome.endswith(("_at_kl", "_at_proxy")) and unknown.all() and runs["gold"].notna().any():
+        return "; not measured near the matched value: evaluate more often where it moves fast (evaluation.every, evaluation.dense_until)"
+    return ""
+
+
+def _with_one_seed_each(part: Part, outcomes: pd.DataFrame, treated: Sequence[str], controls: Sequence[str], needed: int,
+                        basis: Basis) -> str:  # fmt: skip
+    """'; or about 14 reward models of one seed each (14 runs per arm)', where reward models have several seeds each."""
+    if basis.reward_models < 2 or basis.most < 2:
+        return ""
+    models, values = by_pair(outcomes, part.outcome, [*treated, *controls])
+    gaps = (values[:, : len(treated)] - values[:, len(treated) :]).mean(axis=1)
+    known = np.isfinite(gaps)
+    single = reward_models_for_mean(gaps[known], models[known], 1)
+    return (
+        ""
+        if single is None
+        else f"; or about {max(single, MIN_SEEDS)} reward models of one seed each ({max(single, MIN_SEEDS)} runs per arm)"
+    )
+
+
+def decide(part: Part, effect: Effect, strict: Effect, alpha: float, margin: float, same: bool, equal: bool = False) -> str:
+    """The module's table. `effect` at 1 − α; `strict` at 1 − `alpha`, α over the claim's parts, for contradictions.
+
+    `equal`: the runs of both arms are equal to the bit.
+    """
     if part.expects == "same":
         outside = margin > 0 and (strict.low > margin or strict.high < -margin)
         return SUPPORTED if same else CONTRADICTED if outside else CANNOT_TELL
     if part.expects == "different":
-        return SUPPORTED if effect.p < ALPHA else CONTRADICTED if same else CANNOT_TELL
+        return CONTRADICTED if same else SUPPORTED if effect.p < ALPHA else CANNOT_TELL
     side = 1 if part.expects in ("higher", "above") else -1
     if part.expects in ("above", "below"):
         supported = min(side * (effect.low - part.bound), side * (effect.high - part.bound)) > 0
         contradicted = max(side * (strict.low - part.bound), side * (strict.high - part.bound)) < 0
-    else:
-        supported = effect.p < ALPHA and side * effect.estimate > 0
-        contradicted = (same and part.outcome not in COLLAPSE_SENSITIVE) or (strict.p < alpha and side * effect.estimate < 0)
-    return SUPPORTED if supported else CONTRADICTED if contradicted else CANNOT_TELL
+        return SUPPORTED if supported else CONTRADICTED if contradicted else CANNOT_TELL
+    if same:
+        return CONTRADICTED if equal or part.outcome not in COLLAPSE_SENSITIVE else CANNOT_TELL
+    if effect.p < ALPHA and side * effect.estimate > 0:
+        return SUPPORTED
+    return CONTRADICTED if strict.p < alpha and side * effect.estimate < 0 else CANNOT_TELL
 
 
 def _level(outcomes: pd.DataFrame, treated: Sequence[str], part: Part, level: float) -> Effect:
-    """An arm's own rate or mean, with its exact or t interval; several arms are averaged within each seed."""
+    """An arm's own rate or mean, with its exact or t interval; several arms are averaged within each pair."""
+    found = levels(outcomes, part.outcome, treated)
     if part.outcome == "collapsed":
-        values = outcomes.loc[outcomes["arm"].isin(treated), "collapsed"].dropna()
-        return Effect(*clopper_pearson(int(values.sum()), len(values), level), p=np.nan, n=len(values))
-    return paired_effect(by_seed(outcomes, part.outcome, treated).mean(axis=1), level)
+        return Effect(*clustered_rate(found.values, found.basis.runs, level), p=np.nan, n=found.basis.units, basis=found.basis)
+    return paired_effect(found.values, level)._replace(basis=found.basis)
 
 
-def seeds_needed(part: Part, outcomes: pd.DataFrame, treated: Sequence[str], controls: Sequence[str], n: int, margin: float) -> int | None:
-    """Seeds with which a study like this would decide with power 0.8, more than now; None: no sensible number.
+def units_needed(
+    part: Part, outcomes: pd.DataFrame, treated: Sequence[str], controls: Sequence[str], basis: Basis, margin: float
+) -> int | None:
+    """Units of `basis` with which a study like this would decide with power 0.8, more than now; None: no sensible number.
 
-    A direction is decided by a test of the difference or, where sameness contradicts it, by equivalence: the fewer seeds of
-    both. Without two seeds nothing is known of their spread, and the answer is `MIN_SEEDS`.
+    A direction is decided by a test of the difference or, where sameness contradicts it, by equivalence: the fewer units of
+    both. Without two units nothing is known of their spread, and the answer is the least that anything is decided from.
     """
     collapsed = part.outcome == "collapsed"
-    if n < 2 and not collapsed:
-        return MIN_SEEDS if n else None
-    if n == 0:
+    least = MIN_REWARD_MODELS if basis.reward_models > 1 and basis.most > 1 and not collapsed else MIN_SEEDS
+    if basis.units < 2 and not collapsed:
+        return least if basis.units else None
+    if basis.units == 0:
         return None
     rates = [_shrunk(outcomes, arms) for arms in (treated, controls) if len(arms)]
     if not controls and collapsed:
         flip = part.expects == "above"
         found = [seeds_for_bound(1 - rates[0] if flip else rates[0], 1 - part.bound if flip else part.bound)]
     elif not controls:
-        found = [seeds_for_mean(by_seed(outcomes, part.outcome, treated).mean(axis=1) - part.bound)]
+        found = [seeds_for_mean(levels(outcomes, part.outcome, treated).values - part.bound)]
     else:
-        gaps = differences(outcomes, treated, controls, part.outcome)
-        found = [] if part.expects == "same" else [seeds_for_rates(*rates) if collapsed else seeds_for_mean(gaps)]
+        found = [] if part.expects == "same" else _for_a_difference(part, outcomes, treated, controls, rates)
         if part.expects in ("same", "different") or (margin > 0 and part.outcome not in COLLAPSE_SENSITIVE):
-            found.append(_seeds_for_sameness(part, outcomes, treated, controls, rates, margin))
-    needed = min((seeds for seeds in found if seeds is not None), default=None)
-    return None if needed is None else max(needed, n + 1, MIN_SEEDS)
+            found.append(_for_sameness(part, outcomes, treated, controls, rates, margin))
+    needed = min((units for units in found if units is not None), default=None)
+    return None if needed is None else max(needed, basis.units + 1, least)
 
 
-def _seeds_for_sameness(part: Part, outcomes: pd.DataFrame, treated: Sequence[str], controls: Sequence[str], rates: list[float],
-                        margin: float) -> int | None:  # fmt: skip
-    """Seeds that decide whether two arms are the same; the ends of runs need like collapse rates and like values both."""
+def _for_a_difference(part: Part, outcomes: pd.DataFrame, treated: Sequence[str], controls: Sequence[str],
+                      rates: list[float]) -> list[int | None]:  # fmt: skip
+    """Units that show a difference; at the end of runs like for like or in collapse rates."""
+    if part.outcome == "collapsed":
+        return [seeds_for_rates(*rates)]
+    chosen = like_fate if part.outcome in ENDS else differences
+    gaps = chosen(outcomes, part.outcome, treated, controls).values
+    return [seeds_for_mean(gaps), *([seeds_for_rates(*rates)] if part.outcome in ENDS else [])]
+
+
+def _for_sameness(part: Part, outcomes: pd.DataFrame, treated: Sequence[str], controls: Sequence[str], rates: list[float],
+                  margin: float) -> int | None:  # fmt: skip
+    """Units that decide whether two arms are the same; the ends of runs need like collapse rates and like values both."""
     counts = [seeds_for_same_rates(*rates, MARGINS["collapsed"])] if part.outcome in (*COLLAPSE_SENSITIVE, "collapsed") else []
     if part.outcome != "collapsed":
-        counts.append(seeds_for_equivalence(same_collapse(part.outcome, outcomes, treated, controls), margin))
+        counts.append(seeds_for_equivalence(comparable(part.outcome, outcomes, treated, controls).values, margin))
     return None if None in counts else max(counts)
 
 
 def _shrunk(outcomes: pd.DataFrame, arms: Sequence[str]) -> float:
-    """Collapse rate over seeds drawn a little towards one half: 0 of 5 is no proof of 0."""
-    shares = by_seed(outcomes, "collapsed", arms).mean(axis=1)
-    known = shares[np.isfinite(shares)]
+    """Collapse rate over units drawn a little towards one half: 0 of 5 is no proof of 0."""
+    known = levels(outcomes, "collapsed", arms).values
     return float((known.sum() + 0.5) / (len(known) + 1))
 
 
 def _describe(part: Part, outcomes: pd.DataFrame, treated: Sequence[str], controls: Sequence[str], effect: Effect) -> str:
-    name = NAMES.get(part.outcome, part.outcome)
-    who, seeds = _named(treated), f"{effect.n} seed{'s' * (effect.n != 1)}"
+    name, who, basis = outcome_name(part.outcome, outcomes), _named(treated), str(effect.basis)
     if effect.n == 0:
         return f"{name} of {who}" + (f" against {_named(controls)}" if controls else "") + f", expected {part.expects}"
     if not controls:
-        return f"{name} of {who} is {effect.estimate:.2f} {_bounds(effect)}, expected {part.expects} {part.bound:g}, {seeds}"
-    sides = [by_seed(outcomes, part.outcome, arms).mean(axis=1) for arms in (treated, controls)]
-    paired = np.isfinite(sides[0]) & np.isfinite(sides[1])
-    levels = [side[paired].mean() if paired.any() else np.nan for side in sides]
-    interval = f"difference {effect.estimate:+.2f} {_bounds(effect)}, p = {effect.p:.2g}, {seeds}"
-    return f"{name} {levels[0]:.2f} of {who} against {levels[1]:.2f} of {_named(controls)} ({interval}), expected {part.expects}"
+        return f"{name} of {who} is {effect.estimate:.2f} {_bounds(effect)}, expected {part.expects} {part.bound:g}; {basis}"
+    chosen = common_levels if part.outcome == "collapsed" else paired_levels
+    sides = [side.values.mean() if len(side.values) else np.nan for side in chosen(outcomes, part.outcome, treated, controls)]
+    interval = f"difference {effect.estimate:+.2f} {_bounds(effect)}, p = {effect.p:.2g}; {basis}"
+    if part.outcome in ENDS:
+        interval += f"; {_collapses(outcomes, treated)} against {_collapses(outcomes, controls)} collapsed"
+    return f"{name} {sides[0]:.2f} of {who} against {sides[1]:.2f} of {_named(controls)} ({interval}), expected {part.expects}"
+
+
+def outcome_name(outcome: str, outcomes: pd.DataFrame) -> str:
+    """An outcome in words; times by the unit that the study's times have."""
+    name = NAMES.get(outcome, outcome)
+    return name.replace("updates", str(outcomes["time_unit"].iloc[0])) if outcome == "stable_updates" and "time_unit" in outcomes else name
+
+
+def _collapses(outcomes: pd.DataFrame, arms: Sequence[str]) -> str:
+    known = outcomes.loc[outcomes["arm"].isin(arms), "collapsed"].dropna()
+    return f"{int(known.sum())} of {len(known)}"
 
 
 def _named(arms: Sequence[str]) -> str:
@@ -281,4 +359,4 @@ def _bounds(effect: Effect) -> str:
     """'[low, high]', or why there is none."""
     if np.isfinite(effect.low) and np.isfinite(effect.high):
         return f"[{effect.low:.2f}, {effect.high:.2f}]"
-    return "(equal in all seeds)" if effect.n > 1 else "(no interval)"
+    return f"(equal for all {effect.basis.unit}s)" if effect.n > 1 else "(no interval)"

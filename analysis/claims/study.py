@@ -15,18 +15,20 @@ from analysis.claims.judge import Claim, Verdict, find_arms, judge
 from analysis.claims.paper import PAPER_CLAIMS
 from analysis.estimate.collapse import collapse_times, disagreements, threshold_curve
 from analysis.estimate.early_warning import early_warning
-from analysis.estimate.effects import arm_settings, base_arm, factorial_effects, factors, trick_effects
+from analysis.estimate.effects import base_arm, factorial_effects, factors, trick_effects
 from analysis.estimate.equivalence import margin_of
-from analysis.estimate.outcomes import ENDED, outcomes, proxy_tails, scales_of_proxy, with_shared_runs
+from analysis.estimate.outcomes import ENDED, outcomes, proxy_tails, scales_of_proxy
 from analysis.estimate.overoptimisation import against_early_stopping, frontier_test
-from analysis.estimate.stats import MIN_SEEDS, bootstrap, clopper_pearson, iqm
-from analysis.estimate.survival import logrank, median_time, restricted_mean
+from analysis.estimate.stats import Interval, clustered_rate, mean_interval
+from analysis.estimate.survival import median_time
+from analysis.estimate.units import levels
+from analysis.load.designs import arm_settings, design_of, merged_names
 from analysis.load.frames import Loaded
 from analysis.load.judgements import third_losses, third_parties
 from analysis.load.packed import is_packed
 
 FACTORIAL_OUTCOMES = ("collapsed", "stable_updates", "gold", "win")
-LEVELS = ("gold", "win", "proxy", "kl", "gold_at_kl", "win_at_kl", "gold_at_proxy", "win_at_proxy")
+LEVELS = ("gold", "gold_gain", "win", "proxy", "kl", "gold_at_kl", "win_at_kl", "gold_at_proxy", "win_at_proxy")
 
 
 @dataclass(frozen=True)
@@ -34,28 +36,29 @@ class StudyVerdicts:
     """Everything said about one study: frames and verdicts, no text layout."""
 
     study: str
-    outcomes: pd.DataFrame  # a row a run, see `outcomes`
-    arms: pd.DataFrame  # a row an arm, see `arm_table`
-    effects: pd.DataFrame  # a row an arm and outcome, against the base
-    factorial: pd.DataFrame  # a row a term and outcome; empty unless the arms are a full two-level design
+    outcomes: pd.DataFrame  # one row per run, see `outcomes`
+    arms: pd.DataFrame  # one row per arm, see `arm_table`
+    effects: pd.DataFrame  # one row per arm and outcome, against the base
+    factorial: pd.DataFrame  # one row per term and outcome; empty unless the arms are a full two-level design
     claims: list[tuple[Claim, Verdict]]
-    thresholds: pd.DataFrame  # a row an arm and threshold
-    frontier: pd.DataFrame  # a row an arm with a KL penalty, against the same without, see `frontier_table`
-    warnings: pd.DataFrame  # a row a monitor, see `early_warning`
+    thresholds: pd.DataFrame  # one row per arm and threshold
+    frontier: pd.DataFrame  # one row per arm with a KL penalty, against the same without, see `frontier_table`
+    warnings: pd.DataFrame  # one row per monitor, see `early_warning`
     remarks: list[str]
 
 
-def study_verdicts(loaded: Loaded, study: str, generator: np.random.Generator, *, base: str | None = None,
-                   claims: Sequence[Claim] = PAPER_CLAIMS, scores: pd.DataFrame | None = None,
-                   judgements: pd.DataFrame | None = None) -> StudyVerdicts:  # fmt: skip
+def study_verdicts(loaded: Loaded, study: str, *, base: str | None = None, claims: Sequence[Claim] = PAPER_CLAIMS,
+                   scores: pd.DataFrame | None = None, judgements: pd.DataFrame | None = None) -> StudyVerdicts:  # fmt: skip
     """All estimates of one study. `base` is the arm that others are compared with; by default the most central one.
 
     `scores` are those of `runs_to_score`; without them nothing is said about the distribution of scores. `judgements`
     are those of `load_judgements`; without any that hold a third party nothing is said of one.
+
+    Raises:
+        UserError: the study has no arm `base`.
     """
     runs = loaded.runs[loaded.runs["study"] == study].reset_index(drop=True)
-    own, curves = len(runs), loaded.curves[loaded.curves["study"] == study]
-    runs, curves = with_shared_runs(runs, curves)
+    curves = loaded.curves[loaded.curves["study"] == study]
     table, settings = outcomes(runs, curves), arm_settings(runs)
     base = base_arm(settings) if base is None else base
     if base not in settings.index:
@@ -71,14 +74,14 @@ def study_verdicts(loaded: Loaded, study: str, generator: np.random.Generator, *
     return StudyVerdicts(
         study=study,
         outcomes=table,
-        arms=arm_table(table, generator),
+        arms=arm_table(table),
         effects=trick_effects(table, settings, base) if several else pd.DataFrame(),
         factorial=pd.concat(factorial, ignore_index=True) if factorial else pd.DataFrame(),
         claims=judged,
         thresholds=threshold_curve(runs, curves),
         frontier=frontier_table(table, curves, settings),
-        warnings=early_warning(table[:own], curves[curves["run"].isin(runs["run"][:own])]),
-        remarks=_remarks(runs, curves, table, own),
+        warnings=early_warning(table, curves),
+        remarks=_remarks(runs, curves, table),
     )
 
 
@@ -90,23 +93,25 @@ def runs_to_score(loaded: Loaded, study: str, claims: Sequence[Claim] = PAPER_CL
     return runs[runs["arm"].isin([arm for part in parts for side in find_arms(settings, part) for arm in side])]
 
 
-def arm_table(table: pd.DataFrame, generator: np.random.Generator) -> pd.DataFrame:
-    """A row an arm: runs, collapses of how many known with the exact interval, median and restricted mean time to collapse,
-    and for every level in `LEVELS` its interquartile mean over seeds with a bootstrap interval and the seeds behind it.
+def arm_table(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per arm.
+
+    Columns: arm, basis (the design of its runs), runs, unfinished, diverged, too_short, collapses, n (runs of which it is known), rate
+    with its exact interval (`clustered_rate`), median_time, stable_updates, and every level in `LEVELS`: means over units with t
+    intervals, each with _low, _high and _n, the runs behind it.
     """
     rows = []
     for arm, part in table.groupby("arm", sort=True, observed=True):
-        known = part["collapsed"].dropna()
-        row = dict(arm=arm, runs=len(part), unfinished=int((~part["status"].isin(ENDED)).sum()),
-                   diverged=int((part["status"] == "diverged").sum()), collapses=int(known.sum()), n=len(known))  # fmt: skip
-        intervals = {"rate": clopper_pearson(row["collapses"], row["n"])}
-        times, events = part["time"].to_numpy(), part["event"].to_numpy()
-        intervals["median_time"] = median_time(times, events)
-        intervals["stable_updates"] = restricted_mean(times, events, float(part["horizon"].min()))
-        for level in LEVELS:
-            values = part[level].dropna().to_numpy()
-            row[f"{level}_n"] = len(values)
-            intervals[level] = bootstrap(values, iqm, generator)
+        counts = {name: levels(part, name, [arm]) for name in ("collapsed", "stable_updates", *LEVELS)}
+        rate, times = counts["collapsed"], part["time"].to_numpy()
+        row = dict(arm=arm, basis=str(levels(part, "time", [arm]).basis), runs=len(part), unfinished=int((~part["status"].isin(ENDED)).sum()),
+                   diverged=int((part["status"] == "diverged").sum()), too_short=int(part["too_short"].sum()),
+                   collapses=int(part["collapsed"].sum()), n=rate.basis.runs)  # fmt: skip
+        intervals: dict[str, Interval] = {"rate": clustered_rate(rate.values, rate.basis.runs)}
+        intervals["median_time"] = median_time(times, part["event"].to_numpy(), part["reward_model"].to_numpy())
+        for name in ("stable_updates", *LEVELS):
+            row[f"{name}_n"] = counts[name].basis.runs
+            intervals[name] = mean_interval(counts[name].values)
         for name, interval in intervals.items():
             row |= {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
         rows.append(row)
@@ -114,10 +119,12 @@ def arm_table(table: pd.DataFrame, generator: np.random.Generator) -> pd.DataFra
 
 
 def frontier_table(table: pd.DataFrame, curves: pd.DataFrame, settings: pd.DataFrame) -> pd.DataFrame:
-    """Does a KL penalty move gold at equal KL, or only stop earlier? A row a pair of arms that differ in nothing but the penalty.
+    """Does a KL penalty move gold at equal KL, or only stop earlier? One row per pair of arms that
+    differ in nothing but the penalty.
 
-    Columns: arm, control, verdict, estimate, low, high, p, n of gold at equal KL, margin (differences below it count as the
-    same), seeds (how many would do, NaN if decided or none would), and `over_stopping…`: gold at the arm's end minus that of
+    Columns: arm, control, verdict, estimate, low, high, p, n, basis of gold at equal KL, margin (differences below it count as the
+    same), needed (how many units would do, NaN if decided or none would), unmeasured (pairs without measurements in the compared
+    range) and every (the `evaluation.every` that would have measured them), and `over_stopping…`: gold at the arm's end minus that of
     its control stopped early. Runs that have not ended take no part. Empty without such arms or where nothing is measured.
     """
     if not {"eval/gold", "eval/kl_to_sft"} <= set(curves.columns) or "ppo.kl_penalty" not in settings:
@@ -129,8 +136,10 @@ def frontier_table(table: pd.DataFrame, curves: pd.DataFrame, settings: pd.DataF
             found = frontier_test(curves, arm, control, margin_of("gold_at_kl", table))
             stopping = against_early_stopping(curves, arm, control)
             over = dict(over_stopping=stopping.estimate, over_stopping_low=stopping.low, over_stopping_high=stopping.high)
-            about = dict(margin=found.margin, seeds=np.nan if found.seeds is None else found.seeds)
-            rows.append(dict(arm=arm, control=control, verdict=found.verdict, **found.effect._asdict(), **about, **over))
+            effect = found.effect._asdict() | {"basis": str(found.effect.basis)}
+            about = dict(margin=found.margin, needed=np.nan if found.needed is None else found.needed, unmeasured=found.unmeasured,
+                         every=found.every)  # fmt: skip
+            rows.append(dict(arm=arm, control=control, verdict=found.verdict, **effect, **about, **over))
     return pd.DataFrame(rows)
 
 
@@ -158,7 +167,7 @@ def code_remarks(runs: pd.DataFrame) -> list[str]:
     packed = runs["folder"].map(is_packed).astype(bool)
     others = int((packed & (codes != code_fingerprint())).sum()) if packed.any() else 0
     if others:
-        return [f"{others} of {total} runs come from a packed set that the code at hand, {code_fingerprint()}, did not make ({what}): make "
+        return [f"{others} of {total} runs come from a packed set that other or unknown code made, not the code at hand, {code_fingerprint()} ({what}): make "
                 "them anew, by the commands in the set's README.md, before you compare them with runs of your own."]  # fmt: skip
     if unknown == total:
         return [f"{'The one run was' if total == 1 else f'All {total} runs were'} made before fingerprints of the code were kept, so which "
@@ -169,32 +178,60 @@ def code_remarks(runs: pd.DataFrame) -> list[str]:
     return []
 
 
-def _remarks(runs: pd.DataFrame, curves: pd.DataFrame, table: pd.DataFrame, own: int) -> list[str]:
-    """Sentences on what the numbers rest on; the rows of `runs` from `own` on are runs listed under a second arm."""
-    remarks = code_remarks(runs[:own])
-    unfinished = table["status"][:own][~table["status"][:own].isin(ENDED)].value_counts()
+def _remarks(runs: pd.DataFrame, curves: pd.DataFrame, table: pd.DataFrame) -> list[str]:
+    """Sentences on what the numbers rest on."""
+    remarks = [*code_remarks(runs), *design_remarks(runs)]
+    unfinished = table["status"][~table["status"].isin(ENDED)].value_counts()
     if len(unfinished):
         kinds = ", ".join(f"{count} {status}" for status, count in unfinished.items())
-        remarks.append(f"{unfinished.sum()} of {own} runs have not ended ({kinds}): they count in times to collapse and in nothing else.")
-    if len(runs) > own:
-        shared = sorted(set(runs["arm"][own:]))
-        remarks.append(f"Listed under two arms, as the settings of both are the same: {len(runs) - own} run(s) of {', '.join(shared)}.")
-    if "pipeline_seed" in runs and runs["pipeline_seed"].nunique() == 1:
-        remarks.append(f"Given this world and reward model: every run has pipeline_seed={runs['pipeline_seed'].iloc[0]}.")
+        remarks.append(
+            f"{unfinished.sum()} of {len(runs)} runs have not ended ({kinds}): they count in times to collapse and in nothing else."
+        )
+    if short := int(table["too_short"].sum()):
+        remarks.append(f"{short} of {len(runs)} runs are too short to collapse: a collapse takes `collapse.patience` evaluations after the "
+                       "first in a row, and they have fewer. They count as unknown, not as held: raise ppo.updates or lower evaluation.every.")  # fmt: skip
     if "eval/gold" not in curves or curves["eval/gold"].isna().all():
         remarks.append("No run has a gold reward: nothing is said about collapse, only about monitors.")
-    elif table["collapsed"].isna().all():
+    elif table["collapsed"].isna().all() and not short:
         remarks.append("No run has ended or collapsed yet.")
     if runs["git_commit"].nunique() > 1:
         remarks.append(f"The runs come from {runs['git_commit'].nunique()} commits of the code.")
-    if table["arm"].nunique() > 1 and table["event"].any() and table["arm"].value_counts().min() >= MIN_SEEDS:
-        test = logrank(table["time"].to_numpy(), table["event"].to_numpy(), table["arm"].to_numpy().astype(str))
-        remarks.append(f"Time to collapse differs between arms: log-rank p = {test.p:.2g}." if test.p < 0.05
-                       else f"Time to collapse: no difference shown between arms (log-rank p = {test.p:.2g}).")  # fmt: skip
-    for on, name in (("kl", "KL"), ("proxy", "proxy")):
-        target = table[f"matched_{on}"].iloc[0]
-        if np.isfinite(target):
-            remarks.append(f"Matched {name}: each run that has ended where it first reaches {target:.2f}, as half of every arm's runs do.")
+    if (units := table["time_unit"].iloc[0]) != "updates":
+        remarks.append(f"Arms differ in the length of an update, so times are in {units}.")
+    remarks += [remark for on, name in (("kl", "KL"), ("proxy", "proxy")) if (remark := _matched_remark(table, on, name))]
     if not all(scales_of_proxy(runs).values()):
         remarks.append("Proxy scores of different reward models are on different scales: compare them only between arms of one.")
     return remarks + disagreements(runs, collapse_times(runs, curves))
+
+
+def design_remarks(runs: pd.DataFrame) -> list[str]:
+    """Which reward models and seeds a study's runs have, and which folders are one arm."""
+    models, fewest, most = design_of(runs)
+    seeds = f"{fewest}–{most}" if most > fewest else str(most)
+    if models > 1:
+        remarks = [f"Over {models} reward models, {seeds} seed{'s' * (most > 1)} of an arm with each: the unit of every estimate is the "
+                   "reward model where the compared runs have several."]  # fmt: skip
+    else:
+        which = f" ({runs['reward_model'].iloc[0]})" if runs["reward_model"].iloc[0] else ""
+        remarks = [f"Given one reward model{which}, which every run has: what is said need not hold with another."]
+    names = merged_names(runs)
+    listed = [
+        f"{arm} ({', '.join(folders)})" for arm, folders in names.items() if not all("pipeline_seed=" in folder for folder in folders)
+    ]
+    if listed:
+        remarks.append(f"One arm each, as the settings of their folders differ in pipeline_seed alone or in nothing: {'; '.join(listed)}.")
+    return remarks
+
+
+def _matched_remark(table: pd.DataFrame, on: str, name: str) -> str:
+    """Where runs are compared at equal KL or proxy, and how many were not measured there."""
+    targets = table[f"matched_{on}"].dropna().unique()
+    if len(targets) == 0:
+        return ""
+    where = f"{targets[0]:.2f}" if len(targets) == 1 else f"{targets.min():.2f} to {targets.max():.2f}, by reward model"
+    text = f"Matched {name}: each run that has ended where it first reaches {where}, as half of every arm's runs do."
+    known, ended = table[f"gold_at_{on}"].notna(), table["gold"].notna()
+    missing = int((ended & ~known).sum())
+    return text + (
+        f" {missing} of {int(ended.sum())} did not reach it or were not measured near it and have no value there." if missing else ""
+    )

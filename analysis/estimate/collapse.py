@@ -10,14 +10,20 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from analysis.estimate.stats import clopper_pearson
+from analysis.estimate.stats import Interval, clustered_rate
+from analysis.estimate.units import levels
 
+_WHO = ["run", "arm", "reward_model", "seed"]
 THRESHOLDS = np.round(np.arange(0.25, 3.01, 0.25), 2)
 
 
 def sustained_deficits(gold: np.ndarray, sft_mean: float, sft_sd: float, patience: int) -> np.ndarray:
-    """Least deficit of every `patience` consecutive evaluations, at the first of them; −∞ where gold is missing in between."""
-    deficit = np.nan_to_num((sft_mean - np.asarray(gold, dtype=float)) / sft_sd, nan=-np.inf)
+    """Least deficit of every `patience` consecutive evaluations, at the first of them; −∞ where gold is missing in between.
+
+    Where SFT's gold has no spread, any gold below SFT's is a deficit of ∞.
+    """
+    below = sft_mean - np.asarray(gold, dtype=float)
+    deficit = np.nan_to_num(below / sft_sd if sft_sd > 0 else np.where(below > 0, np.inf, -np.inf), nan=-np.inf, posinf=np.inf)
     if len(deficit) < patience:
         return np.empty(0)
     return np.lib.stride_tricks.sliding_window_view(deficit, patience).min(axis=-1)
@@ -31,10 +37,14 @@ def evaluations(curves: pd.DataFrame) -> pd.DataFrame:
 
 def collapse_times(runs: pd.DataFrame, curves: pd.DataFrame, threshold: float | None = None,
                    patience: int | None = None) -> pd.DataFrame:  # fmt: skip
-    """A row a run: run, collapse_update (NaN if none), severity (the largest τ at which it still collapses), judged.
+    """One row per run: run, collapse_update (NaN if none), severity (the largest τ at which it still collapses), judged, too_short.
 
-    `threshold` and `patience` default to each run's own settings. `judged` is False where gold or SFT's moments are
-    missing: such a run has no verdict, which is not the same as having none collapsed.
+    `threshold` and `patience` default to each run's own settings. `judged` is False where gold or SFT's moments are missing, and
+    where the run is `too_short`: with `patience` evaluations or fewer, the one before training among them, it cannot collapse.
+    Such a run has no verdict, which is not the same as having held.
+
+    Of runs with `evaluation.dense_until` only evaluations at multiples of `evaluation.every` count, and the first and the last: how
+    densely gold was looked at decides no collapse.
     """
     evaluated = evaluations(curves)
     golds = (evaluated["eval/gold"] if "eval/gold" in evaluated else pd.Series(np.nan, evaluated.index)).to_numpy(dtype=float)
@@ -43,18 +53,24 @@ def collapse_times(runs: pd.DataFrame, curves: pd.DataFrame, threshold: float | 
     limits = _own(runs, "collapse.threshold", 1.0) if threshold is None else np.full(len(runs), threshold)
     patiences = _own(runs, "collapse.patience", 3) if patience is None else np.full(len(runs), patience)
     moments = [_own(runs, name, np.nan) for name in ("sft/eval/gold", "sft/eval/gold_sd")]
-    for run, limit, length, mean, deviation in zip(runs["run"], limits, patiences, *moments, strict=True):
+    grids = zip(_own(runs, "evaluation.dense_until", 0), _own(runs, "evaluation.every", 1), strict=True)
+    for run, limit, length, mean, deviation, (dense, every) in zip(runs["run"], limits, patiences, *moments, grids, strict=True):
         index = members.get(run, np.empty(0, dtype=int))
+        if dense > 0:
+            at = updates[index]
+            index = index[(at % every == 0) | (at == at[0]) | (at == at[-1])] if len(at) else index
         gold = golds[index]
-        judged = bool(np.isfinite(gold).any() and np.isfinite(mean) and deviation > 0)
-        row = dict(run=run, collapse_update=np.nan, severity=np.nan, judged=judged)
-        if judged:
+        known = bool(np.isfinite(gold).any() and np.isfinite(mean) and np.isfinite(deviation))
+        row = dict(run=run, collapse_update=np.nan, severity=np.nan, judged=known, too_short=False)
+        if known:
             windows = sustained_deficits(gold, mean, deviation, int(length))
             below = np.flatnonzero(windows > limit)
             row["severity"] = windows.max() if len(windows) else -np.inf
             row["collapse_update"] = updates[index][below[0]] if len(below) else np.nan
+            row["too_short"] = len(below) == 0 and len(index) <= length
+            row["judged"] = not row["too_short"]
         rows.append(row)
-    return pd.DataFrame(rows, columns=["run", "collapse_update", "severity", "judged"])
+    return pd.DataFrame(rows, columns=["run", "collapse_update", "severity", "judged", "too_short"])
 
 
 def _own(runs: pd.DataFrame, column: str, default: float) -> np.ndarray:
@@ -68,20 +84,22 @@ def threshold_curve(runs: pd.DataFrame, curves: pd.DataFrame, thresholds: np.nda
                     patience: int | None = None) -> pd.DataFrame:  # fmt: skip
     """Collapse rate of every arm as a function of the threshold: arm, threshold, collapses, n, rate, low, high.
 
-    Only runs that ended by themselves count, as in `outcomes`.
+    Only runs that ended by themselves count, as in `outcomes`; the interval is `clustered_rate`'s.
     """
-    table = collapse_times(runs, curves, patience=patience).merge(runs[["run", "arm", "status"]], on="run")
-    table = table[table["judged"] & table["status"].isin(["completed", "diverged"])]
+    table = collapse_times(runs, curves, patience=patience).merge(runs[[*_WHO, "status"]], on="run")
+    table = table[(table["judged"] | (table["status"] == "diverged")) & table["status"].isin(["completed", "diverged"])]
     rows = []
     for arm, part in table.groupby("arm", sort=True, observed=True):
         for threshold in thresholds:
             event = (part["severity"] > threshold) | (part["status"] == "diverged")
-            collapses, n = int(event.sum()), len(part)
-            rate = clopper_pearson(collapses, n)
-            rows.append(
-                dict(arm=arm, threshold=float(threshold), collapses=collapses, n=n, rate=rate.estimate, low=rate.low, high=rate.high)
-            )
+            rates = levels(part.assign(event=event), "event", [arm])
+            interval = clustered_rate(rates.values, rates.basis.runs)
+            rows.append(dict(arm=arm, threshold=float(threshold), collapses=int(event.sum()), n=len(part), **_rate(interval)))
     return pd.DataFrame(rows)
+
+
+def _rate(interval: Interval) -> dict[str, float]:
+    return dict(rate=interval.estimate, low=interval.low, high=interval.high)
 
 
 def disagreements(runs: pd.DataFrame, times: pd.DataFrame) -> list[str]:

@@ -2,8 +2,8 @@
 
 Rows are updates before collapse, labelled 1 if the collapse comes within k updates, 0 if the run is known to hold that
 long, and left out otherwise. A monitor is read as its trailing mean minus its level at the start of the same run, so that
-arms with other levels can share a threshold. Direction and threshold are learned on some seeds and tested on others:
-every number reported comes from seeds that took no part in the choice.
+arms with other levels can share a threshold. Direction and threshold are learned on some units (reward models where they
+vary, else seeds) and tested on others: every number reported comes from units that took no part in the choice.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def monitors(curves: pd.DataFrame) -> list[str]:
 
 def at_risk(outcomes: pd.DataFrame, curves: pd.DataFrame, within: int, names: Sequence[str], *, smooth: int = 3,
             baseline: int = 5) -> pd.DataFrame:  # fmt: skip
-    """The labelled rows: run, seed, update, collapse (update or ∞), label (0/1), and a column a monitor.
+    """The labelled rows: run, unit, update, collapse (update or ∞), label (0/1), and one column per monitor.
 
     `smooth`: updates in the trailing mean. `baseline`: first updates whose mean is subtracted; they give no rows.
     """
@@ -35,17 +35,23 @@ def at_risk(outcomes: pd.DataFrame, curves: pd.DataFrame, within: int, names: Se
     values = curves[list(names)].to_numpy(dtype=float)[order]
     starts = np.flatnonzero(np.append(True, code[1:] != code[:-1])) if len(code) else np.empty(0, dtype=int)
     position = np.arange(len(code)) - starts[code]
-    known = outcomes.set_index("run").loc[runs, ["seed", "event", "time"]]
-    event, time = known["event"].to_numpy(dtype=bool)[code], known["time"].to_numpy(dtype=float)[code]
+    known = outcomes.set_index("run").loc[runs, ["event", "end_update"]].assign(unit=_units(outcomes).loc[runs])
+    event, time = known["event"].to_numpy(dtype=bool)[code], known["end_update"].to_numpy(dtype=float)[code]
     collapse = np.where(event, time, np.inf)
     kept = (event | (update + within <= time)) & (update < collapse) & (position >= baseline)
     last = starts + np.minimum(np.bincount(code, minlength=len(runs)), baseline) - 1  # of the rows of each run's baseline
     level = trailing_mean(values[position < baseline], baseline, position[position < baseline])
     level = level[np.flatnonzero(np.isin(np.flatnonzero(position < baseline), last))]
     monitored = trailing_mean(values, smooth, position)[kept] - level[code[kept]]
-    rest = pd.DataFrame(dict(run=np.asarray(runs)[code[kept]], seed=known["seed"].to_numpy()[code[kept]], update=update[kept],
+    rest = pd.DataFrame(dict(run=np.asarray(runs)[code[kept]], unit=known["unit"].to_numpy()[code[kept]], update=update[kept],
                              collapse=collapse[kept], label=(collapse[kept] <= update[kept] + within).astype(float)))  # fmt: skip
     return pd.concat([rest, pd.DataFrame(monitored, columns=list(names))], axis=1)
+
+
+def _units(outcomes: pd.DataFrame) -> pd.Series:
+    """Number of each run's unit, by run: of its reward model where they vary, else of its seed."""
+    several = outcomes["reward_model"].nunique() > 1
+    return pd.Series(pd.factorize(outcomes["reward_model" if several else "seed"], sort=True)[0], index=outcomes["run"])
 
 
 def trailing_mean(values: np.ndarray, width: int, position: np.ndarray) -> np.ndarray:
@@ -118,7 +124,7 @@ def first_alarms(run: np.ndarray, score: np.ndarray, thresholds: np.ndarray) -> 
 
 
 def alarms(rows: pd.DataFrame, score: np.ndarray, threshold: float) -> pd.DataFrame:
-    """A row a run: collapse, collapses, alarm (first update with a score above `threshold`, or NaN), hit (the collapse follows in time)."""
+    """One row per run: collapse, collapses, alarm (first update with a score above `threshold`, or NaN), hit (the collapse follows in time)."""
     starts, (index,) = _transposed(first_alarms(rows["run"].to_numpy(), score, np.array([threshold])))
     collapse, sounded = rows["collapse"].to_numpy()[starts], index >= 0
     return pd.DataFrame(dict(
@@ -143,22 +149,22 @@ def choose_threshold(rows: pd.DataFrame, score: np.ndarray, candidates: int = 10
 
 def early_warning(outcomes: pd.DataFrame, curves: pd.DataFrame, *, within: int = 15, names: Sequence[str] | None = None,
                   folds: int = 4) -> pd.DataFrame:  # fmt: skip
-    """Every monitor, best first; all numbers from held-out seeds.
+    """Every monitor, best first; all numbers from held-out units.
 
     Columns: monitor, direction (+1 rises, −1 falls before collapse, 0 undecided between folds), auc, low, high (95 %,
-    jackknife over seeds), detected (share of collapses whose first alarm comes within `within` updates before them),
+    jackknife over units), detected (share of collapses whose first alarm comes within `within` updates before them),
     lead (median updates from alarm to collapse), false_alarms (share of all runs whose first alarm no collapse follows
-    within `within` updates), collapses, runs, seeds. Empty if no run collapsed, there is but one seed, or nothing is measured.
+    within `within` updates), collapses, runs, units. Empty if no run collapsed, there is but one unit, or nothing is measured.
     """
     names = monitors(curves) if names is None else list(names)
     rows = at_risk(outcomes, curves, within, names)
     rows["run"] = pd.factorize(rows["run"])[0]
-    seeds = np.unique(rows["seed"].to_numpy())
-    if len(seeds) < 2 or not (rows["label"] == 1).any() or not (rows["label"] == 0).any():
+    units = np.unique(rows["unit"].to_numpy())
+    if len(units) < 2 or not (rows["label"] == 1).any() or not (rows["label"] == 0).any():
         return pd.DataFrame(columns=["monitor", "auc"])
-    fold = np.searchsorted(seeds, rows["seed"].to_numpy().astype(seeds.dtype)) % min(folds, len(seeds))
+    fold = np.searchsorted(units, rows["unit"].to_numpy()) % min(folds, len(units))
     enough = [name for name in names if len(np.unique(fold[rows[name].notna()])) > 1]
-    found = [_monitor(name, rows[["run", "seed", "update", "collapse", "label", name]], fold) for name in enough]
+    found = [_monitor(name, rows[["run", "unit", "update", "collapse", "label", name]], fold) for name in enough]
     return pd.DataFrame(found, columns=None if found else ["monitor", "auc"]).sort_values("auc", ascending=False, ignore_index=True)
 
 
@@ -177,22 +183,21 @@ def _monitor(name: str, rows: pd.DataFrame, fold: np.ndarray) -> dict:
         signs.append(sign)
     table = pd.concat(tested, ignore_index=True)
     seen, collapses = table[table["hit"]], int(table["collapses"].sum())
-    auc, low, high = _jackknife(scores, rows["label"].to_numpy(), rows["seed"].to_numpy())
+    auc, low, high = _jackknife(scores, rows["label"].to_numpy(), rows["unit"].to_numpy())
     return dict(
         monitor=name, direction=int(signs[0]) if len(set(signs)) == 1 else 0, auc=auc, low=low, high=high,
         detected=len(seen) / collapses if collapses else np.nan,
         lead=float((seen["collapse"] - seen["alarm"]).median()) if len(seen) else np.nan,
         false_alarms=float((table["alarm"].notna() & ~table["hit"]).mean()),
-        collapses=collapses, runs=len(table), seeds=len(np.unique(rows["seed"])),
+        collapses=collapses, runs=len(table), units=len(np.unique(rows["unit"])),
     )  # fmt: skip
 
 
-def _jackknife(score: np.ndarray, label: np.ndarray, seed: np.ndarray) -> tuple[float, float, float]:
-    """ROC area with a t interval from leaving out one seed at a time, cut to [0, 1]."""
-    area, seeds = roc_area(score, label), np.unique(seed)
-    n = len(seeds)
+def _jackknife(score: np.ndarray, label: np.ndarray, unit: np.ndarray) -> tuple[float, float, float]:
+    """ROC area with a t interval from leaving out one unit at a time, cut to [0, 1]."""
+    area, n = roc_area(score, label), len(np.unique(unit))
     if n < 3 or np.isnan(area):
         return area, np.nan, np.nan
-    without = areas_without(score, label, seed)
+    without = areas_without(score, label, unit)
     half = stats.t.ppf(0.975, n - 1) * np.sqrt((n - 1) / n * np.sum((without - without.mean()) ** 2))
     return area, max(0.0, area - half), min(1.0, area + half)

@@ -1,4 +1,8 @@
-"""What a trick does: arms compared seed by seed, one setting (or one linked group of settings) apart."""
+"""What a trick does: arms compared pair by pair, one setting (or one linked group of settings) apart.
+
+A pair is two runs with the same reward model and seed; the unit of every test is the reward model where it varies, else the
+seed (`units`).
+"""
 
 from __future__ import annotations
 
@@ -8,38 +12,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.estimate.stats import Effect, holm, paired_effect, rate_effect
+from analysis.estimate.stats import Effect, holm, paired_effect, rate_effect, separation_p
+from analysis.estimate.units import Sample, by_pair, common_levels, differences, paired_levels, per_unit
 
 EFFECT_OUTCOMES = ("collapsed", "stable_updates", "gold", "win", "gold_at_kl")
-_TOP_LEVEL_SETTINGS = ("fork", "precision")
-_NOT_AN_ARM = ("checkpoint.",)
-
-
-def arm_settings(runs: pd.DataFrame) -> pd.DataFrame:
-    """Arms × settings, as text; only settings that are one value within every arm (seeds and paths are not).
-
-    `pipeline_seed` is a setting too: its value, or 'seed' where every run has a world and a reward model of its own.
-    """
-    names = [name for name in runs.columns if ("." in name and "/" not in name and not name.startswith(_NOT_AN_ARM))
-             or name in _TOP_LEVEL_SETTINGS]  # fmt: skip
-    text = runs[names].astype(object).where(runs[names].notna(), None).map(str).assign(arm=runs["arm"].to_numpy())
-    distinct = text.groupby("arm", observed=True).nunique()
-    constant = distinct.columns[(distinct <= 1).all()]
-    settings = text.groupby("arm", observed=True)[list(constant)].first()
-    return settings.assign(pipeline_seed=_pipeline_seeds(runs)) if "pipeline_seed" in runs else settings
-
-
-def _pipeline_seeds(runs: pd.DataFrame) -> pd.Series:
-    """Arm → its pipeline_seed as text. One run whose two seeds are equal could be either; it is read as the other arms are."""
-    found, unsure = {}, {}
-    for arm, part in runs.groupby("arm", observed=True):
-        values, own = part["pipeline_seed"], bool((part["pipeline_seed"] == part["seed"]).all())
-        if values.nunique() > 1:
-            found[arm] = "seed" if own else "several"
-        else:
-            (unsure if own else found)[arm] = str(values.iloc[0])
-    all_own = set(found.values()) == {"seed"}
-    return pd.Series({**{arm: "seed" if all_own else value for arm, value in unsure.items()}, **found}, dtype=object)
+ENDS = ("gold", "gold_gain", "win")  # at the end of runs, where a collapse decides more than anything else
 
 
 def differing(settings: pd.DataFrame) -> pd.DataFrame:
@@ -63,49 +40,93 @@ def change(settings: pd.DataFrame, arm: str, base: str) -> str:
     return ", ".join(f"{name.removeprefix('ppo.')} {settings.loc[base, name]} → {settings.loc[arm, name]}" for name in apart)
 
 
-def by_seed(outcomes: pd.DataFrame, outcome: str, arms: Sequence[str]) -> np.ndarray:
-    """(seeds, arms) of an outcome, NaN where an arm lacks the seed or its value is not known."""
-    seeds, row = np.unique(outcomes["seed"].to_numpy(), return_inverse=True)
-    names, values = outcomes["arm"].to_numpy(), outcomes[outcome].to_numpy(dtype=float)
-    table = np.full((len(seeds), len(arms)), np.nan)
-    for column, arm in enumerate(arms):
-        member = names == arm
-        table[row[member], column] = values[member]
-    return table
-
-
-def differences(outcomes: pd.DataFrame, treatment: Sequence[str], control: Sequence[str], outcome: str) -> np.ndarray:
-    """Treatment − control for every seed that all arms have: the mean over matched arm pairs (treatment[i], control[i])."""
-    gaps = (by_seed(outcomes, outcome, treatment) - by_seed(outcomes, outcome, control)).mean(axis=1)
-    return gaps[np.isfinite(gaps)]
-
-
 def arm_effect(outcomes: pd.DataFrame, treatment: Sequence[str], control: Sequence[str], outcome: str, level: float = 0.95) -> Effect:
-    """Effect of `treatment` against `control` on `outcome`: a paired t over seeds, but exact for collapse rates.
+    """Effect of `treatment` against `control` on `outcome`: the mean difference over units, its t interval, and a p that decides.
 
-    With several arm pairs a seed counts as collapsed if it did in all of them: where every seed is unanimous the seeds are
-    the runs of the exact test; else the seeds' shares of collapses are compared by the paired t.
+    - Collapse rates: `rate_effect`, with units that collapsed in all their runs or in none; where the runs of a reward model
+      or several arm pairs are of two minds, the paired t of their shares.
+    - Gold and wins at the end (`ENDS`): the p of `fate_p`, since a mean over five runs says nothing of a collapse that one run
+      in ten would have.
+    - All else: the paired t; without any spread, the exact test of separated samples (`separation_p`), or the sign test.
     """
     if outcome == "collapsed":
-        shares = [by_seed(outcomes, outcome, arms).mean(axis=1) for arms in (treatment, control)]
-        known = [share[np.isfinite(share)] for share in shares]
-        if all(np.isin(share, (0.0, 1.0)).all() for share in known):
-            (a, n_a), (b, n_b) = [(int(share.sum()), len(share)) for share in known]
-            return rate_effect(a, n_a, b, n_b, level)
-    return paired_effect(differences(outcomes, treatment, control, outcome), level)
+        return _collapse_effect(outcomes, treatment, control, level)
+    gaps = differences(outcomes, outcome, treatment, control)
+    effect = _mean_effect(outcomes, outcome, treatment, control, gaps, level)
+    return effect._replace(p=fate_p(outcomes, treatment, control, outcome, effect)) if outcome in ENDS else effect
+
+
+def _mean_effect(
+    outcomes: pd.DataFrame, outcome: str, treatment: Sequence[str], control: Sequence[str], gaps: Sample, level: float
+) -> Effect:
+    effect = paired_effect(gaps.values, level)._replace(basis=gaps.basis)
+    if effect.n > 1 and np.isinf(effect.low) and effect.estimate != 0:
+        sides = paired_levels(outcomes, outcome, treatment, control)
+        effect = effect._replace(p=min(effect.p, separation_p(sides[0].values, sides[1].values)))
+    return effect
+
+
+def _collapse_effect(outcomes: pd.DataFrame, treatment: Sequence[str], control: Sequence[str], level: float) -> Effect:
+    sides = common_levels(outcomes, "collapsed", treatment, control)
+    if all(np.isin(side.values, (0.0, 1.0)).all() for side in sides):
+        (a, n_a), (b, n_b) = [(int(side.values.sum()), len(side.values)) for side in sides]
+        basis = min((side.basis for side in sides), key=lambda basis: (basis.units, basis.runs))
+        return rate_effect(a, n_a, b, n_b, level)._replace(basis=basis)
+    gaps = differences(outcomes, "collapsed", treatment, control)
+    return paired_effect(gaps.values, level)._replace(basis=gaps.basis)
+
+
+def like_fate(outcomes: pd.DataFrame, outcome: str, treatment: Sequence[str], control: Sequence[str]) -> Sample:
+    """Differences per unit over those pairs alone of which both runs collapsed or neither did."""
+    models, values = by_pair(outcomes, outcome, [*treatment, *control])
+    _, fates = by_pair(outcomes, "collapsed", [*treatment, *control])
+    k = len(treatment)
+    gaps = np.where(fates[:, :k] == fates[:, k:], values[:, :k] - values[:, k:], np.nan)
+    known = np.isfinite(gaps)
+    return per_unit(models, np.divide(np.where(known, gaps, 0).sum(axis=1), known.sum(axis=1), out=np.full(len(gaps), np.nan),
+                                      where=known.any(axis=1)))  # fmt: skip
+
+
+def fate_p(outcomes: pd.DataFrame, treatment: Sequence[str], control: Sequence[str], outcome: str, overall: Effect) -> float:
+    """Two-sided p that gold or wins at the end differ: like for like, or in how often runs collapse.
+
+    Two tests at most: the paired t over pairs of one fate (`like_fate`), and the test of collapse rates. With both, p is twice the
+    smaller (Bonferroni). A test that says the opposite of the mean difference counts as 1, and so does the whole if the two
+    contradict each other. The paired t over all pairs stands where no run is judged collapsed or not.
+    """
+    if outcomes.loc[outcomes["arm"].isin([*treatment, *control]), "collapsed"].isna().all():
+        return overall.p
+    like, rate = like_fate(outcomes, outcome, treatment, control), _collapse_effect(outcomes, treatment, control, 0.95)
+    alike = paired_effect(like.values)
+    if alike.n > 1 and np.isinf(alike.low) and alike.estimate != 0 and like.basis == overall.basis:
+        alike = alike._replace(p=overall.p)
+    found = [(alike.p, alike.estimate)] if like.basis.enough() else []
+    if rate.basis.enough(rate=True) and rate.estimate != 0:
+        found.append((rate.p, -rate.estimate))
+    if not found:
+        return 1.0
+    agreeing = [p if estimate * overall.estimate > 0 else 1.0 for p, estimate in found]
+    against = [p for p, estimate in found if estimate * overall.estimate < 0]
+    if against and min(against) * len(found) < 0.05:
+        return 1.0
+    return min(1.0, len(found) * min(agreeing))
 
 
 def trick_effects(outcomes: pd.DataFrame, settings: pd.DataFrame, base: str | None = None,
                   measures: Sequence[str] = EFFECT_OUTCOMES) -> pd.DataFrame:  # fmt: skip
-    """Every arm against the base: arm, change, outcome, estimate, low, high, p, p_holm (over arms, within an outcome), n."""
+    """Every arm against the base: arm, change, outcome, estimate, low, high, p, p_holm (over arms, within an outcome), n, basis."""
     base = base_arm(settings) if base is None else base
     rows = []
     for measure in measures:
         found = {arm: arm_effect(outcomes, [arm], [base], measure) for arm in settings.index if arm != base}
         adjusted = holm(np.array([effect.p if effect.n > 1 else np.nan for effect in found.values()]))
         for (arm, effect), p_holm in zip(found.items(), adjusted, strict=True):
-            rows.append(dict(arm=arm, base=base, change=change(settings, arm, base), outcome=measure, **effect._asdict(), p_holm=p_holm))
+            rows.append(dict(arm=arm, base=base, change=change(settings, arm, base), outcome=measure, **_columns(effect), p_holm=p_holm))
     return pd.DataFrame(rows)
+
+
+def _columns(effect: Effect) -> dict:
+    return effect._asdict() | {"basis": str(effect.basis)}
 
 
 def factors(settings: pd.DataFrame) -> dict[str, dict[str, int]]:
@@ -136,19 +157,19 @@ def _order(text: str) -> tuple:
 
 
 def factorial_effects(outcomes: pd.DataFrame, design: Mapping[str, Mapping[str, int]], outcome: str) -> pd.DataFrame:
-    """Main and two-way effects of a full 2^k design: term, estimate, low, high, p, p_holm, n.
+    """Main and two-way effects of a full 2^k design: term, outcome, estimate, low, high, p, n, basis, p_holm.
 
     With ±1 coding a main effect is mean(y | +) − mean(y | −) and a two-way effect half the difference between one factor's
-    effects at the other's two levels. Each is a contrast within a seed, so seeds are blocks and the test is a paired t.
+    effects at the other's two levels. Each is a contrast within a pair's runs, and the test is a paired t over units.
     """
     arms = list(next(iter(design.values())))
-    wide = by_seed(outcomes, outcome, arms)
-    wide = wide[np.isfinite(wide).all(axis=1)]
+    models, values = by_pair(outcomes, outcome, arms)
     terms = [(name,) for name in design] + list(itertools.combinations(design, 2))
     rows = []
     for term in terms:
         signs = np.array([np.prod([design[name][arm] for name in term]) for arm in arms])
-        effect = paired_effect(2 * (wide * signs).mean(axis=1))
-        rows.append(dict(term=" × ".join(term), outcome=outcome, **effect._asdict()))
+        contrast = per_unit(models, 2 * (values * signs).mean(axis=1))
+        effect = paired_effect(contrast.values)._replace(basis=contrast.basis)
+        rows.append(dict(term=" × ".join(term), outcome=outcome, **_columns(effect)))
     table = pd.DataFrame(rows)
     return table.assign(p_holm=holm(table["p"].to_numpy()))

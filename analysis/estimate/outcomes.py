@@ -12,7 +12,6 @@ import pandas as pd
 from scipy import stats
 
 from analysis.estimate.collapse import collapse_times, evaluations
-from analysis.estimate.effects import arm_settings
 from analysis.estimate.stats import win_rate
 
 ENDED = ("completed", "diverged")
@@ -20,41 +19,54 @@ END_METRICS = {"gold": "eval/gold", "proxy": "eval/proxy", "kl": "eval/kl_to_sft
 ABILITY = {"lm_loss": "eval/lm_loss", "choice_accuracy": "eval/choice_accuracy"}  # the alignment tax, where runs have measured it
 MATCHED_ON = {"kl": "eval/sqrt_kl", "proxy": "eval/proxy"}
 KINDS = ("helpful", "harmful")
-REWARD_MODEL = ("pipeline_seed", "data.", "model.", "sft.", "preferences.", "reward_model.")  # settings that make a reward model
+REWARD_MODEL = ("data.", "model.", "sft.", "preferences.", "reward_model.")  # settings that make a reward model, beside pipeline_seed
 
 
 def outcomes(runs: pd.DataFrame, curves: pd.DataFrame, *, threshold: float | None = None, patience: int | None = None) -> pd.DataFrame:
-    """One row a run.
+    """One row per run.
 
-    Columns: run, study, arm, seed, status; event, time (updates; for survival); collapsed (1, 0, NaN unknown);
-    stable_updates = min(time, horizon), NaN if not known up to the study's horizon, the shortest planned length;
-    gold, proxy, win (ties half), kl, length, perplexity at the last evaluation (NaN unless ended); gold_gain, proxy_gain
-    over SFT; win_margin_helpful, win_margin_harmful: wins − losses against SFT on such prompts; lm_loss, choice_accuracy at the
-    last evaluation and lm_loss_gain, choice_accuracy_gain over SFT, absent where no run has measured them; sft_gold_sd, the unit
-    of gold; gold_at_kl, gold_at_proxy, win_at_kl, win_at_proxy where an ended run first reaches the study's matched_kl or
-    matched_proxy (none if arms have different reward models: their scores are on different scales); rm_accuracy of the run's
+    Columns: run, study, arm, reward_model, seed, status; event, time (for survival) in time_unit, end_update (the same in updates);
+    collapsed (1, 0, NaN unknown) and too_short (it could not have collapsed); stable_updates = min(time, horizon), NaN if not
+    known up to the study's horizon, the shortest planned length; gold, proxy, win (ties half), kl, length, perplexity at the last
+    evaluation (NaN unless ended); gold_gain, proxy_gain over SFT; win_margin_helpful, win_margin_harmful: wins − losses against
+    SFT on such prompts; lm_loss, choice_accuracy at the last evaluation and lm_loss_gain, choice_accuracy_gain over SFT, absent
+    where no run has measured them; sft_gold_sd, the unit of gold; gold_at_kl, gold_at_proxy, win_at_kl, win_at_proxy where an
+    ended run first reaches matched_kl or matched_proxy, if it was measured near there (`at_matched`); rm_accuracy of the run's
     reward model on held-out pairs.
+
+    time_unit is "updates", or "responses" (update × `ppo.batch_size`) in a study whose arms differ in responses per update.
     """
-    table = runs[["run", "study", "arm", "seed", "status"]].copy()
+    table = runs[["run", "study", "arm", "reward_model", "seed", "status"]].copy()
     times = collapse_times(runs, curves, threshold, patience).set_index("run").loc[table["run"]]
     at_evaluations = with_win_rate(evaluations(curves))
     if "eval/kl_to_sft" in at_evaluations:
-        # Gold is far from linear in KL but close to it in √KL: between distant evaluations, lines in KL would favour slow arms.
+        # Gold is far from linear in KL but close to it in √KL: between evaluations, lines in KL would favour slow arms.
         at_evaluations = at_evaluations.assign(**{"eval/sqrt_kl": np.sqrt(at_evaluations["eval/kl_to_sft"].clip(lower=0))})
     diverged, last = table["status"].to_numpy() == "diverged", runs["last_update"].to_numpy(dtype=float)
     collapse, judged = times["collapse_update"].to_numpy(), times["judged"].to_numpy()
     ended = table["status"].isin(ENDED).to_numpy()
-    table["event"] = np.isfinite(collapse) | diverged
-    table["time"] = np.where(np.isfinite(collapse), collapse, last)
+    length, table["time_unit"] = _length_of_updates(runs)
+    table["event"], table["too_short"] = np.isfinite(collapse) | diverged, times["too_short"].to_numpy() & ~diverged
+    table["end_update"] = np.where(np.isfinite(collapse), collapse, last)
+    table["time"] = table["end_update"] * length
     table["collapsed"] = np.where(ended & (judged | diverged), table["event"].astype(float), np.nan)
-    planned = runs["ppo.updates"].to_numpy(dtype=float) if "ppo.updates" in runs else last
+    planned = (runs["ppo.updates"].to_numpy(dtype=float) if "ppo.updates" in runs else last) * length
     horizon = pd.Series(planned).groupby(runs["study"].to_numpy()).transform("min").to_numpy()
-    known = judged & ((ended & table["event"]) | (last >= horizon))
+    known = judged & ((ended & table["event"]) | (last * length >= horizon))
     table["horizon"], table["sft_gold_sd"] = horizon, runs["sft/eval/gold_sd"].to_numpy(dtype=float)
     table["stable_updates"] = np.where(known, np.minimum(table["time"], horizon), np.nan)
     table["rm_accuracy"] = runs["rm/held_out_accuracy"].to_numpy(dtype=float) if "rm/held_out_accuracy" in runs else np.nan
-    table = _add_ends(table, at_evaluations, ended)
+    table = _add_ends(table, at_evaluations, ended, runs)
     return _add_matched(table, at_evaluations[at_evaluations["run"].isin(table["run"][ended])], scales_of_proxy(runs))
+
+
+def _length_of_updates(runs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """(length of an update, unit of time) of every run: 1 and "updates", or in a study of several batch sizes those and "responses"."""
+    if "ppo.batch_size" not in runs:
+        return np.ones(len(runs)), np.full(len(runs), "updates")
+    size = pd.to_numeric(runs["ppo.batch_size"], errors="coerce").fillna(1.0)
+    several = size.groupby(runs["study"].to_numpy()).transform("nunique") > 1
+    return np.where(several, size, 1.0), np.where(several, "responses", "updates")
 
 
 def with_win_rate(curves: pd.DataFrame) -> pd.DataFrame:
@@ -70,7 +82,7 @@ def proxy_tails(table: pd.DataFrame, scores: pd.DataFrame) -> np.ndarray:
     The tails of an evaluation are the excess kurtosis of its scores over held-out prompts, 0 for a normal distribution; their
     growth is the median over evaluations from the collapse on minus the median before. `scores`: see `load.load_rows`.
     """
-    times = table.set_index("run")["time"][table["event"].to_numpy()]
+    times = table.set_index("run")["end_update"][table["event"].to_numpy()]
     rows = scores[scores["run"].isin(times.index)] if "proxy" in scores else scores[:0]
     if rows.empty:
         return np.full(len(table), np.nan)
@@ -81,47 +93,33 @@ def proxy_tails(table: pd.DataFrame, scores: pd.DataFrame) -> np.ndarray:
 
 
 def scales_of_proxy(runs: pd.DataFrame) -> dict[str, bool]:
-    """Study → whether runs of one seed share their reward model, so that their proxy scores can be compared."""
+    """Study → whether runs with one `pipeline_seed` share their reward model, so that their proxy scores can be compared."""
     names = [name for name in runs.columns if name.startswith(REWARD_MODEL)]
-    return {study: bool((part.groupby("seed")[names].nunique(dropna=False) <= 1).all(axis=None)) for study, part in runs.groupby("study")}
+    return {
+        study: bool((part.groupby("reward_model")[names].nunique(dropna=False) <= 1).all(axis=None))
+        for study, part in runs.groupby("study")
+    }
 
 
-def with_shared_runs(runs: pd.DataFrame, curves: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """One study's (runs, curves) with the runs that two of its arms share listed under both.
-
-    A sweep computes equal settings once. An arm with pipeline_seed = seed therefore lacks the seed c that an arm of the same
-    settings with pipeline_seed = c has already; that run is its run too.
-    """
-    settings = arm_settings(runs)
-    if "pipeline_seed" not in settings:
-        return runs, curves
-    others, added_runs, added_curves = settings.drop(columns="pipeline_seed"), [], []
-    for arm in settings.index[settings["pipeline_seed"] == "seed"]:
-        twins = [twin for twin in settings.index if twin != arm and (others.loc[twin] == others.loc[arm]).all()]
-        mine = set(runs["seed"][runs["arm"] == arm])
-        shared = runs[runs["arm"].isin(twins) & (runs["seed"] == runs["pipeline_seed"]) & ~runs["seed"].isin(mine)]
-        for row in shared.drop_duplicates("seed").to_dict("records"):
-            name = f"{row['study']}/{arm}/seed={row['seed']}"
-            added_runs.append(row | dict(run=name, arm=arm))
-            added_curves.append(curves[curves["run"] == row["run"]].assign(run=name, arm=arm))
-    if not added_runs:
-        return runs, curves
-    plain = curves.astype({name: object for name in ("run", "arm", "study") if name in curves})
-    return pd.concat([runs, pd.DataFrame(added_runs)], ignore_index=True), pd.concat([plain, *added_curves], ignore_index=True)
-
-
-def _add_ends(table: pd.DataFrame, at_evaluations: pd.DataFrame, ended: np.ndarray) -> pd.DataFrame:
+def _add_ends(table: pd.DataFrame, at_evaluations: pd.DataFrame, ended: np.ndarray, runs: pd.DataFrame) -> pd.DataFrame:
     parts = at_evaluations.groupby("run", observed=True, sort=False)
     final, first = parts.last().reindex(table["run"]), parts.first().reindex(table["run"])
     for name, metric in {**END_METRICS, "win": "eval/win_rate"}.items():
         table[name] = np.where(ended, final[metric], np.nan) if metric in final else np.nan
+
+    def of_sft(metric: str) -> np.ndarray:
+        """SFT's own value: the evaluation of update 0, or what the summary of a fork says."""
+        start = first[metric].where(first["update"] == 0).to_numpy()
+        said = pd.to_numeric(runs[f"sft/{metric}"], errors="coerce").to_numpy(dtype=float) if f"sft/{metric}" in runs else np.nan
+        return np.where(np.isfinite(start), start, said)
+
     for name in ("gold", "proxy"):
         metric = END_METRICS[name]
-        table[f"{name}_gain"] = table[name] - first[metric].where(first["update"] == 0).to_numpy() if metric in first else np.nan
+        table[f"{name}_gain"] = table[name] - of_sft(metric) if metric in first else np.nan
     for name, metric in ABILITY.items():
         if metric in final and final[metric].notna().any():
             table[name] = np.where(ended, final[metric], np.nan)
-            table[f"{name}_gain"] = table[name] - first[metric].where(first["update"] == 0).to_numpy()
+            table[f"{name}_gain"] = table[name] - of_sft(metric)
     for kind in KINDS:
         won, lost = f"eval/{kind}/win", f"eval/{kind}/lose"
         margin = final[won] - final[lost] if {won, lost} <= set(final.columns) else np.nan
@@ -133,8 +131,10 @@ def _add_matched(table: pd.DataFrame, at_evaluations: pd.DataFrame, comparable: 
     for on, metric in MATCHED_ON.items():
         for value in ("gold", "win"):
             table[f"{value}_at_{on}"] = np.nan
-        for study, members in table.groupby("study", observed=True):
-            part = at_evaluations[at_evaluations["study"] == study]
+        table[f"matched_{on}"] = np.nan
+        # Proxy scores of two reward models are on two scales, so each reward model has a matched value of its own.
+        for (study, *_), members in table.groupby(["study"] if on == "kl" else ["study", "reward_model"], observed=True):
+            part = at_evaluations[at_evaluations["run"].isin(members["run"])]
             target = matched_value(part, metric) if on == "kl" or comparable[study] else np.nan
             for value, column in (("gold", "eval/gold"), ("win", "eval/win_rate")):
                 if column in part and np.isfinite(target):
@@ -154,30 +154,31 @@ def matched_value(at_evaluations: pd.DataFrame, on: str) -> float:
 
 
 def at_matched(at_evaluations: pd.DataFrame, on: str, target: float, value: str) -> pd.Series:
-    """`value` where a run's `on` first reaches `target`, linear between evaluations; NaN for runs that never reach it."""
+    """`value` where a run's `on` first reaches `target`, linear between the evaluations before and after, by run.
+
+    NaN for runs that never reach it, and for runs that were not measured near it: with s the run's `on` at its first evaluation,
+    the evaluation before must have come half the way from s to the target, and the one after must not be more than half of it beyond.
+    Between evaluations further apart gold would be a guess at what nobody measured.
+    """
     whole = at_evaluations[np.isfinite(at_evaluations[on]) & np.isfinite(at_evaluations[value])]
-    code, runs = pd.factorize(whole["run"])
-    order = np.argsort(code, kind="stable")
-    code, x, y = code[order], whole[on].to_numpy()[order], whole[value].to_numpy()[order]
-    reached = np.flatnonzero(x >= target)
-    which, first = np.unique(code[reached], return_index=True)
-    after = reached[first]
-    before = np.where((after > 0) & (code[after - 1] == which), after - 1, after)  # a run's first evaluation has none before
-    share = np.divide(target - x[before], x[after] - x[before], out=np.zeros(len(after)), where=before < after)
-    found = np.full(len(runs), np.nan)
-    found[which] = y[before] + share * (y[after] - y[before])
-    return pd.Series(found, index=np.asarray(runs))
+    found = {run: interpolate_at(part[on].to_numpy(), part[value].to_numpy(), target) for run, part in whole.groupby("run", observed=True)}
+    return pd.Series(found, dtype=float)
 
 
 def interpolate_at(x: np.ndarray, y: np.ndarray, target: float) -> float:
-    """y at the first crossing of `target` by the path x, linear between neighbours; NaN if x stays below."""
+    """y at the first crossing of `target` by the path x, linear between neighbours; NaN if x stays below, or not measured near it."""
     whole = np.isfinite(x) & np.isfinite(y)
     x, y = x[whole], y[whole]
     reached = np.flatnonzero(x >= target)
     if len(reached) == 0:
         return np.nan
     after = reached[0]
+    if x[after] == target:
+        return float(y[after])
     if after == 0:
-        return float(y[0])
+        return np.nan
+    near = (target - x[0]) / 2
+    if target - x[after - 1] > near or x[after] - target > near:
+        return np.nan
     share = (target - x[after - 1]) / (x[after] - x[after - 1])
     return float(y[after - 1] + share * (y[after] - y[after - 1]))

@@ -10,23 +10,28 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
-from analysis.estimate.outcomes import interpolate_at
 from analysis.estimate.power import seeds_for_equivalence, seeds_for_mean
-from analysis.estimate.stats import MIN_SEEDS, Effect, Interval, paired_effect
+from analysis.estimate.stats import Effect, Interval, paired_effect
+from analysis.estimate.units import MIN_SEEDS, Basis, per_unit
 
 KL, GOLD = "eval/kl_to_sft", "eval/gold"
 MOVES, STOPS_EARLIER, HARMS, CANNOT_TELL = "moves the frontier", "acts like early stopping", "lowers the frontier", "cannot tell"
 
 
 class Frontier(NamedTuple):
-    """`effect`: gold at equal KL, treatment − control, averaged over the shared range, paired by seed. `seeds`: how many would
-    decide what these cannot, None if no sensible number."""
+    """`effect`: gold at equal KL, treatment − control, averaged over the shared range, paired, over units. `needed`: how many units would
+    decide what these cannot, None if no sensible number. `unmeasured`: pairs that give no number, as an arm has fewer than two
+    evaluations in the range or a gap of more than half of it between them; `every`: the largest `evaluation.every` that would
+    have measured all of them, NaN if there are none."""
 
     verdict: str
     effect: Effect
     margin: float
-    seeds: int | None = None
+    needed: int | None = None
+    unmeasured: int = 0
+    every: float = np.nan
 
 
 def gao(d: np.ndarray, alpha: float, beta: float) -> np.ndarray:
@@ -66,34 +71,44 @@ def fit_gao(d: np.ndarray, gain: np.ndarray) -> tuple[float, float]:
 
 
 def points(curves: pd.DataFrame, max_kl: float = np.inf) -> pd.DataFrame:
-    """Evaluations as run, arm, seed, update, d, gain; gain is over the run's own evaluation of update 0."""
+    """Evaluations as run, arm, reward_model, seed, update, d, gain; gain is over the run's own evaluation of update 0."""
     whole = curves[curves[KL].notna() & curves[GOLD].notna()]
     start = whole[whole["update"] == 0].set_index("run")[GOLD]
     gain = whole[GOLD].to_numpy() - start.reindex(whole["run"].astype(str)).to_numpy()
-    table = whole[["run", "arm", "seed", "update"]].assign(d=np.sqrt(whole[KL].clip(lower=0)), gain=gain)
+    table = whole[["run", "arm", "reward_model", "seed", "update"]].assign(d=np.sqrt(whole[KL].clip(lower=0)), gain=gain)
     return table[(whole[KL] <= max_kl) & np.isfinite(gain)].reset_index(drop=True)
 
 
-def fit_arms(curves: pd.DataFrame, generator: np.random.Generator, *, max_kl: float = np.inf, repetitions: int = 2000,
-             level: float = 0.95) -> pd.DataFrame:  # fmt: skip
-    """Gao's form for every arm: arm, seeds, alpha, beta, peak_d, peak_gain, each with _low and _high, and r2.
+def fit_arms(curves: pd.DataFrame, *, max_kl: float = np.inf, level: float = 0.95) -> pd.DataFrame:
+    """Gao's form for every arm, one row per arm that has two distances.
 
-    Intervals redraw whole seeds, because the evaluations of a run are not independent. A peak beyond the largest distance
-    seen is an extrapolation: `peak_seen` says whether it is not. Arms with fewer than two distances are left out.
+    Columns: arm, basis, units, r2, peak_seen, and alpha, beta, peak_d, peak_gain, each with _low and _high: jackknife intervals over units
+    (the reward model where it varies, else the run), since the evaluations of a run are not independent. An interval of the peak
+    is made on the log scale, and is unbounded where a fit without one unit has no peak. A peak beyond the largest distance seen is an
+    extrapolation: `peak_seen` says whether it is not.
     """
     rows = []
     for arm, part in points(curves, max_kl).groupby("arm", sort=True, observed=True):
         if len(np.unique(part["d"][part["d"] > 0])) < 2:
             continue
         alpha, beta = fit_gao(part["d"], part["gain"])
-        draws = _bootstrap_fits(part, generator, repetitions)
-        tails = [(1 - level) / 2, (1 + level) / 2]
-        peaks = np.array([peak(*draw) for draw in draws])
-        intervals = {"alpha": Interval(alpha, *np.quantile(draws[:, 0], tails)), "beta": Interval(beta, *np.quantile(draws[:, 1], tails))}
+        several = part["reward_model"].nunique() > 1
+        unit = part["reward_model"].astype(str) if several else part["seed"]
+        sums = [_normal_equations(one["d"].to_numpy(), one["gain"].to_numpy()) for _, one in part.groupby(unit.to_numpy())]
+        counts = part.groupby("reward_model", observed=True)["seed"].nunique()
+        basis = Basis(len(counts), int(counts.min()), int(counts.max()), int(counts.sum()))
+        without = _fits_without(sums)
+        best = np.array([peak(*fit) for fit in without]).reshape(-1, 2)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            logs = np.log(np.vstack([peak(alpha, beta), best]))
+        intervals = {"alpha": _jackknife(alpha, without[:, 0], level), "beta": _jackknife(beta, without[:, 1], level)}
         for index, name in enumerate(("peak_d", "peak_gain")):
-            intervals[name] = Interval(peak(alpha, beta)[index], *np.quantile(peaks[:, index], tails, method="nearest"))
+            found = _jackknife(logs[0, index], logs[1:, index], level) if np.isfinite(logs[:, index]).all() else Interval(np.nan, 0, np.inf)
+            value = peak(alpha, beta)[index]
+            ends = np.exp(np.clip([found.low, found.high], -700, 700)) if np.isfinite(found.estimate) else (0.0, np.inf)
+            intervals[name] = Interval(value, float(ends[0]), float(ends[1]))
         residual = part["gain"] - gao(part["d"], alpha, beta)
-        row = dict(arm=arm, seeds=part["seed"].nunique(), r2=float(1 - residual.var() / part["gain"].var()),
+        row = dict(arm=arm, basis=str(basis), units=basis.units, r2=float(1 - residual.var() / part["gain"].var()),
                    peak_seen=bool(intervals["peak_d"].estimate <= part["d"].max()))  # fmt: skip
         for name, interval in intervals.items():
             row |= {name: interval.estimate, f"{name}_low": float(interval.low), f"{name}_high": float(interval.high)}
@@ -101,68 +116,107 @@ def fit_arms(curves: pd.DataFrame, generator: np.random.Generator, *, max_kl: fl
     return pd.DataFrame(rows)
 
 
-def _bootstrap_fits(part: pd.DataFrame, generator: np.random.Generator, repetitions: int) -> np.ndarray:
-    """(repetitions, 2) fits, seeds redrawn; only their normal equations are summed, so a fit costs a 2 × 2 solve."""
-    sums = [_normal_equations(one["d"].to_numpy(), one["gain"].to_numpy()) for _, one in part.groupby("seed")]
+def _fits_without(sums: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """(units, 2) fits, each without one unit: only normal equations are summed, so a fit costs a 2 × 2 solve; NaN where it has none."""
     squares, products = np.stack([a for a, _ in sums]), np.stack([b for _, b in sums])
-    draws = generator.integers(len(sums), size=(repetitions, len(sums)))
-    return np.linalg.solve(squares[draws].sum(axis=1), products[draws].sum(axis=1)[..., None])[..., 0]
+    left, right = squares.sum(axis=0) - squares, products.sum(axis=0) - products
+    solvable = np.abs(np.linalg.det(left)) > 1e-12
+    fits = np.full((len(sums), 2), np.nan)
+    fits[solvable] = np.linalg.solve(left[solvable], right[solvable][..., None])[..., 0]
+    return fits
+
+
+def _jackknife(estimate: float, without: np.ndarray, level: float) -> Interval:
+    """Estimate ± t √((n − 1)/n Σ (θ₋ᵢ − mean θ₋)²) with n − 1 degrees of freedom; unbounded for one unit or where a fit lacks."""
+    n = len(without)
+    if n < 2 or not np.isfinite(without).all():
+        return Interval(float(estimate), -np.inf, np.inf)
+    half = stats.t.ppf((1 + level) / 2, n - 1) * np.sqrt((n - 1) / n * ((without - without.mean()) ** 2).sum())
+    return Interval(float(estimate), float(estimate - half), float(estimate + half))
 
 
 def frontier_test(curves: pd.DataFrame, treatment: str, control: str, margin: float, *, grid: int = 16) -> Frontier:
     """Does `treatment` (a KL penalty) reach other gold than `control` (none) at equal KL?
 
-    For every seed, gold at first crossing, linear in √KL between evaluations, is compared on an even grid of √KL over the
-    upper three quarters of the range that both runs reach (below it both are still SFT), and averaged: one number a seed,
-    tested by paired t. 'acts like early stopping': the 90 % interval lies within ± margin (two one-sided tests); else
-    'moves' or 'lowers the frontier' if the 95 % interval excludes 0. An arm whose KL jumps far between evaluations is known
-    only at its jumps: evaluate often.
+    For every pair, gold at first crossing, linear in √KL between evaluations, is compared on an even grid of √KL over the
+    upper three quarters of the range that both runs reach (below it both are still SFT), and averaged: one number per pair. A pair
+    counts only if both runs were measured in that range: two evaluations at least within it, and no two neighbours further
+    apart than half of it. 'acts like early stopping': the 90 % t interval over units lies within ± margin (two one-sided tests);
+    else 'moves' or 'lowers the frontier' if the 95 % interval excludes 0.
     """
-    wide = curves[curves["arm"].isin([treatment, control]) & curves[GOLD].notna()]
-    paths = {(run.arm, run.seed): part for run, part in _runs(wide)}
-    differences = []
-    for seed in sorted({seed for arm, seed in paths if arm == treatment} & {seed for arm, seed in paths if arm == control}):
-        a, b = paths[treatment, seed], paths[control, seed]
-        distances = [np.sqrt(path[KL].to_numpy().clip(min=0)) for path in (a, b)]
-        top = min(np.nanmax(distance) for distance in distances)
-        gold = [[interpolate_at(distance, path[GOLD].to_numpy(), d) for d in np.linspace(top / 4, top, grid)]
-                for distance, path in zip(distances, (a, b), strict=True)]  # fmt: skip
-        differences.append(np.mean(gold[0]) - np.mean(gold[1]))
-    effect, inner = paired_effect(np.array(differences)), paired_effect(np.array(differences), 0.90)
-    if effect.n < MIN_SEEDS:
+    wide = curves[curves["arm"].isin([treatment, control]) & curves[GOLD].notna() & curves[KL].notna()]
+    paths = {key: (np.sqrt(part[KL].to_numpy().clip(min=0)), part[GOLD].to_numpy(), part["update"].to_numpy())
+             for key, part in wide.sort_values("update").groupby(["arm", "reward_model", "seed"], observed=True)}  # fmt: skip
+    models, found, wanted = [], [], []
+    for model, seed in sorted({key[1:] for key in paths if key[0] == treatment} & {key[1:] for key in paths if key[0] == control}):
+        pair = paths[treatment, model, seed], paths[control, model, seed]
+        top = min(distance.max() for distance, _, _ in pair)
+        every = min(_every_needed(distance, updates, top) for distance, _, updates in pair)
+        measured = all(_measured(distance, top) for distance, _, _ in pair)
+        gold = [[_at_crossing(distance, values, d) for d in np.linspace(top / 4, top, grid)] for distance, values, _ in pair]
+        models.append(model)
+        found.append(np.mean(gold[0]) - np.mean(gold[1]) if measured else np.nan)
+        wanted += [] if measured else [every]
+    gaps = per_unit(np.array(models, dtype=str), np.array(found, dtype=float))
+    effect, inner = paired_effect(gaps.values)._replace(basis=gaps.basis), paired_effect(gaps.values, 0.90)
+    every = min(wanted, default=np.nan)
+    if not gaps.basis.enough():
         verdict = CANNOT_TELL
     elif -margin < inner.low and inner.high < margin:
         verdict = STOPS_EARLIER
     else:
         verdict = CANNOT_TELL if effect.p >= 0.05 else MOVES if effect.estimate > 0 else HARMS
-    return Frontier(verdict, effect, margin, _seeds_needed(np.array(differences), margin) if verdict == CANNOT_TELL else None)
+    needed = _units_needed(gaps.values, margin) if verdict == CANNOT_TELL and len(gaps.values) else None
+    return Frontier(verdict, effect, margin, needed, len(wanted), every)
 
 
-def _seeds_needed(differences: np.ndarray, margin: float) -> int | None:
-    """Seeds with which differences like these would show a shift or the lack of one; `MIN_SEEDS` where there is no spread yet."""
+def _measured(distance: np.ndarray, top: float) -> bool:
+    """Whether a path of √KL was measured between top / 4 and top: two evaluations within, and no gap wider than half of that range."""
+    until = distance[: np.flatnonzero(distance >= top)[0] + 1]
+    within = np.unique(until[(until >= top / 4) & (until <= top)])
+    before = until[until < top / 4]
+    marks = np.concatenate([[before.max()] if len(before) else [], within, [distance[len(until) - 1]]])
+    return top > 0 and len(within) >= 2 and bool(np.diff(marks).max() <= (top - top / 4) / 2)
+
+
+def _every_needed(distance: np.ndarray, updates: np.ndarray, top: float) -> float:
+    """The largest `evaluation.every` that places three evaluations in the range of `_measured`, by lines between those there are; at least 1."""
+    first, last = (_at_crossing(distance, updates.astype(float), d) for d in (top / 4, top))
+    return max(1.0, np.floor((last - first) / 3))
+
+
+def _at_crossing(x: np.ndarray, y: np.ndarray, target: float) -> float:
+    """y at the first crossing of `target` by the path x, linear between neighbours; the first y where x starts beyond it."""
+    after = np.flatnonzero(x >= target)[0]
+    if after == 0:
+        return float(y[0])
+    share = (target - x[after - 1]) / (x[after] - x[after - 1])
+    return float(y[after - 1] + share * (y[after] - y[after - 1]))
+
+
+def _units_needed(differences: np.ndarray, margin: float) -> int | None:
+    """Units with which differences like these would show a shift or the lack of one; `MIN_SEEDS` where there is no spread yet."""
     if len(differences) < 2:
         return MIN_SEEDS
     found = [seeds for seeds in (seeds_for_mean(differences), seeds_for_equivalence(differences, margin)) if seeds is not None]
     return max(min(found), len(differences) + 1, MIN_SEEDS) if found else None
 
 
-def _runs(curves: pd.DataFrame):
-    for _, part in curves.groupby("run", observed=True, sort=False):
-        yield part.iloc[0], part
-
-
 def against_early_stopping(curves: pd.DataFrame, treatment: str, control: str) -> Effect:
-    """Gold of `treatment` at its end minus gold of `control` stopped early, paired by seed.
+    """Gold of `treatment` at its end minus gold of `control` stopped early, paired, over units.
 
-    Each control run is stopped at the update that is best for the mean of the *other* seeds: picking its own best evaluation
+    Each control run is stopped at the update that is best for the mean of the *other* runs: picking its own best evaluation
     would count luck as skill.
     """
-    wide = curves[curves[GOLD].notna()]
-    stopped = wide[wide["arm"] == control].pivot(index="seed", columns="update", values=GOLD).dropna(axis=1)
-    ends = wide[wide["arm"] == treatment].sort_values("update").groupby("seed")[GOLD].last()
-    differences = []
-    for seed in stopped.index.intersection(ends.index):
-        others = stopped.drop(index=seed)
+    wide = curves[curves[GOLD].notna()].astype({"reward_model": str})
+    keys = ["reward_model", "seed"]
+    stopped = wide[wide["arm"] == control].pivot(index=keys, columns="update", values=GOLD).dropna(axis=1)
+    ends = wide[wide["arm"] == treatment].sort_values("update").groupby(keys)[GOLD].last()
+    models, found = [], []
+    for key in stopped.index.intersection(ends.index):
+        others = stopped.drop(index=key)
         if len(others):
-            differences.append(ends[seed] - stopped.loc[seed, others.mean().idxmax()])
-    return paired_effect(np.array(differences))
+            models.append(key[0])
+            found.append(ends[key] - stopped.loc[key, others.mean().idxmax()])
+    gaps = per_unit(np.array(models, dtype=str), np.array(found, dtype=float))
+    return paired_effect(gaps.values)._replace(basis=gaps.basis)

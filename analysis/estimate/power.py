@@ -24,7 +24,7 @@ def seeds_for_mean(differences: np.ndarray, power: float = 0.8, alpha: float = 0
         return None
     deviation = differences.std(ddof=1)
     if deviation <= 1e-12 * abs(differences.mean()):
-        return 6  # without spread only signs speak, and 2·2⁻⁶ is the first below 0.05
+        return 5  # without spread: 5 against 5 separated values have p = 0.008
     n = np.arange(2, MAX_SEEDS + 1)
     critical = stats.t.ppf(1 - alpha / 2, n - 1)
     shift = abs(differences.mean()) / deviation * np.sqrt(n)
@@ -45,13 +45,45 @@ def seeds_for_rates(rate_a: float, rate_b: float, power: float = 0.8, alpha: flo
     return max(n, 4) if n <= MAX_SEEDS else None
 
 
-def seeds_for_bound(rate: float, bound: float, alpha: float = 0.05) -> int | None:
-    """Least runs whose Clopper-Pearson upper end is below `bound` if events go on at `rate`; None above `MAX_SEEDS`."""
+def seeds_for_bound(rate: float, bound: float, power: float = 0.8, alpha: float = 0.05) -> int | None:
+    """Least runs whose Clopper-Pearson upper end falls below `bound` with `power` if events come at `rate`; None above `MAX_SEEDS`.
+
+    With n runs the end is below `bound` for up to c(n) events, and the power is P(Binomial(n, rate) ≤ c(n)).
+    """
+    if rate >= bound:
+        return None
     n = np.arange(1, MAX_SEEDS + 1)
-    events = np.rint(rate * n)
-    with np.errstate(invalid="ignore"):
-        reached = (events < n) & (stats.beta.ppf(1 - alpha / 2, events + 1, n - events) < bound)
+    most = np.array([_most_events(int(runs), bound, alpha) for runs in n])
+    reached = stats.binom.cdf(most, n, rate) >= power
     return int(n[reached.argmax()]) if reached.any() else None
+
+
+def _most_events(n: int, bound: float, alpha: float) -> int:
+    """The most events of n runs with a Clopper-Pearson upper end below `bound`, −1 if none: P(X ≤ c | n, bound) < α / 2."""
+    c = int(stats.binom.ppf(alpha / 2, n, bound))
+    return c if stats.binom.cdf(c, n, bound) < alpha / 2 else c - 1
+
+
+def reward_models_for_mean(differences: np.ndarray, reward_models: np.ndarray, seeds: int, power: float = 0.8,
+                           alpha: float = 0.05) -> int | None:  # fmt: skip
+    """Reward models with `seeds` seeds each that would show a mean like this one with `power`; None above `MAX_SEEDS`.
+
+    `differences` (pairs,) with the reward model of each. Var of a reward model's mean = σ_b² + σ_w² / seeds: σ_w² is the pooled
+    variance within reward models and σ_b² what the variance of their means has beyond it (0 at least). With one seed per reward
+    model σ_w² is not known, and more seeds are taken to change nothing.
+    """
+    models, index, counts = np.unique(reward_models, return_inverse=True, return_counts=True)
+    means = np.bincount(index, differences) / counts
+    if len(models) < 2 or means.mean() == 0:
+        return None
+    freedom = len(differences) - len(models)
+    within = ((differences - means[index]) ** 2).sum() / freedom if freedom else 0.0
+    between = max(means.var(ddof=1) - within * (1 / counts).mean(), 0.0)
+    spread = math.sqrt(between + within / seeds)
+    if spread <= 1e-12 * abs(means.mean()):
+        return 2
+    unit = np.array([-1.0, 1.0]) / math.sqrt(2)
+    return seeds_for_mean(means.mean() + spread * unit, power, alpha)
 
 
 def seeds_for_equivalence(differences: np.ndarray, margin: float, power: float = 0.8, alpha: float = 0.05) -> int | None:

@@ -1,15 +1,15 @@
-"""Estimates and intervals for a handful of runs. The unit of every statistic here is a run (a seed), never a response.
+"""Estimates and intervals for a handful of units: the reward model where it varies, else the seed (`units`); never a response.
 
-Bootstrap functions take the generator as an argument. Conventions: values (n,) or (..., n) with runs last; statistics
-reduce the last axis; intervals are two-sided at `level`.
+Conventions: values (n,) with one number per unit; intervals are two-sided at `level`. Nothing here is random.
 
-With 5 runs a bootstrap interval is too short (it can only rearrange what was seen), so bootstrap intervals describe, and
-tests with small-sample guarantees decide: see `paired_effect`, `rate_effect`.
+An interval of a mean is Student's t interval. It covers as often as it says where units are about normal. Where one unit in
+many is far from the rest (a rare collapse), a sample that lacks the rare one gives an interval without it: a rate's interval
+beside it says how rare that may be.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from functools import lru_cache
 from typing import NamedTuple, TypeVar
 
@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-MIN_SEEDS = 5  # nothing is decided from fewer
-Statistic = Callable[..., np.ndarray]
+from analysis.estimate.units import Basis
+
 Wins = TypeVar("Wins", float, np.ndarray, pd.Series)
 
 
@@ -29,18 +29,14 @@ class Interval(NamedTuple):
 
 
 class Effect(NamedTuple):
-    """A difference between two arms: estimate, interval at the level asked, two-sided p, and n pairs (or runs an arm)."""
+    """A difference between two arms: estimate, interval at the level asked, two-sided p, n units, and what they rest on."""
 
     estimate: float
     low: float
     high: float
     p: float
     n: int
-
-
-def iqm(values: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Interquartile mean over `axis`: ⌊n/4⌋ runs are cut at either end (Agarwal et al. 2108.13264, §4.3)."""
-    return stats.trim_mean(values, 0.25, axis=axis)
+    basis: Basis = Basis()
 
 
 def win_rate(wins: Wins, ties: Wins) -> Wins:
@@ -48,19 +44,14 @@ def win_rate(wins: Wins, ties: Wins) -> Wins:
     return wins + ties / 2
 
 
-def bootstrap(values: np.ndarray, statistic: Statistic, generator: np.random.Generator, *, repetitions: int = 2000,
-              level: float = 0.95) -> Interval:  # fmt: skip
-    """Percentile bootstrap of `statistic` over runs: values (n,) → estimate and interval, all NaN for n = 0."""
-    values = np.asarray(values, dtype=float)
-    if len(values) == 0:
-        return Interval(np.nan, np.nan, np.nan)
-    draws = statistic(values[generator.integers(len(values), size=(repetitions, len(values)))])
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(statistic(values)), float(low), float(high))
+def mean_interval(values: np.ndarray, level: float = 0.95) -> Interval:
+    """Mean of units with its t interval: values (n,), NaN left out; all NaN for n = 0, unbounded for n = 1 or without spread."""
+    effect = paired_effect(values, level)
+    return Interval(effect.estimate, *((effect.low, effect.high) if effect.n else (np.nan, np.nan)))
 
 
 def paired_effect(differences: np.ndarray, level: float = 0.95) -> Effect:
-    """Mean of paired differences (one a seed) with its t interval.
+    """Mean of paired differences, one per unit, with its t interval.
 
     Differences without any spread carry no estimate of their own error: their interval is unbounded, and their p is the
     exact sign test's, 2·2⁻ⁿ (1 if they are all zero).
@@ -79,6 +70,17 @@ def paired_effect(differences: np.ndarray, level: float = 0.95) -> Effect:
     return Effect(float(average), float(average - half), float(average + half), float(p), n)
 
 
+def separation_p(treated: np.ndarray, controls: np.ndarray) -> float:
+    """Two-sided exact p of two samples of which every value of one lies above every value of the other; 1 if they overlap.
+
+    Of the C(a + b, a) ways to deal a + b exchangeable values into groups of a and b, two separate them: p = 2 / C(a + b, a), 0.008
+    for five and five. Like Boschloo's test it takes the two sides as independent, which common random numbers make cautious.
+    """
+    if min(len(treated), len(controls)) == 0 or (treated.min() <= controls.max() and controls.min() <= treated.max()):
+        return 1.0
+    return min(1.0, 2 / math.comb(len(treated) + len(controls), len(treated)))
+
+
 def clopper_pearson(events: int, n: int, level: float = 0.95) -> Interval:
     """Exact interval of a rate (Clopper & Pearson 1934), [0, 1] for n = 0.
 
@@ -88,6 +90,29 @@ def clopper_pearson(events: int, n: int, level: float = 0.95) -> Interval:
         return Interval(np.nan, 0.0, 1.0)
     low, high = stats.binomtest(events, n).proportion_ci(level, method="exact")
     return Interval(events / n, float(low), float(high))
+
+
+def clustered_rate(shares: np.ndarray, runs: int, level: float = 0.95) -> Interval:
+    """Interval of a rate from shares of events per reward model, (n,), of `runs` runs in all (Korn & Graubard 1998).
+
+    The Clopper-Pearson interval for an effective number of runs p(1 − p) / Var(p̂), Var(p̂) the variance of the shares' mean,
+    corrected for its n − 1 degrees of freedom by (t of runs − 1 / t of n − 1)², and kept between n and `runs`. Where every
+    reward model says the same, nothing is known of what runs add to reward models, and it is n. With one run per reward model
+    it is Clopper-Pearson's interval.
+    """
+    shares = np.asarray(shares, dtype=float)
+    n = len(shares)
+    if n == 0:
+        return Interval(np.nan, 0.0, 1.0)
+    p = float(shares.mean())
+    effective = float(n)
+    if n > 1 and runs > n and 0 < p < 1 and (variance := shares.var(ddof=1) / n) > 0:
+        quantiles = stats.t.ppf((1 + level) / 2, np.array([runs - 1, n - 1]))
+        effective = float(np.clip(p * (1 - p) / variance * (quantiles[0] / quantiles[1]) ** 2, n, runs))
+    events, tail = p * effective, (1 - level) / 2
+    low = 0.0 if events <= 1e-12 else float(stats.beta.ppf(tail, events, effective - events + 1))
+    high = 1.0 if effective - events <= 1e-12 else float(stats.beta.ppf(1 - tail, events + 1, effective - events))
+    return Interval(p, low, high)
 
 
 def _wilson(events: int, n: int, z: float) -> tuple[float, float]:

@@ -1,12 +1,10 @@
 """Time to collapse as an event in time: runs that end, stop or are still going without it are censored, not "never".
 
-Throughout, with n runs: times (n,) is the update of the event, or the last update known without it; events (n,) is bool.
+Throughout, with n runs: times (n,) is the time of the event, or the last time known without it; events (n,) is bool; the
+unit of time is the caller's (`outcomes` says which).
 """
 
 from __future__ import annotations
-
-import warnings
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,77 +13,57 @@ from scipy import stats
 from analysis.estimate.stats import Interval
 
 
-class LogRank(NamedTuple):
-    statistic: float
-    p: float
-
-
-def kaplan_meier(times: np.ndarray, events: np.ndarray, level: float = 0.95) -> pd.DataFrame:
+def kaplan_meier(times: np.ndarray, events: np.ndarray, reward_models: np.ndarray | None = None, level: float = 0.95) -> pd.DataFrame:
     """Product-limit estimate S(t) = Π_{tᵢ ≤ t} (1 − dᵢ/nᵢ): one row per distinct time, and a row at 0.
 
-    Columns: time, at_risk, events, survival, low, high. The band is Greenwood's on the log(−log S) scale
-    (Kalbfleisch & Prentice), which stays within [0, 1]. It has no width where S is 1, and is NaN where S is 0 and at the added row.
+    Columns: time, at_risk, events, survival, low, high. The band is pointwise: Clopper and Pearson's for an effective number of
+    runs S (1 − S) / Var(S), which without censoring is the number of runs and the band exact. Var(S) is Greenwood's; with several
+    runs of one reward model it is the larger of Greenwood's and the jackknife's over reward models (`reward_models`, (n,)), and
+    where S is 0 or 1 the effective number is at most that of reward models.
     """
     times, events = np.asarray(times, dtype=float), np.asarray(events, dtype=bool)
     estimate = stats.ecdf(stats.CensoredData.right_censored(times, ~events)).sf
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The confidence interval is undefined", RuntimeWarning)  # S = 1 and S = 0, as said above
-        band = estimate.confidence_interval(level, method="log-log")
-    distinct, certain = estimate.quantiles, estimate.probabilities == 1
-    table = pd.DataFrame(dict(
-        time=distinct,
-        at_risk=[int((times >= time).sum()) for time in distinct],
-        events=[int((events & (times == time)).sum()) for time in distinct],
-        survival=estimate.probabilities,
-        low=np.where(certain, 1.0, band.low.probabilities),
-        high=np.where(certain, 1.0, band.high.probabilities),
-    ))  # fmt: skip
+    distinct, survival = estimate.quantiles, estimate.probabilities
+    at_risk = np.array([(times >= time).sum() for time in distinct])
+    died = np.array([(events & (times == time)).sum() for time in distinct])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        variance = survival**2 * np.cumsum(died / (at_risk * (at_risk - died)))
+    models = np.unique(np.arange(len(times)) if reward_models is None else np.asarray(reward_models, dtype=str), return_inverse=True)[1]
+    clusters = int(models.max()) + 1
+    if 1 < clusters < len(times):
+        without = np.stack([_survival(times[models != k], events[models != k], distinct) for k in range(clusters)])
+        variance = np.fmax(variance, (clusters - 1) / clusters * ((without - without.mean(axis=0)) ** 2).sum(axis=0))
+    clustered = 1 < clusters < len(times)
+    followed = np.where(survival == 0, np.cumsum(died), at_risk)  # without variance: the runs whose fate by then is known
+    low, high = _exact_band(survival, variance, np.minimum(followed, clusters) if clustered else followed, len(times), level)
+    table = pd.DataFrame(dict(time=distinct, at_risk=at_risk, events=died, survival=survival, low=low, high=high))
     start = pd.DataFrame(dict(time=[0.0], at_risk=[len(times)], events=[0], survival=[1.0], low=[np.nan], high=[np.nan]))
     return table if distinct[0] == 0 else pd.concat([start, table], ignore_index=True)
 
 
-def median_time(times: np.ndarray, events: np.ndarray, level: float = 0.95) -> Interval:
+def _survival(times: np.ndarray, events: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """S at given times; the last estimate beyond the last time known."""
+    if len(times) == 0:
+        return np.ones(len(at))
+    estimate = stats.ecdf(stats.CensoredData.right_censored(times, ~events)).sf
+    index = np.searchsorted(estimate.quantiles, at, side="right") - 1
+    return np.where(index >= 0, estimate.probabilities[np.maximum(index, 0)], 1.0)
+
+
+def _exact_band(survival: np.ndarray, variance: np.ndarray, followed: np.ndarray, runs: int, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """Clopper and Pearson's bounds of S for S (1 − S) / Var(S) runs; where S is 0 or 1, for as many as `followed`."""
+    inside = (survival > 0) & (survival < 1) & (variance > 0)
+    n = np.where(inside, np.divide(survival * (1 - survival), variance, out=np.ones(len(survival)), where=inside), followed)
+    n = np.clip(n, 1, runs)
+    alive, tail = n * survival, (1 - level) / 2
+    with np.errstate(invalid="ignore"):
+        low = np.where(survival == 0, 0.0, stats.beta.ppf(tail, alive, n - alive + 1))
+        high = np.where(survival == 1, 1.0, stats.beta.ppf(1 - tail, alive + 1, n - alive))
+    return low, high
+
+
+def median_time(times: np.ndarray, events: np.ndarray, reward_models: np.ndarray | None = None, level: float = 0.95) -> Interval:
     """First time with S(t) ≤ ½, and the times where the band's ends cross it (Brookmeyer & Crowley 1982); ∞ if never."""
-    table = kaplan_meier(times, events, level)
+    table = kaplan_meier(times, events, reward_models, level)
     first = [table["time"][(table[column] <= 0.5 + 1e-12)].min() for column in ("survival", "low", "high")]
     return Interval(*(np.inf if np.isnan(value) else float(value) for value in first))
-
-
-def restricted_mean(times: np.ndarray, events: np.ndarray, horizon: float, level: float = 0.95) -> Interval:
-    """Mean event-free time up to `horizon`, ∫₀^τ S(t) dt, with the normal interval from Greenwood's variance.
-
-    Variance: Σᵢ (∫_{tᵢ}^τ S)² dᵢ / (nᵢ (nᵢ − dᵢ)) over event times before τ; a term with nᵢ = dᵢ has no area left and is 0.
-    """
-    table = kaplan_meier(times, events)
-    table = table[table["time"] < horizon]
-    edges = np.append(table["time"].to_numpy(), horizon)
-    areas = table["survival"].to_numpy() * np.diff(edges)
-    remaining = np.cumsum(areas[::-1])[::-1]
-    n, d = table["at_risk"].to_numpy(), table["events"].to_numpy()
-    terms = np.divide(remaining**2 * d, n * (n - d), out=np.zeros(len(n)), where=n > d)
-    half = stats.norm.ppf((1 + level) / 2) * np.sqrt(terms.sum())
-    return Interval(float(areas.sum()), float(max(areas.sum() - half, 0)), float(min(areas.sum() + half, horizon)))
-
-
-def logrank(times: np.ndarray, events: np.ndarray, groups: np.ndarray) -> LogRank:
-    """k-sample log-rank test of groups (n,): χ² = (O − E)ᵀ V⁻ (O − E) with rank-of-V degrees of freedom.
-
-    Asymptotic: where there are few events, read it beside the exact tests of rates.
-    """
-    times, events, groups = np.asarray(times, dtype=float), np.asarray(events, dtype=bool), np.asarray(groups)
-    labels = np.unique(groups)
-    member = groups[:, None] == labels
-    excess, variance = np.zeros(len(labels)), np.zeros((len(labels), len(labels)))
-    for time in np.unique(times[events]):
-        at_risk = member[times >= time].sum(axis=0)
-        dead = member[(times == time) & events].sum(axis=0)
-        n, d = at_risk.sum(), dead.sum()
-        share = at_risk / n
-        excess += dead - d * share
-        if n > 1:
-            variance += d * (n - d) / (n - 1) * (np.diag(share) - np.outer(share, share))
-    rank = np.linalg.matrix_rank(variance)
-    if rank == 0:
-        return LogRank(0.0, 1.0)
-    statistic = float(excess @ np.linalg.pinv(variance) @ excess)
-    return LogRank(statistic, float(stats.chi2.sf(statistic, rank)))

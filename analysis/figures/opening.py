@@ -10,10 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ablate.errors import UserError
-from analysis.estimate.effects import arm_settings, base_arm, change
+from analysis.estimate.effects import base_arm, change
 from analysis.estimate.outcomes import ENDED, outcomes
 from analysis.estimate.stats import paired_effect
 from analysis.figures.style import arm_label
+from analysis.load.designs import arm_settings
 
 BASE, CONSTRAINT, OTHER = "#222222", "#0072B2", "#D55E00"  # the last two are Okabe and Ito's, safe for colour-blind readers
 CONSTRAINTS = ("kl_", "importance_sampling", "entropy_")  # §5.3.3 of the paper: token-level KL penalty, importance sampling, entropy bonus

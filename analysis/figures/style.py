@@ -11,7 +11,8 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.estimate.effects import arm_settings, base_arm
+from analysis.estimate.effects import base_arm
+from analysis.load.designs import arm_settings
 
 # Okabe and Ito's palette, safe for colour-blind readers, without black and without yellow, which white paper swallows; the base arm
 # is grey. Every colour keeps a contrast of 2.2 or more on white and on black.

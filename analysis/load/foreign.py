@@ -111,6 +111,7 @@ def _loaded(runs: list[dict[str, Any]], curves: list[pd.DataFrame]) -> Loaded:
     parts = []
     for run, part in zip(runs, curves, strict=True):
         run["run"] = f"{run['study']}/{run['arm']}/seed={run['seed']}"
+        run["reward_model"], run["folder_arm"] = "", run["arm"]
         run["last_update"] = int(part["update"].max())
         run["sft/eval/gold"] = run["sft/eval/gold_sd"] = np.nan
         parts.append(part.assign(**{name: run[name] for name in IDENTITY}))

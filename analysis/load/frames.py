@@ -16,10 +16,11 @@ import pandas as pd
 
 from ablate.errors import UserError
 from analysis.load import cache as parquet
+from analysis.load.designs import merge_arms
 from analysis.load.packed import resolve
 from analysis.load.runfolder import NotARun, Record, find_run_folders, fingerprint, iter_jsonl, read_run
 
-IDENTITY = ("run", "study", "arm", "seed")
+IDENTITY = ("run", "study", "arm", "reward_model", "seed")
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,11 @@ def load(roots: str | Path | Sequence[str | Path], *, cache: bool = False) -> Lo
         _read_root(folder, cache, records, left_out)
     _leave_out_twins(records, left_out)
     left_out += [dict(folder=folder, what="part", reason=note) for folder, record in records.items() for note in record.notes]
-    return Loaded(*_frames(records), pd.DataFrame(left_out, columns=["folder", "what", "reason"]))
+    runs, curves, twins = _frames(records)
+    left_out += [
+        dict(folder=folder, what="run", reason=f"same settings, reward model and seed as {first}") for folder, first in twins.items()
+    ]
+    return Loaded(runs, curves, pd.DataFrame(left_out, columns=["folder", "what", "reason"]))
 
 
 def _read_root(root: Path, cache: bool, records: dict[str, Record], left_out: list[dict[str, str]]) -> None:
@@ -85,27 +90,37 @@ def _leave_out_twins(records: dict[str, Record], left_out: list[dict[str, str]])
         first.setdefault(key, folder)
 
 
-def _frames(records: dict[str, Record]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(runs, curves). Metrics are gathered in one array, a row a metric, so that a frame of thousands of runs is one copy."""
+def _frames(records: dict[str, Record]) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, str]]:
+    """(runs, curves, twins): `twins` maps folders of runs that repeat another arm's run to that run (`merge_arms`).
+
+    Metrics are gathered in one array, a row per metric, so that a frame of thousands of runs is one copy.
+    """
     runs = pd.DataFrame([{"folder": folder, **record.row} for folder, record in records.items()])
     if runs.empty:
-        return pd.DataFrame(columns=[*IDENTITY, "folder", "status"]), pd.DataFrame(columns=[*IDENTITY, "update"])
+        return pd.DataFrame(columns=[*IDENTITY, "folder", "folder_arm", "status"]), pd.DataFrame(columns=[*IDENTITY, "update"]), {}
     runs.insert(0, "run", [f"{study}/{arm}/seed={seed}" for study, arm, seed in zip(runs["study"], runs["arm"], runs["seed"], strict=True)])
-    names = list(dict.fromkeys(name for record in records.values() for name in record.names))
-    lengths = [len(record.values) for record in records.values()]
+    folder_of = dict(zip(runs["run"], runs["folder"], strict=True))
+    runs, repeated = merge_arms(runs)
+    kept = [records[folder] for folder in runs["folder"]]
+    names = list(dict.fromkeys(name for record in kept for name in record.names))
+    lengths = [len(record.values) for record in kept]
     columns = np.full((len(names), sum(lengths)), np.nan)
     position, start = {name: index for index, name in enumerate(names)}, 0
-    for record, length in zip(records.values(), lengths, strict=True):
+    for record, length in zip(kept, lengths, strict=True):
         columns[[position[name] for name in record.names], start : start + length] = record.values.T
         start += length
     curves = pd.DataFrame(columns.T, columns=names, copy=False)
     which = np.repeat(np.arange(len(runs)), lengths)
-    for index, name in enumerate(IDENTITY[:3]):
+    for index, name in enumerate(IDENTITY[:-1]):
         codes, values = pd.factorize(runs[name])
         curves.insert(index, name, pd.Categorical.from_codes(codes[which], categories=values))
-    curves.insert(3, "seed", runs["seed"].to_numpy()[which])
+    curves.insert(len(IDENTITY) - 1, "seed", runs["seed"].to_numpy()[which])
     curves["update"] = curves["update"].astype(int)
-    return runs, curves
+    return runs, curves, {folder_of[run]: first for run, first in repeated.items()}
+
+
+def _who(run) -> dict[str, object]:
+    return {name: getattr(run, name) for name in IDENTITY}
 
 
 def load_rows(runs: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -118,7 +133,7 @@ def load_rows(runs: pd.DataFrame, name: str) -> pd.DataFrame:
         path = Path(run.folder) / f"{name}.jsonl"
         if path.exists():
             part = pd.DataFrame(list(iter_jsonl(path)))
-            parts.append(part.assign(run=run.run, study=run.study, arm=run.arm, seed=run.seed))
+            parts.append(part.assign(**_who(run)))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(IDENTITY))
 
 
@@ -126,7 +141,7 @@ def load_reward_models(runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(training, pairs) of the reward models kept inside the given runs, for Figs. 2 and 3, with run, study, arm and seed."""
     training, pairs = [], []
     for run in runs.itertuples():
-        who = dict(run=run.run, study=run.study, arm=run.arm, seed=run.seed)
+        who = _who(run)
         folder = Path(run.folder) / "reward_model"
         if (folder / "training.jsonl").exists():
             training.append(pd.DataFrame(list(iter_jsonl(folder / "training.jsonl"))).assign(**who))

@@ -10,7 +10,7 @@ import pandas as pd
 from analysis.load.runfolder import read_summary
 
 OUTCOMES = ("win", "tie", "lose")
-COLUMNS = ("run", "study", "arm", "seed", "judge", "judge_kind", "part", "against", "kind", "prompts", *OUTCOMES)
+COLUMNS = ("run", "study", "arm", "reward_model", "seed", "judge", "judge_kind", "part", "against", "kind", "prompts", *OUTCOMES)
 
 
 def load_judgements(runs: pd.DataFrame) -> pd.DataFrame:
@@ -30,7 +30,7 @@ def load_judgements(runs: pd.DataFrame) -> pd.DataFrame:
 
 def _rows(run, record: dict) -> list[dict]:
     first, second, judge = record["first"], record["second"], record["judge"]
-    about = dict(run=run.run, study=run.study, arm=run.arm, seed=run.seed, judge=judge["name"], judge_kind=judge["kind"],
+    about = dict(run=run.run, study=run.study, arm=run.arm, reward_model=run.reward_model, seed=run.seed, judge=judge["name"], judge_kind=judge["kind"],
                  part=first.get("part"), against=second["name"])  # fmt: skip
     rows = []
     for row in record["table"]:

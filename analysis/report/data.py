@@ -12,12 +12,13 @@ import pandas as pd
 from ablate.errors import UserError
 from analysis.claims.judge import NAMES
 from analysis.claims.study import LEVELS, StudyVerdicts, runs_to_score, study_verdicts
-from analysis.estimate.effects import arm_settings, base_arm, change, differing
+from analysis.estimate.effects import base_arm, change, differing
 from analysis.estimate.equivalence import margin_of
 from analysis.estimate.outcomes import with_shared_runs
 from analysis.estimate.overoptimisation import GOLD, KL, fit_arms, gao, points
 from analysis.estimate.survival import kaplan_meier
 from analysis.figures.style import arm_colours, arm_dashes, arm_order
+from analysis.load.designs import arm_settings
 from analysis.load.frames import Loaded, load_rows
 from analysis.load.judgements import load_judgements
 from analysis.report.curves import curve_data, short

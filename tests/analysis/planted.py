@@ -10,8 +10,8 @@ import numpy as np
 from simulate import Arm, write_study
 
 from analysis.claims.judge import Claim, Part, judge
-from analysis.estimate.effects import arm_settings
 from analysis.estimate.outcomes import outcomes
+from analysis.load.designs import arm_settings
 from analysis.load.frames import load
 
 ON, OFF = {"ppo.kl_penalty": True}, {"ppo.kl_penalty": False}

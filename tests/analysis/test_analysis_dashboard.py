@@ -9,7 +9,7 @@ from simulate import Arm, write_study
 
 from ablate.session import execute
 from analysis.dashboard import LINES, NAME, grouping, main, separating, specification, workspace
-from analysis.estimate.effects import arm_settings
+from analysis.load.designs import arm_settings
 from analysis.load.frames import load
 
 KL = {"ppo.kl_penalty": True, "ppo.kl_coef": 0.05}

@@ -24,9 +24,10 @@ from analysis import verdicts as verdicts_module
 from analysis.claims.judge import MAX_VALUE, MIN_VALUE, Claim, Part, find_arms, judge
 from analysis.claims.paper import PAPER_CLAIMS
 from analysis.estimate.collapse import collapse_times, disagreements, sustained_deficits, threshold_curve
-from analysis.estimate.effects import arm_settings, base_arm, change, factorial_effects, factors, trick_effects
+from analysis.estimate.effects import base_arm, change, factorial_effects, factors, trick_effects
 from analysis.estimate.outcomes import ABILITY, at_matched, interpolate_at, matched_value, outcomes, proxy_tails, with_shared_runs
 from analysis.estimate.stats import paired_effect, rate_effect
+from analysis.load.designs import arm_settings
 from analysis.load.frames import load
 from analysis.load.runfolder import flatten
 

@@ -1,0 +1,103 @@
+"""Which runs belong together: an arm is its settings, whatever its folder is called, and `pipeline_seed` draws a reward model.
+
+A study repeats its arms over seeds, over reward models, or over both. The reward model is the larger draw: with another
+`pipeline_seed` the run has another world, another SFT and another reward model. Arms whose settings differ in
+`pipeline_seed` alone are therefore one arm over several reward models, and arms of equal settings are one arm as well.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+_TOP_LEVEL_SETTINGS = ("fork", "precision")
+_NOT_AN_ARM = ("checkpoint.",)
+_PIPELINE_SEED = re.compile(r"(^|,)pipeline_seed=[^,]*")
+
+
+def arm_settings(runs: pd.DataFrame) -> pd.DataFrame:
+    """Arms × settings, as text; only settings that are one value within every arm (seeds and paths are not)."""
+    text = _settings_text(runs).assign(arm=runs["arm"].to_numpy())
+    distinct = text.groupby("arm", observed=True).nunique()
+    constant = distinct.columns[(distinct <= 1).all()]
+    return text.groupby("arm", observed=True)[list(constant)].first()
+
+
+def _settings_text(runs: pd.DataFrame) -> pd.DataFrame:
+    names = [name for name in runs.columns if ("." in name and "/" not in name and not name.startswith(_NOT_AN_ARM))
+             or name in _TOP_LEVEL_SETTINGS]  # fmt: skip
+    return runs[names].astype(object).where(runs[names].notna(), None).map(str)
+
+
+def reward_models(runs: pd.DataFrame) -> pd.Series:
+    """The reward model of every run, as text: the path of one that was given, else its `pipeline_seed`; "" where neither is known."""
+    drawn = (
+        runs["pipeline_seed"].map("pipeline_seed={:g}".format, na_action="ignore") if "pipeline_seed" in runs else pd.Series("", runs.index)
+    )
+    given = runs["reward_model.path"] if "reward_model.path" in runs else pd.Series(None, runs.index, dtype=object)
+    return given.where(given.notna(), drawn).fillna("").astype(str)
+
+
+def merge_arms(runs: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
+    """(runs, twins): `runs` with the column reward_model, and with one name in `arm` for arms of a study that differ in
+    `pipeline_seed` alone or in nothing. `folder_arm` keeps the name of the folder.
+
+    `twins` maps a run that repeats the settings, the reward model and the seed of an earlier run to that run; `runs` is
+    without it. The name is what the folders' names share once `pipeline_seed=…` is taken out; where nothing is shared, it is
+    the name with the most runs, of equals the shortest.
+    """
+    runs = runs.assign(reward_model=reward_models(runs), folder_arm=runs["arm"])
+    for _, study in runs.groupby("study", sort=False):
+        for arms in _equal_arms(study):
+            runs.loc[study.index[study["arm"].isin(arms)], "arm"] = _common_name(study, arms)
+    first: dict[tuple, str] = {}
+    twins: dict[str, str] = {}
+    for run in runs[["run", "study", "arm", "reward_model", "seed"]].itertuples(index=False):
+        if (earlier := first.setdefault(run[1:], run.run)) != run.run:
+            twins[run.run] = earlier
+    return runs[~runs["run"].isin(twins)].reset_index(drop=True), twins
+
+
+def _equal_arms(study: pd.DataFrame) -> list[list[str]]:
+    """Groups of two and more arms with equal settings. Settings that vary within an arm must agree wherever two arms share a seed."""
+    settings = arm_settings(study)
+    if settings.shape[1] == 0:  # runs of another tool: nothing is known of their settings
+        return []
+    varying = _settings_text(study).drop(columns=settings.columns)
+    by_seed = {
+        arm: dict(zip(part["seed"], map(tuple, varying.loc[part.index].to_numpy()), strict=True)) for arm, part in study.groupby("arm")
+    }
+    groups: dict[tuple, list[list[str]]] = {}
+    for arm, row in zip(settings.index, settings.itertuples(index=False, name=None), strict=True):
+        same = groups.setdefault(row, [])
+        for group in same:
+            shared = [(by_seed[arm][seed], by_seed[other][seed]) for other in group for seed in by_seed[arm].keys() & by_seed[other].keys()]
+            if all(mine == theirs for mine, theirs in shared):
+                group.append(arm)
+                break
+        else:
+            same.append([arm])
+    return [group for same in groups.values() for group in same if len(group) > 1]
+
+
+def _common_name(study: pd.DataFrame, arms: Sequence[str]) -> str:
+    bare = {_PIPELINE_SEED.sub("", arm).strip(",") for arm in arms}
+    if len(bare) == 1 and (name := bare.pop()):
+        return name
+    counts = study["arm"].value_counts()
+    return min(arms, key=lambda arm: (-counts[arm], len(arm), arm))
+
+
+def merged_names(runs: pd.DataFrame) -> dict[str, list[str]]:
+    """Arm → the names of its folders, of arms that are listed under another name than every one of their folders."""
+    names = runs.groupby("arm", observed=True)["folder_arm"].unique()
+    return {arm: sorted(folders) for arm, folders in names.items() if len(folders) > 1}
+
+
+def design_of(runs: pd.DataFrame) -> tuple[int, int, int]:
+    """(reward models, fewest, most seeds of an arm with one reward model) of a study's runs."""
+    counts = runs.groupby(["arm", "reward_model"], observed=True)["seed"].nunique()
+    return int(runs["reward_model"].nunique()), int(counts.min()), int(np.max(counts))

@@ -12,7 +12,7 @@ When a part is decided (α = 5 %, k the number of the claim's parts, m the least
 
 | expects | supported | contradicted |
 |---|---|---|
-| higher, lower | two-sided p < α on that side, and not shown the same | p < α / k on the other side, or shown the same (not for ends of runs) |
+| higher, lower | two-sided p < α on that side, not shown the same | p < α / k on the other side, or shown the same (not ends of runs) |
 | same | shown the same | 1 − α / k interval outside ± m |
 | different | two-sided p < α, and not shown the same | shown the same |
 | below, above (a rate or level against a bound) | 95 % interval on that side | 1 − α / k interval on the other |
@@ -126,7 +126,7 @@ def _having(settings: pd.DataFrame, wanted: dict[str, Any]) -> list[str]:
 
 
 def _amount(column: pd.Series, value: Any) -> Any:
-    """`MAX_VALUE` and `MIN_VALUE` as the amount they stand for among the study's arms, NaN where there is but one; any other value as it is."""
+    """`MAX_VALUE` and `MIN_VALUE` as the amount they stand for among the study's arms, NaN where it has but one; all else as it is."""
     if value not in (MAX_VALUE, MIN_VALUE):
         return value
     amounts = pd.to_numeric(column, errors="coerce")

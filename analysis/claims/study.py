@@ -104,7 +104,8 @@ def arm_table(table: pd.DataFrame) -> pd.DataFrame:
     for arm, part in table.groupby("arm", sort=True, observed=True):
         counts = {name: levels(part, name, [arm]) for name in ("collapsed", "stable_updates", *LEVELS)}
         rate, times = counts["collapsed"], part["time"].to_numpy()
-        row = dict(arm=arm, basis=str(levels(part, "time", [arm]).basis), runs=len(part), unfinished=int((~part["status"].isin(ENDED)).sum()),
+        unfinished = int((~part["status"].isin(ENDED)).sum())
+        row = dict(arm=arm, basis=str(levels(part, "time", [arm]).basis), runs=len(part), unfinished=unfinished,
                    diverged=int((part["status"] == "diverged").sum()), too_short=int(part["too_short"].sum()),
                    collapses=int(part["collapsed"].sum()), n=rate.basis.runs)  # fmt: skip
         intervals: dict[str, Interval] = {"rate": clustered_rate(rate.values, rate.basis.runs)}
@@ -167,8 +168,9 @@ def code_remarks(runs: pd.DataFrame) -> list[str]:
     packed = runs["folder"].map(is_packed).astype(bool)
     others = int((packed & (codes != code_fingerprint())).sum()) if packed.any() else 0
     if others:
-        return [f"{others} of {total} runs come from a packed set that other or unknown code made, not the code at hand, {code_fingerprint()} ({what}): make "
-                "them anew, by the commands in the set's README.md, before you compare them with runs of your own."]  # fmt: skip
+        return [f"{others} of {total} runs come from a packed set that other or unknown code made, not the code "
+                f"at hand, {code_fingerprint()} ({what}): "
+                "make them anew, by the commands in the set's README.md, before you compare them with runs of your own."]  # fmt: skip
     if unknown == total:
         return [f"{'The one run was' if total == 1 else f'All {total} runs were'} made before fingerprints of the code were kept, so which "
                 "code made them is not known: run them again before you compare them with newer runs."]  # fmt: skip
@@ -189,7 +191,8 @@ def _remarks(runs: pd.DataFrame, curves: pd.DataFrame, table: pd.DataFrame) -> l
         )
     if short := int(table["too_short"].sum()):
         remarks.append(f"{short} of {len(runs)} runs are too short to collapse: a collapse takes `collapse.patience` evaluations after the "
-                       "first in a row, and they have fewer. They count as unknown, not as held: raise ppo.updates or lower evaluation.every.")  # fmt: skip
+                       "first in a row, and they have fewer. They count as unknown, not as held: "
+                       "raise ppo.updates or lower evaluation.every.")  # fmt: skip
     if "eval/gold" not in curves or curves["eval/gold"].isna().all():
         remarks.append("No run has a gold reward: nothing is said about collapse, only about monitors.")
     elif table["collapsed"].isna().all() and not short:

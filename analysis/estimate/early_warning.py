@@ -124,7 +124,8 @@ def first_alarms(run: np.ndarray, score: np.ndarray, thresholds: np.ndarray) -> 
 
 
 def alarms(rows: pd.DataFrame, score: np.ndarray, threshold: float) -> pd.DataFrame:
-    """One row per run: collapse, collapses, alarm (first update with a score above `threshold`, or NaN), hit (the collapse follows in time)."""
+    """One row per run: collapse, collapses, alarm (first update with a score above `threshold`, or NaN), hit (the collapse
+    follows in time)."""
     starts, (index,) = _transposed(first_alarms(rows["run"].to_numpy(), score, np.array([threshold])))
     collapse, sounded = rows["collapse"].to_numpy()[starts], index >= 0
     return pd.DataFrame(dict(

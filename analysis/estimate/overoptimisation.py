@@ -180,7 +180,7 @@ def _measured(distance: np.ndarray, top: float) -> bool:
 
 
 def _every_needed(distance: np.ndarray, updates: np.ndarray, top: float) -> float:
-    """The largest `evaluation.every` that places three evaluations in the range of `_measured`, by lines between those there are; at least 1."""
+    """The largest `evaluation.every` with three evaluations in the range of `_measured`, by lines between those there are; at least 1."""
     first, last = (_at_crossing(distance, updates.astype(float), d) for d in (top / 4, top))
     return max(1.0, np.floor((last - first) / 3))
 

@@ -30,8 +30,8 @@ def load_judgements(runs: pd.DataFrame) -> pd.DataFrame:
 
 def _rows(run, record: dict) -> list[dict]:
     first, second, judge = record["first"], record["second"], record["judge"]
-    about = dict(run=run.run, study=run.study, arm=run.arm, reward_model=run.reward_model, seed=run.seed, judge=judge["name"], judge_kind=judge["kind"],
-                 part=first.get("part"), against=second["name"])  # fmt: skip
+    who = {name: getattr(run, name) for name in COLUMNS[:5]}
+    about = dict(**who, judge=judge["name"], judge_kind=judge["kind"], part=first.get("part"), against=second["name"])
     rows = []
     for row in record["table"]:
         readable = sum(row[outcome] for outcome in OUTCOMES)

@@ -5,8 +5,8 @@ and control must differ in nothing but the part's own settings, so one claim can
 pair; several pairs (a factorial) are averaged within each pair of runs.
 
 The unit is the reward model where the compared runs have several, else the seed (`units`), and every sentence says which.
-Nothing is decided from fewer than `MIN_SEEDS` runs, a mean from fewer than `MIN_REWARD_MODELS` reward models of several seeds
-each, or a rate from fewer than `MIN_SEEDS` of them.
+Nothing is decided from fewer than `MIN_SEEDS` runs, no mean from fewer than `MIN_REWARD_MODELS` reward models of several seeds
+each, and no rate from fewer than `MIN_FOR_RATES` reward models.
 
 When a part is decided (α = 5 %, k the number of the claim's parts, m the least difference that matters in that outcome):
 
@@ -22,8 +22,8 @@ if one is.
 
 What each part's error is, where there is no difference:
 
-- Collapse rates: at most 5 % as long as two arms' runs do not tend to collapse in opposite units; where a unit decides that
-  exactly one of the two collapses, 6 to 7 % (Boschloo's test takes the arms as independent).
+- Collapse rates: at most 5 % over reward models, whatever they have in common (an exact test of signs). Over seeds at most 5 % as
+  long as the runs of two arms do not tend to collapse in opposite seeds, else up to 7 % (Boschloo's test takes arms as independent).
 - Gold and wins at the end: at most 5 %, if a difference means one like for like (between runs that both collapsed or both
   held) or one in collapse rates (`effects.fate_p`). It is no statement on a mean over collapses too rare to have been seen. So
   the sentence says how many runs collapsed.
@@ -55,7 +55,7 @@ from analysis.estimate.power import (
     seeds_for_same_rates,
 )
 from analysis.estimate.stats import Effect, clustered_rate, paired_effect
-from analysis.estimate.units import MIN_REWARD_MODELS, MIN_SEEDS, Basis, by_pair, common_levels, differences, levels, paired_levels
+from analysis.estimate.units import MIN_SEEDS, Basis, by_pair, common_levels, differences, levels, paired_levels
 
 SUPPORTED, CONTRADICTED, CANNOT_TELL = "supported", "contradicted", "cannot tell"
 MAX_VALUE, MIN_VALUE = "largest amount in the study", "smallest amount in the study"
@@ -281,7 +281,7 @@ def units_needed(
     both. Without two units nothing is known of their spread, and the answer is the least that anything is decided from.
     """
     collapsed = part.outcome == "collapsed"
-    least = MIN_REWARD_MODELS if basis.reward_models > 1 and basis.most > 1 and not collapsed else MIN_SEEDS
+    least = basis.least(rate=collapsed)
     if basis.units < 2 and not collapsed:
         return least if basis.units else None
     if basis.units == 0:

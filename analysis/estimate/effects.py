@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.estimate.stats import Effect, holm, paired_effect, rate_effect, separation_p
+from analysis.estimate.stats import Effect, holm, newcombe, paired_effect, rate_effect, separation_p, sign_flip_p
 from analysis.estimate.units import Sample, by_pair, common_levels, differences, paired_levels, per_unit
 
 EFFECT_OUTCOMES = ("collapsed", "stable_updates", "gold", "win", "gold_at_kl")
@@ -43,8 +43,9 @@ def change(settings: pd.DataFrame, arm: str, base: str) -> str:
 def arm_effect(outcomes: pd.DataFrame, treatment: Sequence[str], control: Sequence[str], outcome: str, level: float = 0.95) -> Effect:
     """Effect of `treatment` against `control` on `outcome`: the mean difference over units, its t interval, and a p that decides.
 
-    - Collapse rates: `rate_effect`, with units that collapsed in all their runs or in none; where the runs of a reward model
-      or several arm pairs are of two minds, the paired t of their shares.
+    - Collapse rates over seeds of one reward model: `rate_effect`. Over reward models, whose own shares are compared: the exact
+      sign-flip test, as a trick that helps with one reward model may harm with another (`sign_flip_p`), and the t interval,
+      or Newcombe's where all differences are equal.
     - Gold and wins at the end (`ENDS`): the p of `fate_p`, since a mean over five runs says nothing of a collapse that one run
       in ten would have.
     - All else: the paired t; without any spread, the exact test of separated samples (`separation_p`), or the sign test.
@@ -67,13 +68,20 @@ def _mean_effect(
 
 
 def _collapse_effect(outcomes: pd.DataFrame, treatment: Sequence[str], control: Sequence[str], level: float) -> Effect:
+    """Of seeds: `rate_effect`, or the paired t of shares where several arm pairs are of two minds. Of reward models: see `arm_effect`."""
     sides = common_levels(outcomes, "collapsed", treatment, control)
-    if all(np.isin(side.values, (0.0, 1.0)).all() for side in sides):
-        (a, n_a), (b, n_b) = [(int(side.values.sum()), len(side.values)) for side in sides]
-        basis = min((side.basis for side in sides), key=lambda basis: (basis.units, basis.runs))
-        return rate_effect(a, n_a, b, n_b, level)._replace(basis=basis)
     gaps = differences(outcomes, "collapsed", treatment, control)
-    return paired_effect(gaps.values, level)._replace(basis=gaps.basis)
+    effect = paired_effect(gaps.values, level)._replace(basis=gaps.basis)
+    if gaps.basis.reward_models > 1:
+        effect = effect._replace(p=sign_flip_p(gaps.values))
+        if np.isfinite(effect.low):
+            return effect
+        low, high = newcombe(*(float(part) for side in sides for part in (side.values.mean(), len(side.values))), level)
+        return effect._replace(low=low, high=high)
+    if not all(np.isin(side.values, (0.0, 1.0)).all() for side in sides):
+        return effect
+    (a, n_a), (b, n_b) = [(int(side.values.sum()), len(side.values)) for side in sides]
+    return rate_effect(a, n_a, b, n_b, level)._replace(basis=min((side.basis for side in sides), key=lambda basis: basis.runs))
 
 
 def like_fate(outcomes: pd.DataFrame, outcome: str, treatment: Sequence[str], control: Sequence[str]) -> Sample:

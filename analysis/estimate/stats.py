@@ -19,6 +19,7 @@ from scipy import stats
 
 from analysis.estimate.units import Basis
 
+MOST_SIGN_FLIPS = 14
 Wins = TypeVar("Wins", float, np.ndarray, pd.Series)
 
 
@@ -115,30 +116,46 @@ def clustered_rate(shares: np.ndarray, runs: int, level: float = 0.95) -> Interv
     return Interval(p, low, high)
 
 
-def _wilson(events: int, n: int, z: float) -> tuple[float, float]:
+def _wilson(rate: float, n: int, z: float) -> tuple[float, float]:
     """Wilson's score interval of a rate."""
-    centre, spread = (events + z * z / 2) / (n + z * z), np.sqrt(events * (n - events) / n + z * z / 4)
+    centre, spread = (rate * n + z * z / 2) / (n + z * z), np.sqrt(n * rate * (1 - rate) + z * z / 4)
     return centre - z * spread / (n + z * z), centre + z * spread / (n + z * z)
 
 
-def rate_effect(treated: int, n_treated: int, controls: int, n_control: int, level: float = 0.95) -> Effect:
-    """Difference of two rates: Newcombe's hybrid score interval (1998, method 10) and Boschloo's exact two-sided p (1970).
+def newcombe(a: float, n_a: int, b: float, n_b: int, level: float = 0.95) -> tuple[float, float]:
+    """Bounds of the difference a − b of two rates of n_a and n_b units: Newcombe's hybrid score interval (1998, method 10)."""
+    z = stats.norm.ppf((1 + level) / 2)
+    (low_a, high_a), (low_b, high_b) = _wilson(a, n_a, z), _wilson(b, n_b, z)
+    return float(a - b - np.hypot(a - low_a, high_b - b)), float(a - b + np.hypot(high_a - a, b - low_b))
 
-    Boschloo's test treats the arms as independent. Common seeds correlate arms positively, which only makes it cautious;
-    McNemar's test could not decide at all below six pairs.
+
+def rate_effect(treated: int, n_treated: int, controls: int, n_control: int, level: float = 0.95) -> Effect:
+    """Difference of two rates of independent runs: `newcombe`'s interval and Boschloo's exact two-sided p (1970).
+
+    Common seeds correlate arms positively, which only makes it cautious; the paired exact tests could not decide at all below
+    six pairs. Where runs of two arms tend to collapse in opposite seeds it errs in up to 7 % of studies.
     """
     if min(n_treated, n_control) == 0:
         return Effect(np.nan, -1.0, 1.0, 1.0, 0)
-    z = stats.norm.ppf((1 + level) / 2)
     a, b = treated / n_treated, controls / n_control
-    (low_a, high_a), (low_b, high_b) = _wilson(treated, n_treated, z), _wilson(controls, n_control, z)
-    low = a - b - np.hypot(a - low_a, high_b - b)
-    high = a - b + np.hypot(high_a - a, b - low_b)
-    if a == b:
-        p = 1.0
-    else:
-        p = _boschloo(treated, n_treated, controls, n_control)
-    return Effect(a - b, float(low), float(high), p, min(n_treated, n_control))
+    p = 1.0 if a == b else _boschloo(treated, n_treated, controls, n_control)
+    return Effect(a - b, *newcombe(a, n_treated, b, n_control, level), p, min(n_treated, n_control))
+
+
+def sign_flip_p(differences: np.ndarray) -> float:
+    """Two-sided exact p of a mean of paired differences (n,), under sign changes of each (Fisher 1935, Pitman 1937).
+
+    The share of the 2ⁿ ways to sign the differences whose mean is at least as far from 0. It assumes no shape, and no
+    independence of the two sides; its least value is 2·2⁻ⁿ. Above `MOST_SIGN_FLIPS` differences it is the t test's p.
+    """
+    differences = np.asarray(differences, dtype=float)
+    n = len(differences)
+    if n == 0 or not differences.any():
+        return 1.0
+    if n > MOST_SIGN_FLIPS:
+        return paired_effect(differences).p
+    signs = 1 - 2 * (np.arange(2**n)[:, None] >> np.arange(n) & 1)
+    return float((np.abs(signs @ differences) >= abs(differences.sum()) * (1 - 1e-9)).mean())
 
 
 @lru_cache(maxsize=4096)

@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 
 MIN_SEEDS = 5  # runs (or pairs) without which nothing is decided
-MIN_REWARD_MODELS = 4  # of several seeds each, for a mean; a rate takes `MIN_SEEDS` reward models
+MIN_REWARD_MODELS = 4  # of several seeds each, for a mean
+MIN_FOR_RATES = 6  # reward models for a rate: 2·2⁻⁶ is the first p of `sign_flip_p` below 0.05
 
 
 class Basis(NamedTuple):
@@ -48,8 +49,13 @@ class Basis(NamedTuple):
 
     def enough(self, *, rate: bool = False) -> bool:
         """Whether a mean (or, with `rate`, a rate) may be decided from so much."""
-        least = MIN_REWARD_MODELS if self.reward_models > 1 and not rate else MIN_SEEDS
-        return self.units >= least and self.runs >= MIN_SEEDS
+        return self.units >= self.least(rate=rate) and self.runs >= MIN_SEEDS
+
+    def least(self, *, rate: bool = False) -> int:
+        """The fewest units from which a mean (or a rate) is decided, of a design like this."""
+        if self.reward_models < 2:
+            return MIN_SEEDS
+        return MIN_FOR_RATES if rate else MIN_REWARD_MODELS if self.most > 1 else MIN_SEEDS
 
 
 class Sample(NamedTuple):

@@ -156,6 +156,9 @@ class SamplingConfig:
 @dataclass
 class EvaluationConfig:
     every: int = setting(5, "updates between evaluations; the last update is always evaluated", low=1)
+    dense_until: int = setting(
+        0, "also evaluate after each of the first so many updates, where KL moves fast; these decide no collapse", low=0, later=True
+    )
     prompts: int = setting(256, "held-out prompts", low=2)
     samples: int = setting(8, "prompts whose answers are written to samples.jsonl at each evaluation", low=0)
     win_margin: float = setting(0.0, "a gold difference up to this is a tie", unit="gold", low=0)

@@ -200,11 +200,12 @@ class Trainer:
         self.log(row)
 
     def evaluate_if_due(self, timer: Timer) -> dict[str, float]:
-        """`eval/*` every `evaluation.every` updates and at the last; nothing otherwise."""
-        number = self.progress.update
-        if number % self.config.evaluation.every and number != self.config.ppo.updates:
+        """`eval/*` every `evaluation.every` updates, at the last and up to `evaluation.dense_until`; nothing otherwise."""
+        number, settings = self.progress.update, self.config.evaluation
+        regular = number % settings.every == 0 or number == self.config.ppo.updates
+        if not regular and number > settings.dense_until:
             return {}
-        row = self.evaluate()
+        row = self.evaluate(counts=regular)
         timer.lap("time/eval_s")
         return row
 
@@ -219,8 +220,8 @@ class Trainer:
         policy, real = self.models.policy, response_targets([(row, 0) for row in own], tokens)
         return share * language_model_loss(policy, policy.get_output_embeddings(), tokens, real)
 
-    def evaluate(self) -> dict[str, float]:
-        """Evaluate the policy, write scores and samples, and update the collapse verdict."""
+    def evaluate(self, counts: bool = True) -> dict[str, float]:
+        """Evaluate the policy, write scores and samples, and update the collapse verdict if the evaluation counts for it."""
         config, number = self.config, self.progress.update
         evaluation = evaluate(self.models, self.models.policy, self.held_out, self.gold, config, self.offloaded)
         scores = score_rows(number, self.held_out, evaluation)
@@ -229,7 +230,8 @@ class Trainer:
             self.store.append("scores.jsonl", scores)
             self.store.append("samples.jsonl", samples)
         row = summarise(evaluation, self.baseline, self.held_out.prompts, config.evaluation.win_margin)
-        self.progress.watch.update(number, row.get("eval/gold"))
+        if counts:
+            self.progress.watch.update(number, row.get("eval/gold"))
         self.progress.judged = self.values(evaluation)
         self.tracker.evaluation(number, scores, samples)
         return row

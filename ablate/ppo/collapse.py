@@ -12,13 +12,15 @@ from ablate.config import CollapseConfig
 class CollapseDetector:
     """The collapse verdict, online: the first of `patience` consecutive evaluations with mean gold below `limit`.
 
-    limit = SFT's mean gold − threshold × SD of SFT's per-response gold; null without a gold reward, and then `collapsed` is null.
+    limit = SFT's mean gold − threshold × SD of SFT's per-response gold; null without a gold reward. `collapsed` is null then, and
+    where a run has not collapsed in `patience` evaluations or fewer, the one before training among them: it was too short to.
     """
 
     limit: float | None
     patience: int
     below: list[int] = field(default_factory=list)  # updates of the current unbroken series of evaluations below the limit
     collapse_update: int | None = None
+    evaluations: int = 0
 
     @classmethod
     def from_baseline(cls, gold: Sequence[float | None], collapse: CollapseConfig) -> CollapseDetector:
@@ -31,13 +33,16 @@ class CollapseDetector:
         """Take note of the evaluation after `update`."""
         if self.limit is None or gold is None or self.collapse_update is not None:
             return
+        self.evaluations += 1
         self.below = [*self.below, update] if gold < self.limit else []
         if len(self.below) == self.patience:
             self.collapse_update = self.below[0]
 
     @property
     def collapsed(self) -> bool | None:
-        return None if self.limit is None else self.collapse_update is not None
+        if self.collapse_update is not None:
+            return True
+        return None if self.limit is None or self.evaluations <= self.patience else False
 
 
 def mean(values: Sequence[float]) -> float:

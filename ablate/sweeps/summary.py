@@ -76,7 +76,8 @@ def _verdict(summary: dict) -> str:
     if summary.get("collapsed"):
         return f"at update {summary['collapse_update']}"
     if status in ("completed", "diverged"):
-        held = {False: "held", None: "–"}[summary.get("collapsed")]
+        unknown = "–" if (summary.get("final") or {}).get("eval/gold") is None else "too short"
+        held = {False: "held", None: unknown}[summary.get("collapsed")]
         return held if status == "completed" else "diverged"
     return status or "no result"
 

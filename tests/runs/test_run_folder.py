@@ -157,3 +157,18 @@ def test_two_processes_never_write_to_one_run_folder(make_config, tmp_path):
         execute(config)
     store.close()
     assert execute(config)["status"] == "completed"
+
+
+def test_dense_evaluations_change_no_other_number_and_no_verdict(make_config, tmp_path):
+    """Every evaluation is below the limit here, and five in a row are a collapse: dense ones would make five, regular ones make four."""
+    common = ("collapse.patience=5", "collapse.threshold=-100")
+    sparse, dense = (make_config(tmp_path / name, *common, f"evaluation.dense_until={until}") for name, until in (("a", 0), ("b", 3)))
+    summaries = [execute(config) for config in (sparse, dense)]
+    assert [summary["collapsed"] for summary in summaries] == [None, None]
+    rows = [read_rows(run_folder(config) / "metrics.jsonl") for config in (sparse, dense)]
+    evaluated = [[row["update"] for row in part if "eval/gold" in row] for part in rows]
+    assert evaluated == [[0, 2, 4, 6], [0, 1, 2, 3, 4, 6]]
+    for one, other in zip(*rows, strict=True):
+        kept = [{key: value for key, value in row.items() if not key.startswith(("time/", "responses_per_second"))} for row in (one, other)]
+        shared = kept[0].keys() & kept[1].keys() if one["update"] in (1, 3) else kept[0].keys() | kept[1].keys()
+        assert {key: kept[0].get(key) for key in shared} == {key: kept[1].get(key) for key in shared}

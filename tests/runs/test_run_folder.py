@@ -11,6 +11,7 @@ from processes import run
 
 from ablate.config import Config
 from ablate.errors import UserError
+from ablate.runs.checkpoint import read_state
 from ablate.runs.folder import read_rows, read_summary, run_folder
 from ablate.runs.store import RunStore
 from ablate.session import execute
@@ -160,11 +161,14 @@ def test_two_processes_never_write_to_one_run_folder(make_config, tmp_path):
 
 
 def test_dense_evaluations_change_no_other_number_and_no_verdict(make_config, tmp_path):
-    """Every evaluation is below the limit here, and five in a row are a collapse: dense ones would make five, regular ones make four."""
-    common = ("collapse.patience=5", "collapse.threshold=-100")
-    sparse, dense = (make_config(tmp_path / name, *common, f"evaluation.dense_until={until}") for name, until in (("a", 0), ("b", 3)))
+    """Patience 4 takes five evaluations: with those of the first three updates there would be six, without them there are four."""
+    sparse, dense = (
+        make_config(tmp_path / name, "collapse.patience=4", f"evaluation.dense_until={until}") for name, until in (("a", 0), ("b", 3))
+    )
     summaries = [execute(config) for config in (sparse, dense)]
     assert [summary["collapsed"] for summary in summaries] == [None, None]
+    states = [read_state(run_folder(config) / "checkpoints" / "6")["progress"]["watch"] for config in (sparse, dense)]
+    assert states[0] == states[1] and states[0]["evaluations"] == 4
     rows = [read_rows(run_folder(config) / "metrics.jsonl") for config in (sparse, dense)]
     evaluated = [[row["update"] for row in part if "eval/gold" in row] for part in rows]
     assert evaluated == [[0, 2, 4, 6], [0, 1, 2, 3, 4, 6]]

@@ -30,7 +30,7 @@ class Prompt(Protocol):
 
 
 class Source(Protocol):
-    """What a run asks of its data. Every draw takes its generator; `gold` is null where no judgement exists."""
+    """The data of a run. Every draw takes its generator; `gold` is None where the data has no gold reward."""
 
     def tokenizer(self) -> PreTrainedTokenizerBase: ...
 
@@ -71,7 +71,7 @@ class WorldSource:
 
 
 def open_source(config: Config, tokenizer: PreTrainedTokenizerBase | None = None) -> Source:
-    """The source named by `data.source`; human data longer than its limits in `tokenizer`'s tokens is left out. Raises UserError."""
+    """The source that `data.source` names. With a tokenizer, human data longer than its limits in tokens is left out. Raises UserError."""
     if config.data.source == "world":
         return WorldSource(config.data.language)
     return HumanSource(config.data, tokenizer)

@@ -38,7 +38,10 @@ class Split:
 
 
 class HumanSource:
-    """Prompts, demonstrations and pairs of people. Draws are without replacement, and give all that there is where it is fewer."""
+    """Prompts, demonstrations and pairs of people. Draws are without replacement.
+
+    Where there are fewer than `count`, `demonstrations`, `corpus` and `pairs` return all of them.
+    """
 
     def __init__(self, data: DataConfig, tokenizer: PreTrainedTokenizerBase | None = None):
         """Read and split data.path; with a tokenizer, what is longer than data.max_*_tokens is dropped.

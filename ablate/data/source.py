@@ -30,7 +30,11 @@ class Prompt(Protocol):
 
 
 class Source(Protocol):
-    """The data of a run. Every draw takes its generator; `gold` is None where the data has no gold reward."""
+    """The data of a run. Every draw of `count` items takes its generator.
+
+    prompts and held_out_prompts are the training and the evaluation side; demonstrations are (prompt, response); corpus gives plain texts.
+    gold is the gold reward of a response, or None where the data has none.
+    """
 
     def tokenizer(self) -> PreTrainedTokenizerBase: ...
 

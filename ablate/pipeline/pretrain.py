@@ -19,7 +19,10 @@ POSITIONS = 512  # of a new model, at least
 
 
 def pretrain(config: Config, folder: Path, device: torch.device) -> None:
-    """Train on corpus texts, each closed by the end token and cut to the model's positions. Writes a Hugging Face folder and a log."""
+    """Train on corpus texts, each closed by the end token and cut to the model's positions.
+
+    Writes a Hugging Face folder and training.jsonl.
+    """
     source = open_source(config)
     tokenizer = source.tokenizer()
     seed, stage = config.pipeline_seed, config.pretrain

@@ -1,4 +1,4 @@
-"""Check the command line before Hydra composes it: unknown names get the nearest one, values their type, in one sentence."""
+"""Check the command line before Hydra composes it: names that do not exist and values of the wrong type are refused in one sentence."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def quoted(argument: str) -> str:
 
 
 def check_overrides(arguments: Sequence[str]) -> None:
-    """Raise UserError for an override that names no setting, group or preset, or whose value has the wrong type.
+    """Raises UserError for an override that names no setting, group or preset, or whose value has the wrong type.
 
-    arguments: the command line's; which of them are flags of Hydra's, and values of such flags, Hydra's own parser knows.
+    arguments: those of the command line. Hydra's own flags and their values are told apart by Hydra's parser.
     """
     for argument in get_args_parser().parse_args(arguments).overrides:
         try:
@@ -39,6 +39,7 @@ def check_overrides(arguments: Sequence[str]) -> None:
 
 
 def check_override(override: Override, argument: str) -> None:
+    """`check_overrides` for one of them. Raises UserError. argument: the override as written."""
     key, options = override.key_or_group, groups()
     if key == "hydra/launcher" and str(override.value()).startswith("submitit") and find_spec("submitit") is None:
         raise UserError(f"{argument} needs submitit, which the extra `cluster` installs: pip install -e '.[cluster]'")
@@ -66,7 +67,7 @@ def values(override: Override) -> list:
 
 
 def check_type(key: str, value: object, argument: str) -> None:
-    """Set the value on an empty config: OmegaConf knows the types."""
+    """Raises UserError for a value of the wrong type, which OmegaConf decides when it is set on an empty config."""
     config = OmegaConf.structured(Config)
     text = OverridesParser.create().parse_override(quoted(f"{key}={value}")).value() if isinstance(value, str) else value
     try:

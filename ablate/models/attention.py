@@ -55,7 +55,7 @@ def attend(
 ) -> tuple[Tensor, None]:
     """Attention of queries [b, h, t, d] over keys and values [b, h', k, d] → ([b, t, h, d], None).
 
-    slots: of a packed row (b = 1), which is attended within each slot. attention_mask: as for `sdpa`, of which the last k columns count,
+    slots: the groups of a packed row (b = 1), which is attended within each slot. attention_mask: as for `sdpa`; its last k columns count,
     because the cache of a sliding window keeps the last keys only.
     """
     if slots is None:
@@ -80,7 +80,7 @@ def attend(
 def use_bmm(query: Tensor, key: Tensor, settings: dict) -> bool:
     """Whether batched products are faster for queries [b, h, t, d] and keys [b, h', k, d].
 
-    They are for few keys on the CPU, where the fused kernel calls a small product per head of each sequence.
+    They are faster for few keys on the CPU, where the fused kernel calls a small product per head of each sequence.
     """
     plain = not any(settings.get(name) for name in ("dropout", "softcap")) and settings.get("position_bias") is None
     small = key.shape[1] == query.shape[1] and key.shape[2] <= MAX_BMM_KEYS

@@ -1,10 +1,9 @@
-"""The command line: arguments → config → `ablate.session`. `python -m ablate.run --help` explains the rest.
+"""The command line of runs and sweeps: overrides of settings, as `python -m ablate.run --help` explains them.
 
     python -m ablate.run ppo=vanilla seed=3               # one run
     python -m ablate.run -m sweep=kl_coef 'seed=range(8)' # every arm of a study with eight seeds
 
-The session, and with it torch, is imported only where a run starts, so that the help, a refused setting and the planning of a sweep
-do not wait for that import.
+The session and torch are imported only when a run starts, so that the help, an invalid setting and the plan of a sweep take no such time.
 """
 
 from __future__ import annotations
@@ -34,7 +33,10 @@ MULTIRUN = ("-m", "--multirun")
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def task(composed: DictConfig) -> None:
-    """One run from the command line; `-m` goes through the sweeper and the launcher instead."""
+    """Execute one run. With `-m`, Hydra calls the sweeper and the launcher instead.
+
+    Raises SystemExit with a sentence on a UserError, and with status 130 if the run was interrupted.
+    """
     settings = HydraConfig.get()
     overrides = list(settings.overrides.task)
     try:
@@ -48,7 +50,7 @@ def task(composed: DictConfig) -> None:
 
         summary = execute(config)
     except UserError as error:
-        raise SystemExit(f"error: {error}") from None  # Hydra would add lines of its own to any other exception
+        raise SystemExit(f"error: {error}") from None  # Hydra adds lines of its own to any other exception
     if is_main():
         print(sweep_summary([run_folder(config)]))
     if summary["status"] == "interrupted":
@@ -59,7 +61,7 @@ ConfigStore.instance().store(name="schema", node=Config, provider="ablate")
 
 
 def main() -> None:
-    """One process, or one of several that a launcher has started."""
+    """Run the command line, in a single process or in one of several that a launcher has started."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         command_line()
         return
@@ -73,13 +75,13 @@ def main() -> None:
 
 
 def command_line() -> None:
-    """Check the command line, then let Hydra compose it. A UserError is one sentence on stderr and exit status 1."""
+    """Check the command line, then let Hydra compose it. A UserError becomes one sentence on standard error and exit status 1."""
     arguments = [quoted(argument) for argument in sys.argv[1:]]
-    arguments = sys.argv[1:] = sorted(arguments, key=lambda argument: argument not in MULTIRUN)  # argparse wants flags before or after
+    arguments = sys.argv[1:] = sorted(arguments, key=lambda argument: argument not in MULTIRUN)  # argparse wants flags first or last
     try:
         check_overrides(arguments)
         check_sweep_choice(arguments, multirun=any(flag in arguments for flag in MULTIRUN))
-        os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # our own errors are caught below; anything else deserves its traceback
+        os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # UserError is caught below; of any other exception the traceback is shown
         task()
     except UserError as error:
         sys.exit(f"error: {error}")

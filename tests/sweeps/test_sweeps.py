@@ -1,4 +1,4 @@
-"""Studies: every file composes; what is expanded, merged and refused."""
+"""Every study file composes; how studies and choices are expanded, merged and refused."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_every_study_of_the_list_is_there():
 @pytest.mark.parametrize("name", [name for name in sweep_names() if not name.startswith("tune")])
 def test_a_study_is_short_and_its_arms_compose_validate_and_differ(name):
     assert len((sweep_folder() / f"{name}.yaml").read_text().splitlines()) <= 40
-    # at seed 0 an arm that moves the pipeline with the seed is the arm that leaves both at 0
+    # at seed 0 an arm whose pipeline_seed is the seed equals an arm whose pipeline_seed is 0
     configs = compose_all(expand(load_study(name), {"seed": ["seed=1"]}, "ppo_max"))
     refuse_invalid(configs)
     assert distinct(configs) == (list(range(len(configs))), [])
@@ -195,10 +195,10 @@ def test_the_list_estimates_time_from_measured_speed_only(tmp_path):
         (folder / "config.yaml").write_text(json.dumps(known))
         (folder / "summary.json").write_text(json.dumps({"status": "completed", "updates": 20, "wall_seconds": wall}))
     lines = listing(tmp_path, at_a_time=2).splitlines()
-    assert "vanilla  (Fig. 4, 13; 1 runs a seed, about 2 min a seed)" in lines  # 150 × 128 responses at 20 × 64 / 10 a second, one run
-    assert "kl_coef  (Fig. 15; 3 runs a seed, about 4 min a seed)" in lines  # three of them, two at a time
+    assert "vanilla  (Fig. 4, 13; 1 runs a seed, about 2 min a seed)" in lines  # 150 × 128 responses at 20 × 64 / 10 per second, one run
+    assert "kl_coef  (Fig. 15; 3 runs a seed, about 4 min a seed)" in lines  # three such runs, two at a time
     (folder / "config.yaml").write_text(json.dumps(known | {"data": {"source": "hh_rlhf"}}))
-    assert "vanilla  (Fig. 4, 13; 1 runs a seed, about 3 min a seed)" in listing(tmp_path, at_a_time=2)  # 96 a second: 64 and 128
+    assert "vanilla  (Fig. 4, 13; 1 runs a seed, about 3 min a seed)" in listing(tmp_path, at_a_time=2)  # median of 64 and 128: 96
     assert lines[-1].startswith("all on the world: ") and lines[-1].endswith(" for 8 seeds")
 
 

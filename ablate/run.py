@@ -26,6 +26,7 @@ from ablate.settings.overrides import check_overrides, quoted
 from ablate.settings.validation import validate
 from ablate.sweeps.study import check_sweep_choice
 from ablate.sweeps.summary import sweep_summary
+from ablate.system.commands import command_errors
 from ablate.system.gc_pause import gc_paused
 
 MULTIRUN = ("-m", "--multirun")
@@ -78,15 +79,14 @@ def command_line() -> None:
     """Check the command line, then let Hydra compose it. A UserError becomes one sentence on standard error and exit status 1."""
     arguments = [quoted(argument) for argument in sys.argv[1:]]
     arguments = sys.argv[1:] = sorted(arguments, key=lambda argument: argument not in MULTIRUN)  # argparse wants flags first or last
-    try:
-        check_overrides(arguments)
-        check_sweep_choice(arguments, multirun=any(flag in arguments for flag in MULTIRUN))
-        os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # UserError is caught below; of any other exception the traceback is shown
-        task()
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    with command_errors():
+        try:
+            check_overrides(arguments)
+            check_sweep_choice(arguments, multirun=any(flag in arguments for flag in MULTIRUN))
+            os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # of an exception other than UserError the traceback is shown
+            task()
+        except KeyboardInterrupt:
+            sys.exit(130)
 
 
 if __name__ == "__main__":

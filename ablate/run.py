@@ -17,7 +17,6 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from ablate.config import Config
-from ablate.errors import UserError
 from ablate.runs.folder import run_folder
 from ablate.runs.fork import forked
 from ablate.settings.arms import arm_name
@@ -40,7 +39,7 @@ def task(composed: DictConfig) -> None:
     """
     settings = HydraConfig.get()
     overrides = list(settings.overrides.task)
-    try:
+    with command_errors():  # Hydra adds lines of its own to any exception but SystemExit
         config = forked(OmegaConf.to_object(composed), overrides)
         if config.arm is None:
             config.arm = arm_name(overrides, settings.runtime.choices["ppo"])
@@ -50,8 +49,6 @@ def task(composed: DictConfig) -> None:
             from ablate.system.distributed import is_main
 
         summary = execute(config)
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from None  # Hydra adds lines of its own to any other exception
     if is_main():
         print(sweep_summary([run_folder(config)]))
     if summary["status"] == "interrupted":

@@ -21,6 +21,7 @@ from ablate.sweeps.returns import RunInterrupted
 from ablate.sweeps.reuse import take_over
 from ablate.sweeps.study import load_study, register
 from ablate.sweeps.summary import sweep_summary
+from ablate.system.commands import command_errors
 from hydra_plugins.ablate_launcher import LocalLauncher
 
 SPELLING = {"True": "true", "False": "false"}  # Hydra's iterator spells booleans as Python does, arms as YAML does
@@ -51,7 +52,7 @@ class AblateSweeper(Sweeper):
 
     def sweep(self, arguments: List[str]) -> Any:
         """Run the sweep. Raises SystemExit with status 1 if a run failed or none could start, and 130 if runs were interrupted."""
-        try:
+        with command_errors():
             planned = self.plan(arguments)
             missing = [job for job in planned if not is_done(job)]
             if len(missing) < len(planned):
@@ -61,8 +62,6 @@ class AblateSweeper(Sweeper):
                 print(f"{taken} of {len(planned)} runs are taken over: another study has them, of the same settings and versions")
                 missing = [job for job in missing if not is_done(job)]
             returns = self.launch(missing) if missing else []
-        except UserError as error:
-            raise SystemExit(f"error: {error}") from None
         print(sweep_summary([run_folder(job.config) for job in planned]), flush=True)
         report(returns)
         return [returns]

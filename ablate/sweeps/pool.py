@@ -20,9 +20,9 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Optional, Sequence
 
-from ablate.errors import UserError
 from ablate.runs.folder import read_summary
 from ablate.sweeps.table import Job, LiveTable
+from ablate.system.commands import command_errors
 
 GRACE_SECONDS = 30.0  # between SIGTERM and SIGKILL for a job past its time limit
 FULL_BYTES = 2**16  # a disk with less free space counts as full
@@ -58,10 +58,8 @@ def work(task: str, config: Any, log: Optional[Path]) -> None:
     if log is not None:
         print_to(log)
     faulthandler.enable()
-    try:
+    with command_errors():
         resolve(task)(config)
-    except UserError as error:
-        sys.exit(f"error: {error}")
 
 
 def print_to(log: Path) -> None:

@@ -28,6 +28,7 @@ from ablate.sweeps.compose import Composed
 from ablate.sweeps.pool import caught_signals, exit_reason, print_to
 from ablate.sweeps.returns import job_return
 from ablate.sweeps.table import Job, LiveTable
+from ablate.system.commands import command_errors
 from ablate.system.gc_pause import gc_paused
 
 LONGEST_LOOK = 30.0  # most seconds between two calls of squeue; a tenth of the sweep's age before that
@@ -74,10 +75,8 @@ class ClusterRun:
         with gc_paused():
             from ablate.session import execute
 
-        try:
+        with command_errors():
             summary = execute(config)
-        except UserError as error:
-            sys.exit(f"error: {error}")
         if warned and summary["status"] == "interrupted":
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Slurm sends it to a job that is put back
             try:

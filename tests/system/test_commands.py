@@ -74,3 +74,11 @@ def test_an_error_is_told_even_where_nobody_reads_the_output():
 def test_a_broken_pipe_other_than_standard_output_passes():
     with pytest.raises(BrokenPipeError, match="a socket"), command_errors():
         raise BrokenPipeError("a socket")
+
+
+@pytest.mark.parametrize("command", [["ppo.kl_coef=-1"], ["-m", "ppo.kl_coef=-1,-2"], ["ppo.kl_coeff=1"]])
+def test_a_run_and_a_sweep_print_the_traceback_on_request(command, tmp_path):
+    environment = {**os.environ, "ABLATE_TRACEBACK": "1"}
+    done = subprocess.run([sys.executable, "-m", "ablate.run", *command], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback") and "\nerror: " in done.stderr and "kl_coef" in done.stderr

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from ablate.errors import UserError
 from ablate.runs.folder import is_finished, run_folder
+from ablate.settings.overrides import spelled_values
 from ablate.sweeps.compose import Composed, Composer
 from ablate.sweeps.expand import distinct, expand, refuse_invalid
 from ablate.sweeps.returns import RunInterrupted
@@ -24,7 +25,6 @@ from ablate.sweeps.summary import sweep_summary
 from ablate.system.commands import command_errors
 from hydra_plugins.ablate_launcher import LocalLauncher
 
-SPELLING = {"True": "true", "False": "false"}  # Hydra's iterator spells booleans as Python does, arms as YAML does
 SLURM = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"
 
 
@@ -110,8 +110,7 @@ class AblateSweeper(Sweeper):
             if not override.is_sweep_override():
                 found[key] = [override.input_line]
             elif override.is_discrete_sweep():
-                values = override.sweep_string_iterator()
-                found[key] = [f"{key}={SPELLING.get(value, value)}" for value in values]
+                found[key] = [f"{key}={value}" for value in spelled_values(override)]
             else:
                 raise UserError(f"{override.input_line} is not a list of values: write {key}=a,b or {key}=range(n)")
         return found

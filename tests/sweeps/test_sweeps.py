@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from sweep_bench import run_sweep
 
@@ -19,6 +20,7 @@ from ablate.errors import UserError
 from ablate.settings import groups
 from ablate.settings.groups import sweep_folder, sweep_names
 from ablate.settings.identity import config_hash
+from ablate.settings.overrides import spelled_values
 from ablate.sweeps import study as sweeps_study
 from ablate.sweeps.__main__ import listing, main
 from ablate.sweeps.expand import distinct, expand, pipeline_key, refuse_invalid
@@ -121,6 +123,23 @@ def test_plain_choices_expand_as_hydras_basic_sweeper_does():
         ("ppo.kl_penalty=true", "seed=0"), ("ppo.kl_penalty=true", "seed=1"),
         ("ppo.kl_penalty=false", "seed=0"), ("ppo.kl_penalty=false", "seed=1"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("argument", "spelled", "meant"),
+    [
+        ("a=True,FALSE", ["true", "false"], [True, False]),
+        ("a=null,1.0,1e-6", ["null", "1.0", "1e-06"], [None, 1.0, 1e-6]),
+        ("a='True',b", ["'True'", "b"], ["True", "b"]),
+        ("a=[1,2],[3]", ["[1,2]", "[3]"], [[1, 2], [3]]),
+        ("a=range(3)", ["0", "1", "2"], [0, 1, 2]),
+        ("a=choice(x,true)", ["x", "true"], ["x", True]),
+    ],
+)
+def test_the_values_of_a_sweep_are_spelled_so_that_hydra_reads_them_again(argument, spelled, meant):
+    parser = OverridesParser.create()
+    assert spelled_values(parser.parse_override(argument)) == spelled
+    assert [parser.parse_override(f"a={value}").value() for value in spelled] == meant
 
 
 def arm(name: str, seed: int = 0, **ppo) -> Config:

@@ -9,6 +9,7 @@ from textwrap import wrap
 
 from ablate.errors import UserError
 from ablate.runs.folder import read_rows, read_summary
+from ablate.runs.metrics import win_rate
 from ablate.sweeps.table import number
 
 COLUMNS = ("arm", "seed", "gold", "win", "proxy", "KL", "ppl", "length", "collapsed", "resp/s", "folder in ")
@@ -59,7 +60,7 @@ def _row(folder: Path, parent: Path, summary: dict) -> tuple[str, ...]:
     return (
         str(summary.get("seed", folder.name.removeprefix("seed="))),
         number(final.get("eval/gold")),
-        "–" if win is None or tie is None else f"{win + tie / 2:.0%}",
+        "–" if win is None or tie is None else f"{win_rate(win, tie):.0%}",
         number(final.get("eval/proxy")),
         number(final.get("eval/kl_to_sft"), 1),
         number(final.get("eval/perplexity")),

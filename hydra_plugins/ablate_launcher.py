@@ -59,7 +59,7 @@ class LocalLauncher(Launcher):
             if self.prepare is not None:
                 build_stages(stages(jobs), max_parallel_runs(jobs), self.prepare, caught)
             with LiveTable(jobs) as overview:
-                run_jobs(jobs, max_parallel_runs(jobs), self.task, self.timeout, overview, caught)
+                run_jobs(overview, max_parallel_runs(jobs), self.task, self.timeout, caught)
         return [job_return(job, item) for job, item in zip(jobs, composed, strict=True)]
 
 

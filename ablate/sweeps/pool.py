@@ -152,13 +152,13 @@ def pass_on(caught: list[int], asked: int, processes: Sequence[Any]) -> int:
     return len(caught)
 
 
-def run_jobs(jobs: Sequence[Job], slots: int, task: str, timeout: Optional[float], overview: LiveTable, caught: list[int]) -> None:
-    """Run the waiting jobs, `slots` at a time, until all have ended. How each ended is in its `state` and `reason`.
+def run_jobs(overview: LiveTable, slots: int, task: str, timeout: Optional[float], caught: list[int]) -> None:
+    """Run the waiting jobs of the table, `slots` at a time, until all have ended. How each ended is in its `state` and `reason`.
 
     timeout: seconds per job. A job past it receives SIGTERM, and SIGKILL GRACE_SECONDS later.
     caught: signals received so far. After the first no job starts and all receive SIGTERM; after a second they receive SIGKILL.
     """
-    waiting = [job for job in jobs if job.state == "waiting"]
+    waiting = [job for job in overview.jobs if job.state == "waiting"]
     running: list[tuple[Job, Any]] = []
     asked = 0
     while running or (waiting and not caught):

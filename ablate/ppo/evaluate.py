@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from ablate.config import Config
 from ablate.data.source import Prompt, Source
@@ -57,28 +56,25 @@ class HeldOut:
         return cls(prompts, encoded, noise, HeldOutTasks.draw(config, tokenizer))
 
 
-def evaluate(
-    models: Models, policy: PreTrainedModel, held_out: HeldOut, gold: Gold, config: Config, offloaded: Sequence[OffloadedModel] = ()
-) -> Evaluation:
-    """Sample a response of `policy` to every held-out prompt, score them by reward model and gold, and measure the alignment tax.
+def evaluate(models: Models, held_out: HeldOut, gold: Gold, config: Config, offloaded: Sequence[OffloadedModel] = ()) -> Evaluation:
+    """Sample a response of `models.policy` to every held-out prompt, score them by reward model and gold, and measure the alignment tax.
 
     offloaded: models that are on the device only while responses are scored.
     With several processes each samples its share of the responses, and all measure the same alignment tax.
     Raises UserError if a question is longer than the model's context.
     """
-    judged = replace(models, policy=policy)
     own = rank_slice(len(held_out.prompts))
     prompts, (tokens, attention) = held_out.prompts[own], held_out.encoded
     with inference(models.policy, models.critic):
         encoded = tokens[own], attention[own]
-        sampled = generate_responses(policy, models.tokenizer, encoded, held_out.noise[own], config.sampling)
+        sampled = generate_responses(models.policy, models.tokenizer, encoded, held_out.noise[own], config.sampling)
         with loaded_on_device(offloaded):
-            rollout: Rollout = score_responses(judged, encoded, sampled, config.ppo_settings())
-            rollout = with_text_rewards(rollout, judged, [prompt.turns for prompt in prompts])
+            rollout: Rollout = score_responses(models, encoded, sampled, config.ppo_settings())
+            rollout = with_text_rewards(rollout, models, [prompt.turns for prompt in prompts])
         steps = rollout.mask.shape[1]
         responses = decode_responses(models.tokenizer, rollout.tokens[:, -steps:], rollout.mask, rollout.ended)
         golds = gold(prompts, responses, rollout.ended.tolist())
-        tax = held_out.tasks.alignment_tax(policy)
+        tax = held_out.tasks.alignment_tax(models.policy)
     rollout = gather_rollout(rollout, models.tokenizer.pad_token_id)
     responses, golds = (list(chain.from_iterable(all_gather_object(part))) for part in (responses, golds))
     ended = rollout.ended.tolist()

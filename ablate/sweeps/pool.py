@@ -54,7 +54,7 @@ def work(task: str, config: Any, log: Optional[Path]) -> None:
     """
     os.setsid()  # a Ctrl-C in the terminal then reaches only the launcher, which asks the jobs to stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_die_with_launcher, daemon=True).start()
+    threading.Thread(target=_end_with_launcher, daemon=True).start()
     if log is not None:
         print_to(log)
     faulthandler.enable()
@@ -71,7 +71,8 @@ def print_to(log: Path) -> None:
     sys.stdout.reconfigure(line_buffering=True)
 
 
-def _die_with_launcher() -> None:
+def _end_with_launcher() -> None:
+    """Wait for the end of the launcher, then kill this process and its children."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()  # returns as soon as the launcher has ended, for whatever reason

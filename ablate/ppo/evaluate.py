@@ -57,10 +57,10 @@ class HeldOut:
 
 
 def evaluate(models: Models, held_out: HeldOut, gold: Gold, config: Config, offloaded: Sequence[OffloadedModel] = ()) -> Evaluation:
-    """Sample a response of `models.policy` to every held-out prompt, score them by reward model and gold, and measure the alignment tax.
+    """Answer every held-out prompt with `models.policy`, score the answers by reward model and gold, and measure the alignment tax.
 
-    offloaded: models that are on the device only while responses are scored.
-    With several processes each samples its share of the responses, and all measure the same alignment tax.
+    offloaded: models that are on the device only while answers are scored.
+    With several processes each answers its share of the prompts, and all measure the same alignment tax.
     Raises UserError if a question is longer than the model's context.
     """
     own = rank_slice(len(held_out.prompts))

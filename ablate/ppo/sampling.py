@@ -32,7 +32,7 @@ class Sampled:
     responses: Tensor  # [B, T] tokens, pads after the end
     mask: Tensor  # [B, T] bool: a token the policy chose, its end token included
     ended: Tensor  # [B] bool: the response closed with the end token
-    log_probs: Tensor | None  # [B, T, V] the whole training distribution at the tokens of the mask; None beyond DISTRIBUTION_BYTES
+    log_probs: Tensor | None  # [B, T, V] the whole training distribution at the tokens of the mask; None where it is computed again
     prompt_nll: Tensor  # [B] summed NLL of prompt tokens after the first, nats, at temperature 1
 
 

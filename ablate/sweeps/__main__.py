@@ -66,11 +66,11 @@ def listing(results: Path, at_a_time: int) -> str:
         if speed and on_world:
             estimate = sum(responses(job) for job in jobs) / speed / min(at_a_time, len(jobs))
             runs, seconds = runs + len(jobs), seconds + estimate
-            time = f"about {duration(estimate)} a seed"
+            time = f"about {duration(estimate)} per seed"
         figure = f"Fig. {study.figure}" if study.figure[0].isdigit() else study.figure
-        lines += [f"{name}  ({figure}; {len(jobs)} runs a seed, {time})", f"    {study.question}"]
+        lines += [f"{name}  ({figure}; {len(jobs)} runs per seed, {time})", f"    {study.question}"]
     if speed:
-        lines.append(f"all on the world: {runs} runs, about {duration(seconds)} a seed, {duration(8 * seconds)} for 8 seeds")
+        lines.append(f"all on the world: {runs} runs, about {duration(seconds)} per seed, {duration(8 * seconds)} for 8 seeds")
     return "\n".join(lines)
 
 

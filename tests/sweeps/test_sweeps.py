@@ -206,7 +206,7 @@ def test_a_study_of_another_form_is_refused(content, tmp_path, monkeypatch):
 
 
 def test_the_list_estimates_time_from_measured_speed_only(tmp_path):
-    assert "vanilla  (Fig. 4, 13; 1 runs a seed, time not measured yet)" in listing(tmp_path, at_a_time=2)
+    assert "vanilla  (Fig. 4, 13; 1 runs per seed, time not measured yet)" in listing(tmp_path, at_a_time=2)
     known = {"hash": "", "identity": "", "data": {"source": "world"}, "ppo": {"batch_size": 64}}
     for seed, wall in enumerate((20, 10, 1)):
         folder = tmp_path / "study" / "arm" / f"seed={seed}"
@@ -214,10 +214,10 @@ def test_the_list_estimates_time_from_measured_speed_only(tmp_path):
         (folder / "config.yaml").write_text(json.dumps(known))
         (folder / "summary.json").write_text(json.dumps({"status": "completed", "updates": 20, "wall_seconds": wall}))
     lines = listing(tmp_path, at_a_time=2).splitlines()
-    assert "vanilla  (Fig. 4, 13; 1 runs a seed, about 2 min a seed)" in lines  # 150 × 128 responses at 20 × 64 / 10 per second, one run
-    assert "kl_coef  (Fig. 15; 3 runs a seed, about 4 min a seed)" in lines  # three such runs, two at a time
+    assert "vanilla  (Fig. 4, 13; 1 runs per seed, about 2 min per seed)" in lines  # one run of 150 × 128 responses, 20 × 64 in 10 s
+    assert "kl_coef  (Fig. 15; 3 runs per seed, about 4 min per seed)" in lines  # three such runs, two at a time
     (folder / "config.yaml").write_text(json.dumps(known | {"data": {"source": "hh_rlhf"}}))
-    assert "vanilla  (Fig. 4, 13; 1 runs a seed, about 3 min a seed)" in listing(tmp_path, at_a_time=2)  # median of 64 and 128: 96
+    assert "vanilla  (Fig. 4, 13; 1 runs per seed, about 3 min per seed)" in listing(tmp_path, at_a_time=2)  # median of 64 and 128: 96
     assert lines[-1].startswith("all on the world: ") and lines[-1].endswith(" for 8 seeds")
 
 

@@ -7,14 +7,14 @@ from importlib.util import find_spec
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Transformer
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.settings.fields import nearest, setting_names
+from ablate.settings.fields import nearest, setting_names, spelled
 from ablate.settings.groups import CONF, LAUNCHER, groups
 
 
@@ -23,6 +23,11 @@ def quoted(argument: str) -> str:
     key, _, value = argument.partition("=")
     is_path = key == "fork" or key.endswith(".path")
     return f"{key}='{value}'" if is_path and "=" in value and not value.startswith(("'", '"')) else argument
+
+
+def spelled_values(override: Override) -> list[str]:
+    """The values of a sweep over a list, each as an override has it. Hydra spells booleans as Python does; here they are true and false."""
+    return list(override.sweep_iterator(lambda value: spelled(value) if isinstance(value, bool) else Transformer.str(value)))
 
 
 def check_overrides(arguments: Sequence[str]) -> None:

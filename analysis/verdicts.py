@@ -88,7 +88,7 @@ def _three_things(verdicts: StudyVerdicts) -> str:
     ]
     if table["basis"].nunique() == 1:
         header, rows = [header[0], *header[2:]], [[row[0], *row[2:]] for row in rows]
-        basis = f" {table['basis'].iloc[0]} per arm."
+        basis = f" Every arm: {table['basis'].iloc[0]}."
     else:
         basis = ""
     note = f"Means with 95 % t intervals, rates with exact ones; tests against the base after Holm over arms.{basis}"
@@ -96,7 +96,7 @@ def _three_things(verdicts: StudyVerdicts) -> str:
 
 
 def _printed(table: pd.DataFrame) -> str:
-    return text_table(list(table.columns), [[f"{cell}" for cell in row] for row in table.itertuples(index=False)])
+    return text_table([f"{name}" for name in table.columns], [[f"{cell}" for cell in row] for row in table.itertuples(index=False)])
 
 
 def as_markdown(verdicts: StudyVerdicts) -> str:
@@ -242,16 +242,17 @@ def _changes(effects: pd.DataFrame) -> pd.DataFrame:
 def _frontier(frontier: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for row in frontier.to_dict("records"):
-        undecided = (
-            ""
-            if row["verdict"] != "cannot tell" or row["unmeasured"]
-            else "none below 1000"
-            if pd.isna(row["needed"])
-            else f"about {row['needed']:.0f}"
-        )
-        rows.append({"arm": row["arm"], "against": row["control"], "verdict": row["verdict"], "at equal KL": _interval(row), "rests on": row["basis"],
-                     "over stopping": _interval(row, "over_stopping"), "would do": f"evaluation.every={row['every']:.0f}" if row["unmeasured"] else undecided})  # fmt: skip
+        rows.append({"arm": row["arm"], "against": row["control"], "verdict": row["verdict"], "at equal KL": _interval(row),
+                     "rests on": row["basis"], "over stopping": _interval(row, "over_stopping"), "would do": _would_do(row)})  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _would_do(row: dict) -> str:
+    if row["verdict"] != CANNOT_TELL:
+        return ""
+    if row["unmeasured"]:
+        return f"evaluation.every={row['every']:.0f}"
+    return "none below 1000" if pd.isna(row["needed"]) else f"about {row['needed']:.0f}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -118,7 +118,10 @@ class PPOConfig:
         None, "subtracted from the score of a response that never ended; null is off", unit="score", above=0,
         source="lm-human-preferences; TRL",
     )  # fmt: skip
-    bootstrap_truncated: bool = setting(False, "a truncated response goes on: bootstrap from the critic's value after its last token")
+    bootstrap_truncated: bool = setting(
+        False, "a truncated response goes on: it gets no score, and the critic's value after its last token takes its place",
+        source="Pardo et al. 1712.00378, §3",
+    )  # fmt: skip
     updates: int = setting(150, "PPO updates", low=1)
     batch_size: int = setting(128, "responses sampled per update (the experience buffer)", low=1, source=f"{PAPER} code")
     minibatch_size: int = setting(32, "responses per gradient step", low=1, source=f"{PAPER} code")

@@ -3,6 +3,7 @@
     score [B] → shape_rewards → rewards [B, T] → estimate_targets → Targets → minibatch_advantages → ppo_loss → LossTerms
 
 Order on the reward: missing-EOS penalty, norm or scaling, clip, placement at the last token, KL penalty.
+Under `bootstrap_truncated` a truncated response has no score: only its KL penalty is a reward, and V follows its last token.
 Order on the advantage: GAE over the buffer; then norm and clip over each minibatch.
 """
 
@@ -33,20 +34,22 @@ def shape_rewards(rollout: Rollout, settings: PPOSettings, state: ShapingState) 
     """Scores → rewards [B, T] per token, and the state for the next update. The moments include this batch before they are used.
 
     r_t = clip((R − mean) / σ)·[t last] − η KL_t,  each part as far as its toggle is on
+    With bootstrap_truncated the first part and the moments are those of responses that ended.
     """
     ppo, bugs, score = settings.ppo, settings.bugs, rollout.score
+    scored = rollout.ended if ppo.bootstrap_truncated else torch.ones_like(rollout.ended)
     if ppo.missing_eos_penalty is not None:
         score = rew.missing_eos_penalty(score, rollout.ended, ppo.missing_eos_penalty)
-    moments = update_moments(state.moments, score)
+    moments = update_moments(state.moments, score[scored])
     if ppo.reward_scaling:
         score = rew.reward_scaling(score, moments.std)
     if ppo.reward_norm:
-        norm = moments if ppo.reward_norm_over == "history" else update_moments(RunningMoments(), score)
+        norm = moments if ppo.reward_norm_over == "history" else update_moments(RunningMoments(), score[scored])
         normed = rew.reward_norm(score, norm.mean, norm.std)
         score = bug.nested_reward_norm(score, normed) if bugs.nested_reward_norm else normed
     if ppo.reward_clip is not None:
         score = rew.reward_clip(score, ppo.reward_clip)
-    rewards = rew.place_score(score, rollout.mask)
+    rewards = rew.place_score(score, rollout.mask & scored[:, None])
     if bugs.reward_on_pad:
         rewards = bug.reward_on_pad(rewards, rollout.mask)
     kl_coef = state.kl_coef

@@ -137,11 +137,13 @@ def test_6_gae_never_reads_a_value_past_the_end():
 
 
 def test_7_truncation_is_an_end_unless_asked_and_then_the_value_goes_on():
-    """By default 0 follows the last token; with bootstrap_truncated the critic's value does, in truncated rows only."""
+    """By default 0 follows the last token. With bootstrap_truncated the critic's value follows in truncated rows, which have no score."""
     assert not PPOConfig().bootstrap_truncated and PPOConfig().missing_eos_penalty is None
     rollout = random_rollout()
-    rewards = shaped(PLAIN)
     for ppo, follows in ((PLAIN, torch.zeros(6)), (replace(PLAIN, bootstrap_truncated=True), rollout.last_value * ~rollout.ended)):
+        rewards = shaped(ppo)
+        scored = rollout.ended | (not ppo.bootstrap_truncated)
+        assert rewards.sum(1).tolist() == (rollout.score * scored).tolist()
         advantages = rows_of(estimate_targets(rollout, rewards, ppo).advantages, rollout.mask)
         for row in range(6):
             values = rollout.values[row, rollout.mask[row]].tolist()

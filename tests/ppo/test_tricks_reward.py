@@ -82,6 +82,12 @@ def test_the_std_of_fewer_than_two_scores_is_one():
     assert update_moments(RunningMoments(), torch.tensor([5.0])).std == 1.0
 
 
+def test_no_scores_leave_the_running_moments_as_they_are():
+    moments = update_moments(RunningMoments(), SCORES)
+    assert update_moments(moments, SCORES[:0]) == moments
+    assert update_moments(RunningMoments(), SCORES[:0]) == RunningMoments()
+
+
 @pytest.mark.parametrize(("kl", "coefficient"), [
     (6.0, 0.1), (6.6, 0.101), (5.4, 0.099),  # 10 % off: 0.1 · (1 ± 0.1 · 128 / 1280)
     (7.2, 0.102), (1e9, 0.102), (4.8, 0.098), (0.0, 0.098),  # from 20 % off on, the error is held

@@ -9,7 +9,12 @@ from ablate.ppo.types import RunningMoments
 
 
 def update_moments(moments: RunningMoments, scores: Tensor) -> RunningMoments:
-    """Add a batch of scores [B] to the running moments (Chan, Golub & LeVeque 1979: exact merging of two samples)."""
+    """Add a batch of scores [B] to the running moments (Chan, Golub & LeVeque 1979: exact merging of two samples).
+
+    An empty batch leaves them as they are.
+    """
+    if not len(scores):
+        return moments
     scores = scores.double()
     count, mean = float(scores.numel()), float(scores.mean())
     m2 = float(torch.sum((scores - mean) ** 2))

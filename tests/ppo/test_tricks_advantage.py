@@ -162,6 +162,19 @@ def test_whitening_one_entry_or_equal_entries_gives_zero():
     assert masked_whiten(torch.full((1, 3), 4.0), TRUE).tolist() == [[0.0, 0.0, 0.0]]
 
 
+@pytest.mark.parametrize("value", [0.1, 0.7, -3.3, 1e3 / 7, 1e6 / 3, 1e-6])
+@pytest.mark.parametrize("rows", [1, 3, 32, 100])
+def test_whitening_equal_entries_gives_exactly_zero_though_their_mean_is_rounded(value, rows):
+    mask = torch.rand(rows, 48, generator=torch.Generator().manual_seed(rows)) < 0.7
+    assert masked_whiten(torch.full(mask.shape, value), mask).abs().max() == 0
+
+
+def test_whitening_by_hand_with_epsilon_under_the_root():
+    """(0, 2e-4): deviations ∓1e-4, variance 2e-8, so ∓1e-4 / √3e-8 = ∓0.57735; with no ε it would be ∓0.70711."""
+    whitened = masked_whiten(torch.tensor([[0.0, 2e-4]]), torch.ones(1, 2, dtype=torch.bool))
+    assert whitened.tolist() == [pytest.approx([-0.57735, 0.57735], abs=1e-5)]
+
+
 def test_masked_sum_and_mean_by_hand_and_of_nothing():
     values, mask = torch.tensor([[1.0, 5.0, torch.inf]]), torch.tensor([[True, True, False]])
     assert masked_sum(values, mask) == 6 and masked_mean(values, mask) == 3

@@ -47,9 +47,9 @@ def bootstrap_truncated(last_value: Tensor, ended: Tensor) -> Tensor:
 
 
 def advantage_norm(advantages: Tensor, mask: Tensor) -> Tensor:
-    """(A − mean) / std over the real tokens of one minibatch, mean shifted to 0, std unbiased (N − 1). Shapes [B, T].
+    """(A − mean) / √(var + 1e-8) over the real tokens of one minibatch, mean shifted to 0, variance unbiased (N − 1). Shapes [B, T].
 
-    Off: A. Source: Secrets of RLHF I, §5.3.1; Engstrom et al. 2005.12729.
+    Equal advantages become 0. Off: A. Source: Secrets of RLHF I, §5.3.1; Engstrom et al. 2005.12729.
     """
     return masked_whiten(advantages, mask)
 

@@ -90,7 +90,7 @@ class PPOConfig:
         True, "hold the new value within ±value_clip_range of the old one in the value loss", source=f"{PAPER} eq. 16"
     )
     value_clip_range: float = setting(0.2, "range of the value clip", unit="reward", above=0, needs=("value_clip",))
-    value_coef: float = setting(1.0, "weight of the value loss", above=0)
+    value_coef: float = setting(1.0, "weight of the value loss, the squared error (V − R)² without a half", above=0)
     ratio_clip: bool = setting(True, "PPO's clipped surrogate", source=f"{PAPER} eq. 15; Schulman et al. 1707.06347, eq. 7")
     clip_range: float = setting(0.2, "ε of the clipped surrogate", above=0, needs=("ratio_clip",))
     clip_range_high: Optional[float] = setting(
@@ -115,8 +115,12 @@ class PPOConfig:
     ptx: bool = setting(False, "add ptx_coef × language-model loss on pretraining text", source=f"{PAPER} eq. 17")
     ptx_coef: float = setting(0.1, "weight of the pretraining loss", unit="per nat", low=0, needs=("ptx",))
     missing_eos_penalty: Optional[float] = setting(
-        None, "subtracted from the score of a response that never ended; null is off", unit="score", above=0,
+        None, "p, the penalty on the score of a response that never ended; null is off", unit="score", above=0,
         source="lm-human-preferences; TRL",
+    )  # fmt: skip
+    missing_eos_form: str = setting(
+        "subtract", "subtract: a response that never ended has its score less p; replace: it has −p", choices=("subtract", "replace"),
+        source="subtract: TRL; replace: lm-human-preferences", needs=("missing_eos_penalty",), later=True,
     )  # fmt: skip
     bootstrap_truncated: bool = setting(
         False, "a truncated response goes on: it gets no score, and the critic's value after its last token takes its place",
@@ -130,8 +134,9 @@ class PPOConfig:
     learning_rate: float = setting(5e-4, "policy learning rate", low=0)
     critic_learning_rate: float = setting(1.5e-3, "critic learning rate", low=0)
     lr_schedule: str = setting(
-        "constant", "after warm-up: constant, or inverse square root of the step", choices=("constant", "inverse_sqrt")
-    )
+        "constant", "after warm-up: constant, falling as the inverse square root of the step, or linearly to 0 at the run's end",
+        choices=("constant", "inverse_sqrt", "linear"),
+    )  # fmt: skip
     warmup_ratio: float = setting(0.0, "share of gradient steps over which the rates rise linearly from 0", low=0, high=1)
     adam_betas: List[float] = setting([0.9, 0.95], "Adam's β", source=f"{PAPER} code")
     adam_eps: float = setting(1e-6, "Adam's ε for the policy", above=0, source=f"{PAPER} code")

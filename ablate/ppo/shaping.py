@@ -39,7 +39,7 @@ def shape_rewards(rollout: Rollout, settings: PPOSettings, state: ShapingState) 
     ppo, bugs, score = settings.ppo, settings.bugs, rollout.score
     scored = rollout.ended if ppo.bootstrap_truncated else torch.ones_like(rollout.ended)
     if ppo.missing_eos_penalty is not None:
-        score = rew.missing_eos_penalty(score, rollout.ended, ppo.missing_eos_penalty)
+        score = rew.missing_eos_penalty(score, rollout.ended, ppo.missing_eos_penalty, ppo.missing_eos_form)
     moments = update_moments(state.moments, score[scored])
     if ppo.reward_scaling:
         score = rew.reward_scaling(score, moments.std)

@@ -79,6 +79,7 @@ CHOICES = {
     "kl_estimator": Flip("k3", "shape_rewards", KL, reward.kl_estimate),
     "reward_norm_over": Flip("batch", "shape_rewards", {"reward_norm": True}, reward.reward_norm),
     "importance_sampling": Flip("reference", "ppo_loss", function=policy.importance_sampling),
+    "missing_eos_form": Flip("replace", "shape_rewards", {"missing_eos_penalty": 1.0}, reward.missing_eos_penalty),
     "entropy_clip_form": Flip("moss", "ppo_loss", ENTROPY | {"entropy_clip": 0.5}, policy.entropy_clip),
     "critic_init": Flip("sft", "start", function=load.new_critic),
     "policy_init": Flip("pretrained", "start", function=trainer.load_models),

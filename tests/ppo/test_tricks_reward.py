@@ -16,7 +16,9 @@ def test_reward_tricks_by_hand():
     assert reward_scaling(SCORES, 2.0).tolist() == pytest.approx([0.5, 1.5, 2.5])
     assert reward_norm(SCORES, 3.0, 2.0).tolist() == pytest.approx([-1, 0, 1])
     assert reward_clip(torch.tensor([-9.0, 0.1, 9.0]), 0.3).tolist() == pytest.approx([-0.3, 0.1, 0.3])
-    assert missing_eos_penalty(SCORES, torch.tensor([True, False, True]), 1.5).tolist() == [1.0, 1.5, 5.0]
+    ended = torch.tensor([True, False, True])
+    assert missing_eos_penalty(SCORES, ended, 1.5, "subtract").tolist() == [1.0, 1.5, 5.0]
+    assert missing_eos_penalty(SCORES, ended, 1.5, "replace").tolist() == [1.0, -1.5, 5.0]
     assert kl_penalty(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, -1.0]]), 0.1).tolist() == [pytest.approx([0.7, 2.1])]
 
 
@@ -50,7 +52,9 @@ def test_kl_estimates_by_hand():
         assert kl_estimate(lp, lref, full, name).tolist() == [pytest.approx(values, abs=1e-6)]
 
 
-def test_an_unknown_estimator_is_an_error():
+def test_an_unknown_estimator_or_form_is_an_error():
+    with pytest.raises(ValueError, match="halve"):
+        missing_eos_penalty(SCORES, SCORES > 1, 1.0, "halve")
     with pytest.raises(ValueError, match="k9"):
         kl_estimate(SCORES, SCORES, SCORES, "k9")
 

@@ -97,7 +97,9 @@ class PPOConfig:
         None, "ε_high: the surrogate clips to [1 − clip_range, 1 + ε_high] (clip-higher); null: ε_high = clip_range", above=0,
         source="DAPO 2503.14476, §3.1", needs=("ratio_clip",), later=True,
     )  # fmt: skip
-    policy_kl: bool = setting(False, "PPO-penalty: add policy_kl_coef × KL(π_old‖π_θ) to the loss", source=f"{PAPER} eq. 14")
+    policy_kl: bool = setting(
+        False, "PPO-penalty: add policy_kl_coef × KL(π_b‖π_θ) to the loss, π_b the policy that sampled", source=f"{PAPER} eq. 14"
+    )
     policy_kl_coef: float = setting(1.0, "β of PPO-penalty", unit="per nat", low=0, needs=("policy_kl",))
     grad_clip: bool = setting(True, "clip the global gradient norm of policy and critic together", source=f"{PAPER} §5.4")
     max_grad_norm: float = setting(1.0, "largest norm after clipping", above=0, needs=("grad_clip",))

@@ -94,8 +94,10 @@ def ppo_loss(
 ) -> LossTerms:
     """Losses of one micro-batch, divided by `tokens`, the real tokens of its whole minibatch, so that micro-batches add up exactly.
 
-    total = Σ_t [policy_t + β KL(π_old‖π_θ)_t] / N − c · min(H, δ) + value_coef · Σ_t value_t / N,    N = tokens,
+    total = Σ_t [policy_t + β KL(π_b‖π_θ)_t] / N − c · min(H, δ) + value_coef · Σ_t value_t / N,    N = tokens,
     policy_t the clipped surrogate or −ρ_t A_t, value_t the clipped or plain squared error; a toggle that is off leaves its term out.
+    ρ_t is π_θ / π_old, with π_old of importance_sampling. KL, of the penalty and of approx_kl, is from the behaviour policy π_b always:
+    the tokens are samples of no other.
 
     logprobs, entropy, values: [b, T] under the current weights, with gradients. batch, targets: the same rows; the
     advantages are already those of `minibatch_advantages`. minibatch_entropy: mean entropy of the whole minibatch, which
@@ -104,6 +106,7 @@ def ppo_loss(
     mask = batch.mask
     old = pol.importance_sampling(batch.logprobs, batch.ref_logprobs, ppo.importance_sampling)
     log_ratio = pol.log_ratio(logprobs, old, mask)
+    moved = pol.log_ratio(logprobs, batch.logprobs, mask)
     if ppo.ratio_clip:
         high = pol.clip_range_high(ppo.clip_range_high, ppo.clip_range)
         policy = pol.ratio_clip(log_ratio, targets.advantages, ppo.clip_range, high)
@@ -114,7 +117,7 @@ def ppo_loss(
     policy_loss = masked_sum(policy, mask) / tokens
     total = policy_loss
     if ppo.policy_kl:
-        total = total + masked_sum(pol.policy_kl(log_ratio, ppo.policy_kl_coef), mask) / tokens
+        total = total + masked_sum(pol.policy_kl(moved, ppo.policy_kl_coef), mask) / tokens
     if ppo.entropy_bonus:
         bonus = masked_sum(entropy, mask) / tokens
         if ppo.entropy_clip is not None:
@@ -128,7 +131,7 @@ def ppo_loss(
         value = val.value_loss(values, targets.returns)
     value_loss = masked_sum(value, mask) / tokens
     with torch.no_grad():
-        k3 = torch.expm1(log_ratio) - log_ratio
+        k3 = torch.expm1(moved) - moved
         return_terms = dict(
             approx_kl=masked_sum(k3, mask) / tokens,
             clip_fraction=masked_sum(clipped.float(), mask) / tokens,

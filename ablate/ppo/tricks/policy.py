@@ -57,7 +57,8 @@ def outside_clip(log_ratio: Tensor, low: float, high: float) -> Tensor:
 
 
 def policy_kl(log_ratio: Tensor, coef: float) -> Tensor:
-    """β · KL(π_old‖π_θ) of PPO-penalty, by k3: β (ρ − 1 − log ρ) at tokens of π_old. Shapes [B, T], added to the loss.
+    """β · KL(π_old‖π_θ) of PPO-penalty, by k3: β (ρ − 1 − log ρ), ρ = π_θ / π_old, at tokens that π_old sampled: π_old is the behaviour
+    policy whatever importance_sampling says. Shapes [B, T], added to the loss.
 
     Off: 0. Source: Secrets of RLHF I, eq. 14; Schulman et al. 1707.06347, eq. 8.
     """

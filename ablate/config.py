@@ -57,8 +57,9 @@ class PPOConfig:
         6.0, "target of the adaptive controller", unit="nats per response", above=0, needs=("kl_penalty", "kl_adaptive")
     )
     kl_horizon: float = setting(
-        10_000.0, "responses over which the controller can double the coefficient", above=0, needs=("kl_penalty", "kl_adaptive")
-    )
+        10_000.0, "responses in which the controller raises kl_coef by at most a factor e^0.2 = 1.22, or lowers it to 0.82",
+        above=0, needs=("kl_penalty", "kl_adaptive"),
+    )  # fmt: skip
     importance_sampling: str = setting(
         "behaviour", "whose log-probs are the old ones in the ratio: the sampling policy's or the SFT reference's",
         choices=("behaviour", "reference"), source=f"{PAPER} §5.3.3",

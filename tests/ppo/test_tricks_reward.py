@@ -101,6 +101,15 @@ def test_the_adaptive_coefficient_by_hand(kl, coefficient):
     assert kl_adaptive(0.1, kl, 6.0, 1280, 128) == pytest.approx(coefficient, rel=1e-12)
 
 
+@pytest.mark.parametrize(("kl", "factor"), [(60.0, 1.2212), (0.0, 0.8186)])
+def test_in_one_horizon_of_responses_the_coefficient_moves_by_a_fifth_not_by_a_factor_of_two(kl, factor):
+    """100 updates of 100 responses at a horizon of 10,000: 1.002^100 and 0.998^100, close to e^±0.2."""
+    coefficient = 1.0
+    for _ in range(100):
+        coefficient = kl_adaptive(coefficient, kl, 6.0, 10_000, 100)
+    assert coefficient == pytest.approx(factor, abs=1e-4)
+
+
 def test_the_horizon_and_the_responses_set_the_step_of_the_adaptive_coefficient():
     """KL at twice its target, 512 responses, a horizon of 10,000: 0.15 · (1 + 0.2 · 0.0512) = 0.151536."""
     assert kl_adaptive(0.15, 12.0, 6.0, 10_000, 512) == pytest.approx(0.151536, rel=1e-12)

@@ -53,7 +53,7 @@ def outcomes(runs: pd.DataFrame, curves: pd.DataFrame, *, threshold: float | Non
     table["horizon"], table["sft_gold_sd"] = horizon, runs["sft/eval/gold_sd"].to_numpy(dtype=float)
     table["stable_updates"] = np.where(known, np.minimum(table["time"], horizon), np.nan)
     table["rm_accuracy"] = runs["rm/held_out_accuracy"].to_numpy(dtype=float) if "rm/held_out_accuracy" in runs else np.nan
-    table = _add_ends(table, at_evaluations, ended)
+    table = _add_ends(table, runs, at_evaluations, ended)
     return _add_matched(table, at_evaluations[at_evaluations["run"].isin(table["run"][ended])], scales_of_proxy(runs))
 
 
@@ -110,18 +110,24 @@ def with_shared_runs(runs: pd.DataFrame, curves: pd.DataFrame) -> tuple[pd.DataF
     return pd.concat([runs, pd.DataFrame(added_runs)], ignore_index=True), pd.concat([plain, *added_curves], ignore_index=True)
 
 
-def _add_ends(table: pd.DataFrame, at_evaluations: pd.DataFrame, ended: np.ndarray) -> pd.DataFrame:
+def _sft(runs: pd.DataFrame, first: pd.DataFrame, metric: str) -> np.ndarray:
+    """A metric of SFT, a value a run: the summary's, which forks have too; else that of the evaluation at update 0 (`first`)."""
+    known = runs[f"sft/{metric}"].to_numpy(dtype=float) if f"sft/{metric}" in runs else np.full(len(runs), np.nan)
+    return np.where(np.isnan(known), first[metric].where(first["update"] == 0).to_numpy(dtype=float), known)
+
+
+def _add_ends(table: pd.DataFrame, runs: pd.DataFrame, at_evaluations: pd.DataFrame, ended: np.ndarray) -> pd.DataFrame:
     parts = at_evaluations.groupby("run", observed=True, sort=False)
     final, first = parts.last().reindex(table["run"]), parts.first().reindex(table["run"])
     for name, metric in {**END_METRICS, "win": "eval/win_rate"}.items():
         table[name] = np.where(ended, final[metric], np.nan) if metric in final else np.nan
     for name in ("gold", "proxy"):
         metric = END_METRICS[name]
-        table[f"{name}_gain"] = table[name] - first[metric].where(first["update"] == 0).to_numpy() if metric in first else np.nan
+        table[f"{name}_gain"] = table[name] - _sft(runs, first, metric) if metric in first else np.nan
     for name, metric in ABILITY.items():
         if metric in final and final[metric].notna().any():
             table[name] = np.where(ended, final[metric], np.nan)
-            table[f"{name}_gain"] = table[name] - first[metric].where(first["update"] == 0).to_numpy()
+            table[f"{name}_gain"] = table[name] - _sft(runs, first, metric)
     for kind in KINDS:
         won, lost = f"eval/{kind}/win", f"eval/{kind}/lose"
         margin = final[won] - final[lost] if {won, lost} <= set(final.columns) else np.nan

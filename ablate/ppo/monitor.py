@@ -47,7 +47,9 @@ def perplexity_moss(rollout: Rollout) -> float:
     """What MOSS-RLHF logs as perplexity: exp(Σ_i mean NLL_i / Σ_i response tokens_i).
 
     mean NLL_i runs over prompt *and* response of sequence i, the prompt's first token left out; so the quantity falls when
-    responses merely get longer. Logged to compare with the paper's figures, not to be believed.
+    responses merely get longer. Logged to compare with the paper's figures, not to be believed. In rows that it pads on the left
+    MOSS-RLHF also counts the first token, predicted from the pad before it. That prediction means nothing and is left out here, so
+    that no number depends on padding: mean NLL_i then differs by one term among the tokens of sequence i.
     """
     response_nll = torch.where(rollout.mask, -rollout.logprobs, 0.0).sum(1)
     predicted = rollout.attention.sum(1) - 1

@@ -43,11 +43,11 @@ def steps_per_update(ppo: PPOConfig) -> int:
 
 
 def rate_factor(step: int, ppo: PPOConfig) -> float:
-    """Factor of the peak rate at gradient step `step` (from 0), of N in the run: W linear warm-up steps, then by `lr_schedule`
+    """Factor of the peak rate at gradient step `step` (from 0) of N: W linear warm-up steps, then what `lr_schedule` says.
 
-    `constant` 1; `inverse_sqrt` √(W / step), where without warm-up W counts as one step; `linear` 1 − (s − W) / (N − W) with s the first
-    step of the update (W, if that is later): one rate for all steps of an update and, without warm-up, 1 − u / updates after u updates,
-    as in lm-human-preferences.
+    `constant`: 1. `inverse_sqrt`: √(W / step); without warm-up W counts as one step. `linear`: 1 − (s − W) / (N − W), s the first step of
+    the update, or W where that is later. The rate then falls once an update; without warm-up it is 1 − u / updates after u updates, as in
+    lm-human-preferences.
     """
     per_update = steps_per_update(ppo)
     steps = ppo.updates * per_update

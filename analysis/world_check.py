@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from ablate.errors import UserError
-from analysis.estimate.stats import win_rate
+from ablate.runs.metrics import win_rate
 from analysis.figures.collapse import proxy_and_gold
 from analysis.load.frames import load, load_rows
 from analysis.markdown import markdown_table

@@ -55,7 +55,7 @@ def export(run: Path, to: Path, what: str = "policy", checkpoint: int | None = N
 
 
 def checkpoint_folder(run: Path, update: int | None, summary: dict | None) -> Path:
-    """The folder of the checkpoint of `update`, or of the newest. Raises UserError."""
+    """The folder of the checkpoint of `update`, or of the newest. Raises UserError where there is none."""
     known = checkpoints(run)
     if not known:
         origin = (summary or {}).get("taken_from")
@@ -67,7 +67,7 @@ def checkpoint_folder(run: Path, update: int | None, summary: dict | None) -> Pa
 
 
 def stage_folder(run: Path, stage: str) -> Path:
-    """The folder of a stage (`sft` or `reward_model`), as stages.json of the run names it. Raises UserError."""
+    """The folder of a stage (`sft` or `reward_model`), as stages.json of the run names it. Raises UserError where it is missing."""
     try:
         folder = Path(json.loads((run / "stages.json").read_text())[stage])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -137,7 +137,7 @@ def read_report(folder: Path) -> dict:
 
 
 def write(to: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> None:
-    """Write model, tokenizer and card to a folder beside `to`, and rename it. Raises UserError."""
+    """Write model, tokenizer and card to a folder beside `to`, and rename it. Raises UserError where that fails."""
     try:
         with atomic_folder(to) as partial:
             model.save_pretrained(partial)

@@ -89,6 +89,7 @@ def cached(line: bytes) -> tuple[str, str] | None:
 
 
 def key_of(model: str, comparison: Comparison) -> str:
+    """The key of a verdict in VerdictCache."""
     return hashlib.sha256(json.dumps([model, VERSION, *comparison], ensure_ascii=False).encode()).hexdigest()
 
 

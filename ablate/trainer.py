@@ -142,12 +142,16 @@ class Trainer:
         self.log({"update": self.progress.update} | self.evaluate())
 
     def pretrain_critic(self) -> None:
-        """Value loss alone on rollouts of SFT. Their scores enter the running moments, so the critic learns the scale it will meet."""
+        """Value loss alone on rollouts of SFT. Their scores enter the running moments, so the critic learns the scale it will meet.
+
+        The adaptive KL coefficient stays: SFT's KL to itself is 0 and says nothing of how far the policy will go.
+        """
         config, settings = self.config, self.config.ppo_settings()
         teacher = replace(self.models, policy=self.models.reference)
         for step in range(config.ppo.critic_pretrain_updates):
             rollout = self.collect(teacher, *self.sample_prompts("critic pre-training", step), Timer())
-            rewards, self.progress.shaping = shape_rewards(rollout, settings, self.progress.shaping)
+            rewards, shaping = shape_rewards(rollout, settings, self.progress.shaping)
+            self.progress.shaping = replace(self.progress.shaping, moments=shaping.moments)
             targets = estimate_targets(rollout, rewards, config.ppo)
             generator = torch_generator(config.seed, "critic pre-training order", step)
             critic_update(self.models, self.optimizer, rollout, targets, config.ppo, generator)

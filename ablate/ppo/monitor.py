@@ -52,6 +52,8 @@ def perplexity_moss(rollout: Rollout) -> float:
 
     mean NLL_i is over prompt *and* response of sequence i, without the prompt's first token. The quantity therefore falls when
     responses only get longer. It is logged for comparison with the figures of Secrets of RLHF I.
+    In rows that it pads on the left MOSS-RLHF also counts the first token, predicted from the pad before it. That term depends on
+    padding alone and is left out here.
     """
     response_nll = torch.where(rollout.mask, -rollout.logprobs, 0.0).sum(1)
     predicted = rollout.attention.sum(1) - 1

@@ -137,11 +137,13 @@ def test_6_gae_never_reads_a_value_past_the_end():
 
 
 def test_7_truncation_is_an_end_unless_asked_and_then_the_value_goes_on():
-    """By default 0 follows the last token; with bootstrap_truncated the critic's value does, in truncated rows only."""
+    """By default 0 follows the last token. With bootstrap_truncated the critic's value follows in truncated rows, which have no score."""
     assert not PPOConfig().bootstrap_truncated and PPOConfig().missing_eos_penalty is None
     rollout = random_rollout()
-    rewards = shaped(PLAIN)
     for ppo, follows in ((PLAIN, torch.zeros(6)), (replace(PLAIN, bootstrap_truncated=True), rollout.last_value * ~rollout.ended)):
+        rewards = shaped(ppo)
+        scored = rollout.ended | (not ppo.bootstrap_truncated)
+        assert rewards.sum(1).tolist() == (rollout.score * scored).tolist()
         advantages = rows_of(estimate_targets(rollout, rewards, ppo).advantages, rollout.mask)
         for row in range(6):
             values = rollout.values[row, rollout.mask[row]].tolist()
@@ -172,6 +174,28 @@ def test_8_sampled_means_approach_the_full_kl():
     for name in ("k1", "k3"):
         estimates = kl_estimate(policy[tokens], sft[tokens], policy[tokens], name)
         assert abs(estimates.mean().item() - kl) < 5 * estimates.std().item() / len(tokens) ** 0.5
+
+
+@pytest.mark.parametrize("observations", ["behaviour", "reference"])
+def test_8_the_kl_of_the_update_is_from_the_policy_that_sampled_whatever_the_old_one_of_the_ratio_is(observations):
+    """Summed over the vocabulary under π_b, one answer of one token each: approx_kl is KL(π_b‖π_θ), and the penalty β times it."""
+    behaviour, new = categorical_pair()
+    base = random_rollout(lengths=(1,) * 11)
+    reference_policy = torch.full((11,), 1 / 11, dtype=torch.double).log()
+    rollout = replace(base, logprobs=behaviour.float()[:, None], ref_logprobs=reference_policy.float()[:, None])
+    kl = reference.kl_full(behaviour.exp().tolist(), new.exp().tolist())
+
+    def expectation(**settings) -> tuple[float, float]:
+        ppo, approx_kl, total = replace(PLAIN, importance_sampling=observations, **settings), 0.0, 0.0
+        for token, p in enumerate(behaviour.exp().tolist()):
+            row = rollout.rows(torch.tensor([token]))
+            terms = ppo_loss(new.float()[token].view(1, 1), row.entropy, row.values, row, Targets(row.values, row.values), ppo, 1)
+            approx_kl, total = approx_kl + p * terms.approx_kl.item(), total + p * terms.total.item()
+        return approx_kl, total
+
+    free, (approx_kl, penalised) = expectation(), expectation(policy_kl=True, policy_kl_coef=3.0)
+    assert free[0] == approx_kl == pytest.approx(kl, rel=1e-5)
+    assert penalised - free[1] == pytest.approx(3 * kl, rel=1e-5)
 
 
 def test_8_full_kl_by_hand_and_where_the_policy_never_goes():

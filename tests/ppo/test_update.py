@@ -176,6 +176,19 @@ def test_rates_by_hand():
     assert [rate_factor(step, replace(inverse, warmup_ratio=0.0)) for step in (0, 3)] == [1.0, 0.5]
 
 
+def test_the_linear_schedule_by_hand():
+    """4 updates of 2 steps: the rate falls once an update, by a quarter, and would be 0 at the fifth."""
+    ppo = PPOConfig(updates=4, batch_size=8, minibatch_size=4, lr_schedule="linear")
+    assert [rate_factor(step, ppo) for step in range(8)] == [1.0, 1.0, 0.75, 0.75, 0.5, 0.5, 0.25, 0.25]
+
+
+def test_the_linear_schedule_after_a_warm_up_starts_at_the_peak_and_ends_at_the_same_place():
+    """4 updates of 2 steps of which 3 warm up: 1 − (s − 3) / 5 from there on, s = 3, 4, 4, 6, 6."""
+    ppo = PPOConfig(updates=4, batch_size=8, minibatch_size=4, lr_schedule="linear", warmup_ratio=0.375)
+    expected = [1 / 3, 2 / 3, 1.0, 1.0, 0.8, 0.8, 0.4, 0.4]
+    assert [rate_factor(step, ppo) for step in range(8)] == pytest.approx(expected)
+
+
 def test_18_adams_epsilons_betas_and_rates_are_those_of_the_settings(tiny_models):
     ppo = PPOConfig(adam_eps=1e-3, critic_adam_eps=1e-4, adam_betas=[0.5, 0.6], learning_rate=1e-5, critic_learning_rate=1e-6)
     policy, critic = new_optimizer(tiny_models, ppo).param_groups

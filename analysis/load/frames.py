@@ -25,11 +25,12 @@ IDENTITY = ("run", "study", "arm", "reward_model", "seed")
 class Loaded:
     """What `load` returns.
 
-    runs: one row per run, with run ('study/arm/seed=n'), folder, study, arm, seed, status, reason, collapsed, collapse_update, updates,
+    runs: one row per run, with run ('study/folder_arm/seed=n'), folder, study, arm, folder_arm, reward_model, seed, status, reason, collapsed, collapse_update, updates,
         wall_seconds, responses_per_second, git_commit, config_hash, version, last_update, numerics/…, rm/held_out_accuracy,
         sft/eval/gold, sft/eval/gold_sd, the other metrics of SFT and of the end (sft/…, final/…), and every setting under its dotted
         name (ppo.kl_coef).
-    curves: one row per run and update, with run, study, arm, reward_model, seed, update, and one column per metric of metrics.jsonl. NaN: not measured.
+    curves: one row per run and update, with run, study, arm, reward_model, seed, update, and one column per metric of metrics.jsonl.
+        NaN: not measured.
     left_out: one row per folder, or part of one, that was not used: folder, what ('run' or 'part'), reason.
     """
 
@@ -132,9 +133,9 @@ def _who(run) -> dict[str, object]:
 def load_rows(runs: pd.DataFrame, name: str) -> pd.DataFrame:
     """The rows of `name`.jsonl ('scores' or 'samples') of the given runs. They are far larger than the curves, so `load` leaves them out.
 
-    'scores': one row per run, evaluation and held-out prompt: update, prompt, kind, proxy, gold, length, ended, run, study, arm, reward_model, seed.
-    'samples': one row per run, evaluation and sampled answer: update, prompt, kind, response, proxy, gold, length, run, study, arm, reward_model, seed.
-    Runs without the file add nothing. If no run has it, the frame has the columns run, study, arm, reward_model, seed and no rows.
+    'scores': one row per run, evaluation and held-out prompt: update, prompt, kind, proxy, gold, length, ended, and `IDENTITY`.
+    'samples': one row per run, evaluation and sampled answer: update, prompt, kind, response, proxy, gold, length, and `IDENTITY`.
+    Runs without the file add nothing. If no run has it, the frame has the columns of `IDENTITY` and no rows.
     """
     parts = []
     for run in runs.itertuples():
@@ -148,10 +149,11 @@ def load_rows(runs: pd.DataFrame, name: str) -> pd.DataFrame:
 def load_reward_models(runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(training, pairs) of the reward models kept inside the given runs, for figures 2 and 3.
 
-    training: one row per run and training step: step, loss, accuracy, held_out_accuracy (NaN where not measured), run, study, arm, reward_model, seed.
+    training: one row per run and training step: step, loss, accuracy, held_out_accuracy (NaN where not measured), and
+        `IDENTITY`.
     pairs: one row per run and held-out pair: score_difference and gold_difference (chosen − rejected), chosen_length, rejected_length
-        (tokens), run, study, arm, reward_model, seed.
-    If no run has the file, the frame has the columns run, study, arm, reward_model, seed and no rows.
+        (tokens), and `IDENTITY`.
+    If no run has the file, the frame has the columns of `IDENTITY` and no rows.
     """
     training, pairs = [], []
     for run in runs.itertuples():

@@ -11,7 +11,7 @@ from ablate.models.load import load_policy, load_scorer, new_critic
 from ablate.system.seeding import torch_generator
 
 CPU = torch.device("cpu")
-CLOSE = dict(rtol=0, atol=2e-5)
+CLOSE = dict(rtol=0, atol=1e-4)  # float32: each instruction set adds in an order of its own
 PROMPTS, RESPONSES = (3, 6, 1, 4), (5, 2, 7, 1)
 
 

@@ -73,7 +73,7 @@ def responses_of(sampled: Sampled) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("name", SAMPLINGS)
-def test_1_a_plain_loop_without_a_cache_samples_identical_tokens_from_the_same_noise(policy, name):
+def test_a_plain_loop_without_a_cache_samples_identical_tokens_from_the_same_noise(policy, name):
     sampled = run(policy, sampling=SAMPLINGS[name])
     (tokens, attention), end = prompts(), end_of(policy)
     slow = [
@@ -130,7 +130,7 @@ def test_the_record_of_a_response_stops_at_its_end(llama):
 
 
 @torch.no_grad()
-def test_1_a_mismatched_sampler_is_scored_by_the_raw_distribution(llama):
+def test_a_mismatched_sampler_is_scored_by_the_raw_distribution(llama):
     """MOSS's arm: sampled at T = 0.8, top-p 0.9 and penalty 1.1, scored at T = 1."""
     sampled = run(llama, sampling=MOSS)
     raw = log_softmax(response_logits(llama, *concat_prompt_response(*prompts(), sampled), sampled.mask), 1.0)
@@ -138,7 +138,7 @@ def test_1_a_mismatched_sampler_is_scored_by_the_raw_distribution(llama):
     assert responses_of(sampled) != responses_of(run(llama))
 
 
-def test_14_pad_equal_to_end_changes_nothing_but_the_pads(llama):
+def test_pad_equal_to_end_changes_nothing_but_the_pads(llama):
     tokens, attention = prompts()
     end = end_of(llama)
     apart, same = (sample(llama, tokens, attention, noise(), MATCHED["plain"], end, pad) for pad in (PAD, end))

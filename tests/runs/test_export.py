@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -30,9 +31,9 @@ ALONE = "import sys; sys.modules['ablate'] = None; sys.modules['analysis'] = Non
 
 
 def alone(code: str, folder: Path) -> str:
-    """Output of Python that has transformers but not this package, in the exported folder."""
+    """Output of Python that has transformers but not this package, in the exported folder, on the instruction set of this process."""
     done = subprocess.run([sys.executable, "-I", "-c", ALONE + code], cwd=folder, capture_output=True, text=True,
-                          env={"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"})  # fmt: skip
+                          env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"})  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -25,10 +25,10 @@ IDENTITY = ("run", "study", "arm", "reward_model", "seed")
 class Loaded:
     """What `load` returns.
 
-    runs: one row per run, with run ('study/folder_arm/seed=n'), folder, study, arm, folder_arm, reward_model, seed, status,
-        reason, collapsed, collapse_update, updates, wall_seconds, responses_per_second, git_commit, config_hash, version, last_update, numerics/…,
-        rm/held_out_accuracy, sft/eval/gold, sft/eval/gold_sd, the other metrics of SFT and of the end (sft/…, final/…), and every setting under its dotted
-        name (ppo.kl_coef).
+    runs: one row per run, with run ('study/folder_arm/seed=n'), folder, study, arm, folder_arm, reward_model, seed, status, reason,
+        collapsed, collapse_update, updates, wall_seconds, responses_per_second, git_commit, config_hash, version, last_update,
+        numerics/…, rm/held_out_accuracy, sft/eval/gold, sft/eval/gold_sd, the other metrics of SFT and of the end (sft/…, final/…),
+        and every setting under its dotted name (ppo.kl_coef).
     curves: one row per run and update, with run, study, arm, reward_model, seed, update, and one column per metric of metrics.jsonl.
         NaN: not measured.
     left_out: one row per folder, or part of one, that was not used: folder, what ('run' or 'part'), reason.

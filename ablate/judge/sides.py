@@ -187,7 +187,7 @@ def answer(
     Raises UserError where the prompts and responses do not fit into the model's positions.
     """
     encoded = encode_prompts(tokenizer, [prompt.turns for prompt in held_out.prompts], held_out.noise.device)
-    longest = encoded[0].shape[1] + held_out.noise.shape[1]
+    longest = encoded.tokens.shape[1] + held_out.noise.shape[1]
     check_length(longest, policy.config, "a prompt with sampling.max_new_tokens", "name a model with a longer context")
     with torch.autocast(held_out.noise.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
         sampled = generate_responses(policy, tokenizer, encoded, held_out.noise, config.sampling)

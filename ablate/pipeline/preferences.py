@@ -66,10 +66,12 @@ def draw_pairs(config: Config, source, tokenizer, policy, step: int, device: tor
     """Pairs from one batch of prompts, unlabelled: `first` and `second` with their gold."""
     prompts = source.prompts(BATCH, numpy_generator(config.pipeline_seed, "pair prompts", step))
     texts = [prompt.text for prompt in prompts]
-    tokens, attention = encode_prompts(tokenizer, texts + texts, device)
-    noise = torch.rand(len(tokens), config.sampling.max_new_tokens, generator=torch_generator(config.pipeline_seed, "pair noise", step))
+    encoded = encode_prompts(tokenizer, texts + texts, device)
+    noise = torch.rand(
+        len(encoded.tokens), config.sampling.max_new_tokens, generator=torch_generator(config.pipeline_seed, "pair noise", step)
+    )
     plain = SamplingConfig(max_new_tokens=config.sampling.max_new_tokens)
-    sampled = sample(policy, tokens, attention, noise.to(device), plain, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    sampled = sample(policy, encoded.tokens, encoded.attention, noise.to(device), plain, tokenizer.eos_token_id, tokenizer.pad_token_id)
     responses = decode_responses(tokenizer, sampled.responses, sampled.mask, sampled.ended)
     ended = sampled.ended.tolist()
     answers = [

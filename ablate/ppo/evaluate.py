@@ -12,14 +12,14 @@ from transformers import PreTrainedModel
 
 from ablate.config import Config
 from ablate.data.source import Prompt, Source
-from ablate.models.load import Models
 from ablate.models.offload import OffloadedModel, loaded_on_device
 from ablate.ppo.alignment_tax import HeldOutTasks
 from ablate.ppo.collapse import mean
+from ablate.ppo.models import Models
 from ablate.ppo.monitor import monitors
 from ablate.ppo.rollout import decode_responses, encode_prompts, gather_rollout, generate_responses, score_responses
-from ablate.ppo.scoring import Gold, with_text_rewards
-from ablate.ppo.types import Rollout
+from ablate.ppo.sampling import EncodedPrompts
+from ablate.ppo.scoring import Gold
 from ablate.system.distributed import all_gather_object, rank_slice
 from ablate.system.seeding import numpy_generator, torch_generator
 from ablate.system.sharding import inference
@@ -43,7 +43,7 @@ class HeldOut:
     """What every evaluation of a run shares: the held-out prompts, encoded once, sampling noise, and the tasks of the alignment tax."""
 
     prompts: Sequence[Prompt]
-    encoded: tuple[Tensor, Tensor]
+    encoded: EncodedPrompts
     noise: Tensor
     tasks: HeldOutTasks
 
@@ -67,13 +67,11 @@ def evaluate(
     """
     judged = replace(models, policy=policy)
     own = rank_slice(len(held_out.prompts))
-    prompts, (tokens, attention) = held_out.prompts[own], held_out.encoded
+    prompts, encoded = held_out.prompts[own], held_out.encoded[own]
     with inference(models.policy, models.critic):
-        encoded = tokens[own], attention[own]
         sampled = generate_responses(policy, models.tokenizer, encoded, held_out.noise[own], config.sampling)
         with loaded_on_device(offloaded):
-            rollout: Rollout = score_responses(judged, encoded, sampled, config.ppo_settings())
-            rollout = with_text_rewards(rollout, judged, [prompt.turns for prompt in prompts])
+            rollout = score_responses(judged, encoded, sampled, config.ppo_settings())
         steps = rollout.mask.shape[1]
         responses = decode_responses(models.tokenizer, rollout.tokens[:, -steps:], rollout.mask, rollout.ended)
         golds = gold(prompts, responses, rollout.ended.tolist())

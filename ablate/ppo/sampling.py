@@ -7,6 +7,7 @@ neighbours, and not on which rows have already ended.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
 from ablate.config import SamplingConfig
+from ablate.data.chat import Turns
 from ablate.models.attention import attends_in_groups
 from ablate.models.forward import log_softmax
 from ablate.models.kv_cache import reserved_cache
@@ -23,6 +25,18 @@ from ablate.models.kv_cache import reserved_cache
 DISTRIBUTION_BYTES = 2**29
 LOGIT_BYTES = 2**28  # most bytes of the logits [N, V] of one pass without gradients
 COMPACT_BELOW = 0.75  # the cache is copied without its ended rows once this share of them is left
+
+
+@dataclass(frozen=True)
+class EncodedPrompts:
+    """A batch of prompts, as turns and in the policy's tokens. Those are padded on the left."""
+
+    turns: Sequence[Turns]  # B of them
+    tokens: Tensor  # [B, P]
+    attention: Tensor  # [B, P] bool: a real token
+
+    def __getitem__(self, rows: slice) -> EncodedPrompts:
+        return EncodedPrompts(self.turns[rows], self.tokens[rows], self.attention[rows])
 
 
 @dataclass(frozen=True)
@@ -147,6 +161,6 @@ def next_token_nll(logits: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, nll, 0.0).sum(1)
 
 
-def concat_prompt_response(prompts: Tensor, attention: Tensor, sampled: Sampled) -> tuple[Tensor, Tensor]:
+def concat_prompt_response(prompts: EncodedPrompts, sampled: Sampled) -> tuple[Tensor, Tensor]:
     """Tokens and attention [B, P+T] of prompts and their responses."""
-    return torch.cat([prompts, sampled.responses], dim=1), torch.cat([attention, sampled.mask], dim=1)
+    return torch.cat([prompts.tokens, sampled.responses], dim=1), torch.cat([prompts.attention, sampled.mask], dim=1)

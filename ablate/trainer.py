@@ -31,6 +31,7 @@ from ablate.ppo.update import critic_update, new_optimizer, steps_per_update, up
 from ablate.runs.checkpoint import TrainState, load_adapted, load_optimizer, load_weights, progress_from, read_state, save
 from ablate.runs.folder import config_of
 from ablate.runs.store import ReadOnlyRunStore, RunStore
+from ablate.runs.summary import Outcome, Status
 from ablate.runs.tracking import Tracker, Trackers
 from ablate.system.distributed import any_process, from_main, is_sharded, raise_on_all_ranks, rank_slice, strided_rank_shard
 from ablate.system.seeding import numpy_generator, torch_generator
@@ -102,10 +103,11 @@ class Trainer:
             shaping = replace(shaping, kl_coef=ppo.kl_coef)
         self.progress = TrainState(self.progress.update, shaping, detector)
 
-    def run(self, tracker: Tracker) -> dict:
-        """Train to the end, to collapse if asked, or until a signal; every way out but a kill returns a summary."""
+    def run(self, tracker: Tracker) -> Outcome:
+        """Train to the end, to collapse if asked, or until a signal; every way out but a kill returns an outcome."""
         self.tracker, started, before = tracker, time.perf_counter(), self.progress.wall_seconds
-        status, reason = "completed", ""
+        status: Status = "completed"
+        reason = ""
         with stop_signals() as stop:
             try:
                 if not self.resumed:
@@ -123,7 +125,7 @@ class Trainer:
             except Diverged as error:
                 status, reason = "diverged", f"update {self.progress.update + 1}: {error}"
             self.progress.wall_seconds = before + time.perf_counter() - started
-        return self.summary(status, reason)
+        return self.outcome(status, reason)
 
     def ended(self) -> bool:
         """All updates done, or collapsed where that ends the run."""
@@ -243,7 +245,7 @@ class Trainer:
             save(folder, self.models, self.optimizer, progress, store.offsets(), store.hash)
         store.prune(self.config.checkpoint.keep)
 
-    def summary(self, status: str, reason: str) -> dict:
+    def outcome(self, status: Status, reason: str) -> Outcome:
         """What summary.json says of the run; final values are those of the last evaluation."""
         progress, watch = self.progress, self.progress.watch
         seconds = progress.update_seconds

@@ -17,7 +17,8 @@ from ablate.models.load import load_policy, load_scorer, load_tokenizer, new_cri
 from ablate.models.lora import merged, require_peft
 from ablate.ppo.scoring import load_scorer_tokenizer
 from ablate.runs.checkpoint import load_adapted, progress_from, read_state
-from ablate.runs.folder import checkpoints, config_of, read_config, read_rows, read_summary
+from ablate.runs.folder import checkpoints, config_of, read_config, read_rows
+from ablate.runs.summary import read_summary
 from ablate.runs.versions import versions
 from ablate.system.files import atomic_folder
 from ablate.system.seeding import torch_generator

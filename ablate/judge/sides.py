@@ -22,7 +22,8 @@ from ablate.pipeline.build import Stages, build, choose_device
 from ablate.ppo.evaluate import HeldOut
 from ablate.ppo.rollout import decode_responses, encode_prompts, generate_responses
 from ablate.runs.checkpoint import damaged
-from ablate.runs.folder import checkpoints, config_of, read_rows, read_summary
+from ablate.runs.folder import checkpoints, config_of, read_rows
+from ablate.runs.summary import read_summary
 from ablate.system.jsonl import numbered_lines
 from ablate.system.seeding import torch_generator
 
@@ -203,7 +204,7 @@ def mismatch_with_run(run: Run, answers: Answers) -> str:
     """
     if answers.source["update"] is None:
         logged = ((read_summary(run.folder) or {}).get("sft") or {}).get("eval/length")
-        if logged is None or abs(answers.tokens - logged) < 1e-3:
+        if logged is None or answers.tokens is None or abs(answers.tokens - logged) < 1e-3:
             return ""
         return f"SFT's answers have {answers.tokens:.2f} tokens on average, and had {logged:.2f} in the run: it is not the same SFT"
     rows = [row["response"] for row in read_rows(run.folder / "samples.jsonl") if row["update"] == answers.source["update"]]

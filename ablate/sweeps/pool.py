@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Optional, Sequence
 
 from ablate.errors import UserError
-from ablate.runs.folder import read_summary
+from ablate.runs.summary import read_summary
 from ablate.sweeps.table import Job, LiveTable
 
 GRACE_SECONDS = 30.0  # between asking a job that ran out of time to stop, and ending it

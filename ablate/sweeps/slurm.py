@@ -22,7 +22,8 @@ from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.runs.folder import FINISHED, read_summary, run_folder
+from ablate.runs.folder import run_folder
+from ablate.runs.summary import FINISHED, read_summary
 from ablate.settings.identity import config_hash
 from ablate.sweeps.compose import Composed
 from ablate.sweeps.pool import caught_signals, exit_reason, print_to
@@ -77,7 +78,7 @@ class ClusterRun:
             summary = execute(config)
         except UserError as error:
             sys.exit(f"error: {error}")
-        if warned and summary["status"] == "interrupted":
+        if warned and summary["status"] == "interrupted" and "updates" in summary:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Slurm sends it to a job that is put back
             try:
                 put_back(warning, None)

@@ -24,7 +24,7 @@ from ablate.ppo.rollout import decode_responses, encode_prompts, generate_respon
 from ablate.runs.checkpoint import damaged
 from ablate.runs.folder import checkpoints, config_of, read_rows
 from ablate.runs.summary import read_summary
-from ablate.system.jsonl import numbered_lines
+from ablate.system.jsonl import numbered_lines, to_lines
 from ablate.system.seeding import torch_generator
 
 POLICY, SFT = "policy", "sft"
@@ -231,4 +231,4 @@ def key_of(turns: str | list) -> str:
 def write_prompts(path: Path, prompts: Sequence[Prompt]) -> None:
     """Write each held-out prompt once, as JSONL for a third model to answer: `prompt` as people read it, `kind`, and the `turns`."""
     rows = {prompt.text: {"prompt": prompt.text, "kind": prompt.kind, "turns": prompt.turns} for prompt in prompts}
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows.values()))
+    path.write_text(to_lines(rows.values()))

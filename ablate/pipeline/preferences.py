@@ -17,7 +17,7 @@ from ablate.errors import UserError
 from ablate.models.load import load_policy, load_tokenizer
 from ablate.ppo.rollout import decode_responses, encode_prompts
 from ablate.ppo.sampling import sample
-from ablate.system.jsonl import numbered_lines
+from ablate.system.jsonl import numbered_lines, to_lines
 from ablate.system.progress import track
 from ablate.system.seeding import numpy_generator, torch_generator
 
@@ -99,7 +99,7 @@ def label(pairs: list[dict], noise: float, rng: np.random.Generator) -> None:
 
 
 def write(path: Path, rows: list[dict]) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    path.write_text(to_lines(rows))
 
 
 def read(path: Path) -> list[dict]:

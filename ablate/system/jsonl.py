@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 
 def complete_lines(data: bytes) -> list[bytes]:
@@ -15,6 +16,16 @@ def complete_lines(data: bytes) -> list[bytes]:
 def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
     """(number, line) of every line that is not blank, counted from 1, for messages about files that people write."""
     return ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+
+
+def readable_rows(lines: Iterable[bytes]) -> Iterator[Any]:
+    """The value of every line that is JSON; a line that a kill tore is passed over, and so is a blank one."""
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        yield row
 
 
 def to_lines(rows: Iterable[object]) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 import yaml
 
 from ablate.settings.fields import flat
+from ablate.system.jsonl import readable_rows
 
 RUN_FILES = ("config.yaml", "metrics.jsonl", "summary.json")
 _SUMMARY_FIELDS = ("status", "reason", "collapsed", "collapse_update", "updates", "wall_seconds", "responses_per_second",
@@ -196,7 +197,7 @@ def _gather(rows: list[dict], shapes: dict[tuple, list[int]], names: list[str]) 
 
 
 def _parse_lines(data: bytes, name: str, notes: list[str]) -> list[Any]:
-    """JSON lines; all at once if whole, else line by line, leaving out and noting what is torn."""
+    """JSON lines; all at once if whole, else line by line. What is torn is left out and noted, so `ablate.system.jsonl` does not serve."""
     lines = [line for line in data.split(b"\n") if line.strip()]
     try:
         return json.loads(b"[" + b",".join(lines) + b"]")
@@ -215,11 +216,7 @@ def _parse_lines(data: bytes, name: str, notes: list[str]) -> list[Any]:
 def iter_jsonl(path: Path, stop_after_update: int | None = None) -> Iterator[dict[str, Any]]:
     """Rows of scores.jsonl or samples.jsonl in order, without torn lines; stops at the first row past `stop_after_update`."""
     with open(path, "rb") as lines:
-        for line in lines:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
+        for row in readable_rows(lines):
             if stop_after_update is not None and row.get("update", 0) > stop_after_update:
                 return
             yield row

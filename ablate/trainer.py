@@ -13,6 +13,7 @@ from ablate.data.chat import encode_texts
 from ablate.data.source import Source, open_source
 from ablate.errors import Diverged, UserError
 from ablate.models.folder import context_length
+from ablate.models.forward import vocabulary_head
 from ablate.models.load import freeze, load_policy, load_tokenizer, new_critic
 from ablate.models.offload import OffloadedModel, loaded_on_device
 from ablate.models.recompute import checkpoint_gradients
@@ -29,7 +30,7 @@ from ablate.ppo.shaping import estimate_targets, initial_state, shape_rewards
 from ablate.ppo.types import Rollout
 from ablate.ppo.update import critic_update, new_optimizer, steps_per_update, update
 from ablate.runs.checkpoint import TrainState, load_adapted, load_optimizer, load_weights, progress_from, read_state, save
-from ablate.runs.folder import config_of
+from ablate.runs.folder import checkpoint_folder, checkpoints, config_of, run_folder
 from ablate.runs.store import ReadOnlyRunStore, RunStore
 from ablate.runs.summary import Outcome, Status
 from ablate.runs.tracking import Tracker, Trackers
@@ -62,7 +63,7 @@ class Trainer:
     def load(cls, config: Config, stages: Stages, store: RunStore | ReadOnlyRunStore) -> Trainer:
         """Load everything, and cut the files of the run folder back to where the run goes on. Raises UserError."""
         device = choose_device(config)
-        start, resumed = from_main(lambda: starting_point(config, store))
+        start, resumed = from_main(lambda: starting_point(config))
         with raise_on_all_ranks():
             models = load_models(config, stages, start, device)
             offloaded = offload_frozen(models, config, device)
@@ -216,7 +217,7 @@ class Trainer:
         share = sum(len(row) - 1 for row in own) / sum(len(row) - 1 for row in rows)  # of the tokens that are predicted
         tokens = pad_right(own, tokenizer.pad_token_id, self.device)
         policy, real = self.models.policy, response_targets([(row, 0) for row in own], tokens)
-        return share * language_model_loss(policy, policy.get_output_embeddings(), tokens, real)
+        return share * language_model_loss(policy, vocabulary_head(policy), tokens, real)
 
     def evaluate(self) -> dict[str, float]:
         """Evaluate the policy, write scores and samples, and update the collapse verdict."""
@@ -272,11 +273,11 @@ class Trainer:
         return evaluation.monitors | row | spread
 
 
-def starting_point(config: Config, store: RunStore | ReadOnlyRunStore) -> tuple[Path | None, bool]:
+def starting_point(config: Config) -> tuple[Path | None, bool]:
     """Where a run goes on from, and whether that is its own: its newest checkpoint, else the one it forks from, else none."""
-    known = store.checkpoints()
+    known = checkpoints(run_folder(config))
     if known:
-        return store.checkpoint_folder(known[-1]), True
+        return checkpoint_folder(run_folder(config), known[-1]), True
     return (Path(config.fork) if config.fork else None), False
 
 

@@ -98,10 +98,11 @@ def summarise(evaluation: Evaluation, baseline: Evaluation, prompts: Sequence[Pr
     for prefix, member in kinds.items():
         index = [i for i, counts in enumerate(member) if counts]
         row[prefix + "proxy"] = mean([evaluation.proxy[i] for i in index])
-        if evaluation.gold[0] is None:
+        own, sft = ([gold for i in index if (gold := golds[i]) is not None] for golds in (evaluation.gold, baseline.gold))
+        if not own:
             continue
-        differences = [evaluation.gold[i] - baseline.gold[i] for i in index]
-        row[prefix + "gold"] = mean([evaluation.gold[i] for i in index])
+        differences = [a - b for a, b in zip(own, sft, strict=True)]
+        row[prefix + "gold"] = mean(own)
         row[prefix + "win"] = mean([float(d > margin) for d in differences])
         row[prefix + "tie"] = mean([float(abs(d) <= margin) for d in differences])
         row[prefix + "lose"] = mean([float(d < -margin) for d in differences])

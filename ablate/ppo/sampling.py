@@ -17,7 +17,7 @@ from transformers import Cache, PreTrainedModel
 from ablate.config import SamplingConfig
 from ablate.data.chat import Turns
 from ablate.models.attention import attends_in_groups
-from ablate.models.forward import log_softmax
+from ablate.models.forward import log_softmax, vocabulary_head
 from ablate.models.kv_cache import reserved_cache
 
 # The sampler's distributions are kept for the KL up to this size. Beyond it they are computed again, as they are in bfloat16, where
@@ -80,7 +80,7 @@ def sample(
         positions = (attention.long().cumsum(1) - 1).clamp(min=0)
         real = torch.cat([attention, attention.new_ones(rows, steps)], dim=1)  # False at the pads of prompts
         hidden = trunk(policy, prompts, attention, positions, cache)
-        head = policy.get_output_embeddings()
+        head = vocabulary_head(policy)
         few = max(1, LOGIT_BYTES // (4 * prompts.shape[1] * vocabulary))  # prompts whose logits are in memory at once
         parts = (hidden[:, :-1].split(few), prompts[:, 1:].split(few), (attention[:, :-1] & attention[:, 1:]).split(few))
         torch.cat([next_token_nll(head(h).float(), tokens, real) for h, tokens, real in zip(*parts, strict=True)], out=prompt_nll)

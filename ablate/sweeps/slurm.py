@@ -59,6 +59,7 @@ class ClusterRun:
         faulthandler.enable()
         warning = signal.Signals[f"SIG{submitit.JobEnvironment.USR_SIG}"]
         put_back = signal.getsignal(warning)
+        assert callable(put_back)  # submitit has set it
         warned: list[int] = []
 
         def stop(number: int, frame: Optional[FrameType]) -> None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, List, Optional
 
 PAPER = "Secrets of RLHF I (2307.04964)"
+# A choice is a str whose values are in the metadata: OmegaConf 2.3 refuses a Literal in a dataclass, and an Enum would put an object
+# where config.yaml and the hash of a run's settings hold its name.
 
 
 def setting(

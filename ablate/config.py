@@ -1,6 +1,6 @@
 """Every setting: its meaning, unit, default and source. No torch here; tricks take plain numbers.
 
-The dataclasses are Hydra's schema, so they stay mutable; `to_config` turns the composed tree into these objects once.
+The dataclasses are Hydra's schema, so they stay mutable; `OmegaConf.to_object` turns the composed tree into these objects once.
 A setting's legal values stand in its metadata and are checked by `ablate.settings.validation`.
 """
 

@@ -76,7 +76,7 @@ class Trainer:
             shard(models.critic)
         optimizer = new_optimizer(models, config.ppo)
         with loaded_on_device(offloaded):
-            baseline = evaluate(models, models.reference, held_out, gold, config)
+            baseline = evaluate(replace(models, policy=models.reference), held_out, gold, config)
         detector = CollapseDetector.from_baseline(baseline.gold, config.collapse)
         progress = TrainState(update=0, shaping=initial_state(config.ppo), watch=detector)
         trainer = cls(config, store, device, models, offloaded, source, gold, held_out, optimizer, baseline, progress, resumed)
@@ -222,7 +222,7 @@ class Trainer:
     def evaluate(self) -> dict[str, float]:
         """Evaluate the policy, write scores and samples, and update the collapse verdict."""
         config, number = self.config, self.progress.update
-        evaluation = evaluate(self.models, self.models.policy, self.held_out, self.gold, config, self.offloaded)
+        evaluation = evaluate(self.models, self.held_out, self.gold, config, self.offloaded)
         scores = score_rows(number, self.held_out, evaluation)
         samples = sample_rows(number, self.held_out, evaluation, config.evaluation.samples)
         with raise_on_all_ranks():

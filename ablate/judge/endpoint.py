@@ -225,7 +225,7 @@ class ChatClient:
         self.give_up(f"{endpoint.attempts} attempts failed, the last: {reason}")
 
     def give_up(self, reason: str) -> NoReturn:
-        """Raises UserError."""
+        """Raises UserError with the reason and the remedy."""
         raise UserError(
             f"the judge at {self.endpoint.address} gives no verdict ({reason}): mend it and run the same command, "
             "which asks only what is missing"

@@ -82,6 +82,7 @@ class VerdictCache:
 
 
 def key_of(model: str, comparison: Comparison) -> str:
+    """The key of a verdict in VerdictCache."""
     return hashlib.sha256(json.dumps([model, VERSION, *comparison], ensure_ascii=False).encode()).hexdigest()
 
 

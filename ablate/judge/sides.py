@@ -158,7 +158,7 @@ Side = Run | Model | File
 def open_side(spec: str, cache: str | None = None) -> Side:
     """The side that `spec` names: a run folder (or RUN:sft, RUN:<update>), a .jsonl file, a model's folder or hub name.
 
-    cache: of stages, where it is not the run's own. Raises UserError.
+    cache: the folder of built stages, where it is not the run's own. Raises UserError where the spec is none of these.
     """
     folder, part = split_part(spec)
     if (folder / "config.yaml").is_file():
@@ -213,7 +213,7 @@ def mismatch_with_run(run: Run, answers: Answers) -> str:
 
 
 def read_answer(line: str, place: str) -> dict:
-    """One line of a file of answers; `place` is named where it is malformed. Raises UserError."""
+    """One line of a file of answers. Raises UserError that names `place` where it is malformed."""
     try:
         row = json.loads(line)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""A causal language model from nothing, on the corpus: the `pretrained` policy, and what SFT starts from."""
+"""A causal language model with new weights, trained on the corpus. SFT starts from it, and so does ppo.policy_init=pretrained."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ POSITIONS = 512  # of a new model, at least
 
 
 def pretrain(config: Config, folder: Path, device: torch.device) -> None:
-    """Train on corpus texts, each closed by the end token and cut to the model's positions, and write a Hugging Face folder."""
+    """Train on corpus texts, each closed by the end token and cut to the model's positions.
+
+    Writes a Hugging Face folder and training.jsonl.
+    """
     source = open_source(config)
     tokenizer = source.tokenizer()
     seed, stage = config.pipeline_seed, config.pretrain
@@ -41,7 +44,7 @@ def pretrain(config: Config, folder: Path, device: torch.device) -> None:
 
 
 def longest_dialogue(config: Config) -> int:
-    """Tokens of the longest prompt with the longest answer, of people or of the policy, that human data and settings allow."""
+    """Tokens of the longest prompt and the longest answer together, of people or of the policy, that the settings allow for human data."""
     return config.data.max_prompt_tokens + max(config.data.max_response_tokens, config.sampling.max_new_tokens)
 
 

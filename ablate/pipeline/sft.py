@@ -17,7 +17,10 @@ from ablate.system.seeding import numpy_generator
 
 
 def sft(config: Config, pretrained: Path, folder: Path, device: torch.device) -> None:
-    """Minimise the NLL of demonstrated responses, end token included; the prompt's tokens do not count."""
+    """Minimise the NLL of demonstrated responses, end token included. The prompt's tokens do not count.
+
+    Writes a Hugging Face folder and training.jsonl.
+    """
     tokenizer, model = load_tokenizer(pretrained), load_policy(pretrained, device)
     seed, stage = config.pipeline_seed, config.sft
     demonstrations = open_source(config, tokenizer).demonstrations(stage.examples, numpy_generator(seed, "demonstrations"))

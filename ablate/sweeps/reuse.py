@@ -1,4 +1,4 @@
-"""Reuse a finished run of the same settings from another study instead of computing it again; many studies have an arm of vanilla PPO."""
+"""Reuse finished runs of the same settings from other studies. Many studies have an arm of vanilla PPO, which is then computed once."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def take_over(configs: Iterable[Config]) -> int:
 
 
 def finished_runs(results: Path) -> dict[str, Path]:
-    """Config hash → folder of a finished run in `results` that has the package versions of this process; of several the first by name."""
+    """Config hash → folder of a finished run in `results` with the package versions of this process. Of several the first by name."""
     found: dict[str, Path] = {}
     here = versions()
     for path in sorted(results.glob("*/*/seed=*/summary.json")):
@@ -48,9 +48,10 @@ def finished_runs(results: Path) -> dict[str, Path]:
 
 
 def copy_run(source: Path, config: Config) -> None:
-    """The records of a finished run under this run's study and arm, its summary last; checkpoints stay where they are.
+    """Copy the records of a finished run to the folder of `config`, the summary last. Checkpoints are not copied.
 
-    `taken_from` in the summary is the run's place in the results folder. Raises UserError if the folder cannot be written.
+    `taken_from` in the summary is the folder of the run that was computed, relative to the results folder.
+    Raises UserError if the folder cannot be written.
     """
     target = run_folder(config)
     with writing(target):

@@ -9,12 +9,12 @@ from typing import Any
 
 
 def complete_lines(data: bytes) -> list[bytes]:
-    """The lines that a line break closes. What follows the last one is left out: a kill tore it off, or it is being written."""
+    """The lines that end in a line break. A last line without one is left out, since it is incomplete."""
     return data.split(b"\n")[:-1]
 
 
 def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
-    """(number, line) of every line that is not blank, counted from 1, for messages about files that people write."""
+    """(number, line) of every line that is not blank, counted from 1, for messages about files written by hand."""
     return ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
 
 

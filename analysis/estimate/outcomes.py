@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from ablate.runs.metrics import win_rate
 from analysis.estimate.collapse import collapse_times, evaluations
 from analysis.estimate.effects import arm_settings
-from analysis.estimate.stats import win_rate
 
 ENDED = ("completed", "diverged")
 END_METRICS = {"gold": "eval/gold", "proxy": "eval/proxy", "kl": "eval/kl_to_sft", "length": "eval/length", "perplexity": "eval/perplexity"}

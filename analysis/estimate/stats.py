@@ -11,15 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 from scipy import stats
 
 MIN_SEEDS = 5  # nothing is decided from fewer
 Statistic = Callable[..., np.ndarray]
-Wins = TypeVar("Wins", float, np.ndarray, pd.Series)
 
 
 class Interval(NamedTuple):
@@ -41,11 +39,6 @@ class Effect(NamedTuple):
 def iqm(values: np.ndarray, axis: int = -1) -> np.ndarray:
     """Interquartile mean over `axis`: ⌊n/4⌋ runs are cut at either end (Agarwal et al. 2108.13264, §4.3)."""
     return stats.trim_mean(values, 0.25, axis=axis)
-
-
-def win_rate(wins: Wins, ties: Wins) -> Wins:
-    """Win rate from shares or counts of wins and of ties, a tie counting half: wins + ties / 2."""
-    return wins + ties / 2
 
 
 def bootstrap(values: np.ndarray, statistic: Statistic, generator: np.random.Generator, *, repetitions: int = 2000,

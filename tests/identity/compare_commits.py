@@ -21,11 +21,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from checkout import ROOT, checkout_of
+
 ROWS = ("metrics.jsonl", "scores.jsonl", "samples.jsonl", "training.jsonl")
 # What may differ between two runs of equal numbers: times, versions, and where things lie.
 LEFT_OUT = (
@@ -168,19 +169,6 @@ def write_inputs(folder: Path) -> None:
     tokenizer.save_pretrained(folder / "model")
 
 
-@contextmanager
-def checkout_of(revision: str, folder: Path):
-    """A checkout of a commit, removed afterwards."""
-    git = ["git", "-C", str(ROOT), "worktree"]
-    done = subprocess.run([*git, "add", "--detach", str(folder), revision], capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"error: no checkout of {revision}: {done.stderr.strip().splitlines()[-1]}")
-    try:
-        yield folder
-    finally:
-        subprocess.run([*git, "remove", "--force", str(folder)], check=True, capture_output=True)
-
-
 def plain(value):
     """Without what is left out, at any depth."""
     if isinstance(value, dict):
@@ -239,7 +227,7 @@ def main() -> None:
         kept = (options.keep or work).resolve() / "commit"
         cases = {name: case for name, case in CASES.items() if options.only in name}
         if not (options.keep and kept.exists()):
-            with checkout_of(options.revision, work / "checkout") as checkout:
+            with checkout_of(options.revision) as checkout:
                 kept.mkdir()
                 run_cases(cases, Side(checkout, kept, human))
         here = work / "here"

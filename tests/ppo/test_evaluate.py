@@ -125,8 +125,8 @@ def test_sft_against_itself_ties_everywhere(tiny_config, tiny_models):
     source = open_source(config)
     held_out = HeldOut.draw(config, source, tiny_models.tokenizer, freeze(tiny_models.reference).device)
     gold = open_gold(None, source, held_out.noise.device)
-    sft = evaluate(tiny_models, tiny_models.reference, held_out, gold, config)
-    policy = evaluate(tiny_models, tiny_models.policy, held_out, gold, config)
+    sft = evaluate(replace(tiny_models, policy=tiny_models.reference), held_out, gold, config)
+    policy = evaluate(tiny_models, held_out, gold, config)
     row = summarise(policy, sft, held_out.prompts, 0.0)
     assert policy.responses == sft.responses
     assert [row[f"eval/{kind}tie"] for kind in ("", "helpful/", "harmful/")] == [1.0, 1.0, 1.0]

@@ -67,7 +67,7 @@ def score_responses(models: Models, prompts: EncodedPrompts, sampled: Sampled, s
     Responses are taken in groups of similar length; no row depends on its neighbours. Raises UserError where the scorer does.
     """
     temperature = settings.sampling.training_temperature
-    tokens, attention = concat_prompt_response(prompts, sampled)
+    tokens, attention = concat_prompt_response(prompts.tokens, prompts.attention, sampled)
     mask = sampled.mask
     out = {name: torch.zeros(mask.shape, device=tokens.device) for name in ("logprobs", "ref_logprobs", "kl", "entropy", "values")}
     out["last_value"] = torch.zeros(len(tokens), device=tokens.device)

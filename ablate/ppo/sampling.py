@@ -172,6 +172,6 @@ def next_token_nll(logits: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, nll, 0.0).sum(1)
 
 
-def concat_prompt_response(prompts: EncodedPrompts, sampled: Sampled) -> tuple[Tensor, Tensor]:
-    """Tokens and attention [B, P+T] of prompts followed by their responses."""
-    return torch.cat([prompts.tokens, sampled.responses], dim=1), torch.cat([prompts.attention, sampled.mask], dim=1)
+def concat_prompt_response(prompts: Tensor, attention: Tensor, sampled: Sampled) -> tuple[Tensor, Tensor]:
+    """Tokens and attention [B, P+T] of prompts, whose tokens and attention are [B, P], followed by their responses."""
+    return torch.cat([prompts, sampled.responses], dim=1), torch.cat([attention, sampled.mask], dim=1)

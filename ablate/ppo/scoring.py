@@ -69,7 +69,7 @@ class TokenScorer:
 
     def scores(self, prompts: EncodedPrompts, sampled: Sampled) -> Tensor:
         """Scores [B], float32, at the last real token of each response; in the passes of `ablate.ppo.rollout.score_responses`."""
-        tokens, attention = concat_prompt_response(prompts, sampled)
+        tokens, attention = concat_prompt_response(prompts.tokens, prompts.attention, sampled)
         scores, steps = torch.zeros(len(tokens), device=tokens.device), sampled.mask.shape[1]
         for rows, longest in by_length(sampled.mask, rows_of_a_pass(steps, self.model.config.get_text_config().vocab_size)):
             width = prompts.tokens.shape[1] + longest

@@ -1,6 +1,6 @@
 """Every setting: its meaning, unit, default and source. No torch here; tricks take plain numbers.
 
-The dataclasses are Hydra's schema, so they stay mutable; `to_config` turns the composed tree into these objects once.
+The dataclasses are Hydra's schema, so they stay mutable; `OmegaConf.to_object` turns the composed tree into these objects once.
 A setting's legal values stand in its metadata and are checked by `ablate.settings.validation`.
 """
 
@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, List, Optional
 
 PAPER = "Secrets of RLHF I (2307.04964)"
+# A choice is a str whose values are in the metadata: OmegaConf 2.3 refuses a Literal in a dataclass, and an Enum would put an object
+# where config.yaml and the hash of a run's settings hold its name.
 
 
 def setting(

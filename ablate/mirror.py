@@ -13,7 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ablate.runs.folder import config_of, read_summary, run_folders
+from ablate.runs.folder import config_of, run_folders
+from ablate.runs.summary import read_summary
 from ablate.runs.tracking import WandbTracker
 from ablate.system.commands import command_errors
 from ablate.system.locks import try_lock

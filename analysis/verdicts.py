@@ -196,7 +196,7 @@ def _interval(row: dict, name: str = "", prefix: str | None = None) -> str:
 
 def arms_shown(verdicts: StudyVerdicts, levels: Sequence[str]) -> pd.DataFrame:
     """One row per arm as text: runs that have ended, collapses and when (with the levels at the end), and `levels`."""
-    last, rows = verdicts.outcomes.groupby("arm")["time"].max(), []
+    last, rows = dict(verdicts.outcomes.groupby("arm")["time"].max()), []
     for row in verdicts.arms.to_dict("records"):
         ended = row["runs"] - row["unfinished"]
         shown = {"arm": row["arm"], "runs": f"{ended} of {row['runs']}" if row["unfinished"] else str(ended)}

@@ -94,7 +94,8 @@ def statements(runs: pd.DataFrame, curves: pd.DataFrame) -> list[tuple[str, bool
     gold = curves[curves["arm"] == "vanilla"].dropna(subset=["eval/gold"]).pivot(index="update", columns="seed", values="eval/gold")
     proxy = curves[curves["arm"] == "vanilla"].dropna(subset=["eval/proxy"]).pivot(index="update", columns="seed", values="eval/proxy")
     share = vanilla["collapse_update"].median() / vanilla["ppo.updates"].iloc[0]
-    half = proxy.index[proxy.index <= proxy.index.max() / 2].max()
+    updates = proxy.index.to_numpy()
+    half = updates[updates <= updates.max() / 2].max()
     rising = (proxy.iloc[-1] > proxy.loc[half]).sum()
     kl = {name: rows["final/eval/kl_to_sft"].mean() for name, rows in arm.items()}
     orders = [[kl[name] for name in names] for names in (ORDER[1:4], (ORDER[6], ORDER[4], ORDER[7]))]

@@ -85,13 +85,14 @@ def read_questions(path: Path) -> list[Question]:
     """
     found = []
     for number, row in numbered_rows(path, "evaluation.choices_path"):
-        choices, answer = (row.get("choices"), row.get("answer")) if isinstance(row, dict) else (None, None)
+        entry = row if isinstance(row, dict) else {}
+        prompt, choices, answer = (entry.get(name) for name in ("prompt", "choices", "answer"))
         whole = isinstance(choices, list) and len(choices) > 1 and all(isinstance(choice, str) and choice.strip() for choice in choices)
-        if not whole or not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
+        if not whole or not isinstance(prompt, str) or not prompt.strip():
             raise UserError(f"evaluation.choices_path={path}: line {number} lacks a `prompt` and a list of two or more `choices`: mend it")
         if type(answer) is not int or not 0 <= answer < len(choices):
             raise UserError(f"evaluation.choices_path={path}: line {number} needs `answer`, an index from 0 to {len(choices) - 1}: mend it")
-        found.append(Question(row["prompt"], tuple(choices), answer))
+        found.append(Question(prompt, tuple(choices), answer))
     return found
 
 

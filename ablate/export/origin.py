@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ablate.errors import UserError
-from ablate.runs.folder import checkpoint_folder, checkpoints, read_config, read_summary
+from ablate.runs.folder import checkpoint_folder, checkpoints, read_config
+from ablate.runs.summary import read_summary
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ are the last T columns. H is the hidden width, V the vocabulary.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ablate.models.attention import attends_in_groups, length_groups
@@ -55,11 +55,18 @@ def response_positions(attention: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]
     return rows, positions[rows, attention.shape[1] - mask.shape[1] + steps] - 1
 
 
+def vocabulary_head(policy: PreTrainedModel) -> nn.Module:
+    """The layer [H] → [V] from a hidden state of a causal language model to its logits."""
+    head = policy.get_output_embeddings()
+    assert head is not None  # every causal language model has one
+    return head
+
+
 def response_logits(policy: PreTrainedModel, tokens: Tensor, attention: Tensor, mask: Tensor) -> Tensor:
     """Logits [N, V], float32, that the N real response tokens were drawn from, in row-major order of mask."""
     hidden, first = packed_states(policy, tokens, attention)
     rows, index = response_positions(attention, mask)
-    return policy.get_output_embeddings()(hidden[first[rows] + index]).float()
+    return vocabulary_head(policy)(hidden[first[rows] + index]).float()
 
 
 def log_softmax(logits: Tensor, temperature: float) -> Tensor:

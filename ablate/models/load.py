@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -17,7 +15,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from ablate.data.chat import Turns, prepare
+from ablate.data.chat import prepare
 from ablate.errors import UserError
 from ablate.models.attention import use_grouped_attention
 from ablate.models.folder import check_causal, check_folder, linear_score, load_score_head, one_line, read_shape
@@ -26,22 +24,6 @@ from ablate.models.linear import use_onednn
 # A new score head is expected here, and a bar for a load of milliseconds is noise; `load` reports what is truly missing.
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
-
-
-@dataclass(frozen=True)
-class Models:
-    """The models that PPO trains and measures by. Modules only: no settings, no optimiser.
-
-    Exactly one of `reward` and `text_reward` is set. `reward` scores the policy's tokens. `text_reward` has another tokenizer: from
-    (prompts as turns, responses as text, whether each ended) it gives the scores [B].
-    """
-
-    policy: PreTrainedModel
-    reference: PreTrainedModel
-    reward: PreTrainedModel | None
-    critic: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    text_reward: Callable[[Sequence[Turns], Sequence[str], Sequence[bool]], Tensor] | None = None
 
 
 def load_tokenizer(folder: str | Path, template: str | None = None) -> PreTrainedTokenizerBase:

@@ -17,7 +17,7 @@ from ablate.errors import UserError
 from ablate.models.load import load_policy, load_tokenizer
 from ablate.ppo.rollout import decode_responses, encode_prompts
 from ablate.ppo.sampling import sample
-from ablate.system.jsonl import numbered_lines
+from ablate.system.jsonl import numbered_lines, to_lines
 from ablate.system.progress import track
 from ablate.system.seeding import numpy_generator, torch_generator
 
@@ -66,10 +66,12 @@ def draw_pairs(config: Config, source, tokenizer, policy, step: int, device: tor
     """Unlabelled pairs from one batch of prompts: dicts of prompt, kind, and the answers `first` and `second` with their gold."""
     prompts = source.prompts(BATCH, numpy_generator(config.pipeline_seed, "pair prompts", step))
     texts = [prompt.text for prompt in prompts]
-    tokens, attention = encode_prompts(tokenizer, texts + texts, device)
-    noise = torch.rand(len(tokens), config.sampling.max_new_tokens, generator=torch_generator(config.pipeline_seed, "pair noise", step))
+    encoded = encode_prompts(tokenizer, texts + texts, device)
+    noise = torch.rand(
+        len(encoded.tokens), config.sampling.max_new_tokens, generator=torch_generator(config.pipeline_seed, "pair noise", step)
+    )
     plain = SamplingConfig(max_new_tokens=config.sampling.max_new_tokens)
-    sampled = sample(policy, tokens, attention, noise.to(device), plain, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    sampled = sample(policy, encoded.tokens, encoded.attention, noise.to(device), plain, tokenizer.eos_token_id, tokenizer.pad_token_id)
     responses = decode_responses(tokenizer, sampled.responses, sampled.mask, sampled.ended)
     ended = sampled.ended.tolist()
     answers = [
@@ -98,7 +100,7 @@ def label(pairs: list[dict], noise: float, rng: np.random.Generator) -> None:
 
 def write(path: Path, rows: list[dict]) -> None:
     """Write one line of JSON per row."""
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    path.write_text(to_lines(rows))
 
 
 def read(path: Path) -> list[dict]:

@@ -11,6 +11,7 @@ from ablate.config import Config
 from ablate.data.chat import encode_texts
 from ablate.data.source import open_source
 from ablate.models.folder import context_length
+from ablate.models.forward import vocabulary_head
 from ablate.models.linear import use_onednn
 from ablate.pipeline.supervised import batches, fit, language_model_loss, pad_right, response_targets
 from ablate.system.seeding import numpy_generator, torch_generator
@@ -35,7 +36,7 @@ def pretrain(config: Config, folder: Path, device: torch.device) -> None:
         chosen = [rows[i] for i in next(order)]
         tokens = pad_right(chosen, tokenizer.pad_token_id, device)
         targets = response_targets([(row, 0) for row in chosen], tokens)
-        return language_model_loss(model, model.get_output_embeddings(), tokens, targets), {}
+        return language_model_loss(model, vocabulary_head(model), tokens, targets), {}
 
     fit(list(model.parameters()), loss_of, stage.steps, stage.learning_rate, "pretrain", folder / "training.jsonl")
     model.save_pretrained(folder)

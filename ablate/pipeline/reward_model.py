@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ablate.config import Config
 from ablate.data.chat import encode_dialogues
 from ablate.models.folder import SCORE_SHIFT, check_length
-from ablate.models.forward import packed_states
+from ablate.models.forward import packed_states, vocabulary_head
 from ablate.models.load import load_policy, load_scorer, load_tokenizer
 from ablate.pipeline.preferences import read
 from ablate.pipeline.supervised import batches, fit, pad_right, real_tokens, response_targets, token_nll
@@ -32,8 +32,7 @@ def reward_model(config: Config, sft: Path, pairs: Path, folder: Path, device: t
     tokenizer, scorer = load_tokenizer(sft), load_scorer(sft, device, new_head=True)
     stage, seed = config.reward_model, config.pipeline_seed
     nn.init.zeros_(scorer.score.weight)
-    head = load_policy(sft, device).get_output_embeddings()
-    assert head is not None  # a causal language model has one
+    head = vocabulary_head(load_policy(sft, device))
     train, held_out = (encode_pairs(tokenizer, read(pairs / name)) for name in ("train.jsonl", "held_out.jsonl"))
     longest = max(len(ids) for pair in train + held_out for ids, _ in pair)
     check_length(longest, scorer.config, "a preference pair", "shorten the pairs or name a model with a longer context in model.path")

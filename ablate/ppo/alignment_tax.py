@@ -22,7 +22,7 @@ from ablate.data.chat import beginning, encode_texts
 from ablate.data.probes import Question, held_out_texts, questions
 from ablate.errors import UserError
 from ablate.models.folder import check_length, context_length
-from ablate.models.forward import hidden_states, log_softmax
+from ablate.models.forward import hidden_states, log_softmax, vocabulary_head
 from ablate.system.seeding import numpy_generator
 
 LONGEST = 512  # most tokens of a text; the rest is not read
@@ -100,7 +100,7 @@ def log_likelihoods(policy: PreTrainedModel, items: Sequence[Item]) -> Tensor:
     for index, (ids, _) in enumerate(items):
         members.setdefault(tuple(ids[:-1]), []).append(index)
     sums = torch.zeros(len(items), dtype=torch.float64)
-    head, prefixes = policy.get_output_embeddings(), sorted(members, key=len)
+    head, prefixes = vocabulary_head(policy), sorted(members, key=len)
     for start in range(0, len(prefixes), CHUNK):
         part = prefixes[start : start + CHUNK]
         width = len(part[-1])

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from ablate.config import Config
 from ablate.data.source import Prompt, Source
-from ablate.models.load import Models
 from ablate.models.offload import OffloadedModel, loaded_on_device
 from ablate.ppo.alignment_tax import HeldOutTasks
 from ablate.ppo.collapse import mean
+from ablate.ppo.models import Models
 from ablate.ppo.monitor import monitors
 from ablate.ppo.rollout import decode_responses, encode_prompts, gather_rollout, generate_responses, score_responses
-from ablate.ppo.scoring import Gold, with_text_rewards
-from ablate.ppo.types import Rollout
+from ablate.ppo.sampling import EncodedPrompts
+from ablate.ppo.scoring import Gold
 from ablate.system.distributed import all_gather_object, rank_slice
 from ablate.system.seeding import numpy_generator, torch_generator
 from ablate.system.sharding import inference
@@ -42,7 +42,7 @@ class HeldOut:
     """What all evaluations of a run share: N held-out prompts, the noise of sampling, and the tasks of the alignment tax."""
 
     prompts: Sequence[Prompt]
-    encoded: tuple[Tensor, Tensor]  # tokens and attention of the prompts, [N, P]
+    encoded: EncodedPrompts  # N of them
     noise: Tensor  # [N, T] uniform on [0, 1)
     tasks: HeldOutTasks
 
@@ -64,13 +64,11 @@ def evaluate(models: Models, held_out: HeldOut, gold: Gold, config: Config, offl
     Raises UserError if a question is longer than the model's context.
     """
     own = rank_slice(len(held_out.prompts))
-    prompts, (tokens, attention) = held_out.prompts[own], held_out.encoded
+    prompts, encoded = held_out.prompts[own], held_out.encoded[own]
     with inference(models.policy, models.critic):
-        encoded = tokens[own], attention[own]
         sampled = generate_responses(models.policy, models.tokenizer, encoded, held_out.noise[own], config.sampling)
         with loaded_on_device(offloaded):
-            rollout: Rollout = score_responses(models, encoded, sampled, config.ppo_settings())
-            rollout = with_text_rewards(rollout, models, [prompt.turns for prompt in prompts])
+            rollout = score_responses(models, encoded, sampled, config.ppo_settings())
         steps = rollout.mask.shape[1]
         responses = decode_responses(models.tokenizer, rollout.tokens[:, -steps:], rollout.mask, rollout.ended)
         golds = gold(prompts, responses, rollout.ended.tolist())
@@ -98,10 +96,11 @@ def summarise(evaluation: Evaluation, baseline: Evaluation, prompts: Sequence[Pr
     for prefix, member in kinds.items():
         index = [i for i, counts in enumerate(member) if counts]
         row[prefix + "proxy"] = mean([evaluation.proxy[i] for i in index])
-        if evaluation.gold[0] is None:
+        own, sft = ([gold for i in index if (gold := golds[i]) is not None] for golds in (evaluation.gold, baseline.gold))
+        if not own:
             continue
-        differences = [evaluation.gold[i] - baseline.gold[i] for i in index]
-        row[prefix + "gold"] = mean([evaluation.gold[i] for i in index])
+        differences = [a - b for a, b in zip(own, sft, strict=True)]
+        row[prefix + "gold"] = mean(own)
         row[prefix + "win"] = mean([float(d > margin) for d in differences])
         row[prefix + "tie"] = mean([float(abs(d) <= margin) for d in differences])
         row[prefix + "lose"] = mean([float(d < -margin) for d in differences])

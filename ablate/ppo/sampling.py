@@ -7,6 +7,7 @@ neighbours, and not on which rows have already ended.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +15,9 @@ from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
 from ablate.config import SamplingConfig
+from ablate.data.chat import Turns
 from ablate.models.attention import attends_in_groups
-from ablate.models.forward import log_softmax
+from ablate.models.forward import log_softmax, vocabulary_head
 from ablate.models.kv_cache import reserved_cache
 
 # The largest distributions [B, T, V], in bytes, that the sampler keeps for the KL; larger ones are computed again. In bfloat16 they are
@@ -23,6 +25,18 @@ from ablate.models.kv_cache import reserved_cache
 DISTRIBUTION_BYTES = 2**29
 LOGIT_BYTES = 2**28  # most bytes of the logits [N, V] of one pass without gradients
 COMPACT_BELOW = 0.75  # the ended rows are removed from the cache once a smaller share than this is running
+
+
+@dataclass(frozen=True)
+class EncodedPrompts:
+    """A batch of prompts, as turns and in the policy's tokens. Those are padded on the left."""
+
+    turns: Sequence[Turns]  # B of them
+    tokens: Tensor  # [B, P]
+    attention: Tensor  # [B, P] bool: a real token
+
+    def __getitem__(self, rows: slice) -> EncodedPrompts:
+        return EncodedPrompts(self.turns[rows], self.tokens[rows], self.attention[rows])
 
 
 @dataclass(frozen=True)
@@ -68,7 +82,7 @@ def sample(
         positions = (attention.long().cumsum(1) - 1).clamp(min=0)
         real = torch.cat([attention, attention.new_ones(rows, steps)], dim=1)  # False at the pads of prompts
         hidden = trunk(policy, prompts, attention, positions, cache)
-        head = policy.get_output_embeddings()
+        head = vocabulary_head(policy)
         few = max(1, LOGIT_BYTES // (4 * prompts.shape[1] * vocabulary))  # prompts whose logits [few, P, V] are in memory at once
         parts = (hidden[:, :-1].split(few), prompts[:, 1:].split(few), (attention[:, :-1] & attention[:, 1:]).split(few))
         torch.cat([next_token_nll(head(h).float(), tokens, real) for h, tokens, real in zip(*parts, strict=True)], out=prompt_nll)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ablate.config import PPOConfig, PPOSettings, SamplingConfig
 from ablate.errors import Diverged
 from ablate.models.forward import entropy_of, log_softmax, response_logits, response_values, unflatten
-from ablate.models.load import Models
+from ablate.ppo.models import Models
 from ablate.ppo.shaping import critic_pretrain_loss, minibatch_advantages, ppo_loss
 from ablate.ppo.tricks.masked import masked_sum
 from ablate.ppo.tricks.policy import ptx

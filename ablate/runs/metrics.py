@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TypeVar
+from typing import Any
 
-Wins = TypeVar("Wins")  # a number, an array or a column
 NO_UNIT = "–"
 KINDS = ("helpful", "harmful")  # of the world's prompts and of hh-rlhf
 # Parts of meanings that several metrics share.
@@ -139,8 +138,8 @@ METRICS = (
 BY_NAME = {metric.name: metric for metric in METRICS}
 
 
-def win_rate(wins: Wins, ties: Wins) -> Wins:
-    """Win rate from shares or counts of wins and of ties, a tie counting half: wins + ties / 2."""
+def win_rate(wins: Any, ties: Any) -> Any:
+    """Win rate from shares or counts of wins and of ties (numbers, arrays or columns), a tie counting half: wins + ties / 2."""
     return wins + ties / 2
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from statistics import median
 
 from ablate.config import Config, PPOConfig
-from ablate.runs.folder import read_config, read_summary
+from ablate.runs.folder import read_config
+from ablate.runs.summary import read_summary
 from ablate.sweeps.expand import by_setting, cores, expand
 from ablate.sweeps.study import load_study, study_names
 from ablate.sweeps.table import duration
@@ -44,7 +45,9 @@ def measured_speed(results: Path) -> float | None:
     speeds = []
     for path in results.glob("*/*/seed=*/summary.json"):
         summary, known = read_summary(path.parent), read_config(path.parent)
-        if summary is None or known is None or summary["status"] != "completed" or known["data"]["source"] != "world":
+        if summary is None or summary["status"] != "completed" or "updates" not in summary or "wall_seconds" not in summary:
+            continue
+        if known is None or known["data"]["source"] != "world":
             continue
         speeds.append(summary["updates"] * known["ppo"]["batch_size"] / summary["wall_seconds"])
     return median(speeds) if speeds else None

@@ -20,7 +20,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Optional, Sequence
 
-from ablate.runs.folder import read_summary
+from ablate.runs.summary import read_summary
 from ablate.sweeps.table import Job, LiveTable
 from ablate.system.commands import command_errors
 

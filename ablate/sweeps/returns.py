@@ -4,7 +4,7 @@ import os
 
 from hydra.core.utils import JobReturn, JobStatus
 
-from ablate.runs.folder import read_summary
+from ablate.runs.summary import read_summary
 from ablate.sweeps.compose import Composed
 from ablate.sweeps.table import Job
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.runs.folder import FINISHED, STREAMS, read_summary, run_folder
+from ablate.runs.folder import STREAMS, run_folder
 from ablate.runs.store import config_text
+from ablate.runs.summary import FINISHED, read_summary, write_summary
 from ablate.runs.versions import versions
 from ablate.settings.identity import config_hash
 from ablate.system.files import write_atomically, writing
@@ -63,7 +63,7 @@ def copy_run(source: Path, config: Config) -> None:
             shutil.copyfile(source / "stages.json", target / "stages.json")
         if (source / "reward_model").is_dir():
             shutil.copytree(source / "reward_model", target / "reward_model")
-        summary = json.loads((source / "summary.json").read_text())
+        summary = read_summary(source)
+        assert summary is not None  # `finished_runs` has read it
         origin = summary.get("taken_from", source.relative_to(config.results).as_posix())
-        summary |= {"study": config.study, "arm": config.arm, "taken_from": origin}
-        write_atomically(target / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False))
+        write_summary(target, {**summary, "study": config.study, "arm": config.arm, "taken_from": origin})

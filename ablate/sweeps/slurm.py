@@ -22,7 +22,8 @@ from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.runs.folder import FINISHED, read_summary, run_folder
+from ablate.runs.folder import run_folder
+from ablate.runs.summary import FINISHED, read_summary
 from ablate.settings.identity import config_hash
 from ablate.sweeps.compose import Composed
 from ablate.sweeps.pool import caught_signals, exit_reason, print_to
@@ -60,6 +61,7 @@ class ClusterRun:
         faulthandler.enable()
         warning = signal.Signals[f"SIG{submitit.JobEnvironment.USR_SIG}"]
         put_back = signal.getsignal(warning)
+        assert callable(put_back)  # submitit has set it
         warned: list[int] = []
 
         def stop(number: int, frame: Optional[FrameType]) -> None:
@@ -77,7 +79,7 @@ class ClusterRun:
 
         with command_errors():
             summary = execute(config)
-        if warned and summary["status"] == "interrupted":
+        if warned and summary["status"] == "interrupted" and "updates" in summary:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Slurm sends it to a job that is put back
             try:
                 put_back(warning, None)

@@ -8,8 +8,9 @@ from pathlib import Path
 from textwrap import wrap
 
 from ablate.errors import UserError
-from ablate.runs.folder import read_rows, read_summary
+from ablate.runs.folder import read_rows
 from ablate.runs.metrics import win_rate
+from ablate.runs.summary import read_summary
 from ablate.sweeps.table import number
 
 COLUMNS = ("arm", "seed", "gold", "win", "proxy", "KL", "ppl", "length", "collapsed", "resp/s", "folder in ")

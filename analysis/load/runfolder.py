@@ -17,6 +17,7 @@ import numpy as np
 import yaml
 
 from ablate.settings.fields import flat
+from ablate.system.jsonl import readable_rows
 
 RUN_FILES = ("config.yaml", "metrics.jsonl", "summary.json")
 _SUMMARY_FIELDS = ("status", "reason", "collapsed", "collapse_update", "updates", "wall_seconds", "responses_per_second",
@@ -213,7 +214,7 @@ def _gather(rows: list[dict], shapes: dict[tuple, list[int]], names: list[str]) 
 
 
 def _parse_lines(data: bytes, name: str, notes: list[str]) -> list[Any]:
-    """JSON lines, parsed at once if all are whole, else line by line. Torn lines are left out and noted."""
+    """JSON lines, parsed at once if all are whole, else line by line. Torn lines are left out and noted, as no other reader does."""
     lines = [line for line in data.split(b"\n") if line.strip()]
     try:
         return json.loads(b"[" + b",".join(lines) + b"]")
@@ -232,11 +233,7 @@ def _parse_lines(data: bytes, name: str, notes: list[str]) -> list[Any]:
 def iter_jsonl(path: Path, stop_after_update: int | None = None) -> Iterator[dict[str, Any]]:
     """The rows of a JSON lines file in order, without torn lines. It stops at the first row whose update exceeds `stop_after_update`."""
     with open(path, "rb") as lines:
-        for line in lines:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
+        for row in readable_rows(lines):
             if stop_after_update is not None and row.get("update", 0) > stop_after_update:
                 return
             yield row

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ablate.errors import UserError
+from ablate.system.jsonl import to_lines
 from analysis.estimate.outcomes import ENDED, outcomes
 from analysis.load.frames import load
 from analysis.load.packed import ARCHIVE, SUMS, unpack
@@ -115,7 +116,7 @@ def thinned(rows: list[dict], collapse: int | None) -> list[dict]:
 def json_lines(rows: Iterable[dict], digits: int) -> str:
     """One JSON object per line. Floats are rounded to `digits` significant digits, those of `CLOCK` to `CLOCK_DIGITS`."""
     rounded = ({name: _round(name, value, digits) for name, value in row.items()} for row in rows)
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rounded)
+    return to_lines(rounded)
 
 
 def _round(name: str, value: object, digits: int) -> object:

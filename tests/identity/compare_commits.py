@@ -111,11 +111,22 @@ def sweep(side: Side) -> None:
     side.call("sweep", "ablate.run", "-m", *(override for override in overrides if override != "arm=a"))
 
 
+def text_reward(side: Side) -> None:
+    """A reward model whose chat template is not the policy's, so that it is given text."""
+    side.call("text_reward", "ablate.stages", "build", "reward_model", "reward", *side.overrides("text_reward", "en"))
+    template = side.folder / "reward" / "chat_template.jinja"
+    changed = template.read_text().replace("<assistant>", "<user>")
+    assert changed != template.read_text()
+    template.write_text(changed)
+    side.run("text_reward", "en", "reward_model.path=reward")
+
+
 CASES: dict[str, Callable[[Side], None]] = {
     **{f"ppo={name}": (lambda side, name=name: side.run(name, "en", f"ppo={name}")) for name in PRESETS},
     "data.language=zh": lambda side: side.run("zh", "zh", "data.language=zh"),
     "an HF model on human dialogues": lambda side: side.run("human", "human", *side.human),
     "LoRA": lambda side: side.run("lora", "human", *side.human, "model.lora_rank=4", "ppo.critic_init=reward"),
+    "a reward model that reads text": text_reward,
     "two processes": two_processes,
     "fork": fork,
     "resume": lambda side: side.run_interrupted("resume", "en", "ppo.updates=6"),

@@ -8,7 +8,7 @@ import torch
 from ablate.config import PPOConfig, PPOSettings, SamplingConfig
 from ablate.errors import Diverged
 from ablate.models.forward import response_logits
-from ablate.models.load import Models
+from ablate.ppo.models import Models
 from ablate.ppo.rollout import collect_rollout, encode_prompts
 from ablate.ppo.shaping import estimate_targets, initial_state, shape_rewards
 from ablate.ppo.types import Rollout, Targets
@@ -126,10 +126,12 @@ def test_the_kl_to_the_reference_is_zero_before_the_first_update(tiny_models):
 
 
 def test_an_update_trains_policy_and_critic_and_nothing_else(tiny_models):
-    before = {name: [p.clone() for p in getattr(tiny_models, name).parameters()] for name in ("policy", "critic", "reference", "reward")}
+    models = {name: getattr(tiny_models, name) for name in ("policy", "critic", "reference")} | {"reward": tiny_models.scorer.model}
+    before = {name: [p.clone() for p in model.parameters()] for name, model in models.items()}
     run_update(tiny_models, PPO, *records(tiny_models))
-    after = {name: list(getattr(tiny_models, name).parameters()) for name in before}
-    changed = {name for name in before if not all(torch.equal(a, b) for a, b in zip(before[name], after[name], strict=True))}
+    changed = {
+        name for name, model in models.items() if not all(torch.equal(a, b) for a, b in zip(before[name], model.parameters(), strict=True))
+    }
     assert changed == {"policy", "critic"}
 
 

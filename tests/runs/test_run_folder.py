@@ -12,8 +12,9 @@ from processes import run
 from ablate.config import Config
 from ablate.errors import UserError
 from ablate.runs.checkpoint import read_state
-from ablate.runs.folder import read_rows, read_summary, run_folder
+from ablate.runs.folder import read_rows, run_folder
 from ablate.runs.store import RunStore
+from ablate.runs.summary import read_summary
 from ablate.session import execute
 from ablate.settings.fields import setting_names
 from ablate.system.files import write_atomically

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from chain import OFF, ON, OUTCOMES, QUESTIONS, SIDES, two_arms, write_studies
+from chain import OFF, ON, QUESTIONS, SIDES, two_arms, write_studies
 from simulate import CONFIG, SFT_GOLD, SFT_SD, Arm, evaluated_updates, override, plan, trajectories
 
 from analysis.claims.judge import SUPPORTED, Claim, Part, decide, judge

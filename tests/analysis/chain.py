@@ -6,6 +6,7 @@ judged by an earlier checkout.
 
 from __future__ import annotations
 
+import inspect
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -46,8 +47,9 @@ def said_of_folders(root: Path, treatment: Arm, control: Arm, seeds: int, studie
     loaded = load(root)
     shutil.rmtree(root)
     found: dict[str, list[str]] = {outcome: [] for outcome in (*OUTCOMES, "frontier")}
+    drawn = {"generator": generator} if "generator" in inspect.signature(study_verdicts).parameters else {}  # of earlier checkouts
     for study in sorted(loaded.runs["study"].unique()):
-        about = study_verdicts(loaded, study, claims=list(QUESTIONS.values()))
+        about = study_verdicts(loaded, study, claims=list(QUESTIONS.values()), **drawn)
         supported = {claim.text for claim, verdict in about.claims if verdict.verdict == "supported"}
         for outcome in OUTCOMES:
             found[outcome].append(", ".join(side for side in SIDES if f"{outcome} is {side}" in supported))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from chain import OFF, ON, QUESTIONS, SIDES, two_arms, write_studies
+from chain import OFF, ON, OUTCOMES, QUESTIONS, SIDES, two_arms, write_studies
 from simulate import CONFIG, SFT_GOLD, SFT_SD, Arm, evaluated_updates, override, plan, trajectories
 
 from analysis.claims.judge import SUPPORTED, Claim, Part, decide, judge
@@ -20,6 +21,7 @@ from analysis.load.frames import load
 from analysis.load.runfolder import flatten
 
 EVALUATED = ("eval/gold", "eval/win", "eval/tie", "eval/kl_to_sft")
+NEEDED = {"win": ("eval/win", "eval/tie"), "gold_at_kl": ("eval/kl_to_sft",)}  # metrics beside gold that an outcome takes
 CLAIMS = {
     "collapsed": Claim("sim", "KL collapses less", (Part("collapsed", "lower", ON, OFF),)),
     "stable_updates": Claim("sim", "KL holds longer", (Part("stable_updates", "higher", ON, OFF),)),
@@ -55,10 +57,11 @@ def from_folders(root: Path, treatment: Arm, control: Arm, seeds: int, studies: 
 
 
 def from_frames(treatment: Arm, control: Arm, seeds: int, studies: int, generator: np.random.Generator, *, config: dict = CONFIG,
-                **options) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
-    """The same from the same draws without the folders: `options` are `plan`'s."""
+                measures: Collection[str] = OUTCOMES, **options) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
+    """The same from the same draws without the folders, of the `measures` alone; `options` are `plan`'s."""
     runs, curves = frames(two_arms(treatment, control), seeds, studies, generator, config=config, **options)
-    return outcomes(runs, curves), arm_settings(runs)
+    unused = [metric for outcome, metrics in NEEDED.items() if outcome not in measures for metric in metrics]
+    return outcomes(runs, curves.drop(columns=unused)), arm_settings(runs)
 
 
 def frames(arms: dict[str, Arm], seeds: int, studies: int, generator: np.random.Generator, *, config: dict = CONFIG,
@@ -73,16 +76,17 @@ def frames(arms: dict[str, Arm], seeds: int, studies: int, generator: np.random.
             metrics = trajectories(run.arm, updates[run.name].astype(float), run.luck, generator)
             name = f"s{study:04d}/{run.name}/{run.pipeline_seed}/{run.seed}"
             rows.append({
-                **flats[run.name], "run": name, "study": f"s{study:04d}", "arm": run.name, "pipeline_seed": run.pipeline_seed, "seed": run.seed,
-                "reward_model": f"pipeline_seed={run.pipeline_seed}", "status": "completed", "last_update": updates[run.name][-1],
-                "sft/eval/gold": SFT_GOLD, "sft/eval/gold_sd": SFT_SD})  # fmt: skip
+                **flats[run.name], "run": name, "study": f"s{study:04d}", "arm": run.name, "seed": run.seed,
+                "pipeline_seed": run.pipeline_seed, "reward_model": f"pipeline_seed={run.pipeline_seed}", "status": "completed",
+                "last_update": updates[run.name][-1], "sft/eval/gold": SFT_GOLD, "sft/eval/gold_sd": SFT_SD})  # fmt: skip
             parts.append(np.stack([updates[run.name], *(metrics[metric] for metric in EVALUATED)], axis=1))
     runs = pd.DataFrame(rows)
     curves = pd.DataFrame(np.concatenate(parts), columns=["update", *EVALUATED]).astype({"update": int})
     which = np.repeat(np.arange(len(runs)), [len(part) for part in parts])
-    for column in ("run", "study", "arm", "reward_model", "seed"):
-        curves[column] = runs[column].to_numpy()[which]
-    return runs, curves
+    for column in ("run", "study", "arm", "reward_model"):
+        codes, values = pd.factorize(runs[column])
+        curves[column] = pd.Categorical.from_codes(codes[which], categories=values)
+    return runs, curves.assign(seed=runs["seed"].to_numpy()[which])
 
 
 def said(table: pd.DataFrame, settings: pd.DataFrame, outcome: str) -> str:

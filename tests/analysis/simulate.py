@@ -180,11 +180,11 @@ def plan(arms: dict[str, Arm], seeds: int, generator: np.random.Generator, *, re
                 yield Planned(name, arm, model, model if reward_models > 1 and seeds == 1 else number, luck)
 
 
-def write_study(root: Path, arms: dict[str, Arm], seeds: int, generator: np.random.Generator, *, reward_models: int = 1, shared: float = 0.5,
-                of_model: float = 0.0, study: str = "study", **options) -> Path:  # fmt: skip
+def write_study(root: Path, arms: dict[str, Arm], seeds: int, generator: np.random.Generator, *, reward_models: int = 1,
+                shared: float = 0.5, of_model: float = 0.0, study: str = "study", **options) -> Path:  # fmt: skip
     """Write the runs of `plan` under `root`/`study`.
 
-    Several seeds with each of several reward models are in folders by reward model, `NAME,pipeline_seed=K`, as a sweep over both makes them.
+    Several seeds of several reward models each are in folders by reward model, `NAME,pipeline_seed=K`, as a sweep over both makes them.
     """
     for run in plan(arms, seeds, generator, reward_models=reward_models, shared=shared, of_model=of_model):
         folder = f"{run.name},pipeline_seed={run.pipeline_seed}" if reward_models > 1 and seeds > 1 else run.name

@@ -27,6 +27,7 @@ from analysis.estimate.power import (
 )
 from analysis.estimate.stats import clopper_pearson, clustered_rate, mean_interval, newcombe, paired_effect, rate_effect, sign_flip_p
 from analysis.estimate.survival import kaplan_meier, median_time
+from analysis.estimate.units import MIN_FOR_RATES, MIN_SEEDS
 
 UNITS = (3, 5, 8, 16)
 
@@ -99,8 +100,8 @@ def rates(studies: int) -> None:
     ps = (0.05, 0.1, 0.3, 0.5)
     table("rate, one run per unit (exact)", ps, ((f"{n} units", [exact(n, p) for p in ps]) for n in UNITS))
     designs = itertools.product(((8, 2), (5, 4), (8, 4), (16, 2)), (0.0, 0.3, 0.9))
-    table("rate, reward models × seeds, by true rate", ps,
-          ((f"{m} × {s}, intra-cluster correlation {icc:g}", [clustered(m, s, p, icc) for p in ps]) for (m, s), icc in designs))  # fmt: skip
+    nested = ((f"{m} × {s}, intra-cluster correlation {icc:g}", [clustered(m, s, p, icc) for p in ps]) for (m, s), icc in designs)
+    table("rate, reward models × seeds, by true rate", ps, nested)
     pairs = ((0.1, 0.1), (0.5, 0.5), (0.3, 0.1), (0.9, 0.3), (0.9, 0.02))
     table("Newcombe's difference of rates (exact)", pairs, ((f"{n} runs per arm", [difference(n, a, b) for a, b in pairs]) for n in UNITS))
 
@@ -127,7 +128,10 @@ def survival(studies: int) -> None:
                         inside[q].append(known["low"] <= q <= known["high"])
                     claimed[q] += np.isfinite(known["low"])
                 median.append(covers(median_time(times, events), np.log(2)))
-            yield (f"{n} runs{', a third censored' if censored else ''}", [*(float(np.mean(inside[q])) for q in at), float(np.mean(median))])
+            yield (
+                f"{n} runs{', a third censored' if censored else ''}",
+                [*(float(np.mean(inside[q])) for q in at), float(np.mean(median))],
+            )
 
     def clustered() -> Iterator[tuple[str, list[float]]]:
         """Log times with a reward model's own part: half of their variance."""
@@ -159,7 +163,9 @@ def gao_fits(studies: int) -> None:
         generator, found = np.random.default_rng(n), {name: [] for name in names}
         for _ in range(studies // 4):
             alpha, beta = 1.6 + 0.15 * generator.standard_normal(n), 0.6 + 0.05 * generator.standard_normal(n)
-            gold = np.concatenate([gao(distance, a, b) for a, b in zip(alpha, beta, strict=True)]) + 0.15 * generator.standard_normal(12 * n)
+            gold = np.concatenate([gao(distance, a, b) for a, b in zip(alpha, beta, strict=True)]) + 0.15 * generator.standard_normal(
+                12 * n
+            )
             gold[::12] = 0.0
             curves = pd.DataFrame({"run": np.repeat([f"r{k}" for k in range(n)], 12), "arm": "a", "reward_model": "m",
                                    "seed": np.repeat(np.arange(n), 12), "update": np.tile(np.arange(12), n), "eval/gold": gold,
@@ -191,9 +197,15 @@ def roc(studies: int) -> None:
     table("ROC area, by true area", tuple(gaps), ((f"{n} units", [covered(n, area) for area in gaps]) for n in UNITS))
 
 
+def counts(n: int, a: float, b: float) -> list[tuple[int, int, float]]:
+    """(events of one arm, of the other, probability) of two arms of n runs with rates a and b, those below 1e-7 left out."""
+    chances = np.outer(stats.binom.pmf(range(n + 1), n, a), stats.binom.pmf(range(n + 1), n, b))
+    return [(int(i), int(j), float(chances[i, j])) for i, j in np.argwhere(chances > 1e-7)]
+
+
 def needed(studies: int) -> None:
-    """Power at the size that is named when the truth is known (a pilot's is uncertain beside)."""
-    print("| decided | named | power there |\n|---|---|---|")
+    """Power at the size that is named where the truth is known; never fewer units than anything is decided from."""
+    print("| decided by | named | power there |\n|---|---|---|")
 
     def say(what: str, n: int | None, power: Callable[[int], float]) -> None:
         print(f"| {what} | {n} | {'–' if n is None else f'{100 * power(n):.0f} %'} |", flush=True)
@@ -206,19 +218,21 @@ def needed(studies: int) -> None:
     for a, b in ((0.9, 0.02), (0.9, 0.3), (0.5, 0.1), (0.3, 0.1)):
 
         def boschloo(n: int, a: float = a, b: float = b) -> float:
-            return float(sum(stats.binom.pmf(i, n, a) * stats.binom.pmf(j, n, b) for i in range(n + 1) for j in range(n + 1)
-                             if stats.binom.pmf(i, n, a) * stats.binom.pmf(j, n, b) > 1e-7 and rate_effect(i, n, j, n).p < 0.05))  # fmt: skip
+            return sum(chance for i, j, chance in counts(n, a, b) if rate_effect(i, n, j, n).p < 0.05)
 
         def signs(n: int, a: float = a, b: float = b) -> float:
-            gaps = generator.binomial(1, a, (studies // 4, max(n, 6))) - generator.binomial(1, b, (studies // 4, max(n, 6)))
+            gaps = generator.binomial(1, a, (studies // 4, n)) - generator.binomial(1, b, (studies // 4, n))
             return float(np.mean([sign_flip_p(one) < 0.05 for one in gaps]))
 
         n = seeds_for_rates(a, b)
-        say(f"rates {a:g} and {b:g}, seeds (Boschloo)", n, boschloo)
-        say(f"rates {a:g} and {b:g}, reward models of one seed (signs)", n, signs)
+        say(f"rates {a:g} and {b:g}, seeds (Boschloo)", n and max(n, MIN_SEEDS), boschloo)
+        say(f"rates {a:g} and {b:g}, reward models of one seed (signs)", n and max(n, MIN_FOR_RATES), signs)
     for rate, bound in ((0.02, 0.25), (0.1, 0.3), (0.05, 0.5)):
-        say(f"rate {rate:g} below {bound:g}", seeds_for_bound(rate, bound),
-            lambda n, rate=rate, bound=bound: float(sum(stats.binom.pmf(k, n, rate) for k in range(n + 1) if clopper_pearson(k, n).high < bound)))  # fmt: skip
+
+        def below(n: int, rate: float = rate, bound: float = bound) -> float:
+            return float(sum(stats.binom.pmf(k, n, rate) for k in range(n + 1) if clopper_pearson(k, n).high < bound))
+
+        say(f"rate {rate:g} below {bound:g}", seeds_for_bound(rate, bound), below)
     for mean, deviation in ((0.0, 0.5), (0.4, 0.5), (0.0, 1.0)):
         exact = mean + deviation * np.array([-1.0, 1.0]) / np.sqrt(2)
 
@@ -226,24 +240,20 @@ def needed(studies: int) -> None:
             found = [paired_effect(generator.normal(mean, deviation, n), 0.9) for _ in range(studies)]
             return float(np.mean([one.low > -1 and one.high < 1 for one in found]))
 
-        say(f"mean {mean:g}, SD {deviation:g}, the same within 1", seeds_for_equivalence(exact, 1.0), inside)
+        say(f"mean {mean:g}, SD {deviation:g}, the same within 1", max(seeds_for_equivalence(exact, 1.0) or 0, MIN_SEEDS), inside)
     for a, b in ((0.02, 0.02), (0.1, 0.1), (0.5, 0.5)):
 
         def alike(n: int, a: float = a, b: float = b) -> float:
-            likely = [(i, j) for i in range(n + 1) for j in range(n + 1) if stats.binom.pmf(i, n, a) * stats.binom.pmf(j, n, b) > 1e-7]
-            return float(sum(stats.binom.pmf(i, n, a) * stats.binom.pmf(j, n, b) for i, j in likely
-                             if max(map(abs, newcombe(i / n, n, j / n, n))) < 0.25))  # fmt: skip
+            return sum(chance for i, j, chance in counts(n, a, b) if max(map(abs, newcombe(i / n, n, j / n, n))) < 0.25)
 
         say(f"rates {a:g} and {b:g}, the same within 0.25", seeds_for_same_rates(a, b, 0.25), alike)
     for between, within, seeds in ((1.0, 1.0, 1), (1.0, 1.0, 4), (0.5, 2.0, 4)):
         # a pilot with exactly these variances: two runs of each of two reward models
-        effect = 1.0
-        spread = within / np.sqrt(2)
-        centre = np.sqrt((between**2 + within**2 / 2) / 2)
-        pilot = effect + np.array([-centre - spread, -centre + spread, centre - spread, centre + spread])
+        spread, centre = within / np.sqrt(2), np.sqrt((between**2 + within**2 / 2) / 2)
+        pilot = 1.0 + np.array([-centre - spread, -centre + spread, centre - spread, centre + spread])
 
         def nested(n: int, between: float = between, within: float = within, seeds: int = seeds) -> float:
-            units = generator.normal(effect, np.sqrt(between**2 + within**2 / seeds), (studies, n))
+            units = generator.normal(1.0, np.sqrt(between**2 + within**2 / seeds), (studies, n))
             return float(np.mean([paired_effect(one).p < 0.05 for one in units]))
 
         say(f"mean 1, SD {between:g} between and {within:g} within reward models, {seeds} seeds each",

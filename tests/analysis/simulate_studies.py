@@ -22,6 +22,7 @@ from chain import OUTCOMES, SIDES, said_of_folders, two_arms
 from simulate import CONFIG, Arm, override
 
 DESIGNS = ((1, 5), (1, 8), (1, 16), (5, 1), (6, 1), (8, 1), (16, 1), (4, 4), (8, 2), (5, 4), (4, 5))  # reward models × seeds
+FEWER = ((1, 8), (1, 16), (8, 1), (16, 1), (8, 2), (5, 4))
 FRONTIER = (4.0, 1.5)  # Gao's α and β: the peak is at √KL 5.3
 
 
@@ -46,7 +47,8 @@ NULLS = {
     "nothing, half of the runs collapse": Truth(Arm(collapse_probability=0.5), Arm(collapse_probability=0.5), nothing(*OUTCOMES)),
     "gold by reward model, mean 0, SD 0.5": Truth(replace(HIGH, effect_sd=1.0), HIGH, nothing("gold", "gold_at_kl"), True),
     "gold by reward model, mean 0, SD 1": Truth(replace(HIGH, effect_sd=2.0), HIGH, nothing("gold", "gold_at_kl"), True),
-    "prevents collapse with half, causes it with half": Truth(Arm(swing=(0.0, 1.0)), Arm(collapse_probability=0.5), nothing(*OUTCOMES), True),
+    "prevents collapse with half, causes it with half": Truth(
+        Arm(swing=(0.0, 1.0)), Arm(collapse_probability=0.5), nothing(*OUTCOMES), True),
     "collapses in one run of ten, else nothing": Truth(
         Arm(collapse_probability=0.1), Arm(),
         {"collapsed": ("lower",), "stable_updates": ("higher",), "gold": ("higher",), "win": ("higher",), "gold_at_kl": ("higher",)}),
@@ -114,7 +116,8 @@ def share(said: list[str], side: str) -> float:
 def run_quickly(truth: Truth, design: tuple[int, int], studies: int, name: str) -> dict[str, list[str]]:
     from planted import from_frames, said_quickly, studies_of
 
-    table, _ = from_frames(truth.treatment, truth.control, design[1], studies, generator_of(name, design), **shares(design))
+    table, _ = from_frames(truth.treatment, truth.control, design[1], studies, generator_of(name, design), measures=truth.wrong,
+                           **shares(design))  # fmt: skip
     parts = studies_of(table)
     return {outcome: [said_quickly(part, outcome) for part in parts] for outcome in truth.wrong}
 
@@ -210,8 +213,8 @@ def folders(studies: int) -> None:
 
 TABLES: dict[str, Callable[[int], None]] = {
     "verdicts": lambda studies: grid(NULLS, studies),
-    "margin": lambda studies: grid(MARGINS, studies),
-    "power": lambda studies: grid(EFFECTS, studies),
+    "margin": lambda studies: grid(MARGINS, studies, FEWER),
+    "power": lambda studies: grid(EFFECTS, studies, ((1, 5), *FEWER, (4, 5))),
     "frontier": frontiers,
     "lengths": lambda studies: grid(LENGTHS, studies, ((1, 5), (1, 8), (1, 16), (8, 1), (16, 1))),
     "folders": folders,

@@ -84,9 +84,20 @@ def rates(studies: int) -> None:
     def exact(n: int, p: float) -> float:
         return float(sum(stats.binom.pmf(k, n, p) for k in range(n + 1) if covers(clopper_pearson(k, n), p)))
 
-    def difference(n: int, a: float, b: float) -> float:
-        return float(sum(stats.binom.pmf(i, n, a) * stats.binom.pmf(j, n, b) for i in range(n + 1) for j in range(n + 1)
-                         if covers(newcombe(i / n, n, j / n, n), a - b)))  # fmt: skip
+    def difference(n: int, pairs: np.ndarray) -> np.ndarray:
+        """Coverage of Newcombe's interval for pairs of rates (pairs, 2)."""
+        low, high = np.moveaxis([[newcombe(i / n, n, j / n, n) for j in range(n + 1)] for i in range(n + 1)], -1, 0)
+        chances = stats.binom.pmf(np.arange(n + 1)[:, None], n, pairs.T[:, None])  # (2, n + 1, pairs)
+        gap = pairs[:, 0] - pairs[:, 1]
+        inside = (low[..., None] <= gap + 1e-12) & (gap <= high[..., None] + 1e-12)
+        return np.einsum("ip,jp,ijp->p", *chances, inside)
+
+    def called_the_same(n: int) -> float:
+        """The largest chance that rates 0.25 apart have an interval within ± 0.25."""
+        low, high = np.moveaxis([[newcombe(i / n, n, j / n, n) for j in range(n + 1)] for i in range(n + 1)], -1, 0)
+        rates = np.linspace(0, 0.75, 151)
+        chances = [stats.binom.pmf(np.arange(n + 1)[:, None], n, values) for values in (rates + 0.25, rates)]
+        return float(np.einsum("ip,jp,ij->p", *chances, (low > -0.25) & (high < 0.25)).max())
 
     def clustered(models: int, seeds: int, p: float, correlation: float) -> float:
         """Runs that collapse with a probability of their reward model's own, beta with intra-cluster correlation `correlation`."""
@@ -97,13 +108,28 @@ def rates(studies: int) -> None:
         known = {key: covers(clustered_rate(np.array(key) / seeds, models * seeds), p) for key in {tuple(sorted(one)) for one in counts}}
         return float(np.mean([known[tuple(sorted(one))] for one in counts]))
 
+    def boschloo_errs(n: int, p: float, opposite: bool) -> float:
+        """Chance of p < 0.05 of two arms with the rate p: independent, or never both collapsed in one seed."""
+        if not opposite:
+            return sum(chance for i, j, chance in counts(n, p, p) if rate_effect(i, n, j, n).p < 0.05)
+        both = [(i, j) for i in range(n + 1) for j in range(n + 1 - i) if rate_effect(i, n, j, n).p < 0.05]
+        return float(sum(stats.multinomial.pmf([i, j, n - i - j], n, [p, p, 1 - 2 * p]) for i, j in both))
+
     ps = (0.05, 0.1, 0.3, 0.5)
     table("rate, one run per unit (exact)", ps, ((f"{n} units", [exact(n, p) for p in ps]) for n in UNITS))
     designs = itertools.product(((8, 2), (5, 4), (8, 4), (16, 2)), (0.0, 0.3, 0.9))
     nested = ((f"{m} × {s}, intra-cluster correlation {icc:g}", [clustered(m, s, p, icc) for p in ps]) for (m, s), icc in designs)
     table("rate, reward models × seeds, by true rate", ps, nested)
     pairs = ((0.1, 0.1), (0.5, 0.5), (0.3, 0.1), (0.9, 0.3), (0.9, 0.02))
-    table("Newcombe's difference of rates (exact)", pairs, ((f"{n} runs per arm", [difference(n, a, b) for a, b in pairs]) for n in UNITS))
+    every = np.array(list(itertools.product(np.linspace(0.02, 0.98, 25), repeat=2)))
+    rows = ((f"{n} runs per arm", [*difference(n, np.array(pairs)), (all_ := difference(n, every)).mean(), all_.min()]) for n in UNITS)
+    table("Newcombe's difference of rates (exact)", (*pairs, "mean over all rates", "least"), rows)
+    sizes = (8, 12, 13, 16, 24, 32, 48)
+    table("rates 0.25 apart called the same (exact)", sizes, iter([("at most", [called_the_same(n) for n in sizes])]))
+    designs = itertools.product((5, 8, 16), (False, True))
+    names = {False: "independent", True: "never both in one seed"}
+    rows = ((f"{n} seeds, {names[opposite]}", [boschloo_errs(n, p, opposite) for p in ps]) for n, opposite in designs)
+    table("equal rates called different by Boschloo's test (exact), by rate", ps, rows)
 
 
 def survival(studies: int) -> None:

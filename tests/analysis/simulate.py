@@ -2,7 +2,7 @@
 
 An `Arm` says how often its runs collapse, when, and how much gold they win first. Runs of one reward model share part of
 their luck (`of_model`), and runs of one reward model and seed a further part across arms (`shared`), as common random numbers
-make real runs do, so pairing has something to gain. What an arm does may differ between reward models (`effect_sd`, `swing`).
+make real runs do, so pairing has something to gain. What an arm does may differ between reward models (`effect_sd`, `kinds`, `swing`).
 
 Collapse is a latent normal below Φ⁻¹(collapse_probability): the marginal rate is exactly `collapse_probability` at any
 correlation between runs.
@@ -48,6 +48,7 @@ class Arm:
     kl_speed: float = 0.06  # nats per update before the onset
     pace: float = 1.0  # how much further an update takes this arm than one of the default batch size
     effect_sd: float = 0.0  # SD over reward models of the gold that this arm wins with them beyond `lift`
+    kinds: tuple[float, ...] = ()  # gold of which every reward model adds one to `lift`
     swing: tuple[float, ...] = ()  # collapse probabilities of which every reward model draws one, instead of `collapse_probability`
     frontier: tuple[float, float] = ()  # Gao's (α, β): gold over SFT is d (α − β log d) of d = √KL, and no run falls off it
     reach: float = 2.0  # √KL that a run on a frontier tends to
@@ -55,6 +56,7 @@ class Arm:
     def with_model(self, generator: np.random.Generator) -> Arm:
         """This arm with one reward model: its effect and its collapse probability are drawn."""
         lift = self.lift + self.effect_sd * generator.standard_normal() if self.effect_sd else self.lift
+        lift += float(generator.choice(self.kinds)) if self.kinds else 0.0
         probability = float(generator.choice(self.swing)) if self.swing else self.collapse_probability
         return replace(self, lift=lift, collapse_probability=probability)
 

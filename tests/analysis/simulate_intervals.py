@@ -79,6 +79,16 @@ def means(studies: int) -> None:
 
     table("mean, units", UNITS, rows())
 
+    def two_kinds(n: int, within: float) -> float:
+        """Share of studies in which the paired t decides though the mean is 0: units are +1 or −1 with SD `within` about them."""
+        generator = np.random.default_rng(n)
+        gaps = generator.choice([-1.0, 1.0], (4 * studies, n)) + within * generator.standard_normal((4 * studies, n))
+        return float(np.mean([paired_effect(one).p < 0.05 for one in gaps]))
+
+    units = (4, 5, 6, 8, 16)
+    kinds = ((f"SD {within:g} about the two", [two_kinds(n, within) for n in units]) for within in (0.2, 0.5, 1.0))
+    table("units of two kinds, +1 and −1, decided by the paired t", units, kinds)
+
 
 def rates(studies: int) -> None:
     def exact(n: int, p: float) -> float:

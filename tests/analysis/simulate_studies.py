@@ -1,6 +1,6 @@
 """Tables of docs/explanation/statistics.md: wrong verdicts, wrong equivalence and power on simulated studies with a planted truth.
 
-    OMP_NUM_THREADS=1 python tests/analysis/simulate_studies.py verdicts|margin|power|frontier|lengths [--studies 400]
+    OMP_NUM_THREADS=1 python tests/analysis/simulate_studies.py verdicts|margin|power|frontier|lengths [--studies 400] [--only NAME]
     OMP_NUM_THREADS=1 python tests/analysis/simulate_studies.py folders [--studies 100]
 
 All but `folders` build outcomes from frames; test_analysis_simulated.py proves that run folders give the same verdicts. `folders`
@@ -47,6 +47,8 @@ NULLS = {
     "nothing, half of the runs collapse": Truth(Arm(collapse_probability=0.5), Arm(collapse_probability=0.5), nothing(*OUTCOMES)),
     "gold by reward model, mean 0, SD 0.5": Truth(replace(HIGH, effect_sd=1.0), HIGH, nothing("gold", "gold_at_kl"), True),
     "gold by reward model, mean 0, SD 1": Truth(replace(HIGH, effect_sd=2.0), HIGH, nothing("gold", "gold_at_kl"), True),
+    "gold by reward model, +1 SD with half, −1 SD with half": Truth(
+        replace(HIGH, kinds=(2.0, -2.0)), HIGH, nothing("gold", "gold_at_kl"), True),
     "prevents collapse with half, causes it with half": Truth(
         Arm(swing=(0.0, 1.0)), Arm(collapse_probability=0.5), nothing(*OUTCOMES), True),
     "collapses in one run of ten, else nothing": Truth(
@@ -153,7 +155,8 @@ def head(designs: tuple[tuple[int, int], ...]) -> str:
     return "| planted | outcome | " + " | ".join(f"{m} × {s}" for m, s in designs) + " |\n" + "|---|---|" + "---|" * len(designs)
 
 
-def grid(truths: dict[str, Truth], studies: int, designs: tuple[tuple[int, int], ...] = DESIGNS) -> None:
+def grid(truths: dict[str, Truth], studies: int, only: str, designs: tuple[tuple[int, int], ...] = DESIGNS) -> None:
+    truths = {name: truth for name, truth in truths.items() if only in name}
     print(head(designs), flush=True)
     worst = (0.0, "")
     for name, truth in truths.items():
@@ -176,9 +179,9 @@ def grid(truths: dict[str, Truth], studies: int, designs: tuple[tuple[int, int],
     )
 
 
-def frontiers(studies: int) -> None:
+def frontiers(studies: int, only: str) -> None:
     print(head(FRONTIER_DESIGNS), flush=True)
-    for what, treatment in (("one frontier", SLOW), ("frontier higher", SHIFTED)):
+    for what, treatment in ((what, arm) for what, arm in (("one frontier", SLOW), ("frontier higher", SHIFTED)) if only in what):
         for name, settings in EVALUATIONS.items():
             cells = [through_frontier(treatment, FAST, design, studies, settings, what + name) for design in FRONTIER_DESIGNS]
             for outcome in ("gold_at_kl", "frontier"):
@@ -200,9 +203,9 @@ FOLDERS: dict[str, tuple[Arm, Arm, dict, tuple[tuple[int, int], ...], tuple[str,
 }  # fmt: skip
 
 
-def folders(studies: int) -> None:
+def folders(studies: int, only: str) -> None:
     print("| planted | outcome | reward models × seeds | higher / lower / same |\n|---|---|---|---|", flush=True)
-    for name, (treatment, control, settings, designs, measures) in FOLDERS.items():
+    for name, (treatment, control, settings, designs, measures) in ((name, cell) for name, cell in FOLDERS.items() if only in name):
         for design in designs:
             with tempfile.TemporaryDirectory() as folder:
                 said = said_of_folders(Path(folder) / "runs", treatment, control, design[1], studies, generator_of(name, design),
@@ -211,12 +214,12 @@ def folders(studies: int) -> None:
                 print(row(name, outcome, [said]).replace(f"| {outcome} |", f"| {outcome} | {design[0]} × {design[1]} |"), flush=True)
 
 
-TABLES: dict[str, Callable[[int], None]] = {
-    "verdicts": lambda studies: grid(NULLS, studies),
-    "margin": lambda studies: grid(MARGINS, studies, FEWER),
-    "power": lambda studies: grid(EFFECTS, studies, ((1, 5), *FEWER, (4, 5))),
+TABLES: dict[str, Callable[[int, str], None]] = {
+    "verdicts": lambda studies, only: grid(NULLS, studies, only),
+    "margin": lambda studies, only: grid(MARGINS, studies, only, FEWER),
+    "power": lambda studies, only: grid(EFFECTS, studies, only, ((1, 5), *FEWER, (4, 5))),
     "frontier": frontiers,
-    "lengths": lambda studies: grid(LENGTHS, studies, ((1, 5), (1, 8), (1, 16), (8, 1), (16, 1))),
+    "lengths": lambda studies, only: grid(LENGTHS, studies, only, ((1, 5), (1, 8), (1, 16), (8, 1), (16, 1))),
     "folders": folders,
 }
 
@@ -224,6 +227,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", choices=TABLES, nargs="+")
     parser.add_argument("--studies", type=int, default=400)
+    parser.add_argument("--only", default="", help="part of the name of what is planted")
     arguments = parser.parse_args()
     for table in arguments.table:
-        TABLES[table](arguments.studies)
+        TABLES[table](arguments.studies, arguments.only)

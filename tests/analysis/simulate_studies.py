@@ -22,7 +22,7 @@ from chain import OUTCOMES, SIDES, said_of_folders, two_arms
 from simulate import CONFIG, Arm, override
 
 DESIGNS = ((1, 5), (1, 8), (1, 16), (5, 1), (6, 1), (8, 1), (16, 1), (4, 4), (8, 2), (5, 4), (4, 5))  # reward models × seeds
-FEWER = ((1, 8), (1, 16), (8, 1), (16, 1), (8, 2), (5, 4))
+FEWER = ((1, 8), (1, 16), (8, 1), (16, 1), (20, 1), (8, 2), (5, 4))
 FRONTIER = (4.0, 1.5)  # Gao's α and β: the peak is at √KL 5.3
 
 

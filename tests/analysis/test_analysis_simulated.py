@@ -105,7 +105,7 @@ def test_a_difference_at_the_margin_is_not_called_the_same():
 
 
 def test_rare_collapses_over_reward_models_are_not_shown_the_same_by_a_t_interval():
-    """2 of 20 against 0 of 20: the t interval of the differences, −0.04 to 0.244, lies within ± 0.25, and 9 % of arms with the rate 0.25 have
+    """2 of 20 against 0 of 20: the t interval of the differences lies within ± 0.25, and 9 % of arms with the rate 0.25 have
     no more than 2."""
     collapsed = {"kl": [1.0] * 2 + [0.0] * 18, "control": [0.0] * 20}
     table = pd.DataFrame([dict(arm=arm, reward_model=str(model), seed=model, collapsed=value)

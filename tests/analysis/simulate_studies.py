@@ -1,7 +1,7 @@
 """Tables of docs/explanation/statistics.md: wrong verdicts, wrong equivalence and power on simulated studies with a planted truth.
 
-    OMP_NUM_THREADS=1 python tests/analysis/simulate_studies.py verdicts|margin|power|frontier|lengths [--studies 400] [--only NAME]
-    OMP_NUM_THREADS=1 python tests/analysis/simulate_studies.py folders [--studies 100]
+    OMP_NUM_THREADS=1 python tests/analysis/simulate_studies.py verdicts|margin|power|frontier|lengths|folders [--studies 400]
+                                                                   [--only NAME] [--design 4 5]
 
 All but `folders` build outcomes from frames; test_analysis_simulated.py proves that run folders give the same verdicts. `folders`
 takes a few of the cells through folders, `load` and `study_verdicts`. With PYTHONPATH at an earlier checkout it judges the same
@@ -23,6 +23,7 @@ from simulate import CONFIG, Arm, override
 
 DESIGNS = ((1, 5), (1, 8), (1, 16), (5, 1), (6, 1), (8, 1), (16, 1), (4, 4), (8, 2), (5, 4), (4, 5))  # reward models × seeds
 FEWER = ((1, 8), (1, 16), (8, 1), (16, 1), (20, 1), (8, 2), (5, 4))
+Only = tuple[str, tuple[int, int] | None]  # part of the name of what is planted, and one design
 FRONTIER = (4.0, 1.5)  # Gao's α and β: the peak is at √KL 5.3
 
 
@@ -55,7 +56,7 @@ NULLS = {
         Arm(collapse_probability=0.1), Arm(),
         {"collapsed": ("lower",), "stable_updates": ("higher",), "gold": ("higher",), "win": ("higher",), "gold_at_kl": ("higher",)}),
     "collapses in one run of ten, else wins 1 gold": Truth(
-        Arm(collapse_probability=0.1, lift=2.0), Arm(), {"collapsed": ("lower",), "stable_updates": ("higher",)}),
+        Arm(collapse_probability=0.1, lift=2.0), Arm(), {"collapsed": ("lower",), "stable_updates": ("higher",), "gold": (), "win": ()}),
 }  # fmt: skip
 MARGINS = {
     "gold at the margin, 0.5 SD": Truth(Arm(lift=2.003), Arm(), dict.fromkeys(("gold", "gold_at_kl"), ("lower", "same"))),
@@ -155,8 +156,9 @@ def head(designs: tuple[tuple[int, int], ...]) -> str:
     return "| planted | outcome | " + " | ".join(f"{m} × {s}" for m, s in designs) + " |\n" + "|---|---|" + "---|" * len(designs)
 
 
-def grid(truths: dict[str, Truth], studies: int, only: str, designs: tuple[tuple[int, int], ...] = DESIGNS) -> None:
-    truths = {name: truth for name, truth in truths.items() if only in name}
+def grid(truths: dict[str, Truth], studies: int, only: Only, designs: tuple[tuple[int, int], ...] = DESIGNS) -> None:
+    truths = {name: truth for name, truth in truths.items() if only[0] in name}
+    designs = tuple(design for design in designs if only[1] in (None, design))
     print(head(designs), flush=True)
     worst = (0.0, "")
     for name, truth in truths.items():
@@ -179,9 +181,9 @@ def grid(truths: dict[str, Truth], studies: int, only: str, designs: tuple[tuple
     )
 
 
-def frontiers(studies: int, only: str) -> None:
+def frontiers(studies: int, only: Only) -> None:
     print(head(FRONTIER_DESIGNS), flush=True)
-    for what, treatment in ((what, arm) for what, arm in (("one frontier", SLOW), ("frontier higher", SHIFTED)) if only in what):
+    for what, treatment in ((what, arm) for what, arm in (("one frontier", SLOW), ("frontier higher", SHIFTED)) if only[0] in what):
         for name, settings in EVALUATIONS.items():
             cells = [through_frontier(treatment, FAST, design, studies, settings, what + name) for design in FRONTIER_DESIGNS]
             for outcome in ("gold_at_kl", "frontier"):
@@ -203,9 +205,9 @@ FOLDERS: dict[str, tuple[Arm, Arm, dict, tuple[tuple[int, int], ...], tuple[str,
 }  # fmt: skip
 
 
-def folders(studies: int, only: str) -> None:
+def folders(studies: int, only: Only) -> None:
     print("| planted | outcome | reward models × seeds | higher / lower / same |\n|---|---|---|---|", flush=True)
-    for name, (treatment, control, settings, designs, measures) in ((name, cell) for name, cell in FOLDERS.items() if only in name):
+    for name, (treatment, control, settings, designs, measures) in ((name, cell) for name, cell in FOLDERS.items() if only[0] in name):
         for design in designs:
             with tempfile.TemporaryDirectory() as folder:
                 said = said_of_folders(Path(folder) / "runs", treatment, control, design[1], studies, generator_of(name, design),
@@ -214,7 +216,7 @@ def folders(studies: int, only: str) -> None:
                 print(row(name, outcome, [said]).replace(f"| {outcome} |", f"| {outcome} | {design[0]} × {design[1]} |"), flush=True)
 
 
-TABLES: dict[str, Callable[[int, str], None]] = {
+TABLES: dict[str, Callable[[int, Only], None]] = {
     "verdicts": lambda studies, only: grid(NULLS, studies, only),
     "margin": lambda studies, only: grid(MARGINS, studies, only, FEWER),
     "power": lambda studies, only: grid(EFFECTS, studies, only, ((1, 5), *FEWER, (4, 5))),
@@ -228,6 +230,7 @@ if __name__ == "__main__":
     parser.add_argument("table", choices=TABLES, nargs="+")
     parser.add_argument("--studies", type=int, default=400)
     parser.add_argument("--only", default="", help="part of the name of what is planted")
+    parser.add_argument("--design", type=int, nargs=2, metavar=("REWARD_MODELS", "SEEDS"))
     arguments = parser.parse_args()
     for table in arguments.table:
-        TABLES[table](arguments.studies, arguments.only)
+        TABLES[table](arguments.studies, (arguments.only, arguments.design and tuple(arguments.design)))

@@ -1,6 +1,6 @@
 """Every setting: its meaning, unit, default and source. No torch here; tricks take plain numbers.
 
-The dataclasses are Hydra's schema, so they stay mutable; `to_config` turns the composed tree into these objects once.
+The dataclasses are Hydra's schema, so they stay mutable; `OmegaConf.to_object` turns the composed tree into these objects once.
 A setting's legal values stand in its metadata and are checked by `ablate.settings.validation`.
 """
 
@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, List, Optional
 
 PAPER = "Secrets of RLHF I (2307.04964)"
+# A choice is a str whose values are in the metadata: OmegaConf 2.3 refuses a Literal in a dataclass, and an Enum would put an object
+# where config.yaml and the hash of a run's settings hold its name.
 
 
 def setting(
@@ -57,8 +59,9 @@ class PPOConfig:
         6.0, "target of the adaptive controller", unit="nats per response", above=0, needs=("kl_penalty", "kl_adaptive")
     )
     kl_horizon: float = setting(
-        10_000.0, "responses over which the controller can double the coefficient", above=0, needs=("kl_penalty", "kl_adaptive")
-    )
+        10_000.0, "responses in which the controller raises kl_coef by at most a factor e^0.2 = 1.22, or lowers it to 0.82",
+        above=0, needs=("kl_penalty", "kl_adaptive"),
+    )  # fmt: skip
     importance_sampling: str = setting(
         "behaviour", "whose log-probs are the old ones in the ratio: the sampling policy's or the SFT reference's",
         choices=("behaviour", "reference"), source=f"{PAPER} §5.3.3",
@@ -90,14 +93,16 @@ class PPOConfig:
         True, "hold the new value within ±value_clip_range of the old one in the value loss", source=f"{PAPER} eq. 16"
     )
     value_clip_range: float = setting(0.2, "range of the value clip", unit="reward", above=0, needs=("value_clip",))
-    value_coef: float = setting(1.0, "weight of the value loss", above=0)
+    value_coef: float = setting(1.0, "weight of the value loss, the squared error (V − R)² without a half", above=0)
     ratio_clip: bool = setting(True, "PPO's clipped surrogate", source=f"{PAPER} eq. 15; Schulman et al. 1707.06347, eq. 7")
     clip_range: float = setting(0.2, "ε of the clipped surrogate", above=0, needs=("ratio_clip",))
     clip_range_high: Optional[float] = setting(
         None, "ε_high: the surrogate clips to [1 − clip_range, 1 + ε_high] (clip-higher); null: ε_high = clip_range", above=0,
         source="DAPO 2503.14476, §3.1", needs=("ratio_clip",), later=True,
     )  # fmt: skip
-    policy_kl: bool = setting(False, "PPO-penalty: add policy_kl_coef × KL(π_old‖π_θ) to the loss", source=f"{PAPER} eq. 14")
+    policy_kl: bool = setting(
+        False, "PPO-penalty: add policy_kl_coef × KL(π_b‖π_θ) to the loss, π_b the policy that sampled", source=f"{PAPER} eq. 14"
+    )
     policy_kl_coef: float = setting(1.0, "β of PPO-penalty", unit="per nat", low=0, needs=("policy_kl",))
     grad_clip: bool = setting(True, "clip the global gradient norm of policy and critic together", source=f"{PAPER} §5.4")
     max_grad_norm: float = setting(1.0, "largest norm after clipping", above=0, needs=("grad_clip",))
@@ -115,10 +120,17 @@ class PPOConfig:
     ptx: bool = setting(False, "add ptx_coef × language-model loss on pretraining text", source=f"{PAPER} eq. 17")
     ptx_coef: float = setting(0.1, "weight of the pretraining loss", unit="per nat", low=0, needs=("ptx",))
     missing_eos_penalty: Optional[float] = setting(
-        None, "subtracted from the score of a response that never ended; null is off", unit="score", above=0,
+        None, "p, the penalty on the score of a response that never ended; null is off", unit="score", above=0,
         source="lm-human-preferences; TRL",
     )  # fmt: skip
-    bootstrap_truncated: bool = setting(False, "a truncated response goes on: bootstrap from the critic's value after its last token")
+    missing_eos_form: str = setting(
+        "subtract", "subtract: a response that never ended has its score less p; replace: it has −p", choices=("subtract", "replace"),
+        source="subtract: TRL; replace: lm-human-preferences", needs=("missing_eos_penalty",), later=True,
+    )  # fmt: skip
+    bootstrap_truncated: bool = setting(
+        False, "a truncated response goes on: it gets no score, and the critic's value after its last token takes its place",
+        source="Pardo et al. 1712.00378, §3",
+    )  # fmt: skip
     updates: int = setting(150, "PPO updates", low=1)
     batch_size: int = setting(128, "responses sampled per update (the experience buffer)", low=1, source=f"{PAPER} code")
     minibatch_size: int = setting(32, "responses per gradient step", low=1, source=f"{PAPER} code")
@@ -127,8 +139,9 @@ class PPOConfig:
     learning_rate: float = setting(5e-4, "policy learning rate", low=0)
     critic_learning_rate: float = setting(1.5e-3, "critic learning rate", low=0)
     lr_schedule: str = setting(
-        "constant", "after warm-up: constant, or inverse square root of the step", choices=("constant", "inverse_sqrt")
-    )
+        "constant", "after warm-up: constant, falling as the inverse square root of the step, or linearly to 0 at the run's end",
+        choices=("constant", "inverse_sqrt", "linear"),
+    )  # fmt: skip
     warmup_ratio: float = setting(0.0, "share of gradient steps over which the rates rise linearly from 0", low=0, high=1)
     adam_betas: List[float] = setting([0.9, 0.95], "Adam's β", source=f"{PAPER} code")
     adam_eps: float = setting(1e-6, "Adam's ε for the policy", above=0, source=f"{PAPER} code")
@@ -156,6 +169,9 @@ class SamplingConfig:
 @dataclass
 class EvaluationConfig:
     every: int = setting(5, "updates between evaluations; the last update is always evaluated", low=1)
+    dense_until: int = setting(
+        0, "also evaluate after each of the first so many updates, where KL moves fast; these decide no collapse", low=0, later=True
+    )
     prompts: int = setting(256, "held-out prompts", low=2)
     samples: int = setting(8, "prompts whose answers are written to samples.jsonl at each evaluation", low=0)
     win_margin: float = setting(0.0, "a gold difference up to this is a tie", unit="gold", low=0)

@@ -3,7 +3,7 @@
     python -m ablate.mirror results/kl_coef                     # offline files, for `wandb sync`
     WANDB_MODE=online python -m ablate.mirror results/kl_coef   # upload them directly
 
-For runs made with `tracker=none`, and for offline files that a killed process left incomplete.
+It serves for runs with `tracker=none`, and for offline files that a killed process left incomplete.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ablate.runs.folder import config_of, read_summary, run_folders
+from ablate.runs.folder import config_of, run_folders
+from ablate.runs.summary import read_summary
 from ablate.runs.tracking import WandbTracker
 from ablate.system.commands import command_errors
 from ablate.system.locks import try_lock
@@ -22,7 +23,10 @@ UNFINISHED = {"status": "unfinished", "reason": "the run has no summary yet", "c
 
 
 def mirror(folder: Path) -> bool:
-    """Rebuild the wandb run of one run folder. Returns false, and does nothing, while the run is going on. Raises UserError."""
+    """Rebuild the wandb run of one run folder. Returns False, without doing so, while the run is active.
+
+    Raises UserError for a damaged run folder.
+    """
     with open(folder / "metrics.jsonl", "ab") as handle:
         if not try_lock(handle):
             return False

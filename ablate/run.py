@@ -1,10 +1,9 @@
-"""The command line: arguments → config → `ablate.session`. `python -m ablate.run --help` explains the rest.
+"""The command line of runs and sweeps: overrides of settings, as `python -m ablate.run --help` explains them.
 
     python -m ablate.run ppo=vanilla seed=3               # one run
     python -m ablate.run -m sweep=kl_coef 'seed=range(8)' # every arm of a study with eight seeds
 
-The session, and with it torch, is imported only where a run starts, so that the help, a refused setting and the planning of a sweep
-do not wait for that import.
+The session and torch are imported only when a run starts, so that the help, an invalid setting and the plan of a sweep take no such time.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from ablate.config import Config
-from ablate.errors import UserError
 from ablate.runs.folder import run_folder
 from ablate.runs.fork import forked
 from ablate.settings.arms import arm_name
@@ -27,6 +25,7 @@ from ablate.settings.overrides import check_overrides, quoted
 from ablate.settings.validation import validate
 from ablate.sweeps.study import check_sweep_choice
 from ablate.sweeps.summary import sweep_summary
+from ablate.system.commands import command_errors
 from ablate.system.gc_pause import gc_paused
 
 MULTIRUN = ("-m", "--multirun")
@@ -34,10 +33,13 @@ MULTIRUN = ("-m", "--multirun")
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def task(composed: DictConfig) -> None:
-    """One run from the command line; `-m` goes through the sweeper and the launcher instead."""
+    """Execute one run. With `-m`, Hydra calls the sweeper and the launcher instead.
+
+    Raises SystemExit with a sentence on a UserError, and with status 130 if the run was interrupted.
+    """
     settings = HydraConfig.get()
     overrides = list(settings.overrides.task)
-    try:
+    with command_errors():  # Hydra adds lines of its own to any exception but SystemExit
         config = forked(OmegaConf.to_object(composed), overrides)
         if config.arm is None:
             config.arm = arm_name(overrides, settings.runtime.choices["ppo"])
@@ -47,8 +49,6 @@ def task(composed: DictConfig) -> None:
             from ablate.system.distributed import is_main
 
         summary = execute(config)
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from None  # Hydra would add lines of its own to any other exception
     if is_main():
         print(sweep_summary([run_folder(config)]))
     if summary["status"] == "interrupted":
@@ -59,7 +59,7 @@ ConfigStore.instance().store(name="schema", node=Config, provider="ablate")
 
 
 def main() -> None:
-    """One process, or one of several that a launcher has started."""
+    """Run the command line, in a single process or in one of several that a launcher has started."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         command_line()
         return
@@ -73,18 +73,17 @@ def main() -> None:
 
 
 def command_line() -> None:
-    """Check the command line, then let Hydra compose it. A UserError is one sentence on stderr and exit status 1."""
+    """Check the command line, then let Hydra compose it. A UserError becomes one sentence on standard error and exit status 1."""
     arguments = [quoted(argument) for argument in sys.argv[1:]]
-    arguments = sys.argv[1:] = sorted(arguments, key=lambda argument: argument not in MULTIRUN)  # argparse wants flags before or after
-    try:
-        check_overrides(arguments)
-        check_sweep_choice(arguments, multirun=any(flag in arguments for flag in MULTIRUN))
-        os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # our own errors are caught below; anything else deserves its traceback
-        task()
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    arguments = sys.argv[1:] = sorted(arguments, key=lambda argument: argument not in MULTIRUN)  # argparse wants flags first or last
+    with command_errors():
+        try:
+            check_overrides(arguments)
+            check_sweep_choice(arguments, multirun=any(flag in arguments for flag in MULTIRUN))
+            os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # of an exception other than UserError the traceback is shown
+            task()
+        except KeyboardInterrupt:
+            sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ import torch
 from ablate.config import Config
 from ablate.errors import UserError
 from ablate.pipeline.build import Stages, build, choose_device
-from ablate.runs.folder import is_finished, read_summary, run_folder
+from ablate.runs.folder import is_finished, run_folder
 from ablate.runs.store import ReadOnlyRunStore, RunStore
+from ablate.runs.summary import Outcome, read_summary
 from ablate.runs.tracking import Trackers, open_trackers
 from ablate.settings.validation import validate
 from ablate.system.distributed import from_main, is_main, raise_on_all_ranks
@@ -29,13 +30,18 @@ def prepare(config: Config) -> Stages:
     return from_main(lambda: build(config))
 
 
-def execute(config: Config) -> dict:
-    """Do one run and return its summary; a finished run is not done again. Raises UserError, and Diverged where a stage diverges."""
+def execute(config: Config) -> Outcome:
+    """Do one run and return its summary, which a process that does not write it knows without versions. A finished run is not done again.
+
+    Raises UserError, and Diverged where a stage diverges.
+    """
     validate(config)
     check(config)
     with report_peer_failure():
         if from_main(lambda: is_finished(config)):
-            return read_summary(run_folder(config))
+            summary = read_summary(run_folder(config))
+            assert summary is not None  # `is_finished` has read it
+            return summary
         stages = prepare(config)
         with raise_on_all_ranks():
             store, tracker = RunStore(config) if is_main() else ReadOnlyRunStore(config), Trackers([])
@@ -49,13 +55,13 @@ def execute(config: Config) -> dict:
             with autocast(config):
                 trainer = Trainer.load(config, stages, store)
                 tracker = open_trackers(config, run_folder(config)) if is_main() else tracker
-                summary = trainer.run(tracker)
+                outcome = trainer.run(tracker)
     except BaseException as error:
         failed = failure(config, error)
         tracker.finish(failed)
         store.finish(failed)
         raise
-    summary = store.finish(summary)
+    summary = store.finish(outcome)
     tracker.finish(summary)
     return summary
 
@@ -71,9 +77,8 @@ def autocast(config: Config) -> torch.autocast:
     return torch.autocast(choose_device(config).type, dtype=torch.bfloat16, enabled=enabled, cache_enabled=False)
 
 
-def failure(config: Config, error: BaseException) -> dict:
-    """The summary of a run that an exception ended."""
+def failure(config: Config, error: BaseException) -> Outcome:
+    """The outcome of a run that an exception ended."""
     status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
     reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    place = {"study": config.study, "arm": config.arm, "seed": config.seed}
-    return {"status": status, "reason": reason, "collapsed": None, "collapse_update": None} | place
+    return Outcome(status=status, reason=reason, collapsed=None, collapse_update=None, study=config.study, arm=config.arm, seed=config.seed)

@@ -9,26 +9,30 @@ from pathlib import Path
 import torch
 
 from ablate.config import Config
-from ablate.data.chat import Turns, encode_texts
+from ablate.data.chat import encode_texts
 from ablate.data.source import Source, open_source
 from ablate.errors import Diverged, UserError
-from ablate.models.folder import check_length, context_length
-from ablate.models.load import Models, freeze, load_policy, load_scorer, load_tokenizer, new_critic
+from ablate.models.folder import context_length
+from ablate.models.forward import vocabulary_head
+from ablate.models.load import freeze, load_policy, load_tokenizer, new_critic
 from ablate.models.offload import OffloadedModel, loaded_on_device
 from ablate.models.recompute import checkpoint_gradients
 from ablate.pipeline.build import Stages, choose_device
 from ablate.pipeline.supervised import language_model_loss, pad_right, response_targets
 from ablate.ppo.collapse import CollapseDetector, deviation
 from ablate.ppo.evaluate import Evaluation, HeldOut, evaluate, sample_rows, score_rows, summarise
+from ablate.ppo.models import Models
 from ablate.ppo.monitor import advantage_metrics, monitors, reward_metrics
 from ablate.ppo.rollout import encode_prompts, gather_rollout, generate_responses, score_responses
-from ablate.ppo.scoring import Gold, RetokenizingRewardModel, needs_retokenizing, open_gold, with_text_rewards
+from ablate.ppo.sampling import EncodedPrompts
+from ablate.ppo.scoring import Gold, open_gold, open_scorer
 from ablate.ppo.shaping import estimate_targets, initial_state, shape_rewards
 from ablate.ppo.types import Rollout
 from ablate.ppo.update import critic_update, new_optimizer, steps_per_update, update
 from ablate.runs.checkpoint import TrainState, load_adapted, load_optimizer, load_weights, progress_from, read_state, save
-from ablate.runs.folder import config_of
+from ablate.runs.folder import checkpoint_folder, checkpoints, config_of, run_folder
 from ablate.runs.store import ReadOnlyRunStore, RunStore
+from ablate.runs.summary import Outcome, Status
 from ablate.runs.tracking import Tracker, Trackers
 from ablate.system.distributed import any_process, from_main, is_sharded, raise_on_all_ranks, rank_slice, strided_rank_shard
 from ablate.system.seeding import numpy_generator, torch_generator
@@ -59,23 +63,20 @@ class Trainer:
     def load(cls, config: Config, stages: Stages, store: RunStore | ReadOnlyRunStore) -> Trainer:
         """Load everything, and cut the files of the run folder back to where the run goes on. Raises UserError."""
         device = choose_device(config)
-        start, resumed = from_main(lambda: starting_point(config, store))
+        start, resumed = from_main(lambda: starting_point(config))
         with raise_on_all_ranks():
             models = load_models(config, stages, start, device)
             offloaded = offload_frozen(models, config, device)
             source: Source = open_source(config, models.tokenizer)
             gold = open_gold(stages.gold, source, device)
             held_out = HeldOut.draw(config, source, models.tokenizer, device)
-            longest = held_out.encoded[0].shape[1] + config.sampling.max_new_tokens
-            for model in (models.reference, models.reward, models.critic):
-                if model is not None:
-                    check_length(longest, model.config, "a prompt with sampling.max_new_tokens", "lower sampling.max_new_tokens")
+            models.check_length(held_out.encoded.tokens.shape[1] + config.sampling.max_new_tokens)
         if is_sharded():
             shard(models.policy)
             shard(models.critic)
         optimizer = new_optimizer(models, config.ppo)
         with loaded_on_device(offloaded):
-            baseline = evaluate(models, models.reference, held_out, gold, config)
+            baseline = evaluate(replace(models, policy=models.reference), held_out, gold, config)
         detector = CollapseDetector.from_baseline(baseline.gold, config.collapse)
         progress = TrainState(update=0, shaping=initial_state(config.ppo), watch=detector)
         trainer = cls(config, store, device, models, offloaded, source, gold, held_out, optimizer, baseline, progress, resumed)
@@ -103,10 +104,11 @@ class Trainer:
             shaping = replace(shaping, kl_coef=ppo.kl_coef)
         self.progress = TrainState(self.progress.update, shaping, detector)
 
-    def run(self, tracker: Tracker) -> dict:
-        """Train to the end, to collapse if asked, or until a signal; every way out but a kill returns a summary."""
+    def run(self, tracker: Tracker) -> Outcome:
+        """Train to the end, to collapse if asked, or until a signal; every way out but a kill returns an outcome."""
         self.tracker, started, before = tracker, time.perf_counter(), self.progress.wall_seconds
-        status, reason = "completed", ""
+        status: Status = "completed"
+        reason = ""
         with stop_signals() as stop:
             try:
                 if not self.resumed:
@@ -124,7 +126,7 @@ class Trainer:
             except Diverged as error:
                 status, reason = "diverged", f"update {self.progress.update + 1}: {error}"
             self.progress.wall_seconds = before + time.perf_counter() - started
-        return self.summary(status, reason)
+        return self.outcome(status, reason)
 
     def ended(self) -> bool:
         """All updates done, or collapsed where that ends the run."""
@@ -142,18 +144,22 @@ class Trainer:
         self.log({"update": self.progress.update} | self.evaluate())
 
     def pretrain_critic(self) -> None:
-        """Value loss alone on rollouts of SFT. Their scores enter the running moments, so the critic learns the scale it will meet."""
+        """Value loss alone on rollouts of SFT. Their scores enter the running moments, so the critic learns the scale it will meet.
+
+        The adaptive KL coefficient stays: SFT's KL to itself is 0 and says nothing of how far the policy will go.
+        """
         config, settings = self.config, self.config.ppo_settings()
         teacher = replace(self.models, policy=self.models.reference)
         for step in range(config.ppo.critic_pretrain_updates):
             rollout = self.collect(teacher, *self.sample_prompts("critic pre-training", step), Timer())
-            rewards, self.progress.shaping = shape_rewards(rollout, settings, self.progress.shaping)
+            rewards, shaping = shape_rewards(rollout, settings, self.progress.shaping)
+            self.progress.shaping = replace(self.progress.shaping, moments=shaping.moments)
             targets = estimate_targets(rollout, rewards, config.ppo)
             generator = torch_generator(config.seed, "critic pre-training order", step)
             critic_update(self.models, self.optimizer, rollout, targets, config.ppo, generator)
 
-    def sample_prompts(self, stream: str, step: int) -> tuple[list[Turns], tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
-        """Fresh prompts, as turns and encoded, and sampling noise [B, T]; they depend on seed, stream and step alone.
+    def sample_prompts(self, stream: str, step: int) -> tuple[EncodedPrompts, torch.Tensor]:
+        """Fresh prompts and sampling noise [B, T]; they depend on seed, stream and step alone.
 
         Every process draws the whole batch and gets its own rows of it.
         """
@@ -162,23 +168,21 @@ class Trainer:
         noise = torch.rand(
             config.ppo.batch_size, config.sampling.max_new_tokens, generator=torch_generator(config.seed, f"{stream} noise", step)
         )
-        turns, own = [prompt.turns for prompt in prompts], rank_slice(len(prompts))
-        tokens, attention = encode_prompts(self.models.tokenizer, turns, self.device)
-        return turns[own], (tokens[own], attention[own]), noise[own].to(self.device)
+        own = rank_slice(len(prompts))
+        encoded = encode_prompts(self.models.tokenizer, [prompt.turns for prompt in prompts], self.device)
+        return encoded[own], noise[own].to(self.device)
 
-    def collect(
-        self, models: Models, turns: list[Turns], prompts: tuple[torch.Tensor, torch.Tensor], noise: torch.Tensor, timer: Timer
-    ) -> Rollout:
+    def collect(self, models: Models, prompts: EncodedPrompts, noise: torch.Tensor, timer: Timer) -> Rollout:
         """Responses to this process's prompts, measured and scored; the rows of all processes come back. Raises UserError, Diverged.
 
-        prompts: tokens and attention [b, P]; noise [b, T].
+        noise: [b, T], uniform on [0, 1), a row for each of the b prompts.
         """
         settings = self.config.ppo_settings()
         with inference(models.policy, models.critic):
             sampled = generate_responses(models.policy, models.tokenizer, prompts, noise, settings.sampling)
             timer.lap("time/rollout_s")
             with loaded_on_device(self.offloaded):
-                rollout = with_text_rewards(score_responses(models, prompts, sampled, settings), models, turns)
+                rollout = score_responses(models, prompts, sampled, settings)
         rollout = gather_rollout(rollout, models.tokenizer.pad_token_id)
         if not torch.isfinite(rollout.score).all():
             raise Diverged("the reward model's score is not finite")
@@ -200,11 +204,12 @@ class Trainer:
         self.log(row)
 
     def evaluate_if_due(self, timer: Timer) -> dict[str, float]:
-        """`eval/*` every `evaluation.every` updates and at the last; nothing otherwise."""
-        number = self.progress.update
-        if number % self.config.evaluation.every and number != self.config.ppo.updates:
+        """`eval/*` every `evaluation.every` updates, at the last and up to `evaluation.dense_until`; nothing otherwise."""
+        number, settings = self.progress.update, self.config.evaluation
+        regular = number % settings.every == 0 or number == self.config.ppo.updates
+        if not regular and number > settings.dense_until:
             return {}
-        row = self.evaluate()
+        row = self.evaluate(counts=regular)
         timer.lap("time/eval_s")
         return row
 
@@ -217,19 +222,20 @@ class Trainer:
         share = sum(len(row) - 1 for row in own) / sum(len(row) - 1 for row in rows)  # of the tokens that are predicted
         tokens = pad_right(own, tokenizer.pad_token_id, self.device)
         policy, real = self.models.policy, response_targets([(row, 0) for row in own], tokens)
-        return share * language_model_loss(policy, policy.get_output_embeddings(), tokens, real)
+        return share * language_model_loss(policy, vocabulary_head(policy), tokens, real)
 
-    def evaluate(self) -> dict[str, float]:
-        """Evaluate the policy, write scores and samples, and update the collapse verdict."""
+    def evaluate(self, counts: bool = True) -> dict[str, float]:
+        """Evaluate the policy, write scores and samples, and update the collapse verdict if the evaluation counts for it."""
         config, number = self.config, self.progress.update
-        evaluation = evaluate(self.models, self.models.policy, self.held_out, self.gold, config, self.offloaded)
+        evaluation = evaluate(self.models, self.held_out, self.gold, config, self.offloaded)
         scores = score_rows(number, self.held_out, evaluation)
         samples = sample_rows(number, self.held_out, evaluation, config.evaluation.samples)
         with raise_on_all_ranks():
             self.store.append("scores.jsonl", scores)
             self.store.append("samples.jsonl", samples)
         row = summarise(evaluation, self.baseline, self.held_out.prompts, config.evaluation.win_margin)
-        self.progress.watch.update(number, row.get("eval/gold"))
+        if counts:
+            self.progress.watch.update(number, row.get("eval/gold"))
         self.progress.judged = self.values(evaluation)
         self.tracker.evaluation(number, scores, samples)
         return row
@@ -246,7 +252,7 @@ class Trainer:
             save(folder, self.models, self.optimizer, progress, store.offsets(), store.hash)
         store.prune(self.config.checkpoint.keep)
 
-    def summary(self, status: str, reason: str) -> dict:
+    def outcome(self, status: Status, reason: str) -> Outcome:
         """What summary.json says of the run; final values are those of the last evaluation."""
         progress, watch = self.progress, self.progress.watch
         seconds = progress.update_seconds
@@ -273,11 +279,11 @@ class Trainer:
         return evaluation.monitors | row | spread
 
 
-def starting_point(config: Config, store: RunStore | ReadOnlyRunStore) -> tuple[Path | None, bool]:
+def starting_point(config: Config) -> tuple[Path | None, bool]:
     """Where a run goes on from, and whether that is its own: its newest checkpoint, else the one it forks from, else none."""
-    known = store.checkpoints()
+    known = checkpoints(run_folder(config))
     if known:
-        return store.checkpoint_folder(known[-1]), True
+        return checkpoint_folder(run_folder(config), known[-1]), True
     return (Path(config.fork) if config.fork else None), False
 
 
@@ -288,17 +294,15 @@ def load_models(config: Config, stages: Stages, start: Path | None, device: torc
     """
     ppo, lora = config.ppo, config.model.lora_rank > 0
     tokenizer = load_tokenizer(stages.sft)
-    by_text = needs_retokenizing(stages.reward_model, tokenizer, ppo.critic_init)
     generator = torch_generator(config.seed, "critic head")
     frozen = torch.device("cpu") if config.offload else device
+    scorer = open_scorer(stages.reward_model, tokenizer, ppo.critic_init, frozen)
     reference = freeze(load_policy(stages.sft, device if lora else frozen))
-    text_reward = RetokenizingRewardModel.load(stages.reward_model, frozen) if by_text else None
-    reward = None if by_text else freeze(load_scorer(stages.reward_model, frozen))
     if start is not None:
         read_state(start)
     if lora:
-        share = ppo.critic_init == "reward" and reward is not None
-        trunk = reward if share else new_critic(ppo.critic_init, stages.sft, stages.reward_model, device, generator)
+        shared = ppo.critic_init == "reward"
+        trunk = scorer.model if shared else new_critic(ppo.critic_init, stages.sft, stages.reward_model, device, generator)
         policy, critic = load_adapted(start, reference, trunk, config)
     elif start is not None:
         policy, critic = load_weights(start, device)
@@ -312,14 +316,14 @@ def load_models(config: Config, stages: Stages, start: Path | None, device: torc
         raise UserError(
             f"the policy has {policy.config.vocab_size} tokens and SFT {reference.config.vocab_size}: they must share a tokenizer"
         )
-    return Models(policy, reference, reward, critic, tokenizer, text_reward)
+    return Models(policy, reference, scorer, critic, tokenizer)
 
 
 def offload_frozen(models: Models, config: Config, device: torch.device) -> list[OffloadedModel]:
     """With `offload`, the reward model, and the reference where its weights are not the policy's as well; else none."""
     if not config.offload:
         return []
-    frozen = [models.reward if models.text_reward is None else models.text_reward.model]
+    frozen = [models.scorer.model]
     if not config.model.lora_rank:
         frozen.append(models.reference)
     return [OffloadedModel(model, device) for model in frozen]

@@ -3,8 +3,8 @@
     python -m analysis.dashboard results/policy_constraints --entity my-team
     python -m analysis.dashboard results/policy_constraints --entity my-team --project rlhf --out dashboard.json
 
-The workspace is saved in wandb where there is a login, and written as JSON otherwise. The runs get to wandb by `tracker=wandb`,
-or afterwards by `python -m ablate.mirror results/STUDY`; offline ones get there by `wandb sync`.
+With a wandb login the workspace is saved in wandb. Without one it is written as JSON. `tracker=wandb` sends runs to wandb while they
+train, and `python -m ablate.mirror results/STUDY` afterwards. `wandb sync` uploads runs that were mirrored offline.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ LINES = {  # section → metric of metrics.jsonl → title
     },
     "Optimiser": {"ppo/value_loss": "value loss", "ppo/clip_fraction": "clip fraction", "ppo/grad_norm": "gradient norm"},
 }
-SCATTERS = {  # section → (x, y, title), a point a run at its end
+SCATTERS = {  # section → (x, y, title); one point per run, at its end
     "Gold against proxy": ("eval/proxy", "eval/gold", "gold against proxy at the end"),
     "Distance from SFT": ("eval/kl_to_sft", "eval/gold", "gold against KL at the end"),
 }
 SUMMARY = ("status", "collapsed", "collapse_update", "eval/gold")  # columns beside the runs
-MAX_LEVELS = 3  # of grouping, beyond which wandb's run table is no longer read
+MAX_LEVELS = 3  # of grouping; with more, wandb's run table is hard to read
 MAX_RUNS = 100  # lines in a panel
 
 
 def separating(settings: pd.DataFrame) -> list[str]:
-    """The settings, of those that differ, that tell the arms apart; one that only follows others (an amount its toggle) is left out."""
+    """The settings that tell the arms apart. One that those before it determine is left out, as a coefficient by its switch."""
     kept: list[str] = []
     for name in differing(settings).columns:
         if len(settings[[*kept, name]].drop_duplicates()) > (len(settings[kept].drop_duplicates()) if kept else 1):
@@ -62,17 +62,17 @@ def separating(settings: pd.DataFrame) -> list[str]:
 
 
 def grouping(settings: pd.DataFrame) -> list[str]:
-    """What runs are grouped by: the settings that tell arms apart, or, where these are many, the arm that is named after them."""
+    """The settings by which runs are grouped: those of `separating`, or "arm" if they are more than `MAX_LEVELS` or none."""
     names = separating(settings)
     return names if 0 < len(names) <= MAX_LEVELS else ["arm"]
 
 
 def workspace(runs: pd.DataFrame, entity: str, project: str) -> Workspace:
-    """The workspace "PPO stability" of one study's runs, as `analysis.load.frames.load` gives them.
+    """The workspace "PPO stability" of one study. runs: as `analysis.load.frames.load` returns them.
 
     Raises:
-        UserError: without wandb-workspaces.
-        UserError: no run, or several studies.
+        UserError: wandb-workspaces is not installed.
+        UserError: there is no run, or there are several studies.
     """
     ws, wr = _wandb_workspaces()
     studies = list(runs["study"].unique())
@@ -94,7 +94,7 @@ def workspace(runs: pd.DataFrame, entity: str, project: str) -> Workspace:
 
 
 def _panels(wr, section: str) -> list:
-    """Lines over updates, mean and range of a group's runs, and the section's scatter."""
+    """The panels of a section: lines over updates, with the mean and range over each group's runs, and its scatter plot if it has one."""
     lines = [wr.LinePlot(title=title, x="Step", y=[metric], title_x="update", groupby_aggfunc="mean", groupby_rangefunc="minmax")
              for metric, title in LINES[section].items()]  # fmt: skip
     if section in SCATTERS:
@@ -104,6 +104,7 @@ def _panels(wr, section: str) -> list:
 
 
 def _collapse(ws, wr):
+    """The section of bars: update of collapse and gold at the end, with the mean and range over each group's runs."""
     bars = {"collapse_update": "update of collapse, of the runs that collapsed", "eval/gold": "gold reward at the end"}
     panels = [
         wr.BarPlot(title=title, metrics=[metric], groupby_aggfunc="mean", groupby_rangefunc="minmax") for metric, title in bars.items()
@@ -112,13 +113,13 @@ def _collapse(ws, wr):
 
 
 def _column(setting: str) -> str:
-    """wandb keeps a nested setting under its first name: ppo.kl_penalty is `ppo.value.kl_penalty`."""
+    """The column of a setting in wandb's run table. wandb nests below the first name: ppo.kl_penalty is `config:ppo.value.kl_penalty`."""
     first, _, rest = setting.partition(".")
     return f"config:{first}.value" + (f".{rest}" if rest else "")
 
 
 def _wandb_workspaces():
-    """The two modules; their import raises deprecation warnings about pydantic that are not ours to mend."""
+    """The two modules, imported without their deprecation warnings. Raises UserError if wandb-workspaces is not installed."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -135,7 +136,7 @@ def specification(board: Workspace) -> str:
 
 
 def save(board: Workspace) -> str | None:
-    """Save in wandb; None if that is done, else the reason why not, in words."""
+    """Save the workspace in wandb. None if that is done, else the reason why not, in words."""
     import wandb
 
     if not wandb.login(prompt=False, verify=False):  # asks the environment and .netrc, not the network
@@ -148,7 +149,7 @@ def save(board: Workspace) -> str | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Build the dashboard of one study, and save it or write its specification; 1, and a sentence, if there is none to build."""
+    """Build the dashboard of one study, and save it or write its specification. If none can be built, say why and return 1."""
     parser = argparse.ArgumentParser(
         prog="python -m analysis.dashboard", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

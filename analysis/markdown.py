@@ -1,4 +1,4 @@
-"""Frames as Markdown tables, for the commands that write one."""
+"""Frames as Markdown tables."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pandas as pd
 
 
 def markdown_table(table: pd.DataFrame) -> str:
-    """Any frame as a Markdown table: its columns' names as the head, one line per row, without the index; bars in cells are escaped."""
+    """A frame as a Markdown table: its column names as the head, one line per row, without the index. Bars in cells are escaped."""
     rows = [[cell.replace("|", "\\|") for cell in row] for row in table.astype(str).to_numpy().tolist()]
     lines = ["| " + " | ".join(row) + " |" for row in [list(table.columns), *rows]]
     return "\n".join([lines[0], "|" + "---|" * len(table.columns), *lines[1:]])

@@ -1,9 +1,9 @@
-"""Verdicts of a sweep as plain text, as Markdown or as CSV.
+"""Verdicts of a sweep as plain text, as Markdown or as CSV: the answer first, with --all everything it rests on.
 
     python -m analysis.verdicts results/reference
-    python -m analysis.verdicts results/leave_one_out --base ppo_max --markdown verdicts.md --csv tables
+    python -m analysis.verdicts results/leave_one_out --base ppo_max --all --markdown verdicts.md --csv tables
 
-This module only lays text out: every number comes from `analysis.claims.study`.
+This module only lays text out: every number comes from `analysis.claims.study`, every sentence from `analysis.claims`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ import numpy as np
 import pandas as pd
 
 from ablate.errors import UserError
+from ablate.system.tables import text_table
+from analysis.claims.answer import answer, arm_answers, question_of
+from analysis.claims.judge import CANNOT_TELL
 from analysis.claims.paper import UNJUDGED
 from analysis.claims.study import StudyVerdicts, runs_to_score, study_verdicts
 from analysis.load.frames import load, load_rows
@@ -32,18 +35,68 @@ MONITORS = 12  # as many as fit a reader's screen; --csv has all
 FRAMES = ("outcomes", "arms", "effects", "factorial", "thresholds", "frontier", "warnings")
 
 
-def as_text(verdicts: StudyVerdicts) -> str:
-    """The verdicts as plain text: claims first, then arms, effects, factorial terms, the threshold's influence."""
-    lines = [f"== {verdicts.study} ==", ""]
-    for _, verdict in verdicts.claims:
-        lines += [_wrapped(verdict.sentence, ""), *(_wrapped(part.sentence, "    ") for part in verdict.parts)]
-    if not verdicts.claims:
+def as_text(verdicts: StudyVerdicts, *, everything: bool = False) -> str:
+    """The verdicts as plain text: question, answer, arms, claims and what the numbers rest on.
+
+    everything: also each claim's parts, the figures not judged, and every other table.
+    """
+    lines = [f"== {verdicts.study} =="]
+    if question := question_of(verdicts.study):
+        lines.append(_wrapped(question, ""))
+    lines += ["", *(_wrapped(sentence, "") for sentence in answer(verdicts)), "", _three_things(verdicts), ""]
+    claims = sorted(verdicts.claims, key=lambda pair: pair[1].verdict == CANNOT_TELL)
+    for _, verdict in claims:
+        lines.append(_wrapped(verdict.sentence, ""))
+        if everything or verdict.verdict != CANNOT_TELL:
+            lines += [_wrapped(part.sentence, "    ") for part in verdict.parts]
+    if not claims:
         lines.append("No claim of the paper can be judged with these arms.")
-    judged = {claim.figure for claim, _ in verdicts.claims}
-    lines += [_wrapped(f"not judged by any run: {text} [{figure}]: {why}", "") for figure, text, why in UNJUDGED if figure not in judged]
-    for title, table in _tables(verdicts):
-        lines += ["", _wrapped(title, ""), table.to_string(index=False)]
-    return "\n".join([*lines, "", *(_wrapped(remark, "") for remark in verdicts.remarks)])
+    if everything:
+        judged = {claim.figure for claim, _ in verdicts.claims}
+        lines += [
+            _wrapped(f"not judged by any run: {text} [{figure}]: {why}", "") for figure, text, why in UNJUDGED if figure not in judged
+        ]
+        for title, table in _tables(verdicts):
+            lines += ["", _wrapped(title, ""), _printed(table)]
+    lines += ["", *(_wrapped(remark, "") for remark in verdicts.remarks)]
+    return "\n".join(
+        lines if everything else [*lines, "--all shows effects with intervals, equal KL and proxy, thresholds and early warnings."]
+    )
+
+
+def _three_things(verdicts: StudyVerdicts) -> str:
+    """Survival, gold and KL of every arm, the base first."""
+    table, rows = arm_answers(verdicts), []
+    last = verdicts.outcomes.groupby("arm", observed=True)["time"].max()
+    unit = verdicts.outcomes["time_unit"].iloc[0]
+    for row in table.to_dict("records"):
+        collapsed = f"{row['collapses']} of {row['n']} {_interval(row, 'rate').partition(' ')[2]}" if row["n"] else "–"
+        never = np.isinf(row["median_time"])
+        versus = {"base": "(base)", "": ""}.get(row["versus"], f"{row['versus']}, p = {row['p_holm']:.2g}")
+        rows.append([row["arm"], row["basis"], collapsed, versus, f"> {last[row['arm']]:g}" if never else f"{row['median_time']:g}",
+                     _interval(row, "gold_gain"), row["gold_versus"], _interval(row, "win"), _interval(row, "kl")])  # fmt: skip
+    header = [
+        "arm",
+        "runs",
+        "collapsed [95 %]",
+        "than the base",
+        f"median {unit}",
+        "gold gained over SFT",
+        "than the base",
+        "win rate",
+        "KL spent",
+    ]
+    if table["basis"].nunique() == 1:
+        header, rows = [header[0], *header[2:]], [[row[0], *row[2:]] for row in rows]
+        basis = f" Every arm: {table['basis'].iloc[0]}."
+    else:
+        basis = ""
+    note = f"Means with 95 % t intervals, rates with exact ones; tests against the base after Holm over arms.{basis}"
+    return "\n".join([text_table(header, rows), _wrapped(note, "")])
+
+
+def _printed(table: pd.DataFrame) -> str:
+    return text_table([f"{name}" for name in table.columns], [[f"{cell}" for cell in row] for row in table.itertuples(index=False)])
 
 
 def as_markdown(verdicts: StudyVerdicts) -> str:
@@ -59,16 +112,16 @@ def as_markdown(verdicts: StudyVerdicts) -> str:
 
 
 def claims_frame(verdicts: StudyVerdicts) -> pd.DataFrame:
-    """One row per part of a claim: figure, claim, verdict, part, outcome, expects, arms, effect, seeds, sentence.
+    """One row per part of a claim: figure, claim, verdict, part, outcome, expects, arms, effect, basis, needed, sentence.
 
     `part` is the part's own verdict.
     """
     rows = []
     for claim, verdict in verdicts.claims:
         for asked, found in zip(claim.parts, verdict.parts, strict=True):
-            effect = found.effect._asdict() if found.effect else {}
+            effect = found.effect._asdict() | {"basis": str(found.effect.basis)} if found.effect else {}
             rows.append(dict(figure=claim.figure, claim=claim.text, verdict=verdict.verdict, part=found.verdict, outcome=asked.outcome,
-                             expects=asked.expects, arms=" ".join(dict.fromkeys(found.arms)), **effect, seeds=found.seeds,
+                             expects=asked.expects, arms=" ".join(dict.fromkeys(found.arms)), **effect, needed=found.needed,
                              sentence=found.sentence))  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -88,19 +141,20 @@ def _wrapped(text: str, indent: str) -> str:
 
 def _tables(verdicts: StudyVerdicts) -> list[tuple[str, pd.DataFrame]]:
     """(title, table) of everything that is a table and not empty."""
-    tables = [("Arms at the end of runs (mean of the middle half of seeds [95 % bootstrap]; rates [95 % exact]; time in updates, "
-               "– not reached; (n): known of n runs only)", arms_shown(verdicts, AT_END))]  # fmt: skip
+    unit = verdicts.outcomes["time_unit"].iloc[0]
+    tables = [(f"Arms at the end of runs (means [95 % t interval]; rates [95 % exact]; time in {unit}, – not reached; (n): known of n runs "
+               "only)", arms_shown(verdicts, AT_END))]  # fmt: skip
     if verdicts.arms[list(AT_MATCHED)].notna().any(axis=None):
         tables.append(("Arms at matched KL and at matched proxy", arms_shown(verdicts, AT_MATCHED)))
     if len(verdicts.effects):
         base = verdicts.effects["base"].iloc[0]
-        title = f"Effect against {base} (paired by seed [95 %]; * p < 0.05, ** 0.01, *** 0.001 after Holm over arms)"
+        title = f"Effect against {base} (paired [95 %]; * p < 0.05, ** 0.01, *** 0.001 after Holm over arms)"
         tables.append((title, _effects(verdicts.effects)))
         tables.append((f"What sets the arms apart from {base} (+ switched on, − switched off)", _changes(verdicts.effects)))
     if len(verdicts.factorial):
         shown = verdicts.factorial.assign(effect=[_interval(row) for row in verdicts.factorial.to_dict("records")])
         shown = shown[["outcome", "term", "effect", "p_holm", "n"]].round(3)
-        tables.append(("Factorial: main and two-way effects (seeds as blocks)", shown))
+        tables.append(("Factorial: main and two-way effects (paired)", shown))
     if len(verdicts.frontier):
         same = f"(the same if the 90 % interval is within ± {verdicts.frontier['margin'].iloc[0]:.2f})"
         title = (
@@ -110,7 +164,7 @@ def _tables(verdicts: StudyVerdicts) -> list[tuple[str, pd.DataFrame]]:
     if len(verdicts.warnings):
         rows = verdicts.warnings.head(MONITORS)
         shown = rows.assign(area=[_interval(row, "auc", prefix="") for row in rows.to_dict("records")], lead=_known(rows["lead"]))
-        title = f"Early warning of a collapse within 15 updates, on held-out seeds (best {len(rows)} of {len(verdicts.warnings)} monitors)"
+        title = f"Early warning of a collapse within 15 updates, on held-out units (best {len(rows)} of {len(verdicts.warnings)} monitors)"
         tables.append((title, shown[WARNING].round(2)))
     if len(verdicts.thresholds):
         wide = verdicts.thresholds.assign(of=[f"{row.collapses}/{row.n}" for row in verdicts.thresholds.itertuples()])
@@ -134,15 +188,15 @@ def _interval(row: dict, name: str = "", prefix: str | None = None) -> str:
     estimate, low, high = row[name or "estimate"], row[f"{prefix}low"], row[f"{prefix}high"]
     if pd.isna(estimate):
         return "–"
-    seeds = row.get(f"{name}_n" if name else "n", 2)
-    if seeds == 1 or np.isnan(low):
-        return f"{_number(estimate)} (1 seed)" if seeds == 1 else f"{_number(estimate)} (no interval)"
+    runs = row.get(f"{name}_n" if name else "n", 2)
+    if runs == 1 or np.isnan(low):
+        return f"{_number(estimate)} (1 run)" if runs == 1 else f"{_number(estimate)} (no interval)"
     return f"{_number(estimate)} (all equal)" if np.isneginf(low) else f"{_number(estimate)} [{_number(low)}, {_number(high)}]"
 
 
 def arms_shown(verdicts: StudyVerdicts, levels: Sequence[str]) -> pd.DataFrame:
-    """A row an arm as text: runs that have ended, collapses and when (with the levels at the end), and `levels`."""
-    last, rows = verdicts.outcomes.groupby("arm")["time"].max(), []
+    """One row per arm as text: runs that have ended, collapses and when (with the levels at the end), and `levels`."""
+    last, rows = dict(verdicts.outcomes.groupby("arm")["time"].max()), []
     for row in verdicts.arms.to_dict("records"):
         ended = row["runs"] - row["unfinished"]
         shown = {"arm": row["arm"], "runs": f"{ended} of {row['runs']}" if row["unfinished"] else str(ended)}
@@ -188,10 +242,17 @@ def _changes(effects: pd.DataFrame) -> pd.DataFrame:
 def _frontier(frontier: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for row in frontier.to_dict("records"):
-        undecided = "" if row["verdict"] != "cannot tell" else "none below 1000" if pd.isna(row["seeds"]) else f"about {row['seeds']:.0f}"
-        rows.append({"arm": row["arm"], "against": row["control"], "verdict": row["verdict"], "at equal KL": _interval(row), "n": row["n"],
-                     "over stopping": _interval(row, "over_stopping"), "seeds that would do": undecided})  # fmt: skip
+        rows.append({"arm": row["arm"], "against": row["control"], "verdict": row["verdict"], "at equal KL": _interval(row),
+                     "rests on": row["basis"], "over stopping": _interval(row, "over_stopping"), "would do": _would_do(row)})  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _would_do(row: dict) -> str:
+    if row["verdict"] != CANNOT_TELL:
+        return ""
+    if row["unmeasured"]:
+        return f"evaluation.every={row['every']:.0f}"
+    return "none below 1000" if pd.isna(row["needed"]) else f"about {row['needed']:.0f}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -201,7 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folders", nargs="+", help="a study (results/STUDY), a results folder, or several")
     parser.add_argument("--base", help="arm that the others are compared with")
     parser.add_argument("--cache", action="store_true", help="keep what was read as Parquet in <folder>/.analysis (needs pyarrow)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
+    parser.add_argument("--all", action="store_true", help="also print every effect, level and table behind the answer")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write claims and arms as Markdown tables")
     parser.add_argument("--csv", type=Path, metavar="DIR", help="also write every table as DIR/STUDY/NAME.csv")
     options = parser.parse_args(arguments)
@@ -209,13 +270,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         loaded = load(options.folders, cache=options.cache)
         studies = list(dict.fromkeys(loaded.runs["study"]))
         found = [
-            study_verdicts(loaded, study, np.random.default_rng(options.seed), base=options.base,
+            study_verdicts(loaded, study, base=options.base,
                            scores=load_rows(runs_to_score(loaded, study), "scores"),
                            judgements=load_judgements(loaded.runs[loaded.runs["study"] == study]))
             for study in studies
         ]  # fmt: skip
         for verdicts in found:
-            print(as_text(verdicts), end="\n\n")
+            print(as_text(verdicts, everything=options.all), end="\n\n")
             if options.csv:
                 write_csv(verdicts, options.csv)
         if options.markdown and found:

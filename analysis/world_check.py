@@ -1,10 +1,10 @@
-"""The README's table: does the embedded world behave as a world must?
+"""Check that the embedded world behaves as docs/explanation/world.md says it must. The table and the figure there are this command's.
 
     python -m analysis.world_check results/world_check
     python -m analysis.world_check results/world_check --figure docs/collapse.png
 
-The runs come from `python -m ablate.run -m sweep=world_check 'seed=range(5)'`. Five statements are read off the runs, each with
-its numbers; a statement that does not hold is printed as FAILS.
+The runs come from `python -m ablate.run -m sweep=world_check 'seed=range(5)'`. The command prints a table of the arms and the statements
+a to e. Each statement is tested on the runs and printed with its numbers, as "holds" or as "FAILS".
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from ablate.errors import UserError
-from analysis.estimate.stats import win_rate
+from ablate.runs.metrics import win_rate
 from analysis.figures.collapse import proxy_and_gold
 from analysis.load.frames import load, load_rows
 from analysis.markdown import markdown_table
@@ -33,9 +33,10 @@ Z = 1.96  # two-sided 95 %
 
 
 def win_bounds(runs: pd.DataFrame) -> pd.Series:
-    """Lower 95 % bound, a run, of the mean of (win = 1, tie = ½, lose = 0) over held-out prompts; normal approximation.
+    """Lower 95 % bound of every run's win rate against SFT, by normal approximation: one value per row of `runs`, with its index.
 
-    The pairing is by prompt: the answers of SFT are those of update 0, where policy and SFT are the same.
+    The win rate is the mean over held-out prompts of 1 (win), ½ (tie) and 0 (loss). Answers are paired by prompt. SFT's answers are
+    those of update 0, where the policy equals SFT.
     """
     scores = load_rows(runs, "scores")
     bounds = {}
@@ -48,7 +49,10 @@ def win_bounds(runs: pd.DataFrame) -> pd.Series:
 
 
 def with_reward_models(runs: pd.DataFrame) -> pd.DataFrame:
-    """Add `rm_accuracy`, on held-out pairs, and `win_bound`; a run of `rm_default` that is one of `ppo_max` is listed as both."""
+    """`runs` with the columns rm_accuracy (on held-out pairs), win_bound (`win_bounds`) and win_rate (ties half).
+
+    The arms `ppo_max` and `rm_default` share the run whose two seeds are equal. It is listed under both.
+    """
     reports = [json.loads((Path(folder) / "reward_model" / "report.json").read_text()) for folder in runs["folder"]]
     runs = runs.assign(rm_accuracy=[report["held_out_accuracy"] for report in reports], win_bound=win_bounds(runs))
     runs["win_rate"] = win_rate(runs["final/eval/win"], runs["final/eval/tie"])
@@ -57,7 +61,11 @@ def with_reward_models(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def table(runs: pd.DataFrame) -> str:
-    """A Markdown table with one row per arm: means over seeds, the range of gold, collapses and their updates."""
+    """A Markdown table with one row per arm.
+
+    Its columns are arm, seeds, RM accuracy, gold (mean and range), win rate (mean and least lower bound), the means of proxy, KL (nats
+    per response), perplexity and length (tokens) at the last evaluation, and the number of collapses with their updates.
+    """
     shown = []
     for arm in [name for name in ORDER if name in set(runs["arm"])]:
         rows = runs[runs["arm"] == arm]
@@ -80,13 +88,14 @@ def table(runs: pd.DataFrame) -> str:
 
 
 def statements(runs: pd.DataFrame, curves: pd.DataFrame) -> list[tuple[str, bool, str]]:
-    """(statement, whether it holds, the numbers) for each thing that the world must show."""
+    """(statement, whether it holds, its numbers) for everything that the world must show."""
     arm = {name: rows for name, rows in runs.groupby("arm")}
     vanilla, best, without = arm["vanilla"], arm["ppo_max"], arm["ppo_max_no_kl"]
     gold = curves[curves["arm"] == "vanilla"].dropna(subset=["eval/gold"]).pivot(index="update", columns="seed", values="eval/gold")
     proxy = curves[curves["arm"] == "vanilla"].dropna(subset=["eval/proxy"]).pivot(index="update", columns="seed", values="eval/proxy")
     share = vanilla["collapse_update"].median() / vanilla["ppo.updates"].iloc[0]
-    half = proxy.index[proxy.index <= proxy.index.max() / 2].max()
+    updates = proxy.index.to_numpy()
+    half = updates[updates <= updates.max() / 2].max()
     rising = (proxy.iloc[-1] > proxy.loc[half]).sum()
     kl = {name: rows["final/eval/kl_to_sft"].mean() for name, rows in arm.items()}
     orders = [[kl[name] for name in names] for names in (ORDER[1:4], (ORDER[6], ORDER[4], ORDER[7]))]
@@ -114,7 +123,7 @@ def statements(runs: pd.DataFrame, curves: pd.DataFrame) -> list[tuple[str, bool
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table and the statements, and draw the figure if it is asked for; 1, and one sentence, if runs are missing."""
+    """Print the table and the statements, and draw the figure if --figure is given. If runs are missing, say so and return 1."""
     parser = argparse.ArgumentParser(prog="python -m analysis.world_check", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("study", help="the folder of the study, results/world_check")
@@ -129,10 +138,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def report(study: str, figure: Path | None) -> None:
-    """Print what `study` shows, and draw proxy and gold of three arms to `figure`.
+    """Print the table and the statements of `study`, and draw proxy and gold of three arms to `figure`.
 
     Raises:
-        UserError: `study` is no folder, or lacks completed runs of an arm.
+        UserError: `study` is no folder, or an arm has no completed run in it.
     """
     loaded = load(study)
     completed = loaded.runs[loaded.runs["status"] == "completed"]

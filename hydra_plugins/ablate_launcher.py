@@ -1,4 +1,4 @@
-"""Hydra's launcher `ablate`: the jobs of a sweep in processes of their own on this machine, as many as its cores carry."""
+"""Hydra's launcher `ablate`: it runs each job of a sweep in a process of its own, several at a time on this machine."""
 
 from dataclasses import dataclass, field
 from typing import List, Optional, Sequence
@@ -20,17 +20,17 @@ from ablate.sweeps.table import Job, LiveTable
 @dataclass
 class LocalLauncherConf:
     _target_: str = "hydra_plugins.ablate_launcher.LocalLauncher"
-    timeout: Optional[float] = None  # seconds a run may take; null is no limit
-    task: str = "ablate.session.execute"  # called on each run's config
-    prepare: Optional[str] = "ablate.session.prepare"  # called once for each set of pipeline settings, before the runs
-    preload: List[str] = field(default_factory=lambda: list(PRELOAD))  # modules that all runs share the import of
+    timeout: Optional[float] = None  # seconds per run; null is no limit
+    task: str = "ablate.session.execute"  # called with the config of each run
+    prepare: Optional[str] = "ablate.session.prepare"  # called once per set of pipeline settings, before the runs
+    preload: List[str] = field(default_factory=lambda: list(PRELOAD))  # modules that are imported once for all runs
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="ablate", node=LocalLauncherConf, provider="ablate")
 
 
 class LocalLauncher(Launcher):
-    """Runs every job to an end of its own: an exception, a hard crash or a timeout of one never ends another."""
+    """Runs the jobs in processes of their own: an exception, a crash or a timeout of one job ends no other."""
 
     def __init__(self, timeout: Optional[float], task: str, prepare: Optional[str], preload: List[str]) -> None:
         self.timeout = timeout
@@ -46,25 +46,25 @@ class LocalLauncher(Launcher):
         start_server(config, self.preload)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> List[JobReturn]:
-        """Hydra's entry: compose the jobs, then `run` them."""
+        """Compose the jobs and `run` them, as Hydra asks of a launcher."""
         assert self.hydra_context is not None and self.config is not None
         setup_globals()
         compose = Composer(self.hydra_context, self.config)
         return self.run([compose(overrides) for overrides in job_overrides])
 
     def run(self, composed: Sequence[Composed]) -> List[JobReturn]:
-        """Run the jobs; a JobReturn each, whose return value is the summary, or raises RunFailed or RunInterrupted."""
+        """Run the jobs. Returns one JobReturn per job, whose value is the summary, or raises RunFailed or RunInterrupted when read."""
         jobs = [Job(config=item.config, folder=run_folder(item.config)) for item in composed]
         with caught_signals() as caught:
             if self.prepare is not None:
                 build_stages(stages(jobs), max_parallel_runs(jobs), self.prepare, caught)
             with LiveTable(jobs) as overview:
-                run_jobs(jobs, max_parallel_runs(jobs), self.task, self.timeout, overview, caught)
+                run_jobs(overview, max_parallel_runs(jobs), self.task, self.timeout, caught)
         return [job_return(job, item) for job, item in zip(jobs, composed, strict=True)]
 
 
 def stages(jobs: Sequence[Job]) -> list:
-    """(a config, the jobs it builds for) for each distinct set of pipeline settings."""
+    """(config, jobs that need its stages) per distinct set of pipeline settings."""
     groups: dict = {}
     for job in jobs:
         groups.setdefault(pipeline_key(job.config), []).append(job)
@@ -72,5 +72,5 @@ def stages(jobs: Sequence[Job]) -> list:
 
 
 def max_parallel_runs(jobs: Sequence[Job]) -> int:
-    """Runs at a time: the setting `jobs`, or the cores this process may use, divided by `threads`."""
+    """How many runs are active at once: the setting `jobs`, or else the cores of this process divided by the largest `threads`."""
     return jobs[0].config.jobs or max(1, cores() // max(job.config.threads for job in jobs))

@@ -1,4 +1,4 @@
-"""Hydra's sweeper `ablate`: plain choices, and the studies of `sweeps/`, planned in full before anything starts."""
+"""Hydra's sweeper `ablate`, for plain choices and for the studies of `sweeps/`. All jobs are planned before the first one starts."""
 
 import sys
 from dataclasses import dataclass
@@ -15,15 +15,16 @@ from omegaconf import DictConfig
 
 from ablate.errors import UserError
 from ablate.runs.folder import is_finished, run_folder
+from ablate.settings.overrides import spelled_values
 from ablate.sweeps.compose import Composed, Composer
 from ablate.sweeps.expand import distinct, expand, refuse_invalid
 from ablate.sweeps.returns import RunInterrupted
 from ablate.sweeps.reuse import take_over
 from ablate.sweeps.study import load_study, register
 from ablate.sweeps.summary import sweep_summary
+from ablate.system.commands import command_errors
 from hydra_plugins.ablate_launcher import LocalLauncher
 
-SPELLING = {"True": "true", "False": "false"}  # Hydra's iterator writes Python's booleans; arms are named as YAML has them
 SLURM = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"
 
 
@@ -37,7 +38,7 @@ register()
 
 
 class AblateSweeper(Sweeper):
-    """Expands choices and studies into jobs, refuses bad ones, leaves out the done ones, launches the rest, sums up."""
+    """Expands choices and studies to jobs, checks them all, launches those without a result, and prints a summary."""
 
     def __init__(self) -> None:
         self.config: Optional[DictConfig] = None
@@ -50,8 +51,8 @@ class AblateSweeper(Sweeper):
         self.launcher = Plugins.instance().instantiate_launcher(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def sweep(self, arguments: List[str]) -> Any:
-        """Run the sweep; SystemExit 1 where a run failed or nothing could start, 130 where it was interrupted."""
-        try:
+        """Run the sweep. Raises SystemExit with status 1 if a run failed or none could start, and 130 if runs were interrupted."""
+        with command_errors():
             planned = self.plan(arguments)
             missing = [job for job in planned if not is_done(job)]
             if len(missing) < len(planned):
@@ -61,14 +62,15 @@ class AblateSweeper(Sweeper):
                 print(f"{taken} of {len(planned)} runs are taken over: another study has them, of the same settings and versions")
                 missing = [job for job in missing if not is_done(job)]
             returns = self.launch(missing) if missing else []
-        except UserError as error:
-            raise SystemExit(f"error: {error}") from None
         print(sweep_summary([run_folder(job.config) for job in planned]), flush=True)
         report(returns)
         return [returns]
 
     def launch(self, jobs: List[Composed]) -> Any:
-        """Hand the jobs over: composed to this package's launcher and to Slurm, as overrides to any other. Raises UserError."""
+        """Run the jobs by the chosen launcher. This package's own and Slurm receive them composed, others of Hydra as overrides.
+
+        Raises UserError if Slurm refuses them.
+        """
         assert self.launcher is not None and self.config is not None
         if isinstance(self.launcher, LocalLauncher):
             return self.launcher.run(jobs)
@@ -79,7 +81,7 @@ class AblateSweeper(Sweeper):
         return self.launcher.launch([list(job.overrides) for job in jobs], initial_job_idx=0)
 
     def plan(self, arguments: List[str]) -> List[Composed]:
-        """The runs that the command line asks for, each once. Raises UserError before anything has started."""
+        """The jobs that the command line asks for, without duplicates. Raises UserError if a study or a setting is invalid."""
         assert self.hydra_context is not None and self.config is not None
         choices = self.choices(arguments)
         names = [text.partition("=")[2] for text in choices.pop("sweep", ["sweep=null"])]
@@ -96,7 +98,10 @@ class AblateSweeper(Sweeper):
         return [composed[index] for index in kept]
 
     def choices(self, arguments: List[str]) -> Dict[str, List[str]]:
-        """Setting → `setting=value` for each of its values, in the order of the command line; the last mention wins."""
+        """Setting → `setting=value` per value, in the order of the command line. Of several mentions of a setting the last counts.
+
+        Raises UserError for a sweep that is not a list of values, such as an interval.
+        """
         assert self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         found: Dict[str, List[str]] = {}
@@ -105,15 +110,14 @@ class AblateSweeper(Sweeper):
             if not override.is_sweep_override():
                 found[key] = [override.input_line]
             elif override.is_discrete_sweep():
-                values = override.sweep_string_iterator()
-                found[key] = [f"{key}={SPELLING.get(value, value)}" for value in values]
+                found[key] = [f"{key}={value}" for value in spelled_values(override)]
             else:
                 raise UserError(f"{override.input_line} is not a list of values: write {key}=a,b or {key}=range(n)")
         return found
 
 
 def is_done(job: Composed) -> bool:
-    """A result of exactly these settings is in the run folder. A damaged summary is none: the run itself says what to do."""
+    """Whether the run folder holds a result of exactly these settings. A damaged summary is none; the run then reports it."""
     try:
         return is_finished(job.config)
     except UserError:
@@ -121,7 +125,7 @@ def is_done(job: Composed) -> bool:
 
 
 def report(returns: Any) -> None:
-    """List the runs without a result on stderr and exit accordingly."""
+    """List the runs without a result on standard error. Raises SystemExit with status 130 if any was interrupted, else 1 if any failed."""
     without = [result._return_value for result in returns if result.status != JobStatus.COMPLETED]
     failed = [str(error) for error in without if not isinstance(error, RunInterrupted)]
     if failed:

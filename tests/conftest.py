@@ -25,7 +25,9 @@ from transformers import (
 
 from ablate.config import Config
 from ablate.models.folder import SCORE_SHIFT
-from ablate.models.load import Models, freeze, load_policy, load_scorer, load_tokenizer
+from ablate.models.load import freeze, load_policy, load_scorer, load_tokenizer
+from ablate.ppo.models import Models
+from ablate.ppo.scoring import TokenScorer
 from ablate.world.grammar import grammar
 from ablate.world.tokenizer import build_tokenizer
 
@@ -169,6 +171,6 @@ def tiny_models(stage_folders, tokenizer) -> Models:
     """Fresh models as a run has them: the policy is SFT, the critic the reward model."""
     sft, reward = stage_folders["sft"], stage_folders["reward_model"]
     return Models(
-        policy=load_policy(sft, CPU), reference=freeze(load_policy(sft, CPU)), reward=freeze(load_scorer(reward, CPU)),
+        policy=load_policy(sft, CPU), reference=freeze(load_policy(sft, CPU)), scorer=TokenScorer(freeze(load_scorer(reward, CPU))),
         critic=load_scorer(reward, CPU), tokenizer=tokenizer,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Tokenizers as runs need them: an end, a pad, a chat template; and turns or text → token ids. No torch here.
+"""Tokenizers with the end, pad and chat template that a run needs, and turns or text → token ids. No torch here.
 
 A prompt is one user turn as a string, or a list of messages (`role`, `content`) that ends with the user's.
 """
@@ -39,10 +39,10 @@ PROBE_TOKENS = 200
 
 
 def prepare(tokenizer: PreTrainedTokenizerBase, where: object, template: str | None = None) -> PreTrainedTokenizerBase:
-    """Fill in what a tokenizer lacks, without a new token: the embedding keeps its size.
+    """Fill in what a tokenizer lacks, and return it. No token is new, so the embedding keeps its size.
 
-    Pad: the end token, since pads only stand where a mask is False. Chat template: `template`, else DEFAULT_TEMPLATE after the
-    beginning token where the tokenizer itself puts one. Raises UserError without an end token.
+    A missing pad becomes the end token, since pads only stand where a mask is False. A missing chat template becomes `template`, else
+    DEFAULT_TEMPLATE, after the beginning token where the tokenizer itself puts one. Raises UserError where there is no end token.
     """
     if tokenizer.eos_token_id is None:
         raise UserError(f"the tokenizer in {where} has no end token, so no response could end: set eos_token in its tokenizer_config.json")
@@ -54,13 +54,13 @@ def prepare(tokenizer: PreTrainedTokenizerBase, where: object, template: str | N
 
 
 def beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """[bos] where the tokenizer puts that token before a text by itself, else nothing."""
+    """[bos] where the tokenizer puts that token before a text by itself, else []."""
     bos = tokenizer.bos_token_id
     return [bos] if bos is not None and tokenizer("")["input_ids"][:1] == [bos] else []
 
 
 def encode_turns(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Turns]) -> list[list[int]]:
-    """Token ids of prompts, each up to and with the mark after which the assistant speaks. Raises UserError."""
+    """Token ids per prompt, up to and with the mark before the response. Raises UserError where the chat template refuses a prompt."""
     turns = [[{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt for prompt in prompts]
     try:
         texts = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
@@ -72,7 +72,7 @@ def encode_turns(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Turns]) -
 def encode_dialogues(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Turns], responses: Sequence[str], ended: Sequence[bool]
 ) -> list[tuple[list[int], int]]:
-    """Of each dialogue, the token ids of prompt and response and how many are the prompt's. A truncated response has no end token."""
+    """(token ids of prompt and response, how many of them are the prompt's) per dialogue. Without `ended`, no end token is added."""
     turns = encode_turns(tokenizer, prompts)
     answers = tokenizer(list(responses), add_special_tokens=False)["input_ids"]
     end = [tokenizer.eos_token_id]
@@ -80,18 +80,18 @@ def encode_dialogues(
 
 
 def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], limit: int | None = None) -> list[list[int]]:
-    """Token ids of plain texts, each opened as the tokenizer does and closed by the end token, cut to `limit` tokens."""
+    """Token ids per plain text, opened as the tokenizer does, closed by the end token, and cut to `limit` tokens."""
     opening, end = beginning(tokenizer), [tokenizer.eos_token_id]
     return [(opening + ids + end)[:limit] for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
 
 
 def same_vocabulary(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
-    """Whether a token id means the same to both."""
+    """Whether a token id stands for the same token in both."""
     return one.eos_token_id == other.eos_token_id and one.get_vocab() == other.get_vocab()
 
 
 def same_encoding(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
-    """Whether both turn a dialogue into the same ids, as far as vocabulary, template and a probe made of the vocabulary can tell."""
+    """Whether both have the same vocabulary and encode a probe alike: a dialogue with tokens from all over the vocabulary."""
     if not same_vocabulary(one, other):
         return False
     size = len(one)

@@ -1,4 +1,7 @@
-"""Human dialogues and preferences, a row at a time: the formats of HH-RLHF, MOSS-RLHF and plain JSONL → Example. Pure functions."""
+"""One row of human data → Example, in the formats of HH-RLHF, MOSS-RLHF, plain JSONL and the hub. Pure functions.
+
+A parser takes a decoded row and the kind of its prompt. It raises Malformed for a row that is no example of its format.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ SHOWN = {"user": "Human", "assistant": "Assistant", "system": "System"}
 
 
 class Malformed(ValueError):
-    """Why a row is no example of its format."""
+    """A row is no example of its format; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -27,20 +30,20 @@ class HumanPrompt:
 
     @property
     def turns(self) -> Turns:
-        """As `ablate.data.chat` takes it."""
+        """The prompt as `ablate.data.chat` takes it."""
         if len(self.messages) == 1:
             return self.messages[0][1]
         return [{"role": role, "content": text} for role, text in self.messages]
 
     @property
     def text(self) -> str:
-        """As people read it."""
+        """The prompt as people read it."""
         return self.messages[0][1] if len(self.messages) == 1 else transcript(self.messages)
 
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt with what the row has of answers: none, a demonstration (`chosen`), or a pair."""
+    """A prompt with the answers of its row: none, a demonstration (`chosen`), or a pair."""
 
     prompt: HumanPrompt
     chosen: str | None = None
@@ -53,7 +56,10 @@ def transcript(messages: Sequence[Turn]) -> str:
 
 
 def prompt_of(messages: Sequence[Turn], kind: str) -> HumanPrompt:
-    """Check the turns of a prompt; turns of one side in a row become one, since chat templates want them to alternate."""
+    """The prompt of these turns. Successive turns of one role become one, since chat templates want roles to alternate.
+
+    Raises Malformed for an empty turn, and where the first turn or the last, apart from the system's, is not the human's.
+    """
     merged: list[Turn] = []
     for role, text in messages:
         if not text.strip():
@@ -70,7 +76,7 @@ def prompt_of(messages: Sequence[Turn], kind: str) -> HumanPrompt:
 
 
 def example(prompt: HumanPrompt, chosen: str, rejected: str | None) -> Example:
-    """Check the answers, stripped of space around them."""
+    """The example with stripped answers. Raises Malformed for an empty answer, and for two equal ones."""
     chosen, rejected = chosen.strip(), None if rejected is None else rejected.strip()
     if not chosen or rejected == "":
         raise Malformed("an answer is empty")
@@ -99,7 +105,10 @@ def parse_hh(row: object, kind: str) -> Example:
 
 
 def parse_moss(row: object, kind: str) -> Example:
-    """MOSS-RLHF: a list of turns from the human's on (odd: a prompt; even: with a demonstration), or two of them as a pair."""
+    """MOSS-RLHF: a list of turns that begins with the human's, or lists `chosen` and `rejected` that differ in the last turn.
+
+    A list of odd length is a prompt. One of even length ends with a demonstration.
+    """
     if isinstance(row, dict):
         chosen, rejected = turns_of(row.get("chosen")), turns_of(row.get("rejected"))
         if chosen[:-1] != rejected[:-1]:
@@ -112,17 +121,19 @@ def parse_moss(row: object, kind: str) -> Example:
 
 
 def turns_of(value: object) -> list[str]:
+    """The value, checked to be a list of texts."""
     if not isinstance(value, list) or not value or not all(isinstance(turn, str) for turn in value):
         raise Malformed("no list of turns")
     return value
 
 
 def alternating(turns: list[str]) -> list[Turn]:
+    """(role, text) per turn, the human's first."""
     return [(("user", "assistant")[i % 2], text) for i, text in enumerate(turns)]
 
 
 def parse_generic(row: object, kind: str) -> Example:
-    """`prompt`, `chosen`, `rejected`, each a text or messages, or `messages` alone; the row's own `kind` comes first."""
+    """JSONL: `prompt`, `chosen` and `rejected`, each a text or messages, or `messages` alone. The row's own `kind` comes first."""
     if not isinstance(row, dict):
         raise Malformed("no JSON object")
     kind = row["kind"] if isinstance(row.get("kind"), str) else kind
@@ -158,7 +169,7 @@ def answer_of(value: object, given: list[Turn] | None) -> tuple[list[Turn], str]
 
 
 def messages_of(value: object) -> list[Turn]:
-    """A text as one user turn, or a list of messages."""
+    """(role, text) per message of a list, or of a text, which is one user turn."""
     if isinstance(value, str):
         return [("user", value)]
     if not isinstance(value, list) or not value:
@@ -170,6 +181,7 @@ def messages_of(value: object) -> list[Turn]:
 
 
 def text_of(row: object, name: str) -> str:
+    """The dialogue `name` of a row, with the blank line that comes before every turn."""
     if not isinstance(row, dict) or not isinstance(row.get(name), str):
         raise Malformed(f"no text `{name}`")
     text = row[name]
@@ -177,7 +189,7 @@ def text_of(row: object, name: str) -> str:
 
 
 def parse_hub(row: object, kind: str) -> Example:
-    """A row of a hub data set: HH-RLHF's dialogues, where there is no prompt and `chosen` is a text; else generic."""
+    """A hub data set: as HH-RLHF where a row has no `prompt` and its `chosen` is a text, else as JSONL."""
     whole = isinstance(row, dict) and "prompt" not in row and isinstance(row.get("chosen"), str)
     return parse_hh(row, kind) if whole else parse_generic(row, kind)
 

@@ -1,4 +1,4 @@
-"""Files and hub data sets → examples: every row parsed or counted as malformed, and refused where too many are."""
+"""Files and hub data sets → examples. Every row is parsed or counted as malformed, and too many malformed rows are refused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHOWN = 3  # malformed rows that a message shows
 
 @dataclass(frozen=True)
 class Table:
-    """What was read: the examples, how many rows there were, and (place, reason) of each malformed one."""
+    """What was read: the examples, the number of rows, and (place, reason) per malformed row."""
 
     examples: list[Example]
     rows: int
@@ -34,7 +34,7 @@ class Table:
 
 
 def read_table(data: DataConfig) -> Table:
-    """Every row of data.path. Raises UserError if more than data.max_malformed of them are malformed, or none is left."""
+    """Every row of data.path. Raises UserError where more than the share data.max_malformed of them is malformed, or none is left."""
     parse, examples, malformed, rows = PARSERS[data.source], [], [], 0
     for place, kind, read in hub_rows(data) if data.source == "hub" else file_rows(Path(str(data.path))):
         rows += 1
@@ -57,7 +57,7 @@ Row = tuple[str, str, Callable[[], object]]  # place, kind, and how to decode th
 
 
 def file_rows(path: Path) -> Iterator[Row]:
-    """Rows of a file, or of every file of a folder in the order of their names."""
+    """Rows of a file, or of every file of a folder in the order of their names. Raises UserError for a file that cannot be read."""
     for file in data_files(path):
         kind = kind_of(f"{file.parent.name}/{file.name}")
         try:
@@ -77,7 +77,7 @@ def file_rows(path: Path) -> Iterator[Row]:
 
 
 def data_files(path: Path) -> list[Path]:
-    """The file, or the data files of the folder. Raises UserError if there are none."""
+    """The file, or the data files of the folder. Raises UserError where there are none."""
     if not path.exists():
         raise UserError(f"data.path={path} does not exist: correct the path")
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file() and file.name.endswith(SUFFIXES))
@@ -87,6 +87,7 @@ def data_files(path: Path) -> list[Path]:
 
 
 def decoded(line: str) -> object:
+    """The value of a line of JSON. Raises Malformed."""
     try:
         return json.loads(line)
     except ValueError as error:
@@ -94,14 +95,17 @@ def decoded(line: str) -> object:
 
 
 def kind_of(name: str) -> str:
-    """HH-RLHF's folders: harmless-base holds requests that should not be followed, helpful-* those that should."""
+    """`harmful`, `helpful` or `any`, by the names in HH-RLHF: harmless-base and red-team-attempts hold requests that should be declined."""
     if "harmless" in name or "red-team" in name:
         return "harmful"
     return "helpful" if "helpful" in name else "any"
 
 
 def hub_rows(data: DataConfig) -> Iterator[Row]:
-    """Rows of a data set that the package `datasets` loads, from its cache or the hub; no code of the data set is run."""
+    """Rows of a data set that the package `datasets` loads, from its cache or the hub. No code of the data set is run.
+
+    Raises UserError where the package is missing or the data set cannot be loaded.
+    """
     try:
         import datasets
     except ImportError as error:
@@ -119,7 +123,7 @@ def hub_rows(data: DataConfig) -> Iterator[Row]:
 
 
 def content_key(data: DataConfig) -> str:
-    """Sixteen hexadecimal digits over the content of human data: a file's bytes, or a hub data set's rows."""
+    """Sixteen hexadecimal digits over the content of human data: the bytes of files, or the rows of a hub data set."""
     digest = hashlib.sha256()
     if data.source == "hub":
         for _, _, read in hub_rows(data):

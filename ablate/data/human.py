@@ -1,4 +1,4 @@
-"""Human data as a source: split by a hash of the prompt, limited in length, drawn from with a generator; and a tokenizer of its own."""
+"""Human data as a source: split by a hash of the prompt, limited in length, drawn with a generator, with a tokenizer trained on it."""
 
 from __future__ import annotations
 
@@ -38,10 +38,16 @@ class Split:
 
 
 class HumanSource:
-    """Prompts, demonstrations and pairs of people; `gold` is null. Draws are without replacement, all there are where fewer."""
+    """Prompts, demonstrations and pairs of people. Draws are without replacement.
+
+    Where there are fewer than `count`, `demonstrations`, `corpus` and `pairs` return all of them.
+    """
 
     def __init__(self, data: DataConfig, tokenizer: PreTrainedTokenizerBase | None = None):
-        """Read and split data.path; with a tokenizer, what is longer than data.max_*_tokens is dropped. Raises UserError."""
+        """Read and split data.path; with a tokenizer, what is longer than data.max_*_tokens is dropped.
+
+        Raises UserError where no training prompt or no held-out prompt is left.
+        """
         self.data = data
         table = read_table(data)
         kept = table.examples if tokenizer is None else within_limits(table.examples, data, tokenizer)
@@ -65,11 +71,12 @@ class HumanSource:
         return train_bpe([dialogue(example) for example in self.train.examples], self.data.vocabulary)
 
     def prompts(self, count: int, rng: np.random.Generator) -> Sequence[HumanPrompt]:
-        """Training prompts; a count beyond what there are repeats some."""
+        """Training prompts, some of them repeated where there are fewer than `count`."""
         prompts = self.train.prompts
         return [prompts[i] for i in rng.choice(len(prompts), count, replace=count > len(prompts))]
 
     def held_out_prompts(self, count: int, rng: np.random.Generator) -> Sequence[HumanPrompt]:
+        """Held-out prompts. Raises UserError where there are fewer than `count`."""
         found = self.held_out.prompts
         if count > len(found):
             raise UserError(
@@ -79,7 +86,7 @@ class HumanSource:
         return drawn(found, count, rng)
 
     def demonstrations(self, count: int, rng: np.random.Generator) -> Sequence[tuple[HumanPrompt, str]]:
-        """Prompts and the answers that people chose or wrote. Raises UserError where the data has none."""
+        """Training prompts, with the answers that people chose or wrote. Raises UserError where the data has none."""
         found = [(example.prompt, example.chosen) for example in self.train.examples if example.chosen is not None]
         if not found:
             raise UserError(f"data.path={self.data.path} holds no demonstrations: set sft.path")
@@ -90,7 +97,10 @@ class HumanSource:
         return [dialogue(example) for example in drawn(self.train.examples, count, rng)]
 
     def pairs(self, count: int, rng: np.random.Generator, held_out: bool = False, half: str = "all") -> Sequence[Pair]:
-        """Answers as people ranked them; `half` (all, first, second) is of the prompts. Raises UserError where the data has none."""
+        """Pairs as people ranked them. `half` (all, first or second) takes those of one half of the prompts.
+
+        Raises UserError where the data has none.
+        """
         examples = (self.held_out if held_out else self.train).examples
         found = [(e.prompt, e.chosen, e.rejected) for e in examples if e.chosen is not None and e.rejected is not None]
         if half != "all":
@@ -101,6 +111,7 @@ class HumanSource:
         return drawn(found, count, rng)
 
     def gold(self, prompt: HumanPrompt, response: str, ended: bool) -> None:
+        """None: human data has no gold reward of its own."""
         return None
 
 
@@ -110,28 +121,33 @@ def drawn(items: Sequence, count: int, rng: np.random.Generator) -> list:
 
 
 def dialogue(example: Example) -> str:
+    """The prompt and the chosen answer, where there is one, as plain text."""
     answer = [] if example.chosen is None else [("assistant", example.chosen)]
     return transcript([*example.prompt.messages, *answer])
 
 
 def is_held_out(prompt: HumanPrompt, share: float) -> bool:
-    """The same prompt falls on the same side in any file, order, version and seed."""
+    """Whether a prompt is held out: decided by a hash of it, so alike in every file, order, version and seed."""
     return position(prompt, "held out") < share
 
 
 def position(prompt: HumanPrompt, what: str) -> float:
-    """A number in [0, 1) from a hash of the turns alone; another one for each `what`."""
+    """A number in [0, 1) from a hash of `what` and the turns alone."""
     digest = hashlib.sha256(json.dumps([what, prompt.messages], ensure_ascii=False).encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def within_limits(examples: list[Example], data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
-    """Examples whose prompt, in the chat template, and answers have at most data.max_prompt_tokens and data.max_response_tokens."""
+    """Examples whose prompt has at most data.max_prompt_tokens, and whose answers have at most data.max_response_tokens.
+
+    A prompt counts in the chat template, and an answer with its end token.
+    """
     prompts = list(dict.fromkeys(example.prompt for example in examples))
     lengths = dict(zip(prompts, map(len, encode_turns(tokenizer, [prompt.turns for prompt in prompts])), strict=True))
     answers = list({answer for e in examples for answer in (e.chosen, e.rejected) if answer is not None})
     encoded = tokenizer(answers, add_special_tokens=False)["input_ids"] if answers else []
-    short = {answer for answer, ids in zip(answers, encoded, strict=True) if len(ids) < data.max_response_tokens} | {None}  # and the end
+    # One token of the limit is left for the end.
+    short = {answer for answer, ids in zip(answers, encoded, strict=True) if len(ids) < data.max_response_tokens} | {None}
     return [e for e in examples if lengths[e.prompt] <= data.max_prompt_tokens and e.chosen in short and e.rejected in short]
 
 

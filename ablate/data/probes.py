@@ -1,4 +1,4 @@
-"""What ability is measured on: texts and multiple-choice questions that no stage has learned from: the world's, or JSONL files."""
+"""Texts and multiple-choice questions that ability is measured on, from the world or JSONL files. No stage has learned from them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ablate.world import grammar as world
 from ablate.world.structure import Grammar
 
 TEXTS, QUESTIONS = 32, 128  # as many as an evaluation measures; a longer file is drawn from
-SENTENCES = 3  # of a world's held-out text, the most its corpus has: so long a text is practically never drawn twice
+SENTENCES = 3  # of a held-out text of the world: the most that its corpus has, because so long a text is hardly ever drawn twice
 
 
 @dataclass(frozen=True)
 class Question:
-    """`answer` is the index of the choice that rightly continues `prompt`."""
+    """A multiple-choice question: `answer` is the index of the choice that rightly continues `prompt`."""
 
     prompt: str
     choices: tuple[str, ...]
@@ -29,9 +29,9 @@ class Question:
 
 
 def held_out_texts(config: Config, corpus: np.random.Generator, rng: np.random.Generator) -> list[str]:
-    """TEXTS texts from evaluation.text_path, or of the world's corpus, drawn with `rng`; none for human data without a file.
+    """TEXTS texts from evaluation.text_path, or of the world's corpus, drawn with `rng`. Human data without a file has none.
 
-    `corpus` is the generator that pre-training draws its texts with: none of those is returned. Raises UserError.
+    corpus: the generator that pretraining draws its texts with, none of which is returned. Raises UserError.
     """
     if config.evaluation.text_path is not None:
         return drawn(read_texts(Path(config.evaluation.text_path)), TEXTS, rng)
@@ -54,7 +54,7 @@ def unseen(grammar: Grammar, seen: set[str], rng: np.random.Generator) -> list[s
 
 
 def questions(config: Config, rng: np.random.Generator) -> list[Question]:
-    """QUESTIONS questions from evaluation.choices_path, or on the facts of the world's corpus; none for human data without a file."""
+    """QUESTIONS questions from evaluation.choices_path, or on the world's facts. Human data without a file has none. Raises UserError."""
     if config.evaluation.choices_path is not None:
         return drawn(read_questions(Path(config.evaluation.choices_path)), QUESTIONS, rng)
     if config.data.source != "world":
@@ -69,7 +69,7 @@ def drawn(items: Sequence, count: int, rng: np.random.Generator) -> list:
 
 
 def read_texts(path: Path) -> list[str]:
-    """JSONL with `text`. Raises UserError that names the first line which is something else."""
+    """The `text` of every line of a JSONL file. Raises UserError that names the first line without one."""
     found = []
     for number, row in numbered_rows(path, "evaluation.text_path"):
         if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not row["text"].strip():
@@ -79,21 +79,25 @@ def read_texts(path: Path) -> list[str]:
 
 
 def read_questions(path: Path) -> list[Question]:
-    """JSONL with `prompt`, `choices` and `answer`, an index into them. Raises UserError that names the first line which is not."""
+    """The questions of a JSONL file with `prompt`, `choices` and `answer`, an index into the choices.
+
+    Raises UserError that names the first line of another form.
+    """
     found = []
     for number, row in numbered_rows(path, "evaluation.choices_path"):
-        choices, answer = (row.get("choices"), row.get("answer")) if isinstance(row, dict) else (None, None)
+        entry = row if isinstance(row, dict) else {}
+        prompt, choices, answer = (entry.get(name) for name in ("prompt", "choices", "answer"))
         whole = isinstance(choices, list) and len(choices) > 1 and all(isinstance(choice, str) and choice.strip() for choice in choices)
-        if not whole or not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
+        if not whole or not isinstance(prompt, str) or not prompt.strip():
             raise UserError(f"evaluation.choices_path={path}: line {number} lacks a `prompt` and a list of two or more `choices`: mend it")
         if type(answer) is not int or not 0 <= answer < len(choices):
             raise UserError(f"evaluation.choices_path={path}: line {number} needs `answer`, an index from 0 to {len(choices) - 1}: mend it")
-        found.append(Question(row["prompt"], tuple(choices), answer))
+        found.append(Question(prompt, tuple(choices), answer))
     return found
 
 
 def numbered_rows(path: Path, setting: str) -> list[tuple[int, object]]:
-    """(line number, value) of every line that is not empty. Raises UserError."""
+    """(line number, value) of every line that is not empty. Raises UserError where it cannot be read, or a line is no JSON."""
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:

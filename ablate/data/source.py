@@ -30,7 +30,11 @@ class Prompt(Protocol):
 
 
 class Source(Protocol):
-    """What a run asks of its data. Every draw takes its generator; `gold` is null where no judgement exists."""
+    """The data of a run. Every draw of `count` items takes its generator.
+
+    prompts and held_out_prompts are the training and the evaluation side; demonstrations are (prompt, response); corpus gives plain texts.
+    gold is the gold reward of a response, or None where the data has none.
+    """
 
     def tokenizer(self) -> PreTrainedTokenizerBase: ...
 
@@ -71,7 +75,7 @@ class WorldSource:
 
 
 def open_source(config: Config, tokenizer: PreTrainedTokenizerBase | None = None) -> Source:
-    """The source named by `data.source`; human data longer than its limits in `tokenizer`'s tokens is left out. Raises UserError."""
+    """The source that `data.source` names. With a tokenizer, human data longer than its limits in tokens is left out. Raises UserError."""
     if config.data.source == "world":
         return WorldSource(config.data.language)
     return HumanSource(config.data, tokenizer)

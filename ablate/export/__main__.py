@@ -15,16 +15,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ablate.export.card import WHAT
+from ablate.export.origin import find_origin
 from ablate.system.commands import command_errors
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command. A UserError is one sentence on stderr and exit status 1."""
     options = parser().parse_args(arguments)
-    # Imported here, because torch and transformers take seconds that --help should not wait for.
-    from ablate.export.folder import export
-
     with command_errors():
+        find_origin(options.run, options.to, options.what, options.checkpoint)
+        # Imported here, because torch and transformers take seconds that neither --help nor a refusal should wait for.
+        from ablate.export.folder import export
+
         print(f"wrote {export(options.run, options.to, options.what, options.checkpoint)}")
 
 

@@ -11,13 +11,14 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ablate.errors import UserError
 from ablate.export.card import Record, card
+from ablate.export.origin import find_origin, stage_folder
 from ablate.models.folder import SCORE_SHIFT, has_tokenizer
 from ablate.models.forward import score_shift
 from ablate.models.load import load_policy, load_scorer, load_tokenizer, new_critic
 from ablate.models.lora import merged, require_peft
 from ablate.ppo.scoring import load_scorer_tokenizer
 from ablate.runs.checkpoint import load_adapted, progress_from, read_state
-from ablate.runs.folder import checkpoints, config_of, read_config, read_rows, read_summary
+from ablate.runs.folder import config_of, read_rows
 from ablate.runs.versions import versions
 from ablate.system.files import atomic_folder
 from ablate.system.seeding import torch_generator
@@ -30,62 +31,32 @@ def export(run: Path, to: Path, what: str = "policy", checkpoint: int | None = N
 
     checkpoint: its update; None is the newest. Raises UserError, where possible before any weights are read.
     """
-    config = read_config(run)
-    if config is None:
-        raise UserError(f"{run} is not a run folder (no config.yaml): name a folder results/<study>/<arm>/seed=<n>")
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise UserError(f"{to} exists and is not empty: name another folder with --to")
-    summary = read_summary(run)
-    if what == "reward_model" and checkpoint is not None:
-        raise UserError("--checkpoint chooses a policy or a critic; a run has one reward model: leave it out")
-    place = checkpoint_folder(run, checkpoint, summary) if what != "reward_model" or (run / "checkpoints").is_dir() else None
+    origin = find_origin(run, to, what, checkpoint)
+    config, place = origin.config, origin.checkpoint
     if what == "reward_model":
-        folder = stage_folder(run, "reward_model")
+        folder = origin.stages["reward_model"]
         model, tokenizer = load_scorer(folder, CPU), load_scorer_tokenizer(folder if has_tokenizer(folder) else stage_folder(run, "sft"))
     else:
         assert place is not None  # only a reward model needs no checkpoint
-        model = load_trained(run, config, place, what)
-        tokenizer = load_tokenizer(stage_folder(run, "sft") if config["model"].get("lora_rank") else place / "policy")
+        model = load_trained(run, config, place, what, origin.stages)
+        tokenizer = load_tokenizer(origin.stages["sft"] if config["model"].get("lora_rank") else place / "policy")
     if what == "policy":
         model.generation_config = generation(config["sampling"], tokenizer)
     else:
         plain_scorer(model)
-    write(to, model, tokenizer, card(record(run, config, summary, what, place, model)))
+    write(to, model, tokenizer, card(record(run, config, origin.summary, what, place, model)))
     return to
 
 
-def checkpoint_folder(run: Path, update: int | None, summary: dict | None) -> Path:
-    """The folder of the checkpoint of `update`, or of the newest. Raises UserError."""
-    known = checkpoints(run)
-    if not known:
-        origin = (summary or {}).get("taken_from")
-        remedy = f"this run was taken over from {origin}, export that one" if origin else "wait for the first one, or run it again"
-        raise UserError(f"{run} has no checkpoint: {remedy}")
-    if update is not None and update not in known:
-        raise UserError(f"{run} has no checkpoint of update {update}: name one of {', '.join(map(str, known))} with --checkpoint")
-    return run / "checkpoints" / str(known[-1] if update is None else update)
-
-
-def stage_folder(run: Path, stage: str) -> Path:
-    """The folder of a stage (`sft` or `reward_model`), as stages.json of the run names it. Raises UserError."""
-    try:
-        folder = Path(json.loads((run / "stages.json").read_text())[stage])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{run} does not say where its {stage} lies (no readable stages.json): run it again") from error
-    if not folder.is_dir():
-        raise UserError(f"the {stage} of {run} is no longer in {folder}: run it again to build it")
-    return folder
-
-
-def load_trained(run: Path, config: dict, place: Path, what: str) -> PreTrainedModel:
+def load_trained(run: Path, config: dict, place: Path, what: str, stages: dict[str, Path]) -> PreTrainedModel:
     """The policy or critic of a checkpoint; LoRA adapters are merged into the weights. Raises UserError."""
     if not config["model"].get("lora_rank"):
         return (load_policy if what == "policy" else load_scorer)(place / what, CPU)
     require_peft()
     settings = config_of(run)
-    sft, generator = stage_folder(run, "sft"), torch_generator(settings.seed, "critic head")
-    trunk = new_critic(config["ppo"]["critic_init"], sft, stage_folder(run, "reward_model"), CPU, generator)
-    policy, critic = load_adapted(place, load_policy(sft, CPU), trunk, settings)
+    generator = torch_generator(settings.seed, "critic head")
+    trunk = new_critic(config["ppo"]["critic_init"], stages["sft"], stages["reward_model"], CPU, generator)
+    policy, critic = load_adapted(place, load_policy(stages["sft"], CPU), trunk, settings)
     return merged(policy if what == "policy" else critic)
 
 
@@ -137,7 +108,7 @@ def read_report(folder: Path) -> dict:
 
 
 def write(to: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> None:
-    """Write model, tokenizer and card to a folder beside `to`, and rename it. Raises UserError."""
+    """Write model, tokenizer and card to a folder beside `to`, and rename it. Raises UserError where that fails."""
     try:
         with atomic_folder(to) as partial:
             model.save_pretrained(partial)

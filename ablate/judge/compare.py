@@ -1,4 +1,4 @@
-"""The work of `python -m ablate.judge`: find the two sides, have them answer, judge each pair of answers, write the judgement."""
+"""The work of `python -m ablate.judge`: find the two sides, sample their answers, judge each pair of answers, write the judgement."""
 
 from __future__ import annotations
 
@@ -54,7 +54,10 @@ def run_command(options: argparse.Namespace, endpoint: Endpoint | None) -> None:
 
 
 def paired_sides(first: str, second: str, cache: str | None) -> list[tuple[Run, Side]]:
-    """The pairs of sides that the command line names, one per run. cache: of stages, where not the run's own. Raises UserError."""
+    """The pairs of sides that the command line names, one per run. Raises UserError where `first` is no run.
+
+    cache: the folder of built stages, where it is not the run's own.
+    """
     root, part = split_part(first)
     if (root / "config.yaml").is_file() or not root.is_dir() or (root / "config.json").is_file():
         run = open_side(first, cache)
@@ -65,7 +68,7 @@ def paired_sides(first: str, second: str, cache: str | None) -> list[tuple[Run, 
 
 
 def second_side(run: Run, second: str, cache: str | None) -> Side:
-    """The side that `run` is compared with. Raises UserError."""
+    """The side that `run` is compared with. Raises UserError where a folder of runs has not exactly one of its seed."""
     if second == SFT:
         return Run(run.folder, SFT, cache)
     root, part = split_part(second)
@@ -79,7 +82,7 @@ def second_side(run: Run, second: str, cache: str | None) -> Side:
 
 
 def judge_sides(options: argparse.Namespace, endpoint: Endpoint | None, run: Run, second: Side) -> Judgement:
-    """Have both sides answer the held-out prompts of `run`, and judge each pair of answers. Raises UserError."""
+    """Take both sides' answers to the held-out prompts of `run`, and judge each pair of them. Raises UserError."""
     config = run.config
     torch.set_num_threads(config.threads)
     source, held_out = run.held_out()

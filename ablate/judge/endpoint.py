@@ -120,17 +120,17 @@ class Meter:
             if usage is None:
                 return
             self.requests += 1
-            tokens = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
-            if not all(isinstance(count, int) for count in tokens):
+            prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
+            if not (isinstance(prompt, int) and isinstance(completion, int)):
                 self.without_usage += 1
                 if self.endpoint.max_cost is not None:
                     raise UserError(
                         "the endpoint reports no token usage, so --max-cost cannot be kept: leave it out, or ask another endpoint"
                     )
                 return
-            self.prompt_tokens += tokens[0]
-            self.completion_tokens += tokens[1]
-            self.highest_cost = max(self.highest_cost, self.endpoint.cost(*tokens) or 0.0)
+            self.prompt_tokens += prompt
+            self.completion_tokens += completion
+            self.highest_cost = max(self.highest_cost, self.endpoint.cost(prompt, completion) or 0.0)
 
     def count_retry(self) -> None:
         with self.lock:
@@ -225,7 +225,7 @@ class ChatClient:
         self.give_up(f"{endpoint.attempts} attempts failed, the last: {reason}")
 
     def give_up(self, reason: str) -> NoReturn:
-        """Raises UserError."""
+        """Raises UserError with the reason and the remedy."""
         raise UserError(
             f"the judge at {self.endpoint.address} gives no verdict ({reason}): mend it and run the same command, "
             "which asks only what is missing"

@@ -19,6 +19,7 @@ from pathlib import Path
 from ablate.errors import UserError
 from ablate.judge.endpoint import Cancelled, ChatClient, CostLimitReached, Endpoint, Meter, RateLimiter, open_client
 from ablate.judge.table import UNREADABLE
+from ablate.system.jsonl import readable_rows
 from ablate.system.progress import track
 
 VERSION = "pairwise-1"  # of the two texts below: change it with them, since cached verdicts are known by it
@@ -63,7 +64,8 @@ class VerdictCache:
     def open(cls, path: Path) -> VerdictCache:
         """Read the file; it need not exist yet. Lines that cannot be read are skipped."""
         lines = path.read_bytes().split(b"\n") if path.is_file() else []
-        return cls(path, dict(entry for line in lines if (entry := cached(line)) is not None))
+        rows = (row for row in readable_rows(lines) if isinstance(row, dict) and {"key", "verdict"} <= row.keys())
+        return cls(path, {row["key"]: row["verdict"] for row in rows})
 
     def append(self, key: str, verdict: str, judge: str, reply: str) -> None:
         """Add a verdict, after a line break where a kill has torn the last line. Raises UserError where the file cannot be written."""
@@ -79,16 +81,8 @@ class VerdictCache:
             raise UserError(f"cannot write {self.path} ({error.strerror}): free space or name another file with --verdicts") from error
 
 
-def cached(line: bytes) -> tuple[str, str] | None:
-    """(key, verdict) of a line of the file; None for a torn line."""
-    try:
-        row = json.loads(line)
-        return row["key"], row["verdict"]
-    except (ValueError, KeyError, TypeError):
-        return None
-
-
 def key_of(model: str, comparison: Comparison) -> str:
+    """The key of a verdict in VerdictCache."""
     return hashlib.sha256(json.dumps([model, VERSION, *comparison], ensure_ascii=False).encode()).hexdigest()
 
 

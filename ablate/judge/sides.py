@@ -22,8 +22,9 @@ from ablate.pipeline.build import Stages, build, choose_device
 from ablate.ppo.evaluate import HeldOut
 from ablate.ppo.rollout import decode_responses, encode_prompts, generate_responses
 from ablate.runs.checkpoint import damaged
-from ablate.runs.folder import checkpoints, config_of, read_rows, read_summary
-from ablate.system.jsonl import numbered_lines
+from ablate.runs.folder import checkpoints, config_of, read_rows
+from ablate.runs.summary import read_summary
+from ablate.system.jsonl import numbered_lines, to_lines
 from ablate.system.seeding import torch_generator
 
 POLICY, SFT = "policy", "sft"
@@ -157,7 +158,7 @@ Side = Run | Model | File
 def open_side(spec: str, cache: str | None = None) -> Side:
     """The side that `spec` names: a run folder (or RUN:sft, RUN:<update>), a .jsonl file, a model's folder or hub name.
 
-    cache: of stages, where it is not the run's own. Raises UserError.
+    cache: the folder of built stages, where it is not the run's own. Raises UserError where the spec is none of these.
     """
     folder, part = split_part(spec)
     if (folder / "config.yaml").is_file():
@@ -187,7 +188,7 @@ def answer(
     Raises UserError where the prompts and responses do not fit into the model's positions.
     """
     encoded = encode_prompts(tokenizer, [prompt.turns for prompt in held_out.prompts], held_out.noise.device)
-    longest = encoded[0].shape[1] + held_out.noise.shape[1]
+    longest = encoded.tokens.shape[1] + held_out.noise.shape[1]
     check_length(longest, policy.config, "a prompt with sampling.max_new_tokens", "name a model with a longer context")
     with torch.autocast(held_out.noise.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
         sampled = generate_responses(policy, tokenizer, encoded, held_out.noise, config.sampling)
@@ -203,7 +204,7 @@ def mismatch_with_run(run: Run, answers: Answers) -> str:
     """
     if answers.source["update"] is None:
         logged = ((read_summary(run.folder) or {}).get("sft") or {}).get("eval/length")
-        if logged is None or abs(answers.tokens - logged) < 1e-3:
+        if logged is None or answers.tokens is None or abs(answers.tokens - logged) < 1e-3:
             return ""
         return f"SFT's answers have {answers.tokens:.2f} tokens on average, and had {logged:.2f} in the run: it is not the same SFT"
     rows = [row["response"] for row in read_rows(run.folder / "samples.jsonl") if row["update"] == answers.source["update"]]
@@ -212,7 +213,7 @@ def mismatch_with_run(run: Run, answers: Answers) -> str:
 
 
 def read_answer(line: str, place: str) -> dict:
-    """One line of a file of answers; `place` is named where it is malformed. Raises UserError."""
+    """One line of a file of answers. Raises UserError that names `place` where it is malformed."""
     try:
         row = json.loads(line)
     except ValueError as error:
@@ -230,4 +231,4 @@ def key_of(turns: str | list) -> str:
 def write_prompts(path: Path, prompts: Sequence[Prompt]) -> None:
     """Write each held-out prompt once, as JSONL for a third model to answer: `prompt` as people read it, `kind`, and the `turns`."""
     rows = {prompt.text: {"prompt": prompt.text, "kind": prompt.kind, "turns": prompt.turns} for prompt in prompts}
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows.values()))
+    path.write_text(to_lines(rows.values()))

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from ablate.runs.metrics import win_rate
 from ablate.system.files import write_atomically
 from ablate.system.tables import text_table
 
@@ -50,8 +51,8 @@ def row(kind: str, outcomes: Sequence[str], generator: np.random.Generator) -> d
     rate = dict.fromkeys(("win_rate", "low", "high"))
     if readable:
         draws = generator.multinomial(readable, np.array([win, tie, lose]) / readable, size=BOOTSTRAP_SAMPLES)
-        low, high = np.quantile((draws[:, 0] + draws[:, 1] / 2) / readable, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-        rate = {"win_rate": (win + tie / 2) / readable, "low": float(low), "high": float(high)}
+        low, high = np.quantile(win_rate(draws[:, 0], draws[:, 1]) / readable, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+        rate = {"win_rate": win_rate(win, tie) / readable, "low": float(low), "high": float(high)}
     exact = dict.fromkeys(("decided_rate", "decided_low", "decided_high"))
     if decided:
         interval = stats.binomtest(win, decided).proportion_ci(CONFIDENCE, method="exact")
@@ -64,9 +65,9 @@ def as_text(rows: Sequence[dict]) -> str:
     cells = []
     for record in rows:
         counts = [str(record[name]) for name in ("prompts", *OUTCOMES, UNREADABLE)]
-        win_rate = interval(record["win_rate"], record["low"], record["high"])
-        decided_rate = interval(record["decided_rate"], record["decided_low"], record["decided_high"])
-        cells.append([record["kind"], *counts, win_rate, decided_rate])
+        overall = interval(record["win_rate"], record["low"], record["high"])
+        decided = interval(record["decided_rate"], record["decided_low"], record["decided_high"])
+        cells.append([record["kind"], *counts, overall, decided])
     return text_table(HEADER, cells)
 
 

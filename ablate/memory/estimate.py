@@ -41,7 +41,7 @@ class MemoryEstimate:
     phases: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def peak(self, phase: str | None = None) -> float:
-        """Bytes: of a phase the sum of its items, of the run the largest phase."""
+        """Bytes of a phase, which are the sum of its items, or of the run's largest phase."""
         return sum(self.phases[phase].values()) if phase else max(map(self.peak, self.phases))
 
 
@@ -78,7 +78,7 @@ def run_of(config: Config, policy: Shape, reward: Shape) -> Run:
 
 
 def estimate(run: Run) -> MemoryEstimate:
-    """Bytes of every phase. The reference has the policy's shape, the critic the reward model's."""
+    """Bytes per phase and item. The reference has the policy's shape, the critic the reward model's."""
     always = weights_and_optimizer(run)
     frozen = {name: always.pop(name) for name in ("reference", "reward model")}
     frozen_on_device = {} if run.offload else frozen
@@ -97,7 +97,7 @@ def estimate(run: Run) -> MemoryEstimate:
 
 
 def trainable_parameters(run: Run) -> tuple[int, int]:
-    """(of the policy, of the critic)."""
+    """The numbers of trained parameters: (of the policy, of the critic)."""
     if run.lora_rank:
         policy, critic = (shape.adapter(run.lora_rank, run.lora_targets) for shape in (run.policy, run.reward))
         return policy, critic + run.reward.hidden
@@ -141,7 +141,7 @@ def inference_activations(shape: Shape, run: Run, tokens: int, length: int) -> f
 
 
 def rollout(run: Run) -> dict[str, float]:
-    """Bytes of the KV cache, allocated in full from the start, and of the largest of: the prompts' pass, their NLL, a step of sampling."""
+    """Bytes of the KV cache, allocated in full, and of the largest of these: the prompts' pass, their NLL, a step of sampling."""
     shape, prompts = run.policy, run.batch * run.prompt
     rotary = shape.family != "gpt2"  # rotary positions leave keys in float32
     bytes_of_pair = 8 if run.precision == "fp32" else 6 if rotary else 4

@@ -109,7 +109,7 @@ SHAPES = {
 
 
 def folder_shape(path: str, setting: str) -> Shape:
-    """The shape of the model in a folder or on the hub, of which only config.json is fetched. Raises UserError."""
+    """The shape of the model in a folder or on the hub, of which only config.json is fetched. Raises UserError where it cannot be."""
     if Path(path).exists():
         return shape_of(read_shape(path))
     try:

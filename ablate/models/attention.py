@@ -1,8 +1,10 @@
 """Attention over packed sequences, as one of transformers' attention implementations.
 
-A packed pass is one long row of slots, group by group: the slots of a group are equally wide and hold one sequence each, at their
-left. Linear layers, norms and positions see the row; attention sees each group as a batch of its own, which needs no mask, since it
-is causal and pads come last. Without slots it is transformers' `sdpa`.
+A packed pass is one long row of slots in groups. The slots of a group are equally wide and hold one sequence each, at their left. Linear
+layers and norms compute over the row. Attention computes each group as a batch, which needs no mask, since it is causal and pads come
+last. Without slots it gives what transformers' `sdpa` gives.
+
+In shapes, b is sequences, h heads, h' heads of keys and values, t queries, k keys, and d the width of a head.
 """
 
 from __future__ import annotations
@@ -18,16 +20,16 @@ from transformers.masking_utils import sdpa_mask
 from ablate.models.linear import ROW_MULTIPLE
 
 IMPLEMENTATION = "slots"
-MIN_FILLED = 0.8  # share of its slot that a sequence fills at least: narrower groups are more calls, wider ones more pads
-MAX_BMM_KEYS = 128  # most keys of attention by products, whose scores are all in memory at once
+MIN_FILLED = 0.8  # least share of its slot that a sequence fills: a larger share means more calls, a smaller one more pads
+MAX_BMM_KEYS = 128  # most keys of attention by batched products, which hold all scores in memory at once
 
 LengthGroups = Sequence[tuple[int, int]]  # (number, width in tokens) of each group
 
 
 def length_groups(lengths: Sequence[int]) -> tuple[list[int], LengthGroups]:
-    """Where each sequence of these lengths begins in a packed row, and the groups of slots, widest first.
+    """(where each sequence of these lengths begins in a packed row, the groups of slots with the widest first).
 
-    The last group may be filling up to a multiple of tokens, so that linear layers need not fill up (`ablate.models.linear.MULTIPLE`).
+    A last group of one empty slot fills the row up to a multiple of ROW_MULTIPLE tokens, so that no linear layer has to pad it.
     """
     starts, groups, end = [0] * len(lengths), [], 0
     for sequence in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
@@ -51,9 +53,10 @@ def attend(
     slots: LengthGroups | None = None,
     **settings,
 ) -> tuple[Tensor, None]:
-    """Attention of queries [b, h, t, d] over keys and values [b, h', k, d] → [b, t, h, d]; of a packed row (b = 1) within each slot.
+    """Attention of queries [b, h, t, d] over keys and values [b, h', k, d] → ([b, t, h, d], None).
 
-    attention_mask: as for `sdpa`; a layer whose cache has let go of old keys reads its end.
+    slots: the groups of a packed row (b = 1), which is attended within each slot. attention_mask: as for `sdpa`; its last k columns count,
+    because the cache of a sliding window keeps the last keys only.
     """
     if slots is None:
         mask = attention_mask if attention_mask is None else attention_mask[..., -key.shape[2] :]
@@ -75,16 +78,20 @@ def attend(
 
 
 def use_bmm(query: Tensor, key: Tensor, settings: dict) -> bool:
-    """Whether batched products are the faster way: on the CPU the fused kernel calls a small product for every head of every sequence."""
+    """Whether batched products are faster for queries [b, h, t, d] and keys [b, h', k, d].
+
+    They are faster for few keys on the CPU, where the fused kernel calls a small product per head of each sequence.
+    """
     plain = not any(settings.get(name) for name in ("dropout", "softcap")) and settings.get("position_bias") is None
     small = key.shape[1] == query.shape[1] and key.shape[2] <= MAX_BMM_KEYS
     return plain and small and query.is_cpu and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
 
 
 def bmm_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> Tensor:
-    """softmax(q kᵀ · scaling, where mask [b or 1, 1, t, k] is True) v, [b, t, h, d]; heads have keys of their own.
+    """softmax(q kᵀ · scaling) v → [b, t, h, d], over the keys where mask [b or 1, 1, t, k] is True.
 
-    A query that sees nothing, a pad, sees everything: its state is read by none, but must be a number.
+    query [b, h, t, d]; key and value [b, h, k, d]. A query without any key is a pad. It attends to all keys, because its state, which
+    is never read, must be finite.
     """
     (batch, heads, count, width), keys = query.shape, key.shape[2]
     bias = torch.zeros(mask.shape).masked_fill_(~mask, torch.finfo(query.dtype).min)
@@ -95,17 +102,18 @@ def bmm_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scali
 
 
 def band(width: int, window: int, device: torch.device) -> Tensor:
-    """[1, 1, width, width] True where a query may look back, less than `window` tokens."""
+    """[1, 1, width, width], True at the last `window` tokens up to each query, itself included."""
     causal = torch.ones(width, width, dtype=torch.bool, device=device).tril()
     return causal.triu(1 - window)[None, None]
 
 
 def attends_in_groups(model: PreTrainedModel) -> bool:
+    """Whether the attention of the model takes slots, as `use_grouped_attention` sets it."""
     return model.config._attn_implementation == IMPLEMENTATION
 
 
 def use_grouped_attention(model: PreTrainedModel) -> PreTrainedModel:
-    """Let a model attend by slots where it asks transformers for its attention; others are left as they are."""
+    """Let a model attend by slots, and return it. One that does not take its attention from transformers is left as it is."""
     if model._supports_attention_backend and model.config._attn_implementation == "sdpa":
         model.set_attn_implementation(IMPLEMENTATION)
     return model

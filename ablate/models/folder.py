@@ -1,4 +1,4 @@
-"""What a Hugging Face folder must be before its weights are used: found, causal, with one score, wide enough for its tokenizer."""
+"""Checks of a Hugging Face folder: its files are there, its model is causal and long enough, and a scorer has one score."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model",
 
 
 def one_line(error: Exception) -> str:
+    """The first line of an exception's text, or its type where it has none."""
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def check_folder(folder: str | Path) -> None:
+    """Raises UserError where the folder holds no config.json."""
     if not (Path(folder) / "config.json").is_file():
         raise UserError(f"{folder} is not a Hugging Face model folder (no config.json): correct the path")
 
@@ -31,7 +33,7 @@ def has_tokenizer(folder: str | Path) -> bool:
 
 
 def read_shape(folder: str | Path) -> PretrainedConfig:
-    """config.json of a folder, as transformers reads it. Raises UserError; also for an encoder-decoder."""
+    """config.json of a folder, as transformers reads it. Raises UserError where it cannot be read, and for an encoder-decoder."""
     check_folder(folder)
     try:
         shape = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -43,12 +45,12 @@ def read_shape(folder: str | Path) -> PretrainedConfig:
 
 
 def context_length(shape: PretrainedConfig) -> int | None:
-    """Positions the model was made for, or null where its config does not say."""
+    """The number of positions that the model was made for, or None where its config does not say."""
     return getattr(shape, "max_position_embeddings", None)
 
 
 def check_length(longest: int, shape: PretrainedConfig, what: str, remedy: str) -> None:
-    """Refuse sequences of `longest` tokens where they do not fit into the model's positions."""
+    """Raises UserError where sequences of `longest` tokens do not fit into the model's positions. what, remedy: words of the message."""
     limit = context_length(shape)
     if limit is not None and longest > limit:
         raise UserError(f"{what} can take {longest} tokens, but the model has {limit} positions: {remedy}")
@@ -56,7 +58,7 @@ def check_length(longest: int, shape: PretrainedConfig, what: str, remedy: str) 
 
 @torch.no_grad()
 def check_causal(model: PreTrainedModel, folder: str | Path) -> None:
-    """Refuse a model whose state at a token depends on the next one: an encoder, whatever class loaded it."""
+    """Raises UserError for a model whose state at a token depends on the next one: an encoder, whatever class loaded it."""
     device = next(model.parameters()).device
     last = min(model.config.get_text_config().vocab_size, 4) - 1
     tokens = torch.tensor([[1, 0], [1, last]], device=device)
@@ -68,7 +70,7 @@ def check_causal(model: PreTrainedModel, folder: str | Path) -> None:
 
 
 def stored_tensors(folder: str | Path, names: set[str]) -> dict[str, torch.Tensor]:
-    """Those of the named tensors that the safetensors files of a folder hold, float32. Raises UserError for a damaged file."""
+    """Name → float32 tensor, for those of `names` that the safetensors files of a folder hold. Raises UserError for a damaged file."""
     found = {}
     try:
         for path in sorted(Path(folder).glob("*.safetensors")):
@@ -81,9 +83,9 @@ def stored_tensors(folder: str | Path, names: set[str]) -> dict[str, torch.Tenso
 
 
 def load_score_head(model: PreTrainedModel, folder: str | Path) -> None:
-    """Put the stored head [1, H] into `model.score`, under whichever of HEADS it is kept.
+    """Copy the stored head [1, H] into `model.score`, whichever of HEADS is its name.
 
-    A bias moves into the score shift, since score − shift is all that is ever used. Raises UserError if there is no such head.
+    A bias goes into the score shift, since only score − shift is ever used. Raises UserError where there is no head of one score.
     """
     stored = stored_tensors(folder, {f"{head}.{part}" for head in HEADS for part in ("weight", "bias")})
     heads = [head for head in HEADS if f"{head}.weight" in stored]
@@ -102,7 +104,7 @@ def load_score_head(model: PreTrainedModel, folder: str | Path) -> None:
 
 
 def is_moss_layout(folder: str | Path) -> bool:
-    """Whether the folder holds the released MOSS-RLHF reward model's layout: a Llama trunk and `reward_head`."""
+    """Whether the folder has the layout of the released MOSS-RLHF reward model: a Llama trunk and `reward_head`."""
     return "reward_head.weight" in stored_tensors(folder, {"reward_head.weight"})
 
 

@@ -1,14 +1,17 @@
 """Forward passes: logits, values and scores of the real tokens.
 
 A pass takes the padded batch of a Rollout and packs the real tokens of its rows into one long row, in groups of nearly equal
-length (`ablate.models.attention`): positions start anew at 0 with each sequence, and attention stays within it. Few pads are
+length (`ablate.models.attention`). Positions start anew at 0 with each sequence, and attention stays within it. Few pads are
 computed. The vocabulary head runs only on the positions that are asked for.
+
+tokens and attention are [B, L], and attention is True at real tokens. mask [B, T] is True at the N real tokens of the responses, which
+are the last T columns. H is the hidden width, V the vocabulary.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ablate.models.attention import attends_in_groups, length_groups
@@ -16,12 +19,12 @@ from ablate.models.folder import SCORE_SHIFT
 
 
 def hidden_states(model: PreTrainedModel, tokens: Tensor) -> Tensor:
-    """Last hidden states [B, L, H] of right-padded rows; pads come last, so causal attention needs no mask."""
+    """Last hidden states [B, L, H] of rows [B, L] padded at the right, where causal attention needs no mask."""
     return model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
 
 
 def packed_states(model: PreTrainedModel, tokens: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
-    """Last hidden states [S, H] of the real tokens of a padded batch [B, L] as S packed positions, and each row's first position [B].
+    """(last hidden states [S, H] of the real tokens of a batch [B, L] as S packed positions, first position [B] of each row).
 
     The state of the i-th real token of row r is at first[r] + i. A model that does not attend in groups of equal length
     (`ablate.models.attention`) is run once per group.
@@ -33,8 +36,8 @@ def packed_states(model: PreTrainedModel, tokens: Tensor, attention: Tensor) -> 
     packed, restarts = (tokens.new_zeros(sum(number * width for number, width in slots)) for _ in range(2))
     packed[places], restarts[places] = tokens[attention], positions[attention]
     if attends_in_groups(model):
-        # transformers passes a mask of four dimensions on as it is. This one is empty: an attention that reads it fails, and
-        # does not look across slots.
+        # transformers passes a mask of four dimensions on as it is. This one is empty, so that an attention
+        # that reads it fails instead of looking across slots.
         none = torch.empty(1, 1, 0, 0, device=tokens.device)
         hidden = model.base_model(
             input_ids=packed[None], position_ids=restarts[None], attention_mask=none, slots=slots, use_cache=False
@@ -46,40 +49,48 @@ def packed_states(model: PreTrainedModel, tokens: Tensor, attention: Tensor) -> 
 
 
 def response_positions(attention: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """(row, index among the row's real tokens) of the state each real response token was chosen from; N = mask.sum(), row-major."""
+    """(row [N], index [N] among its real tokens) of the state that each real response token was drawn from, in row-major order of mask."""
     rows, steps = mask.nonzero(as_tuple=True)
     positions = attention.cumsum(1) - 1
     return rows, positions[rows, attention.shape[1] - mask.shape[1] + steps] - 1
 
 
+def vocabulary_head(policy: PreTrainedModel) -> nn.Module:
+    """The layer [H] → [V] from a hidden state of a causal language model to its logits."""
+    head = policy.get_output_embeddings()
+    assert head is not None  # every causal language model has one
+    return head
+
+
 def response_logits(policy: PreTrainedModel, tokens: Tensor, attention: Tensor, mask: Tensor) -> Tensor:
-    """Logits [N, V], float32, that the N real response tokens were drawn from, in row-major order of mask [B, T]."""
+    """Logits [N, V], float32, that the N real response tokens were drawn from, in row-major order of mask."""
     hidden, first = packed_states(policy, tokens, attention)
     rows, index = response_positions(attention, mask)
-    return policy.get_output_embeddings()(hidden[first[rows] + index]).float()
+    return vocabulary_head(policy)(hidden[first[rows] + index]).float()
 
 
 def log_softmax(logits: Tensor, temperature: float) -> Tensor:
-    """log π [N, V] of the training distribution, float32: in bfloat16 a log-softmax loses the digits that ratios and KL live on."""
+    """log π [N, V] of the training distribution, from logits [N, V]. Float32, since bfloat16 lacks the digits that ratios and KL need."""
     return (logits.float() / temperature).log_softmax(-1)
 
 
 def entropy_of(log_probs: Tensor) -> Tensor:
-    """−Σ_v π log π [N], nats; −inf log-probs count 0."""
+    """−Σ_v π log π [N], nats, from log π [N, V], of which −inf counts 0."""
     return -torch.where(log_probs > -torch.inf, log_probs.exp() * log_probs, 0.0).sum(-1)
 
 
 def unflatten(flat: Tensor, mask: Tensor) -> Tensor:
-    """Values of the N real tokens [N] → [B, T], 0 at pads."""
+    """Values [N] of the real response tokens → [B, T], 0 at pads."""
     return torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(mask, flat)
 
 
 def score_shift(scorer: PreTrainedModel) -> float:
+    """The constant that is subtracted from every score of this model."""
     return float(getattr(scorer.config, SCORE_SHIFT, 0.0))
 
 
 def response_values(critic: PreTrainedModel, tokens: Tensor, attention: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Critic's values [B, T] of the states response tokens were chosen from (0 at pads), and [B] after the last token."""
+    """(the critic's values [B, T] of the states that response tokens were drawn from, 0 at pads; its values [B] after the last token)."""
     hidden, first = packed_states(critic, tokens, attention)
     values = critic.score(hidden).float().squeeze(-1) - score_shift(critic)
     rows, index = response_positions(attention, mask)
@@ -87,6 +98,6 @@ def response_values(critic: PreTrainedModel, tokens: Tensor, attention: Tensor, 
 
 
 def sequence_score(reward: PreTrainedModel, tokens: Tensor, attention: Tensor) -> Tensor:
-    """Reward model's score [B], float32: the head at the last real token, less the mean over SFT samples."""
+    """The reward model's score [B], float32: its head at the last real token, less the score shift."""
     hidden, first = packed_states(reward, tokens, attention)
     return reward.score(hidden[first + attention.sum(1) - 1]).float().squeeze(-1) - score_shift(reward)

@@ -1,4 +1,4 @@
-"""`….path`: a folder, or the name of a model on the Hugging Face hub. No torch here."""
+"""The folder that a `….path` setting means: a path, or the name of a model on the Hugging Face hub. No torch here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "vocab.txt", "
 def resolve(path: str, setting: str) -> Path:
     """The folder that `setting=path` names: itself, or a hub model's snapshot from the local cache, else downloaded.
 
-    Raises UserError where it is neither there nor to be had.
+    Raises UserError where it does not exist and cannot be downloaded.
     """
     if Path(path).exists():
         return Path(path)

@@ -1,5 +1,7 @@
-"""A KV cache with room for the whole response from the start: a step writes its keys and values in place, where transformers'
-`DynamicCache` copies all earlier ones."""
+"""A KV cache with room for the whole response from the start.
+
+A step writes its keys and values in place, where transformers' `DynamicCache` copies all earlier ones.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ class ReservedLayer(DynamicLayer):
         self.capacity = capacity
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        """Add new positions [b, h, t, d]; views of all filled ones. Raises ValueError beyond the capacity."""
+        """Add keys and values [b, h, t, d]; returns views [b, h, filled, d] of all so far. Raises ValueError beyond the capacity."""
         filled = self.get_seq_length()
         end = filled + key_states.shape[-2]
         if end > self.capacity:
@@ -30,7 +32,7 @@ class ReservedLayer(DynamicLayer):
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep the sequences at `indices` [b'] only."""
+        """Keep only the sequences at `indices` [b']."""
         filled = self.get_seq_length()
         self.room = tuple(room[indices] for room in self.room)
         self.keys, self.values = (room[:, :, :filled] for room in self.room)

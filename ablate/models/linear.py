@@ -1,8 +1,8 @@
 """Linear layers whose float32 products on the CPU are computed by oneDNN.
 
-PyTorch gives them to MKL, which keeps to AVX2 on processors that are not Intel's: about half the rate of a core with AVX-512
-(docs/explanation/speed.md). Both sum in float32; they differ in the order of the sum alone. Small products, autocast, other devices and
-other number formats go PyTorch's way.
+PyTorch computes them by MKL, which uses AVX2 alone on processors that are not Intel's, at about half the rate of a core with AVX-512
+(docs/explanation/speed.md). Both sum in float32, and differ only in the order of the sum. Small products, autocast, other devices and
+other number formats are left to PyTorch.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 MIN_ROWS = 256  # below, oneDNN's start-up costs more than its rate gains
-MIN_WEIGHTS = 2**12  # below, with gradients, so does the call of a function of our own
-ROW_MULTIPLE = 64  # of rows: oneDNN compiles, and keeps, a kernel for every number of rows that it meets
+MIN_WEIGHTS = 2**12  # below, with gradients, the call of an autograd function written in Python costs more
+ROW_MULTIPLE = 64  # rows are padded to a multiple of it, because oneDNN compiles and keeps a kernel per number of rows
 
 
 def multiply(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
-    """left [M, K] · rightᵀ [K, N] + bias [N] by oneDNN; transposed views are read as they lie."""
+    """left [M, K] · rightᵀ [K, N] + bias [N] → [M, N] by oneDNN. Transposed views are read without a copy."""
     return torch.ops.mkldnn._linear_pointwise.default(left, right, bias, "none", [], "")
 
 
 class OneDNNLinear(torch.autograd.Function):
-    """y = x Wᵀ + b: dx = dy W, dW = dyᵀ x, db = Σ dy. x [M, K], weight [N, K]."""
+    """y = x Wᵀ + b, with dx = dy W, dW = dyᵀ x and db = Σ dy. x [M, K], weight W [N, K], bias b [N], y [M, N]."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -42,7 +42,7 @@ class OneDNNLinear(torch.autograd.Function):
 
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x [..., K] · weightᵀ [K, N] + bias; by oneDNN where that is faster."""
+    """x [..., K] · weightᵀ [K, N] + bias [N] → [..., N], by oneDNN where that is faster."""
     rows, gradients = x.numel() // x.shape[-1], torch.is_grad_enabled()
     small = rows < MIN_ROWS or (gradients and weight.numel() < MIN_WEIGHTS)
     if small or not x.is_cpu or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu") or not torch.backends.mkldnn.is_available():
@@ -55,14 +55,14 @@ def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class FastLinear(nn.Linear):
-    """nn.Linear by `onednn_linear`."""
+    """nn.Linear by `onednn_linear`: [..., K] → [..., N]."""
 
     def forward(self, x: Tensor) -> Tensor:
         return onednn_linear(x, self.weight, self.bias)
 
 
 class FastConv1D(Conv1D):
-    """GPT-2's linear layer, which keeps its weight [K, N], by `onednn_linear`."""
+    """GPT-2's linear layer, which keeps its weight [K, N], by `onednn_linear`: [..., K] → [..., N]."""
 
     def forward(self, x: Tensor) -> Tensor:
         return onednn_linear(x, self.weight.t(), self.bias)
@@ -72,7 +72,7 @@ FAST = {nn.Linear: FastLinear, Conv1D: FastConv1D}
 
 
 def use_onednn(model: nn.Module) -> nn.Module:
-    """Let every linear layer of `model` compute by `onednn_linear`; parameters, names and saved files stay as they are."""
+    """Let every linear layer compute by `onednn_linear`, and return the model. Parameters, names and saved files stay as they are."""
     for module in model.modules():
         if type(module) in FAST:
             module.__class__ = FAST[type(module)]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -17,7 +15,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from ablate.data.chat import Turns, prepare
+from ablate.data.chat import prepare
 from ablate.errors import UserError
 from ablate.models.attention import use_grouped_attention
 from ablate.models.folder import check_causal, check_folder, linear_score, load_score_head, one_line, read_shape
@@ -28,24 +26,8 @@ transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 
 
-@dataclass(frozen=True)
-class Models:
-    """What PPO trains and what it is held against. Modules only: no settings, no optimiser.
-
-    Exactly one of `reward` and `text_reward` is set: `reward` scores the policy's tokens, `text_reward` reads another tokenizer and
-    is given (prompts as turns, responses as text, whether each ended).
-    """
-
-    policy: PreTrainedModel
-    reference: PreTrainedModel
-    reward: PreTrainedModel | None
-    critic: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    text_reward: Callable[[Sequence[Turns], Sequence[str], Sequence[bool]], Tensor] | None = None
-
-
 def load_tokenizer(folder: str | Path, template: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a Hugging Face folder, with a pad and a chat template (`ablate.data.chat.prepare`). Raises UserError."""
+    """The tokenizer of a Hugging Face folder, made ready by `ablate.data.chat.prepare`. Raises UserError where it cannot be loaded."""
     check_folder(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -57,7 +39,7 @@ def load_tokenizer(folder: str | Path, template: str | None = None) -> PreTraine
 def load_policy(folder: str | Path, device: torch.device) -> PreTrainedModel:
     """A causal language model in float32 and evaluation mode: dropout never runs, since sampled and scored log-probs must agree.
 
-    Raises UserError.
+    Raises UserError where it cannot be loaded, and for a model that rescales its logits.
     """
     model = load(AutoModelForCausalLM, folder, device)
     for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
@@ -67,9 +49,9 @@ def load_policy(folder: str | Path, device: torch.device) -> PreTrainedModel:
 
 
 def load_scorer(folder: str | Path, device: torch.device, new_head: bool = False) -> PreTrainedModel:
-    """A sequence classifier with one label: a reward model or a critic, its head as stored. Raises UserError.
+    """A sequence classifier with one label, for a reward model or a critic, with its head as stored.
 
-    new_head: any causal model's trunk, under a head that the caller fills.
+    new_head: take any causal model's trunk, under a head that the caller fills. Raises UserError where there is no linear `score` head.
     """
     model = load(AutoModelForSequenceClassification, folder, device, num_labels=1)
     if not linear_score(model):
@@ -80,7 +62,7 @@ def load_scorer(folder: str | Path, device: torch.device, new_head: bool = False
 
 
 def load(kind: type, folder: str | Path, device: torch.device, **settings) -> PreTrainedModel:
-    """Load safetensors weights without remote code; a missing or corrupt folder is a UserError that names it."""
+    """A model from safetensors, without remote code. Raises UserError for a folder that is missing or damaged. kind: its Auto class."""
     read_shape(folder)
     try:
         model, report = kind.from_pretrained(
@@ -101,7 +83,7 @@ def load(kind: type, folder: str | Path, device: torch.device, **settings) -> Pr
 
 
 def unmask_eos_embedding(model: PreTrainedModel) -> None:
-    """Where the config pads with the end token, let that token's embedding learn: nn.Embedding gives its padding index no gradient."""
+    """Let the end token's embedding learn where it is also the padding index, to which nn.Embedding gives no gradient."""
     embedding, end = model.get_input_embeddings(), model.config.get_text_config().eos_token_id
     if embedding.padding_idx is not None and embedding.padding_idx in (end if isinstance(end, list) else [end]):
         embedding.padding_idx = None
@@ -110,8 +92,8 @@ def unmask_eos_embedding(model: PreTrainedModel) -> None:
 def new_critic(init: str, sft: str | Path, reward: str | Path, device: torch.device, generator: torch.Generator) -> PreTrainedModel:
     """The critic's starting weights (Secrets of RLHF I, §5.3.4).
 
-    reward: the reward model, head included; sft: the SFT trunk with a new head; random: a new trunk and a new head. New
-    weights are drawn on the CPU from `generator`, so that they belong to the run's seed on every device.
+    init: `reward` is the reward model, head included; `sft` the SFT trunk with a new head; `random` a new trunk and a new head. New
+    weights are drawn on the CPU from `generator`, so that a seed gives the same ones on every device.
     """
     if init == "reward":
         return load_scorer(reward, device)

@@ -2,9 +2,9 @@
 
     y = W x + (α / r) B A x      W [out, in] frozen; A [r, in] Kaiming-uniform and B [out, r] zero at first, both trained; no dropout
 
-The reference is the policy with its adapter switched off. Rather than switching, both are module trees of their own over the *same*
-tensors: the reference's has no adapter, the policy's has one, and the weights exist once. The critic is an adapter over the reward
-model's trunk, whose weights it shares likewise, under a score head of its own that is trained whole.
+The reference is the policy without its adapter. Each is a module tree over the *same* tensors, so the weights exist once; only the
+policy's tree has the adapter. The critic is an adapter over the trunk that it starts from, under a score head of its own that is trained
+whole. Where that is the reward model's trunk, the two share its weights in the same way.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ FILE = "adapter_model.safetensors"
 
 
 def require_peft() -> None:
-    """Raises UserError where the optional package is missing."""
+    """Raises UserError where the optional package peft is missing."""
     if find_spec("peft") is None:
         raise UserError("model.lora_rank needs the package peft, which is not installed: pip install 'ppo-ablation[lora]'")
 
 
 def shared(model: PreTrainedModel) -> PreTrainedModel:
-    """Another module tree over the same parameters and buffers: what is added to one is not in the other, and no weight is copied."""
+    """Another module tree over the same parameters and buffers. What is added to one is not in the other, and no weight is copied."""
     tensors = [*model.parameters(), *model.buffers()]
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
 def add_adapter(model: PreTrainedModel, settings: ModelConfig, generator: torch.Generator, head: str | None = None) -> PreTrainedModel:
-    """A tree over the frozen weights of `model` with a new adapter, which is all that learns; at first it changes nothing.
+    """A module tree over the frozen weights of `model` with a new adapter, which alone is trained and at first changes nothing.
 
-    head: a module that is copied and trained whole. New weights are drawn on the CPU from `generator`. Raises UserError.
+    head: the name of a module that is copied and trained whole. New weights are drawn on the CPU from `generator`. Raises UserError.
     """
     from peft import LoraConfig
 
@@ -60,7 +60,7 @@ def add_adapter(model: PreTrainedModel, settings: ModelConfig, generator: torch.
 
 
 def linear_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
-    """The matrix products of the decoder by name, the vocabulary head and a score head left out."""
+    """The linear layers of the decoder by name, without the vocabulary head and a score head."""
     return {name: module for name, module in model.base_model.named_modules() if isinstance(module, (nn.Linear, Conv1D))}
 
 
@@ -74,7 +74,7 @@ def targets(linear: dict[str, nn.Module], settings: ModelConfig) -> list[str]:
 
 
 def restore_adapter(model: PreTrainedModel, folder: Path) -> None:
-    """Put the stored adapter, and a head trained whole, back into `model`. Raises UserError where they do not fit."""
+    """Put the stored adapter, and a head trained whole, back into `model`. Raises UserError where they are not readable or do not fit."""
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
     try:
@@ -89,7 +89,7 @@ def restore_adapter(model: PreTrainedModel, folder: Path) -> None:
 
 
 def merged(model: PreTrainedModel) -> PreTrainedModel:
-    """A plain model of its own, W + (α / r) B A in place of each adapted layer, as an ordinary Hugging Face folder holds it.
+    """A plain copy with the weights W + (α / r) B A in place of each adapted layer, as an ordinary Hugging Face folder holds it.
 
     A model without an adapter is copied as it is.
     """

@@ -1,8 +1,7 @@
 """`offload`: frozen models rest in CPU memory and are on the device for their passes only.
 
-The reference and the reward model are needed while a rollout is measured, not while it is sampled (KV cache) nor in the update
-(gradients, activations), which is where memory peaks. Weights that never change are copied to the device and dropped
-there, never copied back.
+The reference and the reward model are needed while a rollout is measured. Memory peaks elsewhere: while it is sampled (KV cache) and in
+the update (gradients, activations). Weights that never change are copied to the device and dropped there, never copied back.
 """
 
 from __future__ import annotations
@@ -29,17 +28,19 @@ class OffloadedModel:
                 setattr(module, name, buffer.to(device))
 
     def load(self) -> None:
+        """Copy the weights to the device."""
         for parameter, weights in self.cpu_weights.items():
             parameter.data = weights.to(self.device, copy=True, non_blocking=True)
 
     def unload(self) -> None:
+        """Drop the copy on the device."""
         for parameter, weights in self.cpu_weights.items():
             parameter.data = weights
 
 
 @contextmanager
 def loaded_on_device(models: Sequence[OffloadedModel]) -> Iterator[None]:
-    """Within it the models are on the device."""
+    """Within this context the models are on the device."""
     try:
         for model in models:
             model.load()

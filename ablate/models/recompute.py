@@ -15,7 +15,8 @@ from ablate.errors import UserError
 def checkpoint_gradients(model: PreTrainedModel) -> None:
     """In a pass with gradients, keep only the input of each layer and compute the layer again in the backward pass.
 
-    transformers' own switch acts in training mode alone, which models here never enter, since dropout would run. Raises UserError.
+    transformers' own switch acts in training mode alone, which models here never enter, since dropout would run.
+    Raises UserError for an architecture without such layers.
     """
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:
@@ -25,7 +26,7 @@ def checkpoint_gradients(model: PreTrainedModel) -> None:
 
 
 def recomputed(layer: GradientCheckpointingLayer, *inputs, **named):
-    """The layer's forward, its activations dropped where a gradient will be asked for."""
+    """The layer's forward pass. Where gradients are on, its activations are dropped, and computed again in the backward pass."""
     forward = MethodType(type(layer).forward, layer)
     if not torch.is_grad_enabled():
         return forward(*inputs, **named)

@@ -1,1 +1,1 @@
-"""The stages before PPO: pretrain → SFT → preference pairs → reward model. Each writes a folder; folders are cached by content."""
+"""The stages before PPO: pretrain → SFT → preference pairs → reward model. Each writes one folder, which is cached by content."""

@@ -1,4 +1,4 @@
-"""config → the folders PPO starts from, each from the cache or built now."""
+"""config → the folders that PPO starts from, each taken from the cache or built."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Stages:
 
 
 def choose_device(config: Config) -> torch.device:
-    """Where a run computes. Raises UserError where `offload` has no GPU to free."""
+    """The device of a run. Raises UserError for `offload` on the CPU."""
     name = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
     if config.offload and name == "cpu":
         raise UserError("offload keeps frozen models off the GPU, and this run is on the CPU: set offload=false")
@@ -35,7 +35,7 @@ def choose_device(config: Config) -> torch.device:
 
 
 def data_settings(config: Config, found: Provided) -> dict:
-    """What of `data` decides the stages: human data counts by its content, wherever it lies."""
+    """The settings of `data` that decide the stages. Human data counts by its content, not by its path."""
     settings = identity(config)["data"]
     if found.data is not None:
         settings["path"] = found.data
@@ -43,12 +43,15 @@ def data_settings(config: Config, found: Provided) -> dict:
 
 
 def shape_settings(config: Config) -> dict:
-    """What of `model` decides the stages: all but how PPO trains it."""
+    """The settings of `model` that decide the stages: all except those that only PPO reads."""
     return {name: value for name, value in asdict(config.model).items() if name not in PPO_ONLY}
 
 
 def build(config: Config) -> Stages:
-    """Every stage in turn; a stage whose `path` is set is that path, and what follows is keyed by its content."""
+    """The folders of all stages, built in turn where the cache lacks them. Raises UserError.
+
+    A stage whose `path` is set is that path, and the stages after it are keyed by its content.
+    """
     cache, device = Path(config.cache).expanduser(), choose_device(config)
     found = resolve_provided(config)
     common = {"pipeline_seed": config.pipeline_seed, "data": data_settings(config, found), "threads": config.threads, "device": str(device)}

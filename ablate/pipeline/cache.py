@@ -86,12 +86,12 @@ def cannot_write(entry: Path, reason: object) -> UserError:
 
 
 def lock_path(entry: Path) -> Path:
-    """Held by whoever builds or removes an entry; it exists only meanwhile, or after the holder was killed."""
+    """The lock file that a process holds while it builds or removes an entry. It stays behind only where that process was killed."""
     return entry.with_name(f".{entry.name}.lock")
 
 
 def build_entry(entry: Path, stage: str, settings: dict, build: Callable[[Path], None]) -> None:
-    """Build beside the entry and rename. Raises UserError where the disk is full, and OSError."""
+    """Build an entry in a folder beside it, which is then renamed. Raises UserError where the disk is full, and OSError."""
     try:
         with atomic_folder(entry) as partial:
             build(partial)
@@ -102,7 +102,7 @@ def build_entry(entry: Path, stage: str, settings: dict, build: Callable[[Path],
 
 
 def read_stamp(entry: Path) -> dict:
-    """stage, settings and the digest of each file of an entry. Raises UserError where it is not readable."""
+    """The stamp of an entry: stage, settings, and files, which is file → SHA-256. Raises UserError where it is not readable."""
     try:
         stamp = json.loads((entry / STAMP).read_text())
         if not ({"stage", "settings"} <= stamp.keys() and isinstance(stamp["files"], dict)):
@@ -113,7 +113,7 @@ def read_stamp(entry: Path) -> dict:
 
 
 def check_entry(entry: Path) -> None:
-    """Check that the stamp is readable and that every file it lists has its content. Raises UserError; nothing is rebuilt silently."""
+    """Raises UserError where a file that the stamp lists is missing or has other content. Nothing is rebuilt silently."""
     for name, digest in read_stamp(entry)["files"].items():
         path = entry / name
         if not path.is_file() or file_digest(path) != digest:
@@ -127,15 +127,15 @@ def entries(cache: Path) -> list[Path]:
 
 
 def leftovers(cache: Path) -> list[Path]:
-    """Entries (that may not exist) of which a killed process left a half-written folder or a lock's file."""
+    """The entries, which may not exist, of which a killed process left a half-written folder or a lock file."""
     found = {*cache.glob(".*.partial"), *cache.glob(".*.lock")}
     return sorted({cache / path.stem.removeprefix(".") for path in found})
 
 
 def remove(entry: Path) -> bool:
-    """Remove an entry and what was left of building it; false, and nothing done, while another process builds it.
+    """Remove an entry and what is left of building it. Returns false, and does nothing, while another process builds it.
 
-    The folder loses its name first, so that a run sees a complete entry or none.
+    The folder is renamed first, so that a run finds a complete entry or none.
     """
     with try_locked(lock_path(entry)) as is_ours:
         if is_ours:

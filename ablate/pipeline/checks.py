@@ -20,7 +20,7 @@ from ablate.ppo.scoring import needs_retokenizing
 
 @dataclass(frozen=True)
 class Provided:
-    """Folders that stand in place of stages; null where the stage is built. `data` is the content key of human data."""
+    """Folders that stand in place of stages, None where the stage is built. `data` is the content key of human data."""
 
     pretrained: Path | None
     sft: Path | None
@@ -31,9 +31,9 @@ class Provided:
 
 
 def resolve_provided(config: Config) -> Provided:
-    """Find what the `….path` settings name, hub models included, and refuse what could not be run. Raises UserError.
+    """The folders that the `….path` settings name, hub models included. Raises UserError for what is missing or could not be run.
 
-    Only config.json and tokenizers are read here; weights are looked at when they are loaded.
+    Only config.json, tokenizers and data are read here. Weights are checked when they are loaded.
     """
     if config.model.lora_rank:
         require_peft()
@@ -54,12 +54,13 @@ def resolve_provided(config: Config) -> Provided:
 
 
 def model_folder(config: Config, name: str) -> Path | None:
+    """The folder that the setting `<name>.path` means, or None where it is not set. Raises UserError."""
     path = getattr(config, name).path
     return None if path is None else resolve(path, f"{name}.path")
 
 
 def check_models(config: Config, policy: Path | None, reward: Path | None) -> None:
-    """The policy's positions and vocabulary, and whether the reward model's tokenizer suits it."""
+    """Raises UserError where the policy has too few positions or too small a vocabulary, or the reward model does not suit it."""
     if policy is None:
         return
     shape, tokenizer = read_shape(policy), load_tokenizer(policy)

@@ -17,7 +17,7 @@ from ablate.errors import UserError
 from ablate.models.load import load_policy, load_tokenizer
 from ablate.ppo.rollout import decode_responses, encode_prompts
 from ablate.ppo.sampling import sample
-from ablate.system.jsonl import numbered_lines
+from ablate.system.jsonl import numbered_lines, to_lines
 from ablate.system.progress import track
 from ablate.system.seeding import numpy_generator, torch_generator
 
@@ -26,10 +26,10 @@ ROUNDS = 20  # sampling stops with an error after this many times the prompts th
 
 
 def preferences(config: Config, sft: Path, folder: Path, device: torch.device) -> None:
-    """Write train.jsonl and held_out.jsonl, of human pairs where the data has them, else of pairs sampled from SFT.
+    """Write train.jsonl and held_out.jsonl: human pairs where the data is human, else pairs of answers sampled from SFT.
 
-    Of sampled ones, pairs with |Δgold| < margin are dropped and drawn anew; equal answers never pair.
-    Answers are plain samples of SFT (temperature 1, top-p 1), whatever sampler PPO uses: every arm is judged by the same pairs.
+    Answers are plain samples (temperature 1, top-p 1) whatever sampler PPO uses, so that every arm is judged by the same pairs. A sampled
+    pair with equal answers or |Δgold| < margin is dropped, and another drawn. Raises UserError where too few are left.
     """
     tokenizer = load_tokenizer(sft)
     if config.data.source != "world":
@@ -47,7 +47,7 @@ def preferences(config: Config, sft: Path, folder: Path, device: torch.device) -
 
 
 def human_pairs(config: Config, source: HumanSource, folder: Path) -> None:
-    """Pairs as people ranked them, held-out ones from held-out prompts; report.json says what was read, skipped and dropped."""
+    """Write pairs as people ranked them, held-out ones from held-out prompts, and in report.json what was read, skipped and dropped."""
     settings, report = config.preferences, dict(source.report)
     print("data: {too_long:,} dialogues too long; prompts: {train_prompts:,} for training, {held_out_prompts:,} held out".format(**report),
           file=sys.stderr, flush=True)  # fmt: skip
@@ -63,13 +63,15 @@ def human_pairs(config: Config, source: HumanSource, folder: Path) -> None:
 
 
 def draw_pairs(config: Config, source, tokenizer, policy, step: int, device: torch.device) -> list[dict]:
-    """Pairs from one batch of prompts, unlabelled: `first` and `second` with their gold."""
+    """Unlabelled pairs from one batch of prompts: dicts of prompt, kind, and the answers `first` and `second` with their gold."""
     prompts = source.prompts(BATCH, numpy_generator(config.pipeline_seed, "pair prompts", step))
     texts = [prompt.text for prompt in prompts]
-    tokens, attention = encode_prompts(tokenizer, texts + texts, device)
-    noise = torch.rand(len(tokens), config.sampling.max_new_tokens, generator=torch_generator(config.pipeline_seed, "pair noise", step))
+    encoded = encode_prompts(tokenizer, texts + texts, device)
+    noise = torch.rand(
+        len(encoded.tokens), config.sampling.max_new_tokens, generator=torch_generator(config.pipeline_seed, "pair noise", step)
+    )
     plain = SamplingConfig(max_new_tokens=config.sampling.max_new_tokens)
-    sampled = sample(policy, tokens, attention, noise.to(device), plain, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    sampled = sample(policy, encoded.tokens, encoded.attention, noise.to(device), plain, tokenizer.eos_token_id, tokenizer.pad_token_id)
     responses = decode_responses(tokenizer, sampled.responses, sampled.mask, sampled.ended)
     ended = sampled.ended.tolist()
     answers = [
@@ -97,11 +99,12 @@ def label(pairs: list[dict], noise: float, rng: np.random.Generator) -> None:
 
 
 def write(path: Path, rows: list[dict]) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    """Write one line of JSON per row."""
+    path.write_text(to_lines(rows))
 
 
 def read(path: Path) -> list[dict]:
-    """Rows of a pairs file. Raises UserError naming the line that is not a pair."""
+    """The rows of a pairs file. Raises UserError where it is missing, and for the first line that is not a pair."""
     if not path.is_file():
         raise UserError(f"{path} does not exist: a folder of pairs holds train.jsonl and held_out.jsonl")
     rows = []

@@ -1,4 +1,4 @@
-"""A causal language model from nothing, on the corpus: the `pretrained` policy, and what SFT starts from."""
+"""A causal language model with new weights, trained on the corpus. SFT starts from it, and so does ppo.policy_init=pretrained."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ablate.config import Config
 from ablate.data.chat import encode_texts
 from ablate.data.source import open_source
 from ablate.models.folder import context_length
+from ablate.models.forward import vocabulary_head
 from ablate.models.linear import use_onednn
 from ablate.pipeline.supervised import batches, fit, language_model_loss, pad_right, response_targets
 from ablate.system.seeding import numpy_generator, torch_generator
@@ -19,7 +20,10 @@ POSITIONS = 512  # of a new model, at least
 
 
 def pretrain(config: Config, folder: Path, device: torch.device) -> None:
-    """Train on corpus texts, each closed by the end token and cut to the model's positions, and write a Hugging Face folder."""
+    """Train on corpus texts, each closed by the end token and cut to the model's positions.
+
+    Writes a Hugging Face folder and training.jsonl.
+    """
     source = open_source(config)
     tokenizer = source.tokenizer()
     seed, stage = config.pipeline_seed, config.pretrain
@@ -32,7 +36,7 @@ def pretrain(config: Config, folder: Path, device: torch.device) -> None:
         chosen = [rows[i] for i in next(order)]
         tokens = pad_right(chosen, tokenizer.pad_token_id, device)
         targets = response_targets([(row, 0) for row in chosen], tokens)
-        return language_model_loss(model, model.get_output_embeddings(), tokens, targets), {}
+        return language_model_loss(model, vocabulary_head(model), tokens, targets), {}
 
     fit(list(model.parameters()), loss_of, stage.steps, stage.learning_rate, "pretrain", folder / "training.jsonl")
     model.save_pretrained(folder)
@@ -40,7 +44,7 @@ def pretrain(config: Config, folder: Path, device: torch.device) -> None:
 
 
 def longest_dialogue(config: Config) -> int:
-    """Tokens of the longest prompt with the longest answer, of people or of the policy, that human data and settings allow."""
+    """Tokens of the longest prompt and the longest answer together, of people or of the policy, that the settings allow for human data."""
     return config.data.max_prompt_tokens + max(config.data.max_response_tokens, config.sampling.max_new_tokens)
 
 

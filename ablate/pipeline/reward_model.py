@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ablate.config import Config
 from ablate.data.chat import encode_dialogues
 from ablate.models.folder import SCORE_SHIFT, check_length
-from ablate.models.forward import packed_states
+from ablate.models.forward import packed_states, vocabulary_head
 from ablate.models.load import load_policy, load_scorer, load_tokenizer
 from ablate.pipeline.preferences import read
 from ablate.pipeline.supervised import batches, fit, pad_right, real_tokens, response_targets, token_nll
@@ -25,15 +25,14 @@ Z = 1.959963984540054  # standard normal quantile of a two-sided 95 % interval
 
 
 def reward_model(config: Config, sft: Path, pairs: Path, folder: Path, device: torch.device) -> None:
-    """−log σ(r(y_w) − r(y_l)) + β_rm · LM loss on y_w, from the SFT trunk with a new score head (Secrets of RLHF I, eq. 2).
+    """Minimise −log σ(r(y_w) − r(y_l)) + β_rm · LM loss on y_w, from the SFT trunk with a new head (Secrets of RLHF I, eq. 2).
 
     Writes the model, training.jsonl (Fig. 3), pairs.csv (Fig. 2) and report.json: held-out accuracy beside that of "longer wins".
     """
     tokenizer, scorer = load_tokenizer(sft), load_scorer(sft, device, new_head=True)
     stage, seed = config.reward_model, config.pipeline_seed
     nn.init.zeros_(scorer.score.weight)
-    head = load_policy(sft, device).get_output_embeddings()
-    assert head is not None  # a causal language model has one
+    head = vocabulary_head(load_policy(sft, device))
     train, held_out = (encode_pairs(tokenizer, read(pairs / name)) for name in ("train.jsonl", "held_out.jsonl"))
     longest = max(len(ids) for pair in train + held_out for ids, _ in pair)
     check_length(longest, scorer.config, "a preference pair", "shorten the pairs or name a model with a longer context in model.path")
@@ -67,7 +66,7 @@ def reward_model(config: Config, sft: Path, pairs: Path, folder: Path, device: t
 
 
 def encode_pairs(tokenizer: PreTrainedTokenizerBase, rows: list[dict]) -> list[tuple[tuple[list[int], int], tuple[list[int], int]]]:
-    """(chosen, rejected) of each pair, each as token ids and prompt length. An answer that does not say so has ended."""
+    """(chosen, rejected) per pair, each as (token ids, prompt length). An answer without `ended` counts as ended."""
     prompts = [row["prompt"] for row in rows]
     sides = [[row[side] for row in rows] for side in ("chosen", "rejected")]
     encoded = [
@@ -78,13 +77,13 @@ def encode_pairs(tokenizer: PreTrainedTokenizerBase, rows: list[dict]) -> list[t
 
 
 def last_score(scorer: PreTrainedModel, hidden: Tensor, first: Tensor, lengths: list[int]) -> Tensor:
-    """Score [B] at the last real token of each row, from `packed_states`."""
+    """Scores [B] at the last real token of each row, from hidden states [S, H] and first positions [B] of `packed_states`."""
     return scorer.score(hidden[first + torch.tensor(lengths, device=first.device) - 1]).float().squeeze(-1)
 
 
 @torch.no_grad()
 def score_all(scorer: PreTrainedModel, rows: list[tuple[list[int], int]], pad: int, device: torch.device, size: int = 64) -> Tensor:
-    """Uncentred scores [len(rows)] of dialogues."""
+    """Uncentred scores [len(rows)] of dialogues, which are (token ids, prompt length); `size` dialogues per pass."""
     scores = []
     for start in range(0, len(rows), size):
         part = [ids for ids, _ in rows[start : start + size]]
@@ -94,13 +93,17 @@ def score_all(scorer: PreTrainedModel, rows: list[tuple[list[int], int]], pad: i
 
 
 def score_differences(scorer: PreTrainedModel, pairs: list, pad: int, device: torch.device) -> Tensor:
-    """r(chosen) − r(rejected) of every pair."""
+    """r(chosen) − r(rejected) of every pair, [len(pairs)]."""
     scores = score_all(scorer, [answer for pair in pairs for answer in pair], pad, device)
     return scores[0::2] - scores[1::2]
 
 
 def write_report(folder: Path, rows: list[dict], encoded: list, differences: Tensor) -> None:
-    """pairs.csv with a row a held-out pair; report.json and a line with both accuracies. In "longer wins" equal lengths count one half."""
+    """Write pairs.csv and report.json, and print both accuracies. In "longer wins" equal lengths count one half.
+
+    differences [len(rows)]: r(chosen) − r(rejected). Columns of pairs.csv, one row per held-out pair: score_difference, gold_difference
+    (empty for human pairs), chosen_length and rejected_length, in tokens of the answer.
+    """
     lengths = [[len(ids) - prompt for ids, prompt in pair] for pair in encoded]
     longer = sum(1.0 if chosen > rejected else 0.5 if chosen == rejected else 0.0 for chosen, rejected in lengths)
     with open(folder / "pairs.csv", "w", newline="") as handle:
@@ -120,7 +123,7 @@ def write_report(folder: Path, rows: list[dict], encoded: list, differences: Ten
 
 
 def wilson(share: float, count: int) -> list[float]:
-    """95 % score interval [low, high] of a share of `count` (Wilson 1927); a tie that counts one half only makes it too wide."""
+    """95 % score interval [low, high] of a share of `count` (Wilson 1927). Ties that count one half make it too wide, never too narrow."""
     centre = (share + Z**2 / (2 * count)) / (1 + Z**2 / count)
     half = Z / (1 + Z**2 / count) * (share * (1 - share) / count + Z**2 / (4 * count**2)) ** 0.5
     return [max(centre - half, 0.0), min(centre + half, 1.0)]

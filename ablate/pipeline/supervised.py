@@ -36,7 +36,10 @@ def fit(
     description: str,
     log: Path,
 ) -> None:
-    """Adam on loss_of(step); a row a step goes to `log` (JSON lines). Raises Diverged on a non-finite loss."""
+    """Minimise loss_of(step), which gives (loss, columns to log), by Adam. Raises Diverged where the loss is not finite.
+
+    log: JSON lines, one per step: step (from 1), loss, and these columns.
+    """
     optimizer = torch.optim.Adam(parameters, lr=peak, betas=(0.9, 0.95), fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, steps))
     with open(log, "w") as rows:
@@ -53,7 +56,7 @@ def fit(
 
 
 def batches(count: int, size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Endless minibatches of indices: a fresh permutation each epoch, the incomplete rest dropped."""
+    """Endless minibatches of `size` indices: a fresh permutation per epoch, of which an incomplete rest is dropped."""
     size = min(size, count)
     while True:
         order = rng.permutation(count)
@@ -61,13 +64,13 @@ def batches(count: int, size: int, rng: np.random.Generator) -> Iterator[np.ndar
 
 
 def pad_right(rows: list[list[int]], pad: int, device: torch.device) -> Tensor:
-    """[B, L] token ids, padded behind."""
+    """Token ids [B, L] of the rows, padded at the right."""
     width = max(map(len, rows))
     return torch.tensor([row + [pad] * (width - len(row)) for row in rows], device=device)
 
 
 def response_targets(rows: list[tuple[list[int], int]], tokens: Tensor) -> Tensor:
-    """[B, L] True at response tokens."""
+    """[B, L], True at response tokens. rows: (token ids, prompt length) per row of tokens [B, L]."""
     columns = torch.arange(tokens.shape[1], device=tokens.device)
     start = torch.tensor([prompt for _, prompt in rows], device=tokens.device)[:, None]
     stop = torch.tensor([len(ids) for ids, _ in rows], device=tokens.device)[:, None]
@@ -75,14 +78,14 @@ def response_targets(rows: list[tuple[list[int], int]], tokens: Tensor) -> Tenso
 
 
 def real_tokens(lengths: Sequence[int], tokens: Tensor) -> Tensor:
-    """[B, L] True at the first lengths[i] tokens of row i."""
+    """[B, L], True at the first lengths[i] tokens of row i of tokens [B, L]."""
     return torch.arange(tokens.shape[1], device=tokens.device) < torch.tensor(lengths, device=tokens.device)[:, None]
 
 
 def language_model_loss(model: PreTrainedModel, head: nn.Module, tokens: Tensor, targets: Tensor) -> Tensor:
-    """Mean NLL, nats per token, over the positions [B, L] where `targets` says that the token counts (True).
+    """Mean NLL, nats per token, of the tokens [B, L] at which targets [B, L] is True.
 
-    Rows begin at the left; what lies behind the last token that counts is not computed.
+    Rows begin at the left. What comes after the last token that counts is not computed.
     """
     states = packed_states(model, tokens, targets.flip(1).cumsum(1).flip(1) > 0)
     return token_nll(states, head, tokens, targets)

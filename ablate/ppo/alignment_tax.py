@@ -3,8 +3,9 @@
     lm_loss          −Σ log π(x_t | x_<t) / Σ 1           nats per token, over every token after the first of every text
     choice_accuracy  mean of [argmax_c Σ_t log π(c_t | q, c_<t) / |c| = answer]    c a choice's tokens, |c| how many
 
-So a choice's log-likelihood is normalised by its length in tokens, and of equal ones the first counts. Both are of plain text at
-temperature 1, without a chat template. The items are fixed for a pipeline seed: arms and evaluations are compared on the same ones.
+The log-likelihood of a choice is thus normalised by its length in tokens, and of equal choices the first is taken. Both quantities
+are of plain text at temperature 1, without a chat template. The pipeline's seed alone fixes the items, so arms and evaluations are
+compared on the same ones.
 """
 
 from __future__ import annotations
@@ -21,26 +22,26 @@ from ablate.data.chat import beginning, encode_texts
 from ablate.data.probes import Question, held_out_texts, questions
 from ablate.errors import UserError
 from ablate.models.folder import check_length, context_length
-from ablate.models.forward import hidden_states, log_softmax
+from ablate.models.forward import hidden_states, log_softmax, vocabulary_head
 from ablate.system.seeding import numpy_generator
 
-LONGEST = 512  # tokens of a text; what comes behind is not read
+LONGEST = 512  # most tokens of a text; the rest is not read
 CHUNK = 64  # rows of one forward pass
 
-Item = tuple[list[int], int]  # token ids, and how many of them come before the first that counts
+Item = tuple[list[int], int]  # (token ids, how many of them come before the first that is scored)
 
 
 @dataclass(frozen=True)
 class HeldOutTasks:
-    """Texts as token ids; of each question its choices as items, and which is right. Empty where there is nothing to measure on."""
+    """The held-out texts and multiple-choice questions as items. The lists are empty where there are none."""
 
     texts: list[Item]
-    choices: list[list[Item]]
-    answers: list[int]
+    choices: list[list[Item]]  # per question its choices
+    answers: list[int]  # per question the index of the right choice
 
     @classmethod
     def draw(cls, config: Config, tokenizer: PreTrainedTokenizerBase) -> HeldOutTasks:
-        """The items of the pipeline's seed, from streams of their own. Raises UserError."""
+        """Draw the items from the pipeline's seed. Raises UserError if the tokenizer cannot encode a text or a question."""
         seed = config.pipeline_seed
         texts = held_out_texts(config, numpy_generator(seed, "corpus"), numpy_generator(seed, "held-out text"))
         asked = questions(config, numpy_generator(seed, "held-out questions"))
@@ -55,7 +56,7 @@ class HeldOutTasks:
         return cls([(row, 1) for row in rows if len(row) > 1], choices, [question.answer for question in asked])
 
     def alignment_tax(self, policy: PreTrainedModel) -> dict[str, float]:
-        """`eval/lm_loss` and `eval/choice_accuracy` of a policy, each absent where there are no items for it."""
+        """`eval/lm_loss` and `eval/choice_accuracy` of a policy. Each is absent where there are no items for it."""
         measured = {}
         if self.texts:
             cut = [(ids[: context_length(policy.config)], first) for ids, first in self.texts]
@@ -72,9 +73,9 @@ class HeldOutTasks:
 
 
 def encode_choices(tokenizer: PreTrainedTokenizerBase, question: Question) -> list[Item]:
-    """One item per choice: prompt and choice as one text, a space between them where neither side has one.
+    """One item per choice: prompt and choice as one text, with a space between them where neither side has one.
 
-    What counts are the tokens behind those that the prompt alone has too, so a token that spans the border is the choice's.
+    The scored tokens are those after the ones that the prompt alone has too, so a token that spans both belongs to the choice.
     """
     opening = beginning(tokenizer)
     prompt = tokenizer(question.prompt, add_special_tokens=False)["input_ids"]
@@ -90,13 +91,16 @@ def encode_choices(tokenizer: PreTrainedTokenizerBase, question: Question) -> li
 
 @torch.no_grad()
 def log_likelihoods(policy: PreTrainedModel, items: Sequence[Item]) -> Tensor:
-    """Σ log π of the tokens of each item that count, [N] float64 on the CPU. Items that share all but their last token share a row."""
+    """Σ log π over the scored tokens of each of N items, [N] in float64 on the CPU.
+
+    Items that differ in their last token alone share one row of a forward pass.
+    """
     device = next(policy.parameters()).device
     members: dict[tuple[int, ...], list[int]] = {}
     for index, (ids, _) in enumerate(items):
         members.setdefault(tuple(ids[:-1]), []).append(index)
     sums = torch.zeros(len(items), dtype=torch.float64)
-    head, prefixes = policy.get_output_embeddings(), sorted(members, key=len)
+    head, prefixes = vocabulary_head(policy), sorted(members, key=len)
     for start in range(0, len(prefixes), CHUNK):
         part = prefixes[start : start + CHUNK]
         width = len(part[-1])

@@ -1,4 +1,4 @@
-"""The online verdict on collapse."""
+"""The verdict on collapse, reached while a run goes on."""
 
 from __future__ import annotations
 
@@ -10,34 +10,41 @@ from ablate.config import CollapseConfig
 
 @dataclass
 class CollapseDetector:
-    """The collapse verdict, online: the first of `patience` consecutive evaluations with mean gold below `limit`.
+    """A run collapses at the first of `patience` consecutive evaluations with a mean gold below `limit`.
 
-    limit = SFT's mean gold − threshold × SD of SFT's per-response gold; null without a gold reward, and then `collapsed` is null.
+    limit = mean − threshold × standard deviation of the gold of SFT's responses. Without a gold reward it is None, and so is `collapsed`.
+    `collapsed` is None as well for a run that has not collapsed in `patience` evaluations or fewer, the one before training among
+    them: it was too short to.
     """
 
     limit: float | None
     patience: int
-    below: list[int] = field(default_factory=list)  # updates of the current unbroken series of evaluations below the limit
+    below: list[int] = field(default_factory=list)  # updates of the latest consecutive evaluations below the limit
     collapse_update: int | None = None
+    evaluations: int = 0
 
     @classmethod
     def from_baseline(cls, gold: Sequence[float | None], collapse: CollapseConfig) -> CollapseDetector:
-        """gold: of every SFT response; null where there is no gold reward."""
+        """gold: one value per response of SFT to the held-out prompts, each None without a gold reward."""
         if gold[0] is None:
             return cls(None, collapse.patience)
         return cls(mean(gold) - collapse.threshold * deviation(gold), collapse.patience)
 
     def update(self, update: int, gold: float | None) -> None:
-        """Take note of the evaluation after `update`."""
+        """Record the mean gold of the evaluation after `update`."""
         if self.limit is None or gold is None or self.collapse_update is not None:
             return
+        self.evaluations += 1
         self.below = [*self.below, update] if gold < self.limit else []
         if len(self.below) == self.patience:
             self.collapse_update = self.below[0]
 
     @property
     def collapsed(self) -> bool | None:
-        return None if self.limit is None else self.collapse_update is not None
+        """Whether the run has collapsed so far; None where that cannot be known."""
+        if self.collapse_update is not None:
+            return True
+        return None if self.limit is None or self.evaluations <= self.patience else False
 
 
 def mean(values: Sequence[float]) -> float:
@@ -45,6 +52,6 @@ def mean(values: Sequence[float]) -> float:
 
 
 def deviation(values: Sequence[float]) -> float:
-    """Unbiased standard deviation."""
+    """The standard deviation with n − 1 in the denominator."""
     centre = mean(values)
     return (sum((value - centre) ** 2 for value in values) / (len(values) - 1)) ** 0.5

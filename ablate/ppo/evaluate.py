@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from ablate.config import Config
 from ablate.data.source import Prompt, Source
-from ablate.models.load import Models
 from ablate.models.offload import OffloadedModel, loaded_on_device
 from ablate.ppo.alignment_tax import HeldOutTasks
 from ablate.ppo.collapse import mean
+from ablate.ppo.models import Models
 from ablate.ppo.monitor import monitors
 from ablate.ppo.rollout import decode_responses, encode_prompts, gather_rollout, generate_responses, score_responses
-from ablate.ppo.scoring import Gold, with_text_rewards
-from ablate.ppo.types import Rollout
+from ablate.ppo.sampling import EncodedPrompts
+from ablate.ppo.scoring import Gold
 from ablate.system.distributed import all_gather_object, rank_slice
 from ablate.system.seeding import numpy_generator, torch_generator
 from ablate.system.sharding import inference
@@ -27,29 +26,29 @@ from ablate.system.sharding import inference
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One policy's answers to the held-out prompts and what they are worth; one list entry per prompt."""
+    """The responses of one policy to the held-out prompts, and their rewards. Lists have one entry per prompt."""
 
     responses: list[str]
-    proxy: list[float]
-    gold: list[float | None]
-    lengths: list[int]
-    ended: list[bool]
-    monitors: dict[str, float]
-    alignment_tax: dict[str, float] = field(default_factory=dict)  # eval/lm_loss, eval/choice_accuracy, as far as there are tasks
+    proxy: list[float]  # the reward model's scores
+    gold: list[float | None]  # None without a gold reward
+    lengths: list[int]  # response tokens
+    ended: list[bool]  # whether the response closed with the end token
+    monitors: dict[str, float]  # monitor/*
+    alignment_tax: dict[str, float] = field(default_factory=dict)  # eval/lm_loss and eval/choice_accuracy, where there are tasks for them
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What every evaluation of a run shares: the held-out prompts, encoded once, sampling noise, and the tasks of the alignment tax."""
+    """What all evaluations of a run share: N held-out prompts, the noise of sampling, and the tasks of the alignment tax."""
 
     prompts: Sequence[Prompt]
-    encoded: tuple[Tensor, Tensor]
-    noise: Tensor
+    encoded: EncodedPrompts  # N of them
+    noise: Tensor  # [N, T] uniform on [0, 1)
     tasks: HeldOutTasks
 
     @classmethod
     def draw(cls, config: Config, source: Source, tokenizer, device: torch.device) -> HeldOut:
-        """Prompts and tasks are drawn from the pipeline's seed, noise [prompts, T] from the run's. Raises UserError."""
+        """Draw prompts and tasks from the pipeline's seed, and the noise from the run's. Raises UserError if the tokenizer lacks a word."""
         prompts = source.held_out_prompts(config.evaluation.prompts, numpy_generator(config.pipeline_seed, "held-out prompts"))
         generator = torch_generator(config.seed, "evaluation noise")
         noise = torch.rand(len(prompts), config.sampling.max_new_tokens, generator=generator).to(device)
@@ -57,27 +56,23 @@ class HeldOut:
         return cls(prompts, encoded, noise, HeldOutTasks.draw(config, tokenizer))
 
 
-def evaluate(
-    models: Models, policy: PreTrainedModel, held_out: HeldOut, gold: Gold, config: Config, offloaded: Sequence[OffloadedModel] = ()
-) -> Evaluation:
-    """Answer every held-out prompt with `policy`, score the answers by the proxy and by gold, and measure the alignment tax.
+def evaluate(models: Models, held_out: HeldOut, gold: Gold, config: Config, offloaded: Sequence[OffloadedModel] = ()) -> Evaluation:
+    """Answer every held-out prompt with `models.policy`, score the answers by reward model and gold, and measure the alignment tax.
 
-    offloaded: models that are on the device only while answers are scored. Of several processes, each answers prompts of its own and
-    does all tasks. Raises UserError.
+    offloaded: models that are on the device only while answers are scored.
+    With several processes each answers its share of the prompts, and all measure the same alignment tax.
+    Raises UserError if a question is longer than the model's context.
     """
-    judged = replace(models, policy=policy)
     own = rank_slice(len(held_out.prompts))
-    prompts, (tokens, attention) = held_out.prompts[own], held_out.encoded
+    prompts, encoded = held_out.prompts[own], held_out.encoded[own]
     with inference(models.policy, models.critic):
-        encoded = tokens[own], attention[own]
-        sampled = generate_responses(policy, models.tokenizer, encoded, held_out.noise[own], config.sampling)
+        sampled = generate_responses(models.policy, models.tokenizer, encoded, held_out.noise[own], config.sampling)
         with loaded_on_device(offloaded):
-            rollout: Rollout = score_responses(judged, encoded, sampled, config.ppo_settings())
-            rollout = with_text_rewards(rollout, judged, [prompt.turns for prompt in prompts])
+            rollout = score_responses(models, encoded, sampled, config.ppo_settings())
         steps = rollout.mask.shape[1]
         responses = decode_responses(models.tokenizer, rollout.tokens[:, -steps:], rollout.mask, rollout.ended)
         golds = gold(prompts, responses, rollout.ended.tolist())
-        tax = held_out.tasks.alignment_tax(policy)
+        tax = held_out.tasks.alignment_tax(models.policy)
     rollout = gather_rollout(rollout, models.tokenizer.pad_token_id)
     responses, golds = (list(chain.from_iterable(all_gather_object(part))) for part in (responses, golds))
     ended = rollout.ended.tolist()
@@ -85,9 +80,10 @@ def evaluate(
 
 
 def summarise(evaluation: Evaluation, baseline: Evaluation, prompts: Sequence[Prompt], margin: float) -> dict[str, float]:
-    """`eval/*` over all prompts, and judgements also under eval/helpful/ and eval/harmful/. Gold entries are absent without a gold reward.
+    """`eval/*` over all prompts; proxy, gold, win, tie and lose also per kind of prompt, as `eval/helpful/gold`.
 
-    A win is gold(policy) − gold(SFT) > margin on the same prompt; |difference| ≤ margin is a tie.
+    A win is gold(policy) − gold(SFT) > margin on the same prompt, a tie |gold(policy) − gold(SFT)| ≤ margin. win, tie and lose are
+    shares of the prompts. Without a gold reward only proxy is there of the five. baseline: the evaluation of SFT.
     """
     row = {
         "eval/kl_to_sft": evaluation.monitors["monitor/kl_to_sft"],
@@ -100,10 +96,11 @@ def summarise(evaluation: Evaluation, baseline: Evaluation, prompts: Sequence[Pr
     for prefix, member in kinds.items():
         index = [i for i, counts in enumerate(member) if counts]
         row[prefix + "proxy"] = mean([evaluation.proxy[i] for i in index])
-        if evaluation.gold[0] is None:
+        own, sft = ([gold for i in index if (gold := golds[i]) is not None] for golds in (evaluation.gold, baseline.gold))
+        if not own:
             continue
-        differences = [evaluation.gold[i] - baseline.gold[i] for i in index]
-        row[prefix + "gold"] = mean([evaluation.gold[i] for i in index])
+        differences = [a - b for a, b in zip(own, sft, strict=True)]
+        row[prefix + "gold"] = mean(own)
         row[prefix + "win"] = mean([float(d > margin) for d in differences])
         row[prefix + "tie"] = mean([float(abs(d) <= margin) for d in differences])
         row[prefix + "lose"] = mean([float(d < -margin) for d in differences])
@@ -111,7 +108,7 @@ def summarise(evaluation: Evaluation, baseline: Evaluation, prompts: Sequence[Pr
 
 
 def score_rows(update: int, held_out: HeldOut, evaluation: Evaluation) -> list[dict]:
-    """Rows of scores.jsonl: one per held-out prompt."""
+    """The rows of scores.jsonl, one per held-out prompt: update, prompt (its index), kind, proxy, gold, length, ended."""
     columns = zip(held_out.prompts, evaluation.proxy, evaluation.gold, evaluation.lengths, evaluation.ended, strict=True)
     return [
         {"update": update, "prompt": i, "kind": prompt.kind, "proxy": proxy, "gold": gold, "length": length, "ended": ended}
@@ -120,7 +117,7 @@ def score_rows(update: int, held_out: HeldOut, evaluation: Evaluation) -> list[d
 
 
 def sample_rows(update: int, held_out: HeldOut, evaluation: Evaluation, count: int) -> list[dict]:
-    """Rows of samples.jsonl: the answers to the first `count` prompts."""
+    """The rows of samples.jsonl, for the first `count` prompts: update, prompt (its text), kind, response, proxy, gold, length."""
     columns = zip(held_out.prompts, evaluation.responses, evaluation.proxy, evaluation.gold, evaluation.lengths, strict=True)
     return [
         {"update": update, "prompt": prompt.text, "kind": prompt.kind, "response": response, "proxy": proxy, "gold": gold, "length": length}

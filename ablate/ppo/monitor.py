@@ -1,6 +1,7 @@
-"""True monitors of a rollout: what the policy's answers look like, whatever its reward says.
+"""Metrics of a rollout: `monitor/*`, which describe the responses without regard to the reward, `reward/*` and some of `ppo/*`.
 
-Names are the contract of metrics.jsonl. KL in nats per response unless the name says per token; length in tokens.
+The names are those of metrics.jsonl. KL is in nats per response unless its name has `per_token`, and length is in tokens. Shapes are
+those of `ablate.ppo.types`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from ablate.ppo.types import Rollout, Targets
 
 
 def monitors(rollout: Rollout) -> dict[str, float]:
-    """`monitor/*` of one rollout. Entropy and KL are over the whole vocabulary; k1 and k3 are the sampled estimates beside it."""
+    """`monitor/*` of one rollout. Entropy and kl_to_sft are sums over the vocabulary.
+
+    kl_k1, kl_k3 and kl_per_token (the mean of k1 over tokens) are estimates from the sampled tokens.
+    """
     count, mask = len(rollout.tokens), rollout.mask
     per_response = {
         name: float(masked_sum(kl_estimate(rollout.logprobs, rollout.ref_logprobs, rollout.kl, name), mask)) / count
@@ -39,15 +43,17 @@ def monitors(rollout: Rollout) -> dict[str, float]:
 
 
 def perplexity(logprobs: Tensor, mask: Tensor) -> float:
-    """exp(Σ NLL / Σ tokens) over response tokens."""
+    """exp(−Σ log π / Σ 1) over the True entries of the mask; logprobs and mask [B, T]. At most e^700."""
     return math.exp(min(-float(masked_mean(logprobs, mask)), 700.0))
 
 
 def perplexity_moss(rollout: Rollout) -> float:
-    """What MOSS-RLHF logs as perplexity: exp(Σ_i mean NLL_i / Σ_i response tokens_i).
+    """What MOSS-RLHF logs as perplexity: exp(Σ_i mean NLL_i / Σ_i response tokens_i). At most e^700.
 
-    mean NLL_i runs over prompt *and* response of sequence i, the prompt's first token left out; so the quantity falls when
-    responses merely get longer. Logged to compare with the paper's figures, not to be believed.
+    mean NLL_i is over prompt *and* response of sequence i, without the prompt's first token. The quantity therefore falls when
+    responses only get longer. It is logged for comparison with the figures of Secrets of RLHF I.
+    In rows that it pads on the left MOSS-RLHF also counts the first token, predicted from the pad before it. That term depends on
+    padding alone and is left out here.
     """
     response_nll = torch.where(rollout.mask, -rollout.logprobs, 0.0).sum(1)
     predicted = rollout.attention.sum(1) - 1
@@ -56,7 +62,10 @@ def perplexity_moss(rollout: Rollout) -> float:
 
 
 def distinct(rollout: Rollout) -> float:
-    """Distinct-2 within a response, averaged: different bigrams / bigrams; responses of one token are left out (Li et al. 1510.03055)."""
+    """Mean over responses of different bigrams / bigrams, distinct-2 within a response (Li et al. 1510.03055).
+
+    Responses of one token are left out. It is 1 if none is left.
+    """
     steps = rollout.mask.shape[1]
     if steps < 2:
         return 1.0
@@ -74,7 +83,7 @@ def distinct(rollout: Rollout) -> float:
 
 
 def reward_metrics(rollout: Rollout, rewards: Tensor) -> dict[str, float]:
-    """`reward/*`: the proxy's raw scores, and the shaped reward per response."""
+    """`reward/*`: the raw scores of the reward model, and the shaped rewards [B, T] summed per response."""
     score = rollout.score
     return {
         "reward/proxy_mean": float(score.mean()),
@@ -85,7 +94,7 @@ def reward_metrics(rollout: Rollout, rewards: Tensor) -> dict[str, float]:
 
 
 def advantage_metrics(rollout: Rollout, targets: Targets) -> dict[str, float]:
-    """`ppo/*` that the rollout and its targets fix before any gradient step."""
+    """`ppo/*` before the first gradient step: moments of values, advantages and returns over response tokens, and explained variance."""
     mask = rollout.mask
     mean = masked_mean(targets.advantages, mask)
     return {

@@ -15,10 +15,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ablate.config import PPOSettings, SamplingConfig
 from ablate.data.chat import Turns, encode_turns
-from ablate.models.forward import entropy_of, log_softmax, response_logits, response_values, sequence_score, unflatten
-from ablate.models.load import Models
+from ablate.models.forward import entropy_of, log_softmax, response_logits, response_values, unflatten
 from ablate.ppo.bugs import dropout_on
-from ablate.ppo.sampling import LOGIT_BYTES, Sampled, concat_prompt_response, sample
+from ablate.ppo.models import Models
+from ablate.ppo.sampling import LOGIT_BYTES, EncodedPrompts, Sampled, concat_prompt_response, sample
 from ablate.ppo.types import Rollout
 from ablate.system.distributed import all_gather_object, gather_rows, world_size
 
@@ -26,13 +26,13 @@ PASS_ROWS = 128  # most rows of one forward pass without gradients
 LOOK_EVERY = 8  # steps of sampling between looks at which rows have ended, on a GPU
 
 
-def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Turns], device: torch.device) -> tuple[Tensor, Tensor]:
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Turns], device: torch.device) -> EncodedPrompts:
     """Prompts → left-padded tokens and attention [B, P], in the tokenizer's chat template."""
     rows = encode_turns(tokenizer, prompts)
     width, pad = max(map(len, rows)), tokenizer.pad_token_id
     tokens = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
     attention = torch.arange(width) >= width - torch.tensor([len(row) for row in rows])[:, None]
-    return tokens.to(device), attention.to(device)
+    return EncodedPrompts(prompts, tokens.to(device), attention.to(device))
 
 
 def decode_responses(tokenizer: PreTrainedTokenizerBase, responses: Tensor, mask: Tensor, ended: Tensor) -> list[str]:
@@ -41,11 +41,8 @@ def decode_responses(tokenizer: PreTrainedTokenizerBase, responses: Tensor, mask
     return [tokenizer.decode(row[:n], skip_special_tokens=False) for row, n in zip(responses.tolist(), lengths, strict=True)]
 
 
-def collect_rollout(models: Models, prompts: tuple[Tensor, Tensor], noise: Tensor, settings: PPOSettings) -> Rollout:
-    """Sample a response to every prompt and measure it.
-
-    prompts: tokens and attention [B, P]; noise: uniform on [0, 1), [B, T].
-    """
+def collect_rollout(models: Models, prompts: EncodedPrompts, noise: Tensor, settings: PPOSettings) -> Rollout:
+    """Sample a response to every prompt and measure it. noise: uniform on [0, 1), [B, T]."""
     sampled = generate_responses(models.policy, models.tokenizer, prompts, noise, settings.sampling)
     return score_responses(models, prompts, sampled, settings)
 
@@ -53,30 +50,27 @@ def collect_rollout(models: Models, prompts: tuple[Tensor, Tensor], noise: Tenso
 def generate_responses(
     policy: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: tuple[Tensor, Tensor],
+    prompts: EncodedPrompts,
     noise: Tensor,
     sampling: SamplingConfig,
 ) -> Sampled:
-    """Responses of the policy, under the tokenizer's end-of-sequence and pad tokens.
-
-    prompts: tokens and attention [B, P]; noise: uniform on [0, 1), [B, T].
-    """
+    """Responses of the policy, under the tokenizer's end-of-sequence and pad tokens. noise: uniform on [0, 1), [B, T]."""
     look_every = LOOK_EVERY if noise.is_cuda else 1
-    return sample(policy, *prompts, noise, sampling, tokenizer.eos_token_id, tokenizer.pad_token_id, look_every)
+    ends = tokenizer.eos_token_id, tokenizer.pad_token_id
+    return sample(policy, prompts.tokens, prompts.attention, noise, sampling, *ends, look_every)
 
 
 @torch.no_grad()
-def score_responses(models: Models, prompts: tuple[Tensor, Tensor], sampled: Sampled, settings: PPOSettings) -> Rollout:
+def score_responses(models: Models, prompts: EncodedPrompts, sampled: Sampled, settings: PPOSettings) -> Rollout:
     """Measure sampled responses: log-probs under policy and reference, full KL, entropy, values, and the reward model's score.
 
-    Responses are taken in groups of similar length; no row depends on its neighbours. prompts: tokens and attention [B, P].
-    Where a reward model reads text (`models.reward` is null), the score stays 0 until `ablate.ppo.scoring` fills it in.
+    Responses are taken in groups of similar length; no row depends on its neighbours. Raises UserError where the scorer does.
     """
     temperature = settings.sampling.training_temperature
-    tokens, attention = concat_prompt_response(*prompts, sampled)
+    tokens, attention = concat_prompt_response(prompts.tokens, prompts.attention, sampled)
     mask = sampled.mask
     out = {name: torch.zeros(mask.shape, device=tokens.device) for name in ("logprobs", "ref_logprobs", "kl", "entropy", "values")}
-    out |= {name: torch.zeros(len(tokens), device=tokens.device) for name in ("score", "last_value")}
+    out["last_value"] = torch.zeros(len(tokens), device=tokens.device)
     for rows, steps in by_length(mask, rows_of_a_pass(mask.shape[1], models.policy.config.vocab_size)):
         part = mask[rows, :steps]
         width = tokens.shape[1] - mask.shape[1] + steps
@@ -94,9 +88,8 @@ def score_responses(models: Models, prompts: tuple[Tensor, Tensor], sampled: Sam
         }
         for name, value in measured.items():
             out[name][rows, :steps] = value
-        if models.reward is not None:
-            out["score"][rows] = sequence_score(models.reward, *view)
         out["last_value"][rows] = last_value
+    out["score"] = models.scorer.scores(prompts, sampled)
     return Rollout(tokens=tokens, attention=attention, mask=mask, ended=sampled.ended, prompt_nll=sampled.prompt_nll, **out)
 
 

@@ -7,6 +7,7 @@ neighbours, and not on which rows have already ended.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,25 +15,38 @@ from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
 from ablate.config import SamplingConfig
+from ablate.data.chat import Turns
 from ablate.models.attention import attends_in_groups
-from ablate.models.forward import log_softmax
+from ablate.models.forward import log_softmax, vocabulary_head
 from ablate.models.kv_cache import reserved_cache
 
-# The sampler's distributions are kept for the KL up to this size. Beyond it they are computed again, as they are in bfloat16, where
-# a cached and an uncached pass round differently and the ratio of the first minibatch would not be 1.
+# The largest distributions [B, T, V], in bytes, that the sampler keeps for the KL; larger ones are computed again. In bfloat16 they are
+# always computed again: passes with and without a cache round differently there, so the first minibatch's ratio would not be 1.
 DISTRIBUTION_BYTES = 2**29
 LOGIT_BYTES = 2**28  # most bytes of the logits [N, V] of one pass without gradients
-COMPACT_BELOW = 0.75  # the cache is copied without its ended rows once this share of them is left
+COMPACT_BELOW = 0.75  # the ended rows are removed from the cache once a smaller share than this is running
+
+
+@dataclass(frozen=True)
+class EncodedPrompts:
+    """A batch of prompts, as turns and in the policy's tokens. Those are padded on the left."""
+
+    turns: Sequence[Turns]  # B of them
+    tokens: Tensor  # [B, P]
+    attention: Tensor  # [B, P] bool: a real token
+
+    def __getitem__(self, rows: slice) -> EncodedPrompts:
+        return EncodedPrompts(self.turns[rows], self.tokens[rows], self.attention[rows])
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """Responses to left-padded prompts. Shapes as in `ablate.ppo.types.Rollout`."""
+    """Responses to prompts that are padded on the left. The letters of shapes are those of `ablate.ppo.types`."""
 
-    responses: Tensor  # [B, T] pads after the end
-    mask: Tensor  # [B, T] bool
-    ended: Tensor  # [B] bool
-    log_probs: Tensor | None  # [B, T, V] the whole training distribution at real tokens, or null where it would be too large
+    responses: Tensor  # [B, T] tokens, pads after the end
+    mask: Tensor  # [B, T] bool: a token the policy chose, its end token included
+    ended: Tensor  # [B] bool: the response closed with the end token
+    log_probs: Tensor | None  # [B, T, V] the whole training distribution at the tokens of the mask; None where it is computed again
     prompt_nll: Tensor  # [B] summed NLL of prompt tokens after the first, nats, at temperature 1
 
 
@@ -47,9 +61,11 @@ def sample(
     pad: int,
     look_every: int = 1,
 ) -> Sampled:
-    """Sample up to T = noise.shape[1] tokens after each prompt [B, P]; noise [B, T] is uniform on [0, 1).
+    """Sample a response of at most T tokens to each prompt, up to its end token.
 
-    look_every: steps between looks at which rows have ended. A look waits for the device; between looks ended rows are computed on.
+    prompts: tokens [B, P], padded on the left. attention: [B, P] bool, False at pads. noise: [B, T], uniform on [0, 1).
+    look_every: steps between two checks of which rows have ended. A check waits for the device, and until the next one ended rows
+    are still computed. The rows of the result are cut to the longest response.
     """
     rows, steps = noise.shape
     temperature = sampling.training_temperature
@@ -61,18 +77,18 @@ def sample(
     ended = torch.zeros(rows, dtype=torch.bool, device=prompts.device)
     prompt_nll = torch.zeros(rows, device=prompts.device)
 
-    with torch.inference_mode():  # spares bookkeeping, a tenth of the time; what leaves is made above, since no gradient can pass the rest
+    with torch.inference_mode():  # a tenth faster than no_grad; results are made above, since tensors made here allow no gradient
         cache = reserved_cache(policy.config, prompts.shape[1] + steps)
         positions = (attention.long().cumsum(1) - 1).clamp(min=0)
         real = torch.cat([attention, attention.new_ones(rows, steps)], dim=1)  # False at the pads of prompts
         hidden = trunk(policy, prompts, attention, positions, cache)
-        head = policy.get_output_embeddings()
-        few = max(1, LOGIT_BYTES // (4 * prompts.shape[1] * vocabulary))  # prompts whose logits are in memory at once
+        head = vocabulary_head(policy)
+        few = max(1, LOGIT_BYTES // (4 * prompts.shape[1] * vocabulary))  # prompts whose logits [few, P, V] are in memory at once
         parts = (hidden[:, :-1].split(few), prompts[:, 1:].split(few), (attention[:, :-1] & attention[:, 1:]).split(few))
         torch.cat([next_token_nll(head(h).float(), tokens, real) for h, tokens, real in zip(*parts, strict=True)], out=prompt_nll)
         hidden, position = hidden[:, -1], positions[:, -1]
-        alive = torch.arange(rows, device=prompts.device)  # the batch's rows, in the order the cache holds them
-        seen = torch.where(attention, prompts, prompts[:, -1:])  # no pad is a seen token
+        alive = torch.arange(rows, device=prompts.device)  # [b] index in the batch of each row of the cache
+        seen = torch.where(attention, prompts, prompts[:, -1:])  # [b, n] tokens to penalise; the last prompt token stands for the pads
         if sampling.repetition_penalty == 1:
             seen = seen[:, :0]
         for step in range(steps):
@@ -105,9 +121,10 @@ def sample(
 
 
 def trunk(policy: PreTrainedModel, tokens: Tensor, attention: Tensor, positions: Tensor, cache: Cache) -> Tensor:
-    """Hidden states of new tokens [b, t] after what the cache holds; left pads are masked and positions count real tokens.
+    """Hidden states [b, t, H] of new tokens [b, t] that follow those in the cache.
 
-    One new token sees every real one: its mask [b, 1, 1, k] is what transformers would make of `attention` at each step.
+    attention: [b, k] bool over cached and new tokens, False at pads. positions: [b, t], counted without pads.
+    A single new token attends to all real ones, so `attention` as [b, 1, 1, k] is its mask. transformers would build the same one.
     """
     if tokens.shape[1] == 1 and attends_in_groups(policy):
         attention = attention[:, None, None]
@@ -117,7 +134,11 @@ def trunk(policy: PreTrainedModel, tokens: Tensor, attention: Tensor, positions:
 
 
 def choose(logits: Tensor, log_probs: Tensor, noise: Tensor, sampling: SamplingConfig, seen: Tensor) -> Tensor:
-    """Next tokens [b] at uniform noise [b]: the training distribution, or the sampler's own where the two are mismatched."""
+    """The next tokens [b], each the inverse of the cumulative distribution at uniform noise [b].
+
+    log_probs: [b, V], the training distribution. Without `match_training_distribution` it is the sampler's own, from logits [b, V]
+    and the seen tokens [b, n].
+    """
     if not sampling.match_training_distribution:
         log_probs = sampler_log_probs(logits, sampling, seen)
     cumulative = log_probs.exp().cumsum(-1)
@@ -126,7 +147,11 @@ def choose(logits: Tensor, log_probs: Tensor, noise: Tensor, sampling: SamplingC
 
 
 def sampler_log_probs(logits: Tensor, sampling: SamplingConfig, seen: Tensor) -> Tensor:
-    """Repetition penalty on seen tokens (Keskar et al. 1909.05858), then temperature, then the nucleus; log-probs [b, V]."""
+    """The sampler's log-probs [b, V] of logits [b, V], after repetition penalty, temperature and nucleus, in this order.
+
+    The penalty r makes z / r of a logit z ≥ 0 of a seen token [b, n], and z · r of z < 0 (Keskar et al. 1909.05858). The nucleus is
+    the fewest most likely tokens with a total probability of at least top_p (Holtzman et al. 1904.09751).
+    """
     if sampling.repetition_penalty != 1:
         score = logits.gather(1, seen)
         score = torch.where(score < 0, score * sampling.repetition_penalty, score / sampling.repetition_penalty)
@@ -148,5 +173,5 @@ def next_token_nll(logits: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
 
 
 def concat_prompt_response(prompts: Tensor, attention: Tensor, sampled: Sampled) -> tuple[Tensor, Tensor]:
-    """Tokens and attention [B, P+T] of prompts and their responses."""
+    """Tokens and attention [B, P+T] of prompts, whose tokens and attention are [B, P], followed by their responses."""
     return torch.cat([prompts, sampled.responses], dim=1), torch.cat([attention, sampled.mask], dim=1)

@@ -1,9 +1,9 @@
-"""Dialogues as text → scores: a reward model that reads another tokenizer than the policy's, and a second one as gold."""
+"""Responses → scores: by a reward model that reads the policy's tokens, by one that reads text in its own, and by a second one as gold."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,9 +15,10 @@ from ablate.data.source import Prompt, Source
 from ablate.errors import UserError
 from ablate.models.folder import check_length, has_tokenizer, is_moss_layout, read_shape
 from ablate.models.forward import sequence_score
-from ablate.models.load import Models, freeze, load_scorer, load_tokenizer
-from ablate.ppo.rollout import decode_responses
-from ablate.ppo.types import Rollout
+from ablate.models.load import freeze, load_scorer, load_tokenizer
+from ablate.ppo.models import Scorer, check_policy_length
+from ablate.ppo.rollout import by_length, decode_responses, rows_of_a_pass
+from ablate.ppo.sampling import EncodedPrompts, Sampled, concat_prompt_response
 
 CHUNK = 32  # dialogues of one forward pass
 
@@ -60,6 +61,53 @@ class RetokenizingRewardModel:
         return scores
 
 
+@dataclass(frozen=True)
+class TokenScorer:
+    """A reward model that reads the policy's tokens as they are."""
+
+    model: PreTrainedModel
+
+    def scores(self, prompts: EncodedPrompts, sampled: Sampled) -> Tensor:
+        """Scores [B], float32, at the last real token of each response; in the passes of `ablate.ppo.rollout.score_responses`."""
+        tokens, attention = concat_prompt_response(prompts.tokens, prompts.attention, sampled)
+        scores, steps = torch.zeros(len(tokens), device=tokens.device), sampled.mask.shape[1]
+        for rows, longest in by_length(sampled.mask, rows_of_a_pass(steps, self.model.config.get_text_config().vocab_size)):
+            width = prompts.tokens.shape[1] + longest
+            scores[rows] = sequence_score(self.model, tokens[rows, :width], attention[rows, :width])
+        return scores
+
+    def check_length(self, longest: int) -> None:
+        """Raises UserError where the model has fewer positions than `longest`."""
+        check_policy_length(self.model, longest)
+
+
+@dataclass(frozen=True)
+class TextScorer:
+    """A reward model that reads another tokenizer than the policy's: it is given what the policy said as text."""
+
+    judge: RetokenizingRewardModel
+    tokenizer: PreTrainedTokenizerBase  # the policy's
+
+    @property
+    def model(self) -> PreTrainedModel:
+        return self.judge.model
+
+    def scores(self, prompts: EncodedPrompts, sampled: Sampled) -> Tensor:
+        """Scores [B], float32, of prompts and responses encoded anew. Raises UserError for a dialogue that is too long."""
+        texts = decode_responses(self.tokenizer, sampled.responses, sampled.mask, sampled.ended)
+        return self.judge(prompts.turns, texts, sampled.ended.tolist())
+
+    def check_length(self, longest: int) -> None:
+        """Nothing follows from a length in the policy's tokens: `scores` counts the reward model's own."""
+
+
+def open_scorer(folder: str | Path, tokenizer: PreTrainedTokenizerBase, critic_init: str, device: torch.device) -> Scorer:
+    """The reward model in `folder`, for a policy that reads `tokenizer`. Raises UserError as `needs_retokenizing` does."""
+    if needs_retokenizing(folder, tokenizer, critic_init):
+        return TextScorer(RetokenizingRewardModel.load(folder, device), tokenizer)
+    return TokenScorer(freeze(load_scorer(folder, device)))
+
+
 def load_scorer_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     """A reward model's tokenizer; the released MOSS-RLHF reward model reads dialogues in its own form."""
     return load_tokenizer(folder, template=MOSS_TEMPLATE if is_moss_layout(folder) else None)
@@ -85,15 +133,6 @@ def needs_retokenizing(folder: str | Path, tokenizer: PreTrainedTokenizerBase, c
             f"the reward model {folder} has another tokenizer than the policy, so the critic cannot start from it: set ppo.critic_init=sft"
         )
     return not same_encoding(own, tokenizer)
-
-
-def with_text_rewards(rollout: Rollout, models: Models, prompts: Sequence[Turns]) -> Rollout:
-    """The rollout with the scores of `models.text_reward`, where the reward model reads text; else as it is."""
-    if models.text_reward is None:
-        return rollout
-    responses = rollout.tokens[:, -rollout.mask.shape[1] :]
-    texts = decode_responses(models.tokenizer, responses, rollout.mask, rollout.ended)
-    return replace(rollout, score=models.text_reward(prompts, texts, rollout.ended.tolist()))
 
 
 def open_gold(path: str | Path | None, source: Source, device: torch.device) -> Gold:

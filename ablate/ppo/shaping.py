@@ -3,6 +3,7 @@
     score [B] → shape_rewards → rewards [B, T] → estimate_targets → Targets → minibatch_advantages → ppo_loss → LossTerms
 
 Order on the reward: missing-EOS penalty, norm or scaling, clip, placement at the last token, KL penalty.
+Under `bootstrap_truncated` a truncated response has no score: only its KL penalty is a reward, and V follows its last token.
 Order on the advantage: GAE over the buffer; then norm and clip over each minibatch.
 """
 
@@ -33,20 +34,22 @@ def shape_rewards(rollout: Rollout, settings: PPOSettings, state: ShapingState) 
     """Scores → rewards [B, T] per token, and the state for the next update. The moments include this batch before they are used.
 
     r_t = clip((R − mean) / σ)·[t last] − η KL_t,  each part as far as its toggle is on
+    With bootstrap_truncated the first part and the moments are those of responses that ended.
     """
     ppo, bugs, score = settings.ppo, settings.bugs, rollout.score
+    scored = rollout.ended if ppo.bootstrap_truncated else torch.ones_like(rollout.ended)
     if ppo.missing_eos_penalty is not None:
-        score = rew.missing_eos_penalty(score, rollout.ended, ppo.missing_eos_penalty)
-    moments = update_moments(state.moments, score)
+        score = rew.missing_eos_penalty(score, rollout.ended, ppo.missing_eos_penalty, ppo.missing_eos_form)
+    moments = update_moments(state.moments, score[scored])
     if ppo.reward_scaling:
         score = rew.reward_scaling(score, moments.std)
     if ppo.reward_norm:
-        norm = moments if ppo.reward_norm_over == "history" else update_moments(RunningMoments(), score)
+        norm = moments if ppo.reward_norm_over == "history" else update_moments(RunningMoments(), score[scored])
         normed = rew.reward_norm(score, norm.mean, norm.std)
         score = bug.nested_reward_norm(score, normed) if bugs.nested_reward_norm else normed
     if ppo.reward_clip is not None:
         score = rew.reward_clip(score, ppo.reward_clip)
-    rewards = rew.place_score(score, rollout.mask)
+    rewards = rew.place_score(score, rollout.mask & scored[:, None])
     if bugs.reward_on_pad:
         rewards = bug.reward_on_pad(rewards, rollout.mask)
     kl_coef = state.kl_coef
@@ -91,8 +94,10 @@ def ppo_loss(
 ) -> LossTerms:
     """Losses of one micro-batch, divided by `tokens`, the real tokens of its whole minibatch, so that micro-batches add up exactly.
 
-    total = Σ_t [policy_t + β KL(π_old‖π_θ)_t] / N − c · min(H, δ) + value_coef · Σ_t value_t / N,    N = tokens,
+    total = Σ_t [policy_t + β KL(π_b‖π_θ)_t] / N − c · min(H, δ) + value_coef · Σ_t value_t / N,    N = tokens,
     policy_t the clipped surrogate or −ρ_t A_t, value_t the clipped or plain squared error; a toggle that is off leaves its term out.
+    ρ_t is π_θ / π_old, with π_old of importance_sampling. KL, of the penalty and of approx_kl, is from the behaviour policy π_b always:
+    the tokens are samples of no other.
 
     logprobs, entropy, values: [b, T] under the current weights, with gradients. batch, targets: the same rows; the
     advantages are already those of `minibatch_advantages`. minibatch_entropy: mean entropy of the whole minibatch, which
@@ -101,6 +106,7 @@ def ppo_loss(
     mask = batch.mask
     old = pol.importance_sampling(batch.logprobs, batch.ref_logprobs, ppo.importance_sampling)
     log_ratio = pol.log_ratio(logprobs, old, mask)
+    moved = pol.log_ratio(logprobs, batch.logprobs, mask)
     if ppo.ratio_clip:
         high = pol.clip_range_high(ppo.clip_range_high, ppo.clip_range)
         policy = pol.ratio_clip(log_ratio, targets.advantages, ppo.clip_range, high)
@@ -111,7 +117,7 @@ def ppo_loss(
     policy_loss = masked_sum(policy, mask) / tokens
     total = policy_loss
     if ppo.policy_kl:
-        total = total + masked_sum(pol.policy_kl(log_ratio, ppo.policy_kl_coef), mask) / tokens
+        total = total + masked_sum(pol.policy_kl(moved, ppo.policy_kl_coef), mask) / tokens
     if ppo.entropy_bonus:
         bonus = masked_sum(entropy, mask) / tokens
         if ppo.entropy_clip is not None:
@@ -125,7 +131,7 @@ def ppo_loss(
         value = val.value_loss(values, targets.returns)
     value_loss = masked_sum(value, mask) / tokens
     with torch.no_grad():
-        k3 = torch.expm1(log_ratio) - log_ratio
+        k3 = torch.expm1(moved) - moved
         return_terms = dict(
             approx_kl=masked_sum(k3, mask) / tokens,
             clip_fraction=masked_sum(clipped.float(), mask) / tokens,

@@ -87,6 +87,6 @@ class LossTerms:
     total: Tensor  # what is differentiated
     policy: Tensor
     value: Tensor
-    approx_kl: Tensor  # KL(π_old‖π_θ) by k3, nats per token
-    clip_fraction: Tensor  # share of tokens outside [1 − clip_range, 1 + clip_range_high]; 0 without ratio_clip
-    ratio_max: Tensor
+    approx_kl: Tensor  # KL(π_b‖π_θ) from the behaviour policy by k3, nats per token
+    clip_fraction: Tensor  # share of tokens with ρ = π_θ / π_old outside [1 − clip_range, 1 + clip_range_high]; 0 without ratio_clip
+    ratio_max: Tensor  # largest ρ

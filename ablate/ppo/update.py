@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ablate.config import PPOConfig, PPOSettings, SamplingConfig
 from ablate.errors import Diverged
 from ablate.models.forward import entropy_of, log_softmax, response_logits, response_values, unflatten
-from ablate.models.load import Models
+from ablate.ppo.models import Models
 from ablate.ppo.shaping import critic_pretrain_loss, minibatch_advantages, ppo_loss
 from ablate.ppo.tricks.masked import masked_sum
 from ablate.ppo.tricks.policy import ptx
@@ -43,15 +43,21 @@ def steps_per_update(ppo: PPOConfig) -> int:
 
 
 def rate_factor(step: int, ppo: PPOConfig) -> float:
-    """Factor of the peak rate at gradient step `step` (from 0): W linear warm-up steps, then `constant` 1 or `inverse_sqrt` √(W / step).
+    """Factor of the peak rate at gradient step `step` (from 0) of N: W linear warm-up steps, then what `lr_schedule` says.
 
-    Without warm-up W counts as one step in the inverse square root.
+    `constant`: 1. `inverse_sqrt`: √(W / step); without warm-up W counts as one step. `linear`: 1 − (s − W) / (N − W), s the first step of
+    the update, or W where that is later. The rate then falls once an update; without warm-up it is 1 − u / updates after u updates, as in
+    lm-human-preferences.
     """
-    warmup = int(ppo.warmup_ratio * ppo.updates * steps_per_update(ppo))
+    per_update = steps_per_update(ppo)
+    steps = ppo.updates * per_update
+    warmup = int(ppo.warmup_ratio * steps)
     if step < warmup:
         return (step + 1) / warmup
     if ppo.lr_schedule == "inverse_sqrt":
         return (max(warmup, 1) / max(step + 1, warmup, 1)) ** 0.5
+    if ppo.lr_schedule == "linear":
+        return 1 - max(step - step % per_update - warmup, 0) / (steps - warmup)
     return 1.0
 
 

@@ -20,9 +20,10 @@ from transformers import PreTrainedModel
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.models.load import Models, load_policy, load_scorer
+from ablate.models.load import load_policy, load_scorer
 from ablate.models.lora import add_adapter, restore_adapter
 from ablate.ppo.collapse import CollapseDetector
+from ablate.ppo.models import Models
 from ablate.ppo.types import RunningMoments, ShapingState
 from ablate.system.distributed import is_main, raise_on_all_ranks
 from ablate.system.files import atomic_folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -44,7 +45,7 @@ class ConsoleTracker:
     def evaluation(self, update: int, scores: list[dict], samples: list[dict]) -> None:
         """Show nothing: the figures of an evaluation are in its row of metrics."""
 
-    def finish(self, summary: dict) -> None:
+    def finish(self, summary: Mapping[str, object]) -> None:
         """Remove the progress bar."""
         if self.bar:
             self.bar.stop()

@@ -10,27 +10,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from ablate.config import Config
 from ablate.errors import UserError
+from ablate.runs.summary import FINISHED, read_summary
 from ablate.settings.identity import config_hash
 from ablate.system.jsonl import complete_lines
 
 STREAMS = ("metrics.jsonl", "scores.jsonl", "samples.jsonl")
-FINISHED = ("completed", "diverged")  # what the summary of a run with a result says
 
 
 def run_folder(config: Config) -> Path:
     """The folder of a run: results/<study>/<arm>/seed=<n>."""
     return Path(config.results) / config.study / str(config.arm) / f"seed={config.seed}"
-
-
-def read_summary(folder: Path) -> dict | None:
-    """Read summary.json; null while the run has none. Raises UserError if it is not readable."""
-    path = folder / "summary.json"
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is not readable: remove it, and the run continues from its last checkpoint") from error
 
 
 def is_finished(config: Config) -> bool:

@@ -7,12 +7,14 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from ablate.config import Config, ModelConfig
+from ablate.config import Config, ModelConfig, PPOConfig
 from ablate.errors import UserError
 from ablate.runs.folder import read_config, typed
+from ablate.settings.fields import spelled
 from ablate.settings.identity import LORA, OUTSIDE_IDENTITY
 
 GROUPS = ("ppo", "model", "data", "preferences", "sweep")
+STARTS = ("policy_init", "critic_init", "critic_pretrain", "critic_pretrain_updates")  # act before the first update, which a fork is past
 
 
 def forked(config: Config, overrides: Sequence[str]) -> Config:
@@ -40,6 +42,12 @@ def forked(config: Config, overrides: Sequence[str]) -> Config:
     for name in LORA:
         if getattr(branch.model, name) != before[name]:
             raise UserError(f"model.{name}={getattr(branch.model, name)} does not fit the weights of fork={config.fork}: leave it out")
+    for name in STARTS:
+        if getattr(branch.ppo, name) != known["ppo"].get(name, getattr(PPOConfig, name)):
+            raise UserError(
+                f"ppo.{name}={spelled(getattr(branch.ppo, name))} would do nothing: fork={config.fork} continues the weights of a "
+                "checkpoint: leave it out, or start a new run"
+            )
     update = Path(config.fork).resolve().name
     if update.isdigit() and branch.ppo.updates <= int(update):
         raise UserError(f"ppo.updates={branch.ppo.updates} leaves nothing to do after update {update} of the fork: raise ppo.updates")

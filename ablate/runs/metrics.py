@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 NO_UNIT = "–"
 KINDS = ("helpful", "harmful")  # of the world's prompts and of hh-rlhf
@@ -135,6 +136,11 @@ METRICS = (
     ),
 )
 BY_NAME = {metric.name: metric for metric in METRICS}
+
+
+def win_rate(wins: Any, ties: Any) -> Any:
+    """Win rate from shares or counts of wins and of ties (numbers, arrays or columns), a tie counting half: wins + ties / 2."""
+    return wins + ties / 2
 
 
 def metric_table() -> str:

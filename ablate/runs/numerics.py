@@ -29,6 +29,7 @@ NO_NUMBERS = (
     "ablate.runs.console",  # lines on the screen
     "ablate.runs.folder",  # reads back what was written, exactly
     "ablate.runs.numerics",  # this record
+    "ablate.runs.summary",  # its keys, which hold what was computed
     "ablate.runs.store",  # writes what was computed; JSON keeps floats exactly
     "ablate.runs.tracking",  # a mirror in wandb
     "ablate.runs.versions",  # names of versions

@@ -14,7 +14,6 @@ results/<study>/<arm>/seed=<n>/
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 from collections.abc import Iterable, Sequence
@@ -27,9 +26,11 @@ from ablate.config import Config
 from ablate.errors import UserError
 from ablate.runs.folder import STREAMS, checkpoint_folder, checkpoints, read_config, read_numerics, run_folder
 from ablate.runs.numerics import UNKNOWN, continued, numerics
+from ablate.runs.summary import Outcome, RunSummary, write_summary
 from ablate.runs.versions import git_commit, versions
 from ablate.settings.identity import config_hash, first_difference, identity
 from ablate.system.files import write_atomically, writing
+from ablate.system.jsonl import finite, to_lines
 from ablate.system.locks import try_lock
 
 
@@ -39,13 +40,6 @@ def config_text(config: Config, made_by: Sequence[dict] = ()) -> str:
     if made_by:
         tree["numerics"] = list(made_by)
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
-
-
-def finite(value: object) -> object:
-    """Replace a float that is not finite by null, since JSON has no NaN; in the values of a dict too."""
-    if isinstance(value, dict):
-        return {key: finite(entry) for key, entry in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class RunStore:
@@ -80,8 +74,7 @@ class RunStore:
 
         Raises UserError where the disk is full.
         """
-        text = "".join(json.dumps({key: finite(value) for key, value in row.items()}, ensure_ascii=False) + "\n" for row in rows)
-        data = text.encode()
+        data = to_lines(finite(row) for row in rows).encode()
         with writing(self.folder):
             while data:  # a disk that is nearly full takes a part first
                 data = data[self.handles[stream].write(data) :]
@@ -125,15 +118,15 @@ class RunStore:
             text = json.dumps({name: folder and str(folder.resolve()) for name, folder in folders.items()}, indent=1)
             write_atomically(self.folder / "stages.json", text)
 
-    def finish(self, summary: dict) -> dict:
-        """Write summary.json, the last file of a run."""
+    def finish(self, outcome: Outcome) -> RunSummary:
+        """Write summary.json, the last file of a run, and close the folder. Raises UserError if it cannot be written."""
         *earlier, now = self.numerics
         made_by = {**now, "earlier": earlier} if earlier else now
-        full = {**summary, "versions": versions(), "git_commit": git_commit(), "config_hash": self.hash, "numerics": made_by}
+        summary = RunSummary(**outcome, versions=versions(), git_commit=git_commit(), config_hash=self.hash, numerics=made_by)
         with writing(self.folder):
-            write_atomically(self.folder / "summary.json", json.dumps(finite(full), indent=1, ensure_ascii=False))
+            write_summary(self.folder, summary)
         self.close()
-        return full
+        return summary
 
     def close(self) -> None:
         """Close the files, which gives up the lock on the folder."""
@@ -174,6 +167,6 @@ class ReadOnlyRunStore:
     def copy_stage(self, name: str, source: Path, files: Sequence[str]) -> None:
         """Do nothing: the main process copies the records."""
 
-    def finish(self, summary: dict) -> dict:
-        """Return the summary; the main process writes it."""
-        return summary
+    def finish(self, outcome: Outcome) -> Outcome:
+        """Return the outcome; the main process writes it."""
+        return outcome

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import zlib
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
@@ -26,7 +27,7 @@ class Tracker(Protocol):
     def log(self, row: dict) -> None:
         """Take a row of metrics.jsonl."""
 
-    def finish(self, summary: dict) -> None:
+    def finish(self, summary: Mapping[str, object]) -> None:
         """Take summary.json, or what is known of a run that ended without one."""
 
 
@@ -77,7 +78,7 @@ class WandbTracker:
         if row["update"] >= self.first:
             self.run.log({key: value for key, value in row.items() if value is not None}, step=row["update"])
 
-    def finish(self, summary: dict) -> None:
+    def finish(self, summary: Mapping[str, object]) -> None:
         """Log status, reason and collapse, and end the wandb run; only a completed run has exit code 0."""
         self.run.summary.update({key: summary[key] for key in ("status", "reason", "collapsed", "collapse_update")})
         self.run.finish(exit_code=0 if summary["status"] == "completed" else 1)
@@ -97,7 +98,7 @@ class Trackers:
         for tracker in self.trackers:
             tracker.log(row)
 
-    def finish(self, summary: dict) -> None:
+    def finish(self, summary: Mapping[str, object]) -> None:
         for tracker in self.trackers:
             tracker.finish(summary)
 

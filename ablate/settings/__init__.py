@@ -1,1 +1,1 @@
-"""Settings: what may be said, what decides a run's numbers, and how overrides are read."""
+"""Settings: which values are allowed, which of them decide a run's numbers, and how overrides are read."""

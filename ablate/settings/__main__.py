@@ -1,7 +1,7 @@
 """The reference of all settings, as a Markdown table per group.
 
 python -m ablate.settings > docs/reference/settings.md    # all of them
-python -m ablate.settings kl                    # those whose name or meaning contains "kl"
+python -m ablate.settings kl                              # those whose name or meaning contains "kl"
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HEADER = "| setting | default | unit | values | meaning | source |\n|---|---|---
 
 
 def legal(field: Field) -> str:
-    """The range of a setting, from its metadata."""
+    """The values that a setting may have, from its metadata: its choices or its bounds."""
     meta = field.metadata
     if meta["choices"]:
         return " | ".join(meta["choices"])
@@ -62,6 +62,7 @@ def nearest_name(text: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """The command. A UserError is one sentence on stderr and exit status 1."""
     parser = argparse.ArgumentParser(
         prog="python -m ablate.settings", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""The name of an arm: one folder name, readable, made from the overrides that matter."""
+"""The name of an arm: one readable folder name, made from the overrides that matter."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _fork_point(path: str) -> str:
 
 
 def _folder_name(name: str) -> str:
-    """One safe path component. A name that had to change ends in a hash of what it was, so that it stays unique."""
+    """The name as one safe path component. One that had to change ends in a hash of what it was, so that it stays unique."""
     safe = re.sub(r"[^A-Za-z0-9=,.@+_~\[\]-]+", "-", name.replace("'", "").replace('"', "")).lstrip(".")
     if safe == name and len(name) <= MAX_LENGTH:
         return name

@@ -1,4 +1,4 @@
-"""The tree of settings, walked; and how a value is written on the command line."""
+"""The settings of the tree by their dotted names, and how a value is written on the command line."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def setting_names() -> list[str]:
 
 
 def spelled(value: Any) -> str:
-    """A value as an override has it: null, true and false where Python writes None, True and False."""
+    """A value as an override writes it: null, true and false where Python writes None, True and False."""
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """`: did you mean x?` for the known name most like a mistyped one; nothing where none is like it."""
+    """`: did you mean x?` for the known name most like a mistyped one, or "" where none is like it."""
     last = {option.rpartition(".")[2]: option for option in known}
     close = difflib.get_close_matches(name, known, 1, 0.6) or [
         last[match] for match in difflib.get_close_matches(name.rpartition(".")[2], list(last), 1, 0.6)

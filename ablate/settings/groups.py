@@ -11,7 +11,7 @@ CONF = PACKAGE / "conf"  # the folder of presets that Hydra reads
 
 
 def sweep_folder() -> Path:
-    """The folder of the study files: `sweeps/` of a checkout, or where the wheel carries them."""
+    """The folder of the study files: `sweeps/` of a checkout, or the wheel's. Raises UserError where there is neither."""
     for folder in (PACKAGE / "sweep_files", PACKAGE.parent / "sweeps"):
         if folder.is_dir():
             return folder
@@ -19,7 +19,7 @@ def sweep_folder() -> Path:
 
 
 def sweep_names() -> list[str]:
-    """Everything that `sweep=` can name: studies, and searches."""
+    """The names that `sweep=` takes: studies and searches."""
     return sorted(path.stem for path in sweep_folder().glob("*.yaml"))
 
 

@@ -1,4 +1,4 @@
-"""Which settings decide a run's numbers: what a run is. No torch here."""
+"""The identity of a run: the settings that decide its numbers. No torch here."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OUTSIDE_IDENTITY = ("study", "arm", "results", "cache", "jobs", "tracker", "chec
 
 
 def identity(config: Config) -> dict:
-    """The settings that decide a run's numbers, as a nested dict: what a run *is*. Amounts of tricks that are off are left out."""
+    """The settings that decide a run's numbers, as a nested dict. Amounts of tricks that are off are left out."""
     tree = asdict(config)
     for name in OUTSIDE_IDENTITY:
         del tree[name]
@@ -50,13 +50,13 @@ def identity(config: Config) -> dict:
 
 
 def config_hash(config: Config) -> str:
-    """Twelve hexadecimal digits over `identity`; equal hashes are the same run."""
+    """Twelve hexadecimal digits over `identity`. Configs with equal hashes are the same run."""
     text = json.dumps(identity(config), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def first_difference(old: dict, new: dict) -> str:
-    """One setting in which two identities differ, for a message; empty where they are equal."""
+    """One setting in which two identities differ, for a message, or "" where they are equal."""
     there, here = dict(flat(old)), dict(flat(new))
     for name in [*there, *here]:
         before, after = there.get(name), here.get(name)

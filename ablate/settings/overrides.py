@@ -1,4 +1,4 @@
-"""Check the command line before Hydra composes it: unknown names get the nearest one, values their type, in one sentence."""
+"""Check the command line before Hydra composes it: names that do not exist and values of the wrong type are refused in one sentence."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from importlib.util import find_spec
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Transformer
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.settings.fields import nearest, setting_names
+from ablate.settings.fields import nearest, setting_names, spelled
 from ablate.settings.groups import CONF, LAUNCHER, groups
 
 
@@ -25,10 +25,15 @@ def quoted(argument: str) -> str:
     return f"{key}='{value}'" if is_path and "=" in value and not value.startswith(("'", '"')) else argument
 
 
-def check_overrides(arguments: Sequence[str]) -> None:
-    """Raise UserError for an override that names no setting, group or preset, or whose value has the wrong type.
+def spelled_values(override: Override) -> list[str]:
+    """The values of a sweep over a list, each as an override has it. Hydra spells booleans as Python does; here they are true and false."""
+    return list(override.sweep_iterator(lambda value: spelled(value) if isinstance(value, bool) else Transformer.str(value)))
 
-    arguments: the command line's; which of them are flags of Hydra's, and values of such flags, Hydra's own parser knows.
+
+def check_overrides(arguments: Sequence[str]) -> None:
+    """Raises UserError for an override that names no setting, group or preset, or whose value has the wrong type.
+
+    arguments: those of the command line. Hydra's own flags and their values are told apart by Hydra's parser.
     """
     for argument in get_args_parser().parse_args(arguments).overrides:
         try:
@@ -39,6 +44,7 @@ def check_overrides(arguments: Sequence[str]) -> None:
 
 
 def check_override(override: Override, argument: str) -> None:
+    """`check_overrides` for one of them. Raises UserError. argument: the override as written."""
     key, options = override.key_or_group, groups()
     if key == "hydra/launcher" and str(override.value()).startswith("submitit") and find_spec("submitit") is None:
         raise UserError(f"{argument} needs submitit, which the extra `cluster` installs: pip install -e '.[cluster]'")
@@ -66,7 +72,7 @@ def values(override: Override) -> list:
 
 
 def check_type(key: str, value: object, argument: str) -> None:
-    """Set the value on an empty config: OmegaConf knows the types."""
+    """Raises UserError for a value of the wrong type, which OmegaConf decides when it is set on an empty config."""
     config = OmegaConf.structured(Config)
     text = OverridesParser.create().parse_override(quoted(f"{key}={value}")).value() if isinstance(value, str) else value
     try:

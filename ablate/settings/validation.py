@@ -33,7 +33,7 @@ def validate(config: Config) -> None:
 
 
 def check_values(config: Config) -> None:
-    """Check the value of every setting against the range in its metadata. Raises UserError."""
+    """Raises UserError for the first setting whose value is outside the range in its metadata."""
     for name, field, value in walk(config):
         if value is None:
             continue
@@ -52,6 +52,7 @@ def check_values(config: Config) -> None:
 
 
 def check_ppo(ppo: PPOConfig) -> None:
+    """Raises UserError for settings of PPO that contradict each other or would do nothing."""
     if ppo.reward_norm and ppo.reward_scaling:
         raise UserError(
             "ppo.reward_norm and ppo.reward_scaling both set the scale of the reward, so one would hide the other: "
@@ -78,7 +79,10 @@ def check_ppo(ppo: PPOConfig) -> None:
 
 
 def check_lora(config: Config) -> None:
-    """LoRA's reference is the policy without its adapter, and its adapters stand on weights that have learned something."""
+    """Raises UserError for settings that LoRA cannot be combined with, and for settings of adapters without LoRA.
+
+    The reference is the policy without its adapter, and adapters are trained on weights that stay, so these must have learned something.
+    """
     if not config.model.lora_rank:
         if (config.model.lora_alpha, config.model.lora_targets) != (ModelConfig.lora_alpha, ModelConfig.lora_targets):
             raise UserError("model.lora_alpha and model.lora_targets describe adapters, which are off: set model.lora_rank")
@@ -103,6 +107,7 @@ def check_lora(config: Config) -> None:
 
 
 def check_sampling(config: Config) -> None:
+    """Raises UserError where sampling.match_training_distribution is true and the sampler differs, or false and it does not."""
     sampling = config.sampling
     if sampling.match_training_distribution:
         for name in ("top_p", "repetition_penalty"):
@@ -119,7 +124,7 @@ def check_sampling(config: Config) -> None:
 
 
 def check_data(config: Config) -> None:
-    """Human data needs a path, and what belongs to the world alone cannot be asked of it; nor the other way round."""
+    """Raises UserError where human data has no path, and where a setting belongs to the other source of data, human or the world."""
     data = config.data
     for name in ("model", "pretrain", "sft", "preferences", "reward_model", "gold", "data"):
         if getattr(config, name).path == "":

@@ -1,9 +1,9 @@
-"""List the studies: figure, question, number of runs, and the time that they take at the speed of the runs that are there.
+"""List the studies, each with its figure, its question, its number of runs, and the time that these take.
 
     python -m ablate.sweeps                   # at the speed of the runs in results/
-    python -m ablate.sweeps /data/results     # at that of the runs in another folder
+    python -m ablate.sweeps /data/results     # at the speed of the runs in another folder
 
-One study is run by `python -m ablate.run -m sweep=<study>`. A file of sweeps/ whose name begins with `tune_` is a search, which
+`python -m ablate.run -m sweep=<study>` runs a study. A file of sweeps/ whose name begins with `tune_` is a search, which
 `python -m ablate.tune` runs.
 """
 
@@ -15,7 +15,8 @@ from pathlib import Path
 from statistics import median
 
 from ablate.config import Config, PPOConfig
-from ablate.runs.folder import read_config, read_summary
+from ablate.runs.folder import read_config
+from ablate.runs.summary import read_summary
 from ablate.sweeps.expand import by_setting, cores, expand
 from ablate.sweeps.study import load_study, study_names
 from ablate.sweeps.table import duration
@@ -23,7 +24,11 @@ from ablate.system.commands import command_errors
 
 
 def responses(overrides: Sequence[str]) -> int:
-    """The number of responses that a job samples; the presets share the updates and batch size that PPOConfig has by default."""
+    """The number of responses that a job samples in training: updates × batch size.
+
+    overrides: `setting=value`. A setting that they do not name counts with PPOConfig's default, which every preset but
+    moss_script has.
+    """
     settings = by_setting(overrides)
     updates, batch = (
         int(settings[key].partition("=")[2]) if key in settings else default
@@ -33,24 +38,26 @@ def responses(overrides: Sequence[str]) -> int:
 
 
 def measured_speed(results: Path) -> float | None:
-    """Median responses per second of the completed runs on the world under `results`, evaluation included; None where there is none.
+    """The median speed of the completed runs on the world under `results`, in responses per second; None without such runs.
 
-    Raises UserError for a damaged run folder.
+    The speed of a run is its training responses over its wall time, evaluation included. Raises UserError for a damaged run folder.
     """
     speeds = []
     for path in results.glob("*/*/seed=*/summary.json"):
         summary, known = read_summary(path.parent), read_config(path.parent)
-        if summary is None or known is None or summary["status"] != "completed" or known["data"]["source"] != "world":
+        if summary is None or summary["status"] != "completed" or "updates" not in summary or "wall_seconds" not in summary:
+            continue
+        if known is None or known["data"]["source"] != "world":
             continue
         speeds.append(summary["updates"] * known["ppo"]["batch_size"] / summary["wall_seconds"])
     return median(speeds) if speeds else None
 
 
 def listing(results: Path, at_a_time: int) -> str:
-    """Every study with its figure, its question, its number of runs per seed, and the time that one seed takes once the stages are built.
+    """Every study with its figure, its question, its number of runs per seed, and the time per seed after its stages are built.
 
-    The last line is their sum; a run that two studies share is done once, so all of them together take less.
-    at_a_time: how many runs go on at once. Raises UserError.
+    The last line is the sum over the studies. A run that two studies share is computed once, so all studies together take less.
+    at_a_time: how many runs are active at once. Raises UserError for a damaged run folder or study file.
     """
     speed = measured_speed(results)
     lines, runs, seconds = [], 0, 0.0
@@ -62,11 +69,11 @@ def listing(results: Path, at_a_time: int) -> str:
         if speed and on_world:
             estimate = sum(responses(job) for job in jobs) / speed / min(at_a_time, len(jobs))
             runs, seconds = runs + len(jobs), seconds + estimate
-            time = f"about {duration(estimate)} a seed"
+            time = f"about {duration(estimate)} per seed"
         figure = f"Fig. {study.figure}" if study.figure[0].isdigit() else study.figure
-        lines += [f"{name}  ({figure}; {len(jobs)} runs a seed, {time})", f"    {study.question}"]
+        lines += [f"{name}  ({figure}; {len(jobs)} runs per seed, {time})", f"    {study.question}"]
     if speed:
-        lines.append(f"all on the world: {runs} runs, about {duration(seconds)} a seed, {duration(8 * seconds)} for 8 seeds")
+        lines.append(f"all on the world: {runs} runs, about {duration(seconds)} per seed, {duration(8 * seconds)} for 8 seeds")
     return "\n".join(lines)
 
 

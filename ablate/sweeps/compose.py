@@ -13,16 +13,16 @@ from ablate.runs.fork import forked
 
 @dataclass(frozen=True)
 class Composed:
-    """One job: its overrides, what Hydra composed from them (its own part is shared by an arm's seeds), and the typed configuration."""
+    """One job of a sweep, before and after Hydra composes it."""
 
-    overrides: Tuple[str, ...]
-    cfg: DictConfig
-    hydra_cfg: DictConfig
-    config: Config
+    overrides: Tuple[str, ...]  # each `setting=value`
+    cfg: DictConfig  # the composed settings of the run
+    hydra_cfg: DictConfig  # the composed settings of Hydra itself, one object for all seeds of an arm
+    config: Config  # `cfg` as the typed configuration, after the settings of a fork
 
 
 class Composer:
-    """Composes the jobs of one sweep as Hydra's own launchers do, an arm once for all its seeds: Hydra takes 0.1 s for each."""
+    """Composes the jobs of one sweep as Hydra's own launchers do. One composition takes 0.1 s, so the seeds of an arm share one."""
 
     def __init__(self, context: HydraContext, master: DictConfig) -> None:
         self.context = context
@@ -30,7 +30,7 @@ class Composer:
         self.arms: Dict[Tuple[str, ...], Tuple[DictConfig, DictConfig]] = {}
 
     def __call__(self, overrides: Sequence[str]) -> Composed:
-        """Hydra's errors pass through, and UserError for a fork that is none."""
+        """Compose one job. Errors of Hydra pass. Raises UserError for a `fork` that cannot be continued."""
         arm = tuple(override for override in overrides if not re.fullmatch(r"seed=\d+", override))
         seeds = [int(override.partition("=")[2]) for override in overrides if override not in arm]
         if arm not in self.arms:
@@ -42,7 +42,7 @@ class Composer:
         return Composed(overrides=tuple(overrides), cfg=cfg, hydra_cfg=hydra_cfg, config=config)
 
     def load(self, overrides: Sequence[str]) -> Tuple[DictConfig, DictConfig]:
-        """(Hydra's part, the task's part) of a composed configuration."""
+        """What Hydra composes from the overrides, as (the settings of Hydra itself, the settings of the run)."""
         cfg = self.context.config_loader.load_sweep_config(self.master, list(overrides))
         hydra_cfg = OmegaConf.create({"hydra": cfg.hydra})
         with read_write(cfg), open_dict(cfg):

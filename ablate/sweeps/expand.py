@@ -15,16 +15,16 @@ from ablate.settings.identity import config_hash, identity
 from ablate.settings.validation import validate
 from ablate.sweeps.study import Study
 
-# Settings that no shared stage reads: runs that differ in these alone are built on the same SFT model, pairs and RM.
+# Settings that no shared stage reads. Runs that differ in these alone share their SFT model, preference pairs and reward model.
 OUTSIDE_PIPELINE = ("ppo", "evaluation", "collapse", "bugs", "seed", "fork")
 
 
 def expand(study: Study | None, choices: Mapping[str, Sequence[str]], preset: str) -> list[tuple[str, ...]]:
-    """The jobs of a study, or of plain choices: for each, the overrides to compose, `study=` and `arm=` among them.
+    """The jobs of a study, or of plain choices. A job is its overrides, `study=` and `arm=` among them.
 
-    choices: the user's overrides, setting → `setting=value` for each of its values. They win over the study's, and every
-    combination of them meets every arm. Later settings vary fastest; arms and grid vary faster than the user's choices.
-    preset: the name of an arm that nothing else names.
+    choices: the user's overrides, setting → `setting=value` per value. They replace those of the study, and every combination of
+    them is crossed with every arm. Of several settings the last varies fastest; arms and grid vary faster than the choices.
+    preset: the name of an arm that no override names.
     """
     arms, grid, base = (study.arms, study.grid, study.base) if study else ({"": ()}, {}, ())
     crossed = [[f"{key}={spelled(value)}" for value in values] for key, values in grid.items() if key not in choices]
@@ -42,12 +42,12 @@ def expand(study: Study | None, choices: Mapping[str, Sequence[str]], preset: st
 
 
 def by_setting(overrides: Sequence[str]) -> dict[str, str]:
-    """Setting → its override, `setting=value`; of several the last."""
+    """Setting → its override, `setting=value`. Of several overrides of one setting the last counts."""
     return {override.partition("=")[0]: override for override in overrides}
 
 
 def refuse_invalid(configs: Sequence[Config]) -> None:
-    """Raise one UserError that names every arm `validate` refuses, so that a sweep is mended in one go."""
+    """Check every configuration. Raises UserError if `validate` refuses any; the message names all of them, with the reasons."""
     refused = {}
     for config in configs:
         try:
@@ -60,10 +60,10 @@ def refuse_invalid(configs: Sequence[Config]) -> None:
 
 
 def distinct(configs: Sequence[Config]) -> tuple[list[int], list[str]]:
-    """Indices of the jobs to run, and a sentence for each arm that is another arm under these settings.
+    """Indices of the jobs to run, and one sentence per arm that equals another arm under these settings.
 
-    Within a study, equal `config_hash` is the same run, and the first is kept. Two different runs that would share a folder
-    are refused.
+    Within a study, jobs with equal `config_hash` are the same run, and the first is kept. Raises UserError if two different runs
+    would be written to one folder.
     """
     first: dict[tuple[str, str], int] = {}
     folders: dict[tuple[str, str | None, int], int] = {}
@@ -81,11 +81,11 @@ def distinct(configs: Sequence[Config]) -> tuple[list[int], list[str]]:
 
 
 def pipeline_key(config: Config) -> str:
-    """Equal for runs whose shared stages are the same."""
+    """The settings that the shared stages read, as text. Runs with equal keys share their stages."""
     tree = identity(config)
     return repr(sorted((key, value) for key, value in tree.items() if key not in OUTSIDE_PIPELINE))
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -1,6 +1,7 @@
-"""Processes of a sweep: started from one forkserver, watched, stopped together, never able to end one another.
+"""The processes of a sweep: how they are started, watched and stopped.
 
-The forkserver has imported torch and transformers already, so a job begins at once; it holds no threads and no models.
+One forkserver starts all of them. It has imported torch and transformers already, so a process is ready at once; it runs no threads
+and loads no models. A process that fails ends no other.
 """
 
 import faulthandler
@@ -19,20 +20,20 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Optional, Sequence
 
-from ablate.errors import UserError
-from ablate.runs.folder import read_summary
+from ablate.runs.summary import read_summary
 from ablate.sweeps.table import Job, LiveTable
+from ablate.system.commands import command_errors
 
-GRACE_SECONDS = 30.0  # between asking a job that ran out of time to stop, and ending it
-FULL_BYTES = 2**16
-WANDB = ("wandb", "wandb.apis.public", "pandas")  # the latter two wandb imports with its first run and its first table
+GRACE_SECONDS = 30.0  # between SIGTERM and SIGKILL for a job past its time limit
+FULL_BYTES = 2**16  # a disk with less free space counts as full
+WANDB = ("wandb", "wandb.apis.public", "pandas")  # wandb imports the second with its first run, the third with its first table
 CONTEXT = multiprocessing.get_context("forkserver")
 
 
 def start_server(config: Any, preload: Sequence[str]) -> None:
-    """Start the forkserver; it imports `preload`, and what a tracker needs, while the sweep is being composed.
+    """Start the forkserver. While the sweep is composed it imports the modules `preload`, and those of wandb if that is the tracker.
 
-    OpenMP reads its thread count only at import.
+    It starts with the thread counts in its environment, because OpenMP reads them only at import.
     """
     wanted = {name: str(config.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     before = {name: os.environ.get(name) for name in wanted}
@@ -47,21 +48,22 @@ def start_server(config: Any, preload: Sequence[str]) -> None:
 
 
 def work(task: str, config: Any, log: Optional[Path]) -> None:
-    """What a child process does: call `task` (a dotted name) on `config`, everything it prints going to `log`."""
-    os.setsid()  # the terminal's Ctrl-C reaches the launcher alone, which asks the jobs to stop
+    """The main function of a child process: call `task` (a dotted name) on `config`. All output is appended to `log`, if one is given.
+
+    A UserError ends the process with status 1 and its sentence as the last line of output.
+    """
+    os.setsid()  # a Ctrl-C in the terminal then reaches only the launcher, which asks the jobs to stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_die_with_launcher, daemon=True).start()
+    threading.Thread(target=_end_with_launcher, daemon=True).start()
     if log is not None:
         print_to(log)
     faulthandler.enable()
-    try:
+    with command_errors():
         resolve(task)(config)
-    except UserError as error:
-        sys.exit(f"error: {error}")
 
 
 def print_to(log: Path) -> None:
-    """From here on all that this process prints is appended to `log`."""
+    """Append all later output of this process to the file `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
@@ -69,10 +71,11 @@ def print_to(log: Path) -> None:
     sys.stdout.reconfigure(line_buffering=True)
 
 
-def _die_with_launcher() -> None:
+def _end_with_launcher() -> None:
+    """Wait for the end of the launcher, then kill this process and its children."""
     parent = multiprocessing.parent_process()
     assert parent is not None
-    parent.join()  # a pipe closes when the launcher is gone, however it went
+    parent.join()  # returns as soon as the launcher has ended, for whatever reason
     os.killpg(0, signal.SIGKILL)
 
 
@@ -90,18 +93,18 @@ def start(task: str, config: Any, log: Optional[Path]) -> Any:
 
 
 def end(process: Any, how: signal.Signals) -> None:
-    """Send a signal; SIGKILL goes to the whole group too, so that nothing a job started outlives it, even a job that has ended."""
+    """Send the signal `how` to a process that is running. SIGKILL also goes to its group, even after its end, to end its children."""
     if process.exitcode is None:
-        with suppress(ProcessLookupError):  # it may have gone already
+        with suppress(ProcessLookupError):  # it may have ended meanwhile
             os.kill(process.pid, how)
     if how == signal.SIGKILL:
-        with suppress(ProcessLookupError):  # it may have no group of its own yet, or have left nothing in it
+        with suppress(ProcessLookupError):  # it may have no group of its own yet, or the group may be empty
             os.killpg(process.pid, how)
 
 
 @contextmanager
 def caught_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in the list given, and put the old handlers back at the end."""
+    """Yield a list to which each SIGINT and SIGTERM is appended during the block. The old handlers are restored at its end."""
     caught: list[int] = []
     before = {number: signal.signal(number, lambda n, _: caught.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -112,10 +115,11 @@ def caught_signals() -> Iterator[list[int]]:
 
 
 def build_stages(stages: Sequence[tuple[Any, Sequence[Job]]], slots: int, task: str, caught: list[int]) -> None:
-    """Run `task` on one config for each set of pipeline settings; where it fails, its jobs become `failed`.
+    """Build the shared stages: run `task` on one config per set of pipeline settings. Where it fails, its jobs become `failed`.
 
-    The first runs alone and shows its progress here, for the others often share stages with it; they run `slots` at a time and
-    print to `stages.log` in the study's folder.
+    stages: (config, jobs that need its stages) per set. The first is built alone, with its output on the terminal, because the
+    others often share stages with it. The others are built `slots` at a time, with their output in `stages.log` in the study's folder.
+    caught: signals received so far; see `run_jobs`.
     """
     waiting = list(stages)
     running: list[tuple[Any, Sequence[Job], Optional[Path]]] = []
@@ -139,20 +143,23 @@ def build_stages(stages: Sequence[tuple[Any, Sequence[Job]]], slots: int, task: 
 
 
 def pass_on(caught: list[int], asked: int, processes: Sequence[Any]) -> int:
-    """Pass a signal caught since the last look to the processes: the first asks them to stop, a second ends them now."""
+    """Send the processes SIGTERM after the first signal caught, and SIGKILL after a second. Returns the number of signals caught.
+
+    asked: how many of the signals have been passed on already.
+    """
     if len(caught) > asked:
         for process in processes:
             end(process, signal.SIGTERM if len(caught) == 1 else signal.SIGKILL)
     return len(caught)
 
 
-def run_jobs(jobs: Sequence[Job], slots: int, task: str, timeout: Optional[float], overview: LiveTable, caught: list[int]) -> None:
-    """Run the waiting jobs, `slots` at a time, until all have ended; their states say how.
+def run_jobs(overview: LiveTable, slots: int, task: str, timeout: Optional[float], caught: list[int]) -> None:
+    """Run the waiting jobs of the table, `slots` at a time, until all have ended. How each ended is in its `state` and `reason`.
 
-    timeout: seconds a job may take; then it is asked to stop, and ended GRACE_SECONDS later.
-    caught: signals received so far. The first asks all jobs to stop and starts no more, the second ends them now.
+    timeout: seconds per job. A job past it receives SIGTERM, and SIGKILL GRACE_SECONDS later.
+    caught: signals received so far. After the first no job starts and all receive SIGTERM; after a second they receive SIGKILL.
     """
-    waiting = [job for job in jobs if job.state == "waiting"]
+    waiting = [job for job in overview.jobs if job.state == "waiting"]
     running: list[tuple[Job, Any]] = []
     asked = 0
     while running or (waiting and not caught):
@@ -179,9 +186,12 @@ def run_jobs(jobs: Sequence[Job], slots: int, task: str, timeout: Optional[float
 
 
 def settle(job: Job, process: Any, stopping: bool) -> None:
-    """Read from the exit code, then from the summary, how a job ended."""
+    """Set the state and reason of a job whose process has ended, from its exit code and its summary.
+
+    stopping: whether the sweep was asked to stop.
+    """
     if process.exitcode:
-        end(process, signal.SIGKILL)  # what it left behind
+        end(process, signal.SIGKILL)  # children that it left
     summary = read_summary(job.folder) if process.exitcode == 0 else None
     if summary is not None:
         job.state, job.collapsed = summary["status"], bool(summary["collapsed"])
@@ -190,17 +200,17 @@ def settle(job: Job, process: Any, stopping: bool) -> None:
         job.state = "interrupted" if stopping else "failed"
         job.reason = job.reason or exit_reason(process.exitcode, job.folder / "run.log")
     if job.state == "interrupted" and not stopping:
-        job.state = "failed"  # nobody asked: it ran out of time, or something outside ended it
+        job.state = "failed"  # without a request: it passed its time limit, or received a signal from elsewhere
 
 
 def exit_reason(code: int, log: Optional[Path]) -> str:
-    """Why a process ended with this exit code, negative for a signal; after code 1 the last line of its log."""
+    """Why a process ended: the name of signal n for exit code −n, the last line of its log for code 1, else the code itself."""
     if code < 0:
         name = signal.Signals(-code).name
         return f"ended by {name}" + (", perhaps for want of memory" if name == "SIGKILL" else "")
     if code == 0:
         return "it wrote no summary.json"
-    if log is not None and disk_is_full(log):  # what it said is then lost, and the log ends with what was said before
+    if log is not None and disk_is_full(log):  # the log then lacks its last words, the error among them
         return f"exit code {code}, and the disk is full: free space or set results=<folder>"
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log is not None and log.exists() else []
     said = [line.strip() for line in lines if line.strip()]
@@ -208,7 +218,7 @@ def exit_reason(code: int, log: Optional[Path]) -> str:
 
 
 def disk_is_full(path: Path) -> bool:
-    """Whether no more than a few lines can be written where `path` is, or would be."""
+    """Whether fewer than FULL_BYTES bytes are free on the disk of `path`, which need not exist yet."""
     return shutil.disk_usage(next(folder for folder in path.parents if folder.exists())).free < FULL_BYTES
 
 

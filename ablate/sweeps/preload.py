@@ -1,4 +1,4 @@
-"""What the forkserver imports, so that every run of a sweep begins with it."""
+"""The imports of the forkserver, which every process that it starts has already."""
 
 from ablate.system.gc_pause import gc_paused
 
@@ -6,7 +6,7 @@ with gc_paused():
     import hydra  # noqa: F401
     import transformers.models.llama.modeling_llama  # noqa: F401
 
-    # What `ablate.run` imports, and not itself: each process forked from here executes it, and Python warns of a program imported before.
+    # The imports of `ablate.run`, but not that module: every child executes it as its program, and Python warns if it was imported before.
     import ablate.runs.fork
     import ablate.session
     import ablate.settings.overrides

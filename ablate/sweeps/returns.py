@@ -1,24 +1,24 @@
-"""The value that a job of a sweep returns to Hydra: its summary, or an error that says why there is none."""
+"""What a job of a sweep returns to Hydra: its summary, or an error with the reason why there is none."""
 
 import os
 
 from hydra.core.utils import JobReturn, JobStatus
 
-from ablate.runs.folder import read_summary
+from ablate.runs.summary import read_summary
 from ablate.sweeps.compose import Composed
 from ablate.sweeps.table import Job
 
 
 class RunFailed(Exception):
-    """A run of a sweep ended without a result; the message says why and where its log is."""
+    """A run of a sweep ended without a result; the message gives the reason and the path of its log."""
 
 
 class RunInterrupted(RunFailed):
-    """A run was stopped on request, or never started because of one."""
+    """A run was stopped on request, or did not start because of a request to stop."""
 
 
 def job_return(job: Job, item: Composed) -> JobReturn:
-    """The JobReturn of a job that has ended. Its value is the summary, or raises RunFailed or RunInterrupted when it is read."""
+    """Hydra's record of a job that has ended. Reading its `return_value` gives the summary, or raises RunFailed or RunInterrupted."""
     result = JobReturn(overrides=list(item.overrides), cfg=item.cfg, hydra_cfg=item.hydra_cfg, working_dir=os.getcwd(), task_name="ablate")
     if job.state in ("completed", "diverged"):
         result.status, result.return_value = JobStatus.COMPLETED, read_summary(job.folder)

@@ -1,16 +1,16 @@
-"""Reuse a finished run of the same settings from another study instead of computing it again; many studies have an arm of vanilla PPO."""
+"""Reuse finished runs of the same settings from other studies. Many studies have an arm of vanilla PPO, which is then computed once."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.runs.folder import FINISHED, STREAMS, read_summary, run_folder
+from ablate.runs.folder import STREAMS, run_folder
 from ablate.runs.store import config_text
+from ablate.runs.summary import FINISHED, read_summary, write_summary
 from ablate.runs.versions import versions
 from ablate.settings.identity import config_hash
 from ablate.system.files import write_atomically, writing
@@ -34,7 +34,7 @@ def take_over(configs: Iterable[Config]) -> int:
 
 
 def finished_runs(results: Path) -> dict[str, Path]:
-    """Config hash → folder of a finished run in `results` that has the package versions of this process; of several the first by name."""
+    """Config hash → folder of a finished run in `results` with the package versions of this process. Of several the first by name."""
     found: dict[str, Path] = {}
     here = versions()
     for path in sorted(results.glob("*/*/seed=*/summary.json")):
@@ -48,9 +48,10 @@ def finished_runs(results: Path) -> dict[str, Path]:
 
 
 def copy_run(source: Path, config: Config) -> None:
-    """The records of a finished run under this run's study and arm, its summary last; checkpoints stay where they are.
+    """Copy the records of a finished run to the folder of `config`, the summary last. Checkpoints are not copied.
 
-    `taken_from` in the summary is the run's place in the results folder. Raises UserError if the folder cannot be written.
+    `taken_from` in the summary is the folder of the run that was computed, relative to the results folder.
+    Raises UserError if the folder cannot be written.
     """
     target = run_folder(config)
     with writing(target):
@@ -62,7 +63,7 @@ def copy_run(source: Path, config: Config) -> None:
             shutil.copyfile(source / "stages.json", target / "stages.json")
         if (source / "reward_model").is_dir():
             shutil.copytree(source / "reward_model", target / "reward_model")
-        summary = json.loads((source / "summary.json").read_text())
+        summary = read_summary(source)
+        assert summary is not None  # `finished_runs` has read it
         origin = summary.get("taken_from", source.relative_to(config.results).as_posix())
-        summary |= {"study": config.study, "arm": config.arm, "taken_from": origin}
-        write_atomically(target / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False))
+        write_summary(target, {**summary, "study": config.study, "arm": config.arm, "taken_from": origin})

@@ -1,7 +1,7 @@
-"""The jobs of a sweep as an array in Slurm: submitted by submitit, watched with squeue, told of as the local launcher tells of its own.
+"""The jobs of a sweep as an array in Slurm. submitit submits them, squeue shows their states, and the output is the local launcher's.
 
-hydra-submitit-launcher has the settings (`hydra.launcher.*`). Its own way of waiting needs Slurm's accounting, stops at the first
-job without a result, and knows nothing of run folders; so the jobs are waited for here, and judged by their summaries.
+hydra-submitit-launcher supplies the settings (`hydra.launcher.*`). Its own way to wait needs Slurm's accounting, stops at the first
+job without a result, and does not read run folders. This module therefore waits itself, and takes results from the summaries.
 submitit is an optional dependency.
 """
 
@@ -22,17 +22,19 @@ from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.runs.folder import FINISHED, read_summary, run_folder
+from ablate.runs.folder import run_folder
+from ablate.runs.summary import FINISHED, read_summary
 from ablate.settings.identity import config_hash
 from ablate.sweeps.compose import Composed
 from ablate.sweeps.pool import caught_signals, exit_reason, print_to
 from ablate.sweeps.returns import job_return
 from ablate.sweeps.table import Job, LiveTable
+from ablate.system.commands import command_errors
 from ablate.system.gc_pause import gc_paused
 
-LONGEST_LOOK = 30.0  # seconds between two calls of squeue, once the sweep is minutes old
+LONGEST_LOOK = 30.0  # most seconds between two calls of squeue; a tenth of the sweep's age before that
 AT_SUBMISSION = ("submitit_folder", "max_num_timeout")  # settings of submitit itself; the others describe the job
-# Slurm's names of ends that an exit code does not tell; https://slurm.schedmd.com/squeue.html, "Job state codes"
+# Slurm's states at the end of a job that an exit code does not tell apart; https://slurm.schedmd.com/squeue.html, "Job state codes"
 ENDS = {
     "CANCELLED": "cancelled in Slurm",
     "TIMEOUT": "timed out after {timeout_min:g} min",
@@ -43,14 +45,15 @@ ENDS = {
     "BOOT_FAIL": "its node did not start",
 }
 ENDED = (*ENDS, "COMPLETED", "FAILED")
-GONE = ("", 0)  # Slurm forgets a job some minutes after its end
+GONE = ("", 0)  # (state, exit code) of a job that Slurm no longer lists, minutes after its end
 
 
 class ClusterRun:
-    """What a job of the array does: one run, its output in `run.log`. It stops between two updates, with a checkpoint, when asked.
+    """One job of the array: it executes one run, with the output in `run.log`.
 
-    SIGTERM (scancel, preemption) ends it there. Slurm's warning before the time limit (submitit's signal, SIGUSR2) also puts it back
-    in the queue, as often as `max_num_timeout` allows. While no update is under way both act at once: nothing is lost by it.
+    SIGTERM (scancel, preemption) stops it after the current update, with a checkpoint. Slurm's warning before the time limit
+    (submitit's signal, SIGUSR2) does the same and puts the job back in the queue, at most `max_num_timeout` times. Outside the
+    updates, where no work would be lost, both act at once.
     """
 
     def __call__(self, config: Config) -> None:
@@ -58,6 +61,7 @@ class ClusterRun:
         faulthandler.enable()
         warning = signal.Signals[f"SIG{submitit.JobEnvironment.USR_SIG}"]
         put_back = signal.getsignal(warning)
+        assert callable(put_back)  # submitit has set it
         warned: list[int] = []
 
         def stop(number: int, frame: Optional[FrameType]) -> None:
@@ -65,7 +69,7 @@ class ClusterRun:
             listening = signal.getsignal(signal.SIGTERM)
             if listening == signal.default_int_handler:
                 put_back(number, frame)
-            else:  # the trainer, which may have been asked to stop before
+            else:  # the trainer handles SIGTERM, a second one as the first
                 signal.raise_signal(signal.SIGTERM)
 
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -73,11 +77,9 @@ class ClusterRun:
         with gc_paused():
             from ablate.session import execute
 
-        try:
+        with command_errors():
             summary = execute(config)
-        except UserError as error:
-            sys.exit(f"error: {error}")
-        if warned and summary["status"] == "interrupted":
+        if warned and summary["status"] == "interrupted" and "updates" in summary:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Slurm sends it to a job that is put back
             try:
                 put_back(warning, None)
@@ -86,14 +88,14 @@ class ClusterRun:
                 sys.exit(f"error: {after}: the same command continues it; or raise hydra.launcher.timeout_min or max_num_timeout")
 
     def checkpoint(self, config: Config) -> submitit.helpers.DelayedSubmission:
-        """The job as it is put back in the queue: the same, since the run folder holds how far it is."""
+        """The job that submitit puts back in the queue: the same job, because the run folder holds its progress."""
         return submitit.helpers.DelayedSubmission(self, config)
 
 
 def run(settings: Mapping[str, Any], composed: Sequence[Composed]) -> list[JobReturn]:
-    """Submit the jobs as one array and wait until Slurm has ended them all. A JobReturn each, as from the local launcher.
+    """Submit the jobs as one array and wait until all have ended. Returns one JobReturn per job, as the local launcher does.
 
-    settings: `hydra.launcher.*` of submitit_slurm.
+    settings: `hydra.launcher.*` of submitit_slurm. Raises UserError if Slurm refuses the jobs.
     """
     jobs = [Job(config=item.config, folder=run_folder(item.config)) for item in composed]
     with caught_signals() as caught:
@@ -105,7 +107,7 @@ def run(settings: Mapping[str, Any], composed: Sequence[Composed]) -> list[JobRe
 
 
 def submit(settings: Mapping[str, Any], configs: Sequence[Config]) -> list[str]:
-    """Slurm's number of each job, `<array>_<task>`. Raises UserError where Slurm takes none."""
+    """Submit one job per configuration. Returns their numbers, `<array>_<task>`. Raises UserError if Slurm refuses the jobs."""
     threads = max(config.threads for config in configs)
     job = {name: value for name, value in settings.items() if name not in AT_SUBMISSION}
     job["cpus_per_task"] = settings["cpus_per_task"] or threads
@@ -114,7 +116,7 @@ def submit(settings: Mapping[str, Any], configs: Sequence[Config]) -> list[str]:
         executor = submitit.AutoExecutor(
             cluster="slurm", folder=settings["submitit_folder"], slurm_max_num_timeout=settings["max_num_timeout"]
         )
-        common = {field.name for field in fields(BaseQueueConf)}  # the others are Slurm's own, and are said to be so
+        common = {field.name for field in fields(BaseQueueConf)}  # the others are Slurm's own, whose names submitit wants with a prefix
         executor.update_parameters(**{name if name in common else f"slurm_{name}": value for name, value in job.items()})
         return [submitted.job_id for submitted in executor.map_array(ClusterRun(), configs)]
     except (RuntimeError, ValueError) as error:
@@ -123,9 +125,9 @@ def submit(settings: Mapping[str, Any], configs: Sequence[Config]) -> list[str]:
 
 
 def watch(jobs: Mapping[str, Job], settings: Mapping[str, Any], overview: LiveTable, caught: list[int]) -> None:
-    """Follow the jobs, number → job, until all have ended; their states say how.
+    """Follow the jobs, number → job, until all have ended. How each ended is in its `state` and `reason`.
 
-    caught: signals received so far. The first cancels the jobs, which checkpoint and stop; a second ends them now.
+    caught: signals received so far. The first cancels the jobs, which then write a checkpoint and stop; a second kills them.
     """
     array, asked, began = next(iter(jobs)).partition("_")[0], 0, time.monotonic()
     left = dict(jobs)
@@ -144,7 +146,7 @@ def watch(jobs: Mapping[str, Job], settings: Mapping[str, Any], overview: LiveTa
 
 
 def pause(seconds: float, overview: LiveTable, caught: list[int], asked: int) -> None:
-    """Wait, keeping the overview alive, until the time is up or a signal comes."""
+    """Refresh the table for `seconds`, or until a signal is caught. asked: how many of the signals have been passed on already."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and len(caught) == asked:
         time.sleep(0.2)
@@ -152,7 +154,7 @@ def pause(seconds: float, overview: LiveTable, caught: list[int], asked: int) ->
 
 
 def look(array: str) -> Optional[dict[str, tuple[str, int]]]:
-    """Number → (state, exit code; negative where a signal ended it) of the jobs Slurm knows; None where it does not answer."""
+    """Number → (state, exit code) of the jobs that Slurm lists; None if squeue fails. An exit code of −n stands for signal n."""
     columns = "--Format=JobArrayID:40,State:40,exit_code:40"
     asked = subprocess.run(["squeue", "--noheader", "--array", "--states=all", f"--jobs={array}", columns], capture_output=True, text=True)
     if asked.returncode:
@@ -162,13 +164,13 @@ def look(array: str) -> Optional[dict[str, tuple[str, int]]]:
 
 
 def exit_code(status: int) -> int:
-    """Of the run, from the wait status of the batch script: a shell says 128 + n of what signal n has ended."""
+    """The exit code of the run, from the wait status of the batch script: −n for signal n, which a shell reports as 128 + n."""
     code = os.waitstatus_to_exitcode(status)
     return 128 - code if code - 128 in list(signal.Signals) else code
 
 
 def follow(job: Job, state: str, code: int, settings: Mapping[str, Any], stopping: bool) -> None:
-    """Bring a job up to date with what Slurm says of it. A requeued job waits again."""
+    """Update a job from the state and exit code that Slurm gives. A requeued job becomes `waiting` again."""
     if state in ENDED or (state, code) == GONE:
         settle(job, state, code, settings, stopping)
     elif state == "RUNNING" and job.state == "waiting":
@@ -180,14 +182,14 @@ def follow(job: Job, state: str, code: int, settings: Mapping[str, Any], stoppin
 
 
 def settle(job: Job, state: str, code: int, settings: Mapping[str, Any], stopping: bool) -> None:
-    """How a job ended: its summary, where that is a result; else Slurm's word, else the exit code and the log."""
+    """Set the state and reason of a job that has ended: from its summary if that is a result, else from state, exit code and log."""
     summary = read_summary(job.folder) or {}
     if summary.get("config_hash") != config_hash(job.config):
-        summary = {}  # of other settings: the run was refused
+        summary = {}  # of other settings: this run was refused, and the summary is an earlier run's
     if summary.get("status") in FINISHED:
         job.state, job.collapsed, job.reason = summary["status"], bool(summary["collapsed"]), summary["reason"] or ""
         return
-    stopped = summary["reason"] if "updates" in summary else ""  # it got to say after which update
+    stopped = summary["reason"] if "updates" in summary else ""  # the update after which it stopped
     job.state = "interrupted" if stopping else "failed"
     if state in ENDS:
         job.reason = ", ".join(filter(None, (ENDS[state].format(**settings), stopped)))

@@ -1,4 +1,4 @@
-"""Study files: what `sweeps/*.yaml` says."""
+"""The study files `sweeps/*.yaml`: reading and checking them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SEARCH = "tune_"  # how the name of a search begins
 
 @dataclass(frozen=True)
 class Study:
-    """One question: the overrides common to all arms, each arm's own, and values crossed with every arm."""
+    """One question: the overrides of all arms (`base`), those of each arm (`arms`), and values crossed with every arm (`grid`)."""
 
     name: str
     question: str
@@ -33,7 +33,7 @@ def study_names() -> list[str]:
 
 
 def load_study(name: str) -> Study:
-    """Read one study. UserError for a name that is none (naming them all) or a file of another form."""
+    """Read one study. Raises UserError for an unknown name, whose message lists the studies, and for a file with other keys."""
     if name not in study_names():
         if name in sweep_names():
             raise UserError(f"sweep={name} is a search, not a study: run python -m ablate.tune sweep={name}")
@@ -51,9 +51,9 @@ def load_study(name: str) -> Study:
 
 
 def check_sweep_choice(overrides: Sequence[str], multirun: bool) -> None:
-    """Refuse, before Hydra composes anything, a mistyped study, or a study in a single run.
+    """Check `sweep=` before Hydra composes anything. Raises UserError for an unknown study, and for a study without `-m`.
 
-    `overrides`: the command line's arguments; those that do not start with `sweep=` are passed over.
+    overrides: the arguments of the command line, of which only those that begin with `sweep=` are read.
     """
     for argument in overrides:
         if argument.startswith("sweep=") and argument != "sweep=null":
@@ -64,7 +64,7 @@ def check_sweep_choice(overrides: Sequence[str], multirun: bool) -> None:
 
 
 def register() -> None:
-    """Put every study in Hydra's ConfigStore as group `sweep`, so that `--help` and completion know them."""
+    """Put every study in Hydra's ConfigStore as group `sweep`, so that `--help` and completion show them."""
     from hydra.core.config_store import ConfigStore
 
     for name in study_names():

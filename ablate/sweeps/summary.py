@@ -1,4 +1,4 @@
-"""The last thing a sweep prints: a table of its runs, and one prompt as two arms answer it at the end."""
+"""What a sweep prints at its end: a table of its runs, and the answers of two arms to one prompt."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 from textwrap import wrap
 
 from ablate.errors import UserError
-from ablate.runs.folder import read_rows, read_summary
+from ablate.runs.folder import read_rows
+from ablate.runs.metrics import win_rate
+from ablate.runs.summary import read_summary
 from ablate.sweeps.table import number
 
 COLUMNS = ("arm", "seed", "gold", "win", "proxy", "KL", "ppl", "length", "collapsed", "resp/s", "folder in ")
@@ -19,10 +21,10 @@ SHORTEST_ARM = 16
 
 
 def sweep_summary(folders: Sequence[Path]) -> str:
-    """The table over these run folders, then two answers to one prompt where at least two arms ran.
+    """The table of these run folders, and two answers to one prompt if at least two arms have run.
 
-    gold, proxy, KL to SFT (nats per response), true perplexity and length (tokens) are of the last evaluation; win rate is
-    that against SFT on the same prompts, a tie counting one half; resp/s is responses per second. What is not known is `–`.
+    gold, proxy, KL to SFT (nats per response), perplexity and length (tokens) are those of the last evaluation. win is the win rate
+    against SFT on the same prompts, a tie counting one half. resp/s is responses per second. An unknown value is `–`.
     """
     runs = [(folder, _summary(folder)) for folder in folders]
     parent = Path(os.path.commonpath([folder.parents[1] for folder in folders]))
@@ -33,7 +35,7 @@ def sweep_summary(folders: Sequence[Path]) -> str:
 
 
 def _summary(folder: Path) -> dict:
-    """A run's summary; a run that has none, or a damaged one, still has its row in the table."""
+    """The summary of a run for its row in the table: empty if there is none, and of status `unreadable` if it is damaged."""
     try:
         return read_summary(folder) or {}
     except UserError:
@@ -59,7 +61,7 @@ def _row(folder: Path, parent: Path, summary: dict) -> tuple[str, ...]:
     return (
         str(summary.get("seed", folder.name.removeprefix("seed="))),
         number(final.get("eval/gold")),
-        "–" if win is None or tie is None else f"{win + tie / 2:.0%}",
+        "–" if win is None or tie is None else f"{win_rate(win, tie):.0%}",
         number(final.get("eval/proxy")),
         number(final.get("eval/kl_to_sft"), 1),
         number(final.get("eval/perplexity")),
@@ -71,18 +73,19 @@ def _row(folder: Path, parent: Path, summary: dict) -> tuple[str, ...]:
 
 
 def _verdict(summary: dict) -> str:
-    """The cell of the column "collapsed": `at update 35`, `held`, or the reason why neither is known."""
+    """The cell of the column "collapsed": `at update 35`, `held`, or the reason why the verdict is unknown."""
     status = summary.get("status")
     if summary.get("collapsed"):
         return f"at update {summary['collapse_update']}"
     if status in ("completed", "diverged"):
-        held = {False: "held", None: "–"}[summary.get("collapsed")]
+        unknown = "–" if (summary.get("final") or {}).get("eval/gold") is None else "too short"
+        held = {False: "held", None: unknown}[summary.get("collapsed")]
         return held if status == "completed" else "diverged"
     return status or "no result"
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
-    """Columns padded to their widest cell. Where that is too wide the arm is cut short: the folder repeats it in full."""
+    """Rows as text, columns padded to their widest cell. Past WIDTH the arm is cut, since the column of folders has it in full."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
     excess = sum(widths) + 2 * (len(widths) - 1) - WIDTH
     widths[0] = max(widths[0] - max(excess, 0), min(widths[0], SHORTEST_ARM))
@@ -99,16 +102,16 @@ def _cut(text: str, width: int) -> str:
 
 
 def last_samples(folder: Path) -> dict[str, dict]:
-    """prompt → its row of `samples.jsonl`, of the last evaluation there."""
+    """Prompt → its row of the last evaluation in `samples.jsonl`."""
     rows = read_rows(folder / "samples.jsonl")
     newest = max((row["update"] for row in rows), default=0)
     return {row["prompt"]: row for row in rows if row["update"] == newest}
 
 
 def _two_answers(runs: Sequence[tuple[Path, dict]]) -> list[str]:
-    """The runs with the highest and the lowest final gold, on the prompt where the difference between the two is the median.
+    """The answers of the runs with the highest and the lowest final gold to the prompt with the median difference in gold.
 
-    Prompts that both answer alike are left out. The median (the lower one of two) is neither flattering nor damning.
+    Prompts with two equal answers are left out. Of two medians the lower counts.
     """
     scored = [(s["final"]["eval/gold"], folder, s) for folder, s in runs if (s.get("final") or {}).get("eval/gold") is not None]
     if not scored:

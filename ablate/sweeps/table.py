@@ -1,4 +1,4 @@
-"""What a sweep shows while it runs: a live table on a terminal, a line an event elsewhere."""
+"""What a sweep shows while it runs: a live table on a terminal, one line per event elsewhere."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TAIL_BYTES = 16_384
 
 @dataclass(frozen=True)
 class RunProgress:
-    """How far a run is, read from its folder; None where nothing is known yet."""
+    """The latest numbers in a run folder; None where there is none yet."""
 
     update: int = 0
     gold: float | None = None
@@ -34,7 +34,7 @@ class RunProgress:
 
 @dataclass
 class Job:
-    """One run of a sweep as the launcher sees it: waiting → running → completed, diverged, failed or interrupted."""
+    """One run of a sweep. Its state is waiting, then running, then completed, diverged, failed or interrupted."""
 
     config: Config
     folder: Path
@@ -51,17 +51,18 @@ class Job:
 
 
 def last_rows(path: Path) -> list[dict]:
-    """The complete rows in the last few KB of a JSONL file; [] while there is none."""
+    """The complete rows in the last TAIL_BYTES bytes of a JSONL file; [] without the file."""
     if not path.exists():
         return []
     with path.open("rb") as file:
         start = max(0, path.stat().st_size - TAIL_BYTES)
         file.seek(start)
         lines = complete_lines(file.read())
-    return [json.loads(line) for line in lines[1 if start else 0 :]]  # the first may have lost its beginning
+    return [json.loads(line) for line in lines[1 if start else 0 :]]  # the first may lack its beginning
 
 
 def read_progress(folder: Path) -> RunProgress:
+    """The last known value of each number in `metrics.jsonl`."""
     rows = last_rows(folder / "metrics.jsonl")
     latest = {key: value for row in rows for key, value in row.items() if value is not None}
     return RunProgress(
@@ -73,7 +74,10 @@ def read_progress(folder: Path) -> RunProgress:
 
 
 def seconds_left(jobs: Sequence[Job], elapsed: float, before: int) -> float | None:
-    """Updates still to do at the rate of those done since the sweep began; `before`: updates that were there already."""
+    """The time for the remaining updates, at the rate since the sweep began; None before its first update.
+
+    elapsed: seconds since the sweep began. before: updates that had been done by then.
+    """
     done = sum(job.progress.update for job in jobs) - before
     remaining = sum(job.config.ppo.updates - job.progress.update for job in jobs if job.state in ("waiting", "running"))
     return elapsed * remaining / done if done > 0 else None
@@ -93,6 +97,7 @@ def totals(jobs: Sequence[Job], left: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
+    """`40 s`, `12 min` or `2.5 h`; `–` for None."""
     if seconds is None:
         return "–"
     if seconds < 100:
@@ -105,7 +110,10 @@ def number(value: float | None, digits: int = 2) -> str:
 
 
 def table(jobs: Sequence[Job], left: float | None, height: int) -> Group:
-    """At most `height` rows: the running first, then the failed, then the newest results, then what waits."""
+    """The table with at most `height` rows: running jobs first, then failed ones, the newest results, and waiting ones.
+
+    left: seconds left; see `seconds_left`.
+    """
     order = {"running": 0, "failed": 1, "diverged": 2, "completed": 2, "interrupted": 3, "waiting": 4}
     shown = sorted(jobs, key=lambda job: (order[job.state], -(job.started + job.seconds)))[:height]
     grid = Table(box=None, pad_edge=False, header_style="bold")
@@ -124,7 +132,7 @@ def table(jobs: Sequence[Job], left: float | None, height: int) -> Group:
 
 
 class LiveTable:
-    """Shows the jobs of one sweep from `with` to its end."""
+    """Shows the jobs of one sweep during a `with` block: as a live table on a terminal, else as one line per event."""
 
     def __init__(self, jobs: Sequence[Job], console: Console | None = None):
         self.jobs = jobs
@@ -134,7 +142,7 @@ class LiveTable:
         for job in jobs:
             job.progress = read_progress(job.folder)
         self.before = sum(job.progress.update for job in jobs)
-        # No refresh thread: processes are started from this one.
+        # Without a refresh thread, because processes are started from this one.
         self.live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
 
     def __enter__(self) -> LiveTable:
@@ -148,7 +156,7 @@ class LiveTable:
             self.live.stop()
 
     def event(self, job: Job) -> None:
-        """A job has started or ended."""
+        """Show that a job has started or ended."""
         job.progress = read_progress(job.folder)
         if self.live is None:
             ended = sum(other.state in ENDED for other in self.jobs)
@@ -159,11 +167,12 @@ class LiveTable:
             print(f"[{ended}/{len(self.jobs)}] {job.label} {job.state}{detail}", flush=True)
 
     def refresh(self) -> None:
-        """Redraw, at most once a second."""
+        """Draw the live table again, at most once per second."""
         if self.live and time.monotonic() - self.drawn >= 1:
             self.draw()
 
     def draw(self) -> None:
+        """Read the progress of the running jobs, and show the table, or the totals alone outside a terminal."""
         for job in self.jobs:
             if job.state == "running":
                 job.progress = read_progress(job.folder)

@@ -1,6 +1,6 @@
-"""The code that numbers depend on: a module and everything that it imports, directly or through others.
+"""The code that numbers depend on: a module and all modules that it imports, directly or through others.
 
-Read from the import statements, so no list has to be kept. No module is imported for it.
+It is read from the import statements, so no list has to be kept and no module is imported.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-# What is reached by imports and cannot change a number of a stage:
+# Modules that a stage imports and that cannot change its numbers.
 EXCLUDED = (
     "ablate.config",  # the settings that a stage reads are in its key by value
     "ablate.errors",  # names of exceptions
@@ -33,7 +33,7 @@ def imported(module: str, root: Path = ROOT) -> frozenset[str]:
 
 
 def _statements(node: ast.AST) -> Iterator[ast.AST]:
-    """A node and all within it that is no expression, which holds no import."""
+    """A node and all nodes within it except expressions, which contain no imports."""
     yield node
     for child in ast.iter_child_nodes(node):
         if not isinstance(child, ast.expr):
@@ -48,7 +48,10 @@ def module_path(module: str, root: Path = ROOT) -> Path:
 
 @cache
 def closure(module: str, root: Path = ROOT, excluded: tuple[str, ...] = EXCLUDED) -> tuple[str, ...]:
-    """The names of a module and of all it imports in the end, sorted, without `excluded` and what only those import."""
+    """The names of a module and of all that it imports, directly or through others, sorted.
+
+    The modules `excluded` are left out, and those that they alone import.
+    """
     seen, pending = {module}, [module]
     while pending:
         new = imported(pending.pop(), root) - seen - {*excluded}

@@ -1,8 +1,10 @@
-"""How a command ends when the user must correct something. No torch here."""
+"""How a command ends when the user must correct something, or when nobody reads its output. No torch here."""
 
 from __future__ import annotations
 
 import os
+import select
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -17,11 +19,38 @@ TRACEBACK = "ABLATE_TRACEBACK"  # environment variable
 def command_errors() -> Iterator[None]:
     """End the process with `error: <sentence>` on stderr and status 1 where the body raises UserError; other exceptions pass.
 
-    With ABLATE_TRACEBACK=1 in the environment the traceback comes first, with the exceptions that caused the error. Raises SystemExit.
+    With ABLATE_TRACEBACK=1 in the environment the traceback comes first, with the exceptions that caused the error. If standard output
+    is a pipe whose reader has ended, as in `… | head`, the process ends silently with status 128 + SIGPIPE. Raises SystemExit.
     """
     try:
-        yield
+        with closed_pipe():
+            yield
     except UserError as error:
         if os.environ.get(TRACEBACK) == "1":
             traceback.print_exception(error)
         sys.exit(f"error: {error}")
+
+
+@contextmanager
+def closed_pipe() -> Iterator[None]:
+    """Raise SystemExit in place of the BrokenPipeError of standard output. A BrokenPipeError of anything else passes."""
+    try:
+        try:
+            yield
+        except SystemExit as ended:
+            if not ended.code:  # after a help text
+                sys.stdout.flush()
+            raise
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not reader_has_ended():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the text that Python writes at its end
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def reader_has_ended() -> bool:
+    """Whether standard output is a pipe that no process reads any more."""
+    output = select.poll()
+    output.register(sys.stdout, 0)
+    return any(event & select.POLLERR for _, event in output.poll(0))

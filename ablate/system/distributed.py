@@ -28,13 +28,13 @@ BUCKET = 2**26  # gradient entries per message
 
 @dataclass(frozen=True)
 class Membership:
-    """What a process knows about its run beside the state of torch.distributed."""
+    """What a process needs to know of its run beyond the state of torch.distributed."""
 
     object_group: dist.ProcessGroup  # in which Python objects are exchanged
     sharded: bool  # whether the launcher asked for FSDP
 
 
-membership: Membership | None = None  # null in a run of one process
+membership: Membership | None = None  # None in a run of one process
 
 
 def world_size() -> int:
@@ -48,7 +48,7 @@ def rank() -> int:
 
 
 def is_main() -> bool:
-    """Whether this process writes the run folder, builds stages and talks to wandb."""
+    """Whether this process is the main one, which writes the run folder, builds stages and logs to wandb."""
     return rank() == 0
 
 
@@ -73,7 +73,10 @@ def any_process(flag: bool) -> bool:
 
 @contextmanager
 def raise_on_all_ranks() -> Iterator[None]:
-    """Raise a UserError or Diverged of one process in all of them. Nothing in the block may wait for another process."""
+    """Raise a UserError or Diverged of one process in all of them. The block must not wait for another process.
+
+    Raises UserError and Diverged.
+    """
     if membership is None:
         yield
         return
@@ -102,7 +105,10 @@ def rank_slice(count: int) -> slice:
 
 
 def strided_rank_shard(rows: Sequence[T] | Tensor) -> Sequence[T] | Tensor:
-    """Every n-th of the rows, n being the number of processes. Of rows sorted by length, the shares are nearly equally long."""
+    """Every n-th of the rows (a list, or a tensor [B, …]) from the rank on, n being the number of processes.
+
+    Shares of rows that are sorted by length have nearly equal lengths.
+    """
     return rows[rank() :: world_size()]
 
 
@@ -116,7 +122,7 @@ def gather_rows(rows: Tensor, counts: list[int]) -> Tensor:
 
 
 def sum_gradients(parameters: list[nn.Parameter]) -> None:
-    """Sum every gradient over the processes, in place. FSDP sums those of sharded parameters in the backward pass already."""
+    """Sum every gradient over the processes, in place, whatever its shape. With FSDP the backward pass has summed them already."""
     if membership is None or membership.sharded:
         return
     gradients = [p.grad for p in parameters if p.grad is not None]
@@ -139,7 +145,7 @@ def sum_tensor(value: Tensor) -> Tensor:
 
 
 def sum_terms(terms: dict[str, float], largest: Sequence[str] = ()) -> dict[str, float]:
-    """Sum a minibatch's terms over the processes, name by name; of the names in `largest` take the maximum instead."""
+    """Sum the terms of a minibatch over the processes, name by name. For the names in `largest` the maximum is taken instead."""
     if membership is None:
         return terms
     gathered = all_gather_object(terms)

@@ -13,7 +13,7 @@ from ablate.errors import UserError
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Turn an OSError within the block, such as a full disk, into a UserError that names `folder`. Raises UserError."""
+    """Turn an OSError within the block into a UserError that names `folder`. Raises UserError, for instance on a full disk."""
     try:
         yield
     except OSError as error:

@@ -1,15 +1,40 @@
-"""JSONL files, cut into lines. A line ends at "\\n" alone: strings in JSON may hold the other characters that `splitlines` cuts at."""
+"""JSONL: rows and their lines. A line ends at "\\n" alone: strings in JSON may hold the other characters that `splitlines` cuts at."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 
 def complete_lines(data: bytes) -> list[bytes]:
-    """The lines that a line break closes. What follows the last one is left out: a kill tore it off, or it is being written."""
+    """The lines that end in a line break. A last line without one is left out, since it is incomplete."""
     return data.split(b"\n")[:-1]
 
 
 def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
-    """(number, line) of every line that is not blank, counted from 1, for messages about files that people write."""
+    """(number, line) of every line that is not blank, counted from 1, for messages about files written by hand."""
     return ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+
+
+def readable_rows(lines: Iterable[bytes]) -> Iterator[Any]:
+    """The value of every line that is JSON; a line that a kill tore is passed over, and so is a blank one."""
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        yield row
+
+
+def to_lines(rows: Iterable[object]) -> str:
+    """The rows as JSONL, each line closed by a line break; other letters than ASCII stand as they are."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def finite(value: object) -> object:
+    """Replace a float that is not finite by null, since JSON has no NaN; in the values of a dict too."""
+    if isinstance(value, dict):
+        return {key: finite(entry) for key, entry in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

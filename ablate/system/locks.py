@@ -1,6 +1,6 @@
 """Advisory locks between processes, which the system releases when their holder dies. No torch here.
 
-They are `flock` locks on open files. The package filelock has no place for them: a run folder's lock is on the file that the run
+They are `flock` locks on open files. The package filelock does not fit: a run folder's lock is on the file that the run
 writes, and a lock file here is removed by its last holder, which filelock's own contract forbids.
 """
 
@@ -16,7 +16,7 @@ from typing import IO
 
 
 def try_lock(handle: IO) -> bool:
-    """Lock an open file for this process, for as long as it stays open; false where another process has the lock."""
+    """Lock an open file for this process, for as long as it stays open; False where another process has the lock."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -26,9 +26,9 @@ def try_lock(handle: IO) -> bool:
 
 @contextmanager
 def locked(path: Path, waiting_for: str) -> Iterator[None]:
-    """Hold the lock file `path` during the block, and remove it at the end.
+    """Hold a lock on the file `path` during the block, and remove the file at the end.
 
-    While another process holds it, this one waits and says so on standard error: "waiting for <waiting_for>".
+    While another process holds it, this one waits, after a line "waiting for <waiting_for>" on standard error.
     """
     handle = open_lock(path, wait=False)
     if handle is None:
@@ -40,7 +40,7 @@ def locked(path: Path, waiting_for: str) -> Iterator[None]:
 
 @contextmanager
 def try_locked(path: Path) -> Iterator[bool]:
-    """As `locked`, without waiting: yields false, and does nothing, where another process holds the lock."""
+    """As `locked`, without waiting: yields False where another process holds the lock."""
     handle = open_lock(path, wait=False)
     if handle is None:
         yield False
@@ -50,10 +50,10 @@ def try_locked(path: Path) -> Iterator[bool]:
 
 
 def open_lock(path: Path, wait: bool = True) -> IO | None:
-    """The open and locked file `path`; null where another process has the lock and `wait` is false.
+    """The open and locked file `path`; None where another process has the lock and `wait` is false.
 
-    A holder removes the file before it lets go of it, so the lock that a waiting process then gets may be on a file that has lost its
-    name: such a lock does not count, and the file that has the name now is tried.
+    A holder removes the file before it releases the lock, so a waiting process may get the lock of a file without a name. Such a lock
+    does not count, and the process tries the file that has the name now.
     """
     while True:
         handle = open(path, "w")
@@ -71,7 +71,7 @@ def open_lock(path: Path, wait: bool = True) -> IO | None:
 
 @contextmanager
 def release(path: Path, handle: IO) -> Iterator[None]:
-    """At the end of the block remove the lock file, then let go of the lock."""
+    """Remove the lock file at the end of the block, then release the lock."""
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""How a process joins the others that a launcher has started, which settings several processes refuse, and how they exit."""
+"""Runs of several processes: how they join, which settings they do not support, and how they exit."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from ablate.system.distributed import is_main, is_sharded, world_size
 
 STEP_TIMEOUT = timedelta(minutes=30)  # for tensors, which processes exchange at the same step
 OBJECT_TIMEOUT = timedelta(days=7)  # for Python objects, which one process may await while another builds a stage
-RANK0_EXIT_TIMEOUT = timedelta(seconds=30)  # how long the others let the main process exit first; a launcher kills what is left
+RANK0_EXIT_TIMEOUT = timedelta(seconds=30)  # how long the others wait for the exit of the main process; a launcher kills the rest
 OTHER_STRATEGIES = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM", "ACCELERATE_USE_PARALLELISM_CONFIG")
-# How FSDP works here, in accelerate's names; a launcher's config with another value is refused.
+# The options of FSDP that are supported, by their names in accelerate. A launcher's config with other values is refused.
 FSDP_DONE = {
     "FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "true", "FSDP_OFFLOAD_PARAMS": "false", "FSDP_ACTIVATION_CHECKPOINTING": "false",
 }  # fmt: skip
@@ -32,8 +32,8 @@ FSDP_DONE = {
 def joined() -> Iterator[None]:
     """Join the processes that the environment names (WORLD_SIZE, RANK, MASTER_ADDR, MASTER_PORT), and leave them at the end.
 
-    Of all processes that exit with a sentence (SystemExit), one prints it. The main process exits first, since a launcher kills
-    the others once one has failed. Raises SystemExit where a variable is missing.
+    If processes exit with a message (SystemExit), one of them prints it. The main process exits first, since a launcher kills the
+    others once one has failed. Raises SystemExit if a variable is missing.
     """
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
@@ -68,7 +68,7 @@ def claim_error_report(store: dist.Store) -> bool:
 
 
 def wait_for_rank0_exit(store: dist.Store, number: int) -> None:
-    """In the main process announce its exit, in the others wait for that announcement, RANK0_EXIT_TIMEOUT at most."""
+    """Announce the exit of the main process, or, in the others, wait for that announcement for RANK0_EXIT_TIMEOUT at most."""
     with suppress(dist.DistError):
         if number == 0:
             store.set("the main process has left", "")
@@ -77,7 +77,7 @@ def wait_for_rank0_exit(store: dist.Store, number: int) -> None:
 
 
 def check(config: Config) -> None:
-    """Refuse settings that a run in several processes does not support, before any model loads. Raises UserError."""
+    """Check the settings of a run in several processes before any model loads. Raises UserError if one is not supported."""
     count = world_size()
     if count == 1:
         return
@@ -105,9 +105,9 @@ def check(config: Config) -> None:
 
 @contextmanager
 def report_peer_failure() -> Iterator[None]:
-    """Turn a broken connection, which means that another process has ended, into a UserError.
+    """Turn a broken connection into a UserError. Raises UserError if another process of the run has ended during the block.
 
-    The main process then ignores SIGTERM, by which a launcher ends the others, so that it can write its summary. Raises UserError.
+    The main process then ignores SIGTERM, which a launcher sends to the others, so that it can write its summary.
     """
     try:
         yield

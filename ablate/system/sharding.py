@@ -25,7 +25,7 @@ from ablate.system.distributed import is_main, is_sharded, raise_on_all_ranks, w
 
 def shard(model: PreTrainedModel) -> None:
     """Shard a model in place. Gradients are summed over the processes, not averaged."""
-    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")  # nothing here changes hidden states in place
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")  # no hidden state is changed in place
     mesh = init_device_mesh(next(model.parameters()).device.type, (world_size(),))
     layers = set(model._no_split_modules)
     for module in list(model.modules()):
@@ -49,7 +49,7 @@ def groups(model: PreTrainedModel) -> list[FSDPModule]:
 
 @contextmanager
 def unsharded(*models: PreTrainedModel) -> Iterator[None]:
-    """Keep the full weights of sharded models during the block, so that each process can run them on its own, without gradients."""
+    """Keep the full weights of sharded models during the block, so that each process can run them alone, without gradients."""
     sharded = [model for model in models if isinstance(model, FSDPModule)]
     for model in sharded:
         model.set_reshard_after_forward(False)
@@ -65,9 +65,9 @@ def unsharded(*models: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def inference(*models: PreTrainedModel) -> Iterator[None]:
-    """For passes without gradients that each process makes on its own rows: sharded models are whole within it.
+    """A block for passes without gradients, in which each process has its own rows and the full weights of sharded models.
 
-    A UserError or Diverged of one process is raised in all.
+    A UserError or Diverged of one process is raised in all of them.
     """
     with unsharded(*models), raise_on_all_ranks():
         yield
@@ -79,7 +79,7 @@ def full_tensor(tensor: Tensor) -> Tensor:
 
 
 def full_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Gather tensors that may be sharded, one by one, on the CPU of the main process; with FSDP the other processes get an empty dict."""
+    """Gather tensors of any shape, one by one, on the CPU of the main process. With FSDP the other processes get an empty dict."""
     if not is_sharded():
         return tensors
     gathered = {}
@@ -92,12 +92,12 @@ def full_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def full_state_dict(model: PreTrainedModel) -> dict[str, Tensor] | None:
-    """The state dict of a sharded model, gathered by `full_tensors`; null for a model that is not sharded."""
+    """The state dict of a sharded model, gathered by `full_tensors`; None for a model that is not sharded."""
     return full_tensors(model.state_dict()) if isinstance(model, FSDPModule) else None
 
 
 def sharded_as(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """Shard a full tensor as `parameter` is; it is returned unchanged where that is not sharded or has another shape."""
+    """Shard a full tensor as `parameter` is. It is returned unchanged where `parameter` is not sharded or has another shape."""
     if not isinstance(parameter, DTensor) or tensor.shape != parameter.shape:
         return tensor
-    return distribute_tensor(tensor, parameter.device_mesh, parameter.placements, src_data_rank=None)  # every process has all of it
+    return distribute_tensor(tensor, parameter.device_mesh, parameter.placements, src_data_rank=None)  # every process has the full tensor

@@ -1,4 +1,4 @@
-"""A request to stop, which a run honours at the end of its update. No torch here."""
+"""A request to stop, on which a run ends after its current update. No torch here."""
 
 from __future__ import annotations
 

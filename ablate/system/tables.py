@@ -17,7 +17,7 @@ def text_table(
 ) -> str:
     """The rows under their header, in columns two spaces apart, or as a Markdown table. Cells are printed as they are.
 
-    align: of every column but the first, whose cells stand on the left.
+    align: the alignment of every column but the first, which is aligned to the left.
     """
     table = Table(box=box.MARKDOWN if markdown else None, pad_edge=markdown)
     for index, name in enumerate(header):

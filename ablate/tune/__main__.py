@@ -76,7 +76,10 @@ def main(arguments: Sequence[str], task: str, prepare: str | None, preload: Sequ
 
 
 def run(search: Search, task: str, prepare: str | None, preload: Sequence[str]) -> int:
-    """Do the search. The exit status is 1 where no trial of the study has a result, and 130 after an interrupt. Raises UserError."""
+    """Do the search. The exit status is 1 where no trial of the study has a result, and 130 after an interrupt.
+
+    Raises UserError where no trial could run, or the shared stages cannot be built.
+    """
     config = composed([*search.fixed, f"seed={search.seeds[0]}"])
     check_some_trial(search)
     study, folder = open_study(search, config), study_folder(config)
@@ -114,7 +117,7 @@ def max_parallel_runs(search: Search, config: Config) -> int:
 
 @dataclass(frozen=True)
 class Tuner:
-    """One process that asks Optuna for trials, starts their runs, and tells Optuna how they ended."""
+    """The process that takes trials from Optuna, starts their runs, and records how they ended."""
 
     search: Search
     study: optuna.Study

@@ -61,7 +61,10 @@ def load_search(name: str) -> tuple[str, list[str]]:
 
 
 def read_search(arguments: Sequence[str]) -> Search:
-    """The search that a command line asks for; of a setting that is given twice the last value counts. Raises UserError."""
+    """The search that a command line asks for; of a setting that is given twice the last value counts.
+
+    Raises UserError for options out of their range, and where nothing is left to search.
+    """
     overrides = parse(arguments)
     study = "study=tune"
     if "sweep" in overrides:
@@ -125,9 +128,10 @@ def parse_override(key: str, text: str) -> Override:
 
 
 def distribution(key: str, override: Override) -> BaseDistribution:
-    """interval → floats (whole numbers for a whole-number setting), range → its steps, anything else → choices. Raises UserError.
+    """interval → floats (whole numbers for a whole-number setting), range → its steps, anything else → choices.
 
-    Choices are kept as text, as the override grammar writes them, so that null, true and presets are values like any other.
+    Choices are kept as text, as the override grammar writes them, so that null, true and presets are values like any other. Raises
+    UserError for an unknown tag, a range without values, and a scale that the values cannot have.
     """
     sweep, text = override.value(), override.input_line
     assert not isinstance(sweep, (str, int, float, dict, list)) and sweep is not None
@@ -155,7 +159,7 @@ def distribution(key: str, override: Override) -> BaseDistribution:
 
 
 def interval(key: str, low: float, high: float, log: bool, text: str) -> BaseDistribution:
-    """The distribution of an interval; `text` is the override as written, for the sentence. Raises UserError."""
+    """The distribution of an interval. Raises UserError where its ends do not suit the setting. text: the override as written."""
     kind = setting_type(key)
     if kind not in (int, float):
         raise UserError(f"{text}: {key} is not a number; write its choices, {key}=a,b")
@@ -182,7 +186,7 @@ def setting_type(key: str) -> Any:
 
 
 def check_limits(key: str, found: Sequence[Any]) -> None:
-    """Refuse values outside the limits of the setting. Raises UserError."""
+    """Raises UserError for values outside the limits of the setting."""
     for value in found:
         config = OmegaConf.structured(Config)
         OmegaConf.update(config, key, value)
@@ -190,7 +194,7 @@ def check_limits(key: str, found: Sequence[Any]) -> None:
 
 
 def number(name: str, text: str) -> int:
-    """The value of an option that is one whole number of at least 1. Raises UserError."""
+    """The value of an option that is one whole number of at least 1. Raises UserError for anything else."""
     found = numbers(name, text, 1)
     if len(found) > 1:
         raise UserError(f"{name}={text} must be one whole number")
@@ -198,7 +202,7 @@ def number(name: str, text: str) -> int:
 
 
 def numbers(name: str, text: str, minimum: int) -> tuple[int, ...]:
-    """Whole numbers of at least `minimum`, written as `3`, `0,1` or `range(2)`, without repetitions. Raises UserError."""
+    """Whole numbers of at least `minimum`, written as `3`, `0,1` or `range(2)`, each once. Raises UserError for anything else."""
     try:
         found = values(OverridesParser.create().parse_override(f"{name}={text}"))
     except HydraException:

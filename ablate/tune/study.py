@@ -26,7 +26,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.runs.folder import read_rows, read_summary
+from ablate.runs.folder import read_rows
+from ablate.runs.summary import read_summary
 from ablate.settings.identity import OUTSIDE_IDENTITY, first_difference
 from ablate.sweeps.table import Job
 from ablate.system.files import writing

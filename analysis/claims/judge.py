@@ -158,9 +158,9 @@ def judge(claim: Claim, outcomes: pd.DataFrame, settings: pd.DataFrame) -> Verdi
         overall = CONTRADICTED
     else:
         overall = SUPPORTED if set(verdicts) == {SUPPORTED} else CANNOT_TELL
-    shown = [part for part in parts if part.effect is not None and part.effect.n]
-    basis = min((part.effect.basis for part in shown), key=lambda basis: (basis.reward_models, basis.runs), default=Basis())
-    sentence, needed = f"{overall}, {scope(basis)}: {claim.text} [{claim.figure}]", None
+    known = [part.effect.basis for part in parts if part.effect is not None and part.effect.n]
+    basis = min(known, key=lambda basis: (basis.reward_models, basis.runs), default=None)
+    sentence, needed = f"{overall}{f', {scope(basis)}' if basis else ''}: {claim.text} [{claim.figure}]", None
     if overall == CANNOT_TELL:
         unsure = [part for part in parts if part.verdict == CANNOT_TELL]
         needed = None if any(part.needed is None for part in unsure) else max(part.needed for part in unsure)

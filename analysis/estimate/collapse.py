@@ -53,12 +53,13 @@ def collapse_times(runs: pd.DataFrame, curves: pd.DataFrame, threshold: float | 
     limits = _own(runs, "collapse.threshold", 1.0) if threshold is None else np.full(len(runs), threshold)
     patiences = _own(runs, "collapse.patience", 3) if patience is None else np.full(len(runs), patience)
     moments = [_own(runs, name, np.nan) for name in ("sft/eval/gold", "sft/eval/gold_sd")]
-    grids = zip(_own(runs, "evaluation.dense_until", 0), _own(runs, "evaluation.every", 1), strict=True)
-    for run, limit, length, mean, deviation, (dense, every) in zip(runs["run"], limits, patiences, *moments, grids, strict=True):
+    names = {"evaluation.dense_until": 0, "evaluation.every": 1, "ppo.updates": np.inf}
+    grids = zip(*(_own(runs, name, default) for name, default in names.items()), strict=True)
+    for run, limit, length, mean, deviation, (dense, every, last) in zip(runs["run"], limits, patiences, *moments, grids, strict=True):
         index = members.get(run, np.empty(0, dtype=int))
         if dense > 0:
             at = updates[index]
-            index = index[(at % every == 0) | (at == at[0]) | (at == at[-1])] if len(at) else index
+            index = index[(at % every == 0) | (at == at[0]) | (at == last)] if len(at) else index
         gold = golds[index]
         known = bool(np.isfinite(gold).any() and np.isfinite(mean) and np.isfinite(deviation))
         row = dict(run=run, collapse_update=np.nan, severity=np.nan, judged=known, too_short=False)

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from ablate.runs.metrics import win_rate
 from analysis.estimate.collapse import collapse_times, evaluations
-from analysis.estimate.stats import win_rate
 
 ENDED = ("completed", "diverged")
 END_METRICS = {"gold": "eval/gold", "proxy": "eval/proxy", "kl": "eval/kl_to_sft", "length": "eval/length", "perplexity": "eval/perplexity"}
@@ -108,10 +108,10 @@ def _add_ends(table: pd.DataFrame, at_evaluations: pd.DataFrame, ended: np.ndarr
         table[name] = np.where(ended, final[metric], np.nan) if metric in final else np.nan
 
     def of_sft(metric: str) -> np.ndarray:
-        """SFT's own value: the evaluation of update 0, or what the summary of a fork says."""
+        """SFT's own value: the summary's, which forks have too, else that of the evaluation at update 0."""
         start = first[metric].where(first["update"] == 0).to_numpy()
-        said = pd.to_numeric(runs[f"sft/{metric}"], errors="coerce").to_numpy(dtype=float) if f"sft/{metric}" in runs else np.nan
-        return np.where(np.isfinite(start), start, said)
+        said = pd.to_numeric(runs[f"sft/{metric}"], errors="coerce").to_numpy(dtype=float) if f"sft/{metric}" in runs else start
+        return np.where(np.isfinite(said), said, start)
 
     for name in ("gold", "proxy"):
         metric = END_METRICS[name]

@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 from scipy import stats
 
 from analysis.estimate.units import Basis
 
 MOST_SIGN_FLIPS = 14
-Wins = TypeVar("Wins", float, np.ndarray, pd.Series)
 
 
 class Interval(NamedTuple):
@@ -38,11 +36,6 @@ class Effect(NamedTuple):
     p: float
     n: int
     basis: Basis = Basis()
-
-
-def win_rate(wins: Wins, ties: Wins) -> Wins:
-    """Win rate from shares or counts of wins and of ties, a tie counting half: wins + ties / 2."""
-    return wins + ties / 2
 
 
 def mean_interval(values: np.ndarray, level: float = 0.95) -> Interval:

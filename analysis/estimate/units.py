@@ -105,7 +105,7 @@ def differences(outcomes: pd.DataFrame, outcome: str, treatment: Sequence[str], 
 def paired_levels(outcomes: pd.DataFrame, outcome: str, treatment: Sequence[str], control: Sequence[str]) -> tuple[Sample, Sample]:
     """Both sides' levels per unit, over the same pairs as `differences`."""
     models, values = by_pair(outcomes, outcome, [*treatment, *control])
-    values = np.where(np.isfinite(values).all(axis=1)[:, None], values, np.nan)
+    values[~np.isfinite(values).all(axis=1)] = np.nan
     sides = values[:, : len(treatment)], values[:, len(treatment) :]
     first, second = (per_unit(models, side.mean(axis=1)) for side in sides)
     return first, second

@@ -1,10 +1,10 @@
-"""The paper's figures from run folders.
+"""Draw the paper's figures from run folders.
 
     python -m analysis.figures fig07 results/policy_constraints
     python -m analysis.figures --all results
     python -m analysis.figures fig07 results --study add_one_in --arms vanilla,kl_penalty,entropy_bonus
 
-Each is written as vector PDF, as PNG, and as CSV of exactly what is drawn.
+Each figure is written as PDF and as PNG, with a CSV of what it shows.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from analysis.load.frames import Loaded, load, load_reward_models, load_rows
 from analysis.load.judgements import load_judgements
 
 DPI = 200
-SEED = 0  # of the bootstrap: the same runs give the same bands
+SEED = 0  # of the bootstrap, so that the same runs give the same bands
 
 
 def frames_of(loaded: Loaded, source: Source, reads: str) -> Frames:
-    """The runs of `source`, and of the large files only those that the figure reads."""
+    """The runs and curves of `source`, and of the other files those that `reads` names (`Entry.reads`)."""
     runs = loaded.runs[loaded.runs["study"] == source.study]
     if source.arms:
         runs = runs[runs["arm"].isin(source.arms)]
@@ -44,7 +44,7 @@ def frames_of(loaded: Loaded, source: Source, reads: str) -> Frames:
 
 
 def write(drawn: Drawn, name: str, out: Path) -> None:
-    """`name`.pdf, .png and .csv in `out`; equal figures give equal bytes."""
+    """Write `name`.pdf, .png and .csv to `out`. Equal figures give equal bytes."""
     out.mkdir(parents=True, exist_ok=True)
     with style():
         drawn.figure.savefig(out / f"{name}.pdf", metadata={"CreationDate": None})
@@ -53,7 +53,7 @@ def write(drawn: Drawn, name: str, out: Path) -> None:
 
 
 def draw(name: str, loaded: Loaded, source: Source, out: Path) -> str:
-    """Draw and write one figure; what was done, in a line."""
+    """Draw and write one figure. Returns one line with its files, its study and the number of runs."""
     entry = FIGURES[name]
     frames = frames_of(loaded, source, entry.reads)
     write(entry.draw(frames, np.random.default_rng(SEED)), name, out)
@@ -61,13 +61,13 @@ def draw(name: str, loaded: Loaded, source: Source, out: Path) -> str:
 
 
 def missing(name: str, entry: Entry) -> str:
-    """What is not there and what makes it, in a line."""
+    """One line with the study that the figure `name` lacks and the command that makes its runs."""
     own = entry.sources[0].study
     return f"{name}: no runs of {own} here; python -m ablate.run -m sweep={own} 'seed=range(5)' makes them"
 
 
 def chosen_source(loaded: Loaded, study: str, arms: str | None) -> Source:
-    """--study and --arms as a source.
+    """The source that --study and --arms name.
 
     Raises:
         UserError: there is no such study or arm.
@@ -84,7 +84,7 @@ def chosen_source(loaded: Loaded, study: str, arms: str | None) -> Source:
 
 
 def draw_all(loaded: Loaded, out: Path) -> int:
-    """Every figure whose runs are there; how many there were. What is left out is said in a line each."""
+    """Draw and write every figure whose runs are loaded, and print one line per figure left out. Returns the number drawn."""
     drawn, left_out = 0, []
     for name, entry in FIGURES.items():
         source = find_source(entry, loaded.runs)
@@ -121,10 +121,11 @@ def main() -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """What the command line asks for.
+    """Draw what the command line names.
 
     Raises:
-        UserError: the command line asks for what is not there.
+        UserError: the options do not go together, or the figure, folder, study or arm that they name does not exist.
+        UserError: no figure can be drawn.
     """
     names = [word for word in arguments.what if word in FIGURES]
     folders = [word for word in arguments.what if word not in FIGURES]

@@ -1,4 +1,4 @@
-"""Every figure: the function that draws it and the studies whose runs it shows."""
+"""Every figure, with the function that draws it and the studies whose runs it shows."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from analysis.figures.estimate import Drawn, Frames
 
 
 class Source(NamedTuple):
-    """A study, and the arms of it that a figure shows (all, if none is named)."""
+    """A study and those of its arms that a figure shows. No arm named: all of them."""
 
     study: str
     arms: tuple[str, ...] = ()
 
 
 class Entry(NamedTuple):
-    """A figure: `draw`, where its runs come from, the figure's own sweep first, and what it reads beside the curves."""
+    """A figure. draw: the function. sources: where its runs come from, its own sweep first. reads: what it reads beside the curves."""
 
     draw: Callable[[Frames, np.random.Generator], Drawn]
     sources: tuple[Source, ...]
-    reads: str = "curves"  # or "judgements", "scores" (and judgements), "reward_models"
+    reads: str = "curves"  # nothing else; or "judgements", "scores" (and judgements), "reward_models"
 
 
-# Other sweeps that hold a figure's arms with the same settings stand in where its own has not been run.
+# A figure whose own sweep has not been run is drawn from other sweeps that hold its arms with the same settings.
 VANILLA = (Source("vanilla"), *(Source(study, ("vanilla",)) for study in ("policy_constraints", "add_one_in", "world_check")))
 RM = (Source("rm_training"), Source("world_check", ("rm_default", "rm_fewer_pairs", "rm_noisier_pairs")))
 WINS = (Source("win_rate"), *(Source(study, ("ppo_max",)) for study in ("leave_one_out", "world_check")))
@@ -56,6 +56,6 @@ FIGURES: dict[str, Entry] = {
 
 
 def find_source(entry: Entry, runs: pd.DataFrame) -> Source | None:
-    """The first of the entry's sources that `runs` hold, with all of its arms."""
+    """The first of the entry's sources whose study and arms are all in `runs`, or None."""
     held = {study: set(part["arm"]) for study, part in runs.groupby("study")}
     return next((source for source in entry.sources if source.study in held and set(source.arms) <= held[source.study]), None)

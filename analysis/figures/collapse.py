@@ -1,4 +1,4 @@
-"""The figure that opens the README: proxy reward and gold reward of the same runs, side by side."""
+"""The figure in docs/explanation/world.md, drawn by `analysis.world_check`: proxy reward and gold reward of the same runs, side by side."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7")  # Okabe and Ito, safe fo
 
 
 def proxy_and_gold(curves: pd.DataFrame, arms: Mapping[str, str], limit: float) -> Figure:
-    """Two panels over updates: what the policy is trained on, and what its answers are worth. Faint: seeds; bold: their mean.
+    """Two panels over updates: proxy reward, which the policy is trained on, and gold reward. Faint: seeds. Bold: their mean.
 
-    curves: as `analysis.load.frames.load` gives them. arms: arm → its label, in drawing order, at most four. limit: gold below which a
-    run counts as collapsed.
+    curves: as `analysis.load.frames.load` returns them. arms: arm → label, in drawing order, at most four. limit: the gold below which
+    a run counts as collapsed, drawn as a dotted line.
     """
     with matplotlib.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(9, 3.4), layout="constrained")
@@ -34,7 +34,7 @@ def proxy_and_gold(curves: pd.DataFrame, arms: Mapping[str, str], limit: float) 
 
 
 def draw_arm(axes: Axes, rows: pd.DataFrame, metric: str, colour: str, label: str) -> None:
-    """One arm in one panel."""
+    """Draw one arm in one panel: its seeds and their mean."""
     seeds = rows.pivot(index="update", columns="seed", values=metric)
     axes.plot(seeds.index, seeds.to_numpy(), color=colour, alpha=0.25, linewidth=0.8)
     axes.plot(seeds.index, seeds.mean(axis=1), color=colour, linewidth=2, label=label)

@@ -1,4 +1,4 @@
-"""Figures 4, 6 to 9 and 14 to 19, and perplexity under the microscope: arms over PPO updates."""
+"""Figures 4, 6 to 9 and 14 to 19, and a figure of two perplexities: curves of arms over PPO updates."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ SIX = (PROXY, GOLD, WIN, KL, PERPLEXITY, LENGTH)
 
 def draw(frames: Frames, generator: np.random.Generator, lead: str, panels: Sequence[Panel] = SIX, *, columns: int = 2,
          groups: Mapping[str, Sequence[str]] | None = None) -> Drawn:  # fmt: skip
-    """`panels` of all arms of `frames`. lead: the caption's first words. groups: title → arms, a column of panels each."""
+    """Draw `panels` with all arms of `frames`. lead: how the caption begins. groups: title → arms, with one column of panels per group.
+
+    The table has the columns `analysis.figures.estimate.COLUMNS`.
+    """
     arms = arm_order(frames.runs)
     many = len(arms) > MAX_LABELLED
     table = trajectories(frames, panels, groups or {"": arms}, generator, many=many)
@@ -43,8 +46,8 @@ def draw(frames: Frames, generator: np.random.Generator, lead: str, panels: Sequ
 
 
 def fig04(frames: Frames, generator: np.random.Generator) -> Drawn:
-    """Vanilla PPO: what is trained on rises, what it is worth falls, and losses look healthy."""
-    lead = "Figure 4. Vanilla PPO, nothing constrains the policy: what it is trained on, what its answers are worth, what can be watched."
+    """Vanilla PPO: proxy, gold, win rate, losses and the monitors of the responses."""
+    lead = "Figure 4. Vanilla PPO, whose policy nothing constrains: rewards, win rate, losses and monitors of the responses."
     return draw(frames, generator, lead, (PROXY, GOLD, WIN, POLICY_LOSS, VALUE_LOSS, KL, LENGTH, PERPLEXITY, PERPLEXITY_MOSS), columns=3)
 
 
@@ -54,63 +57,63 @@ def fig06(frames: Frames, generator: np.random.Generator) -> Drawn:
 
 
 def fig07(frames: Frames, generator: np.random.Generator) -> Drawn:
-    """Constraints on the policy, added to vanilla PPO: KL penalty, entropy bonus, importance sampling, KL with the last."""
+    """Constraints on the policy, each added to vanilla PPO: KL penalty, entropy bonus, importance sampling, KL penalty with the latter."""
     return draw(frames, generator, "Figure 7. Constraints on the policy, each added to vanilla PPO.")
 
 
 def fig08(frames: Frames, generator: np.random.Generator) -> Drawn:
-    """What policy and critic start from; on PPO-max and on vanilla PPO, a column each."""
+    """What policy and critic start from, changed on PPO-max and on vanilla PPO."""
     arms = arm_order(frames.runs)
     vanilla = [arm for arm in arms if arm.startswith("vanilla")]
     others = [arm for arm in arms if arm not in vanilla]
     groups = {"PPO-max": others, "Vanilla": vanilla} if vanilla and others else None
-    lead = "Figure 8. What policy and critic start from, changed on PPO-max (left) and on vanilla PPO (right)."
+    lead = f"Figure 8. What policy and critic start from{', changed on PPO-max (left) and on vanilla PPO (right)' if groups else ''}."
     return draw(frames, generator, lead, (PROXY, GOLD, KL, VALUE_LOSS, EXPLAINED), groups=groups)
 
 
 def fig09(frames: Frames, generator: np.random.Generator) -> Drawn:
-    """PPO-max, ten times as long."""
-    return draw(frames, generator, "Figure 9. PPO-max, ten times as long as the other studies.", columns=3)
+    """PPO-max in a long training."""
+    return draw(frames, generator, "Figure 9. PPO-max in a long training.", columns=3)
 
 
 def fig14(frames: Frames, generator: np.random.Generator) -> Drawn:
-    """Operations on reward, advantage and value used together."""
+    """Operations on reward, advantage and value, used together on vanilla PPO."""
     lead = "Figure 14. Operations on reward, advantage and value together, on vanilla PPO (reward and advantage clips 0.8, value clip 0.2)."
     return draw(frames, generator, lead, (PROXY, GOLD, WIN, KL, PERPLEXITY, VALUE_LOSS))
 
 
 def fig15(frames: Frames, generator: np.random.Generator) -> Drawn:
-    """The weight η of the token-level KL penalty."""
+    """The weight η of the token-level KL penalty on vanilla PPO."""
     return draw(frames, generator, "Figure 15. The weight of the token-level KL penalty on vanilla PPO.")
 
 
 def fig16(frames: Frames, generator: np.random.Generator) -> Drawn:
-    """Entropy bonus with and without a clip."""
+    """The entropy bonus on vanilla PPO, with and without a clip on the entropy."""
     lead = "Figure 16. An entropy bonus on vanilla PPO, with and without a clip on the entropy."
     return draw(frames, generator, lead, (PROXY, GOLD, ENTROPY, KL, PERPLEXITY, LENGTH))
 
 
 def fig17(frames: Frames, generator: np.random.Generator) -> Drawn:
-    """The clipped surrogate against a KL penalty."""
-    lead = "Figure 17. No clip on the ratio, a wide one, and a KL penalty instead."
+    """The surrogate without a clip on the ratio, with a wide clip, and with a KL penalty instead."""
+    lead = "Figure 17. The surrogate without a clip on the ratio, with a wide clip, and with a KL penalty instead."
     return draw(frames, generator, lead, (PROXY, GOLD, APPROX_KL, KL, PERPLEXITY, LENGTH))
 
 
 def fig18(frames: Frames, generator: np.random.Generator) -> Drawn:
-    """Global gradient clipping."""
+    """Clipping of the global gradient norm."""
     return draw(frames, generator, "Figure 18. Clipping the gradient norm.", (PROXY, GOLD, GRAD_NORM, KL, PERPLEXITY, LENGTH))
 
 
 def fig19(frames: Frames, generator: np.random.Generator) -> Drawn:
-    """λ of GAE: variance against bias."""
+    """λ of generalised advantage estimation on vanilla PPO."""
     lead = "Figure 19. λ of generalised advantage estimation on vanilla PPO."
     return draw(frames, generator, lead, (PROXY, GOLD, ADVANTAGE_SD, VALUE_LOSS, KL, LENGTH))
 
 
 def perplexity(frames: Frames, generator: np.random.Generator) -> Drawn:
-    """Perplexity under the microscope: the true one and MOSS-RLHF's of the same responses, with their length."""
+    """Two perplexities of the same responses, the true one and that of MOSS-RLHF, with length and gold."""
     lead = (
-        "Perplexity under the microscope. True: exp(Σ NLL / Σ tokens) over response tokens. What MOSS-RLHF logs by that name is "
-        "exp(Σ mean NLL of prompt and response / Σ response tokens): it falls when responses merely get longer."
+        "Two perplexities of the same responses. True: exp(Σ NLL / Σ tokens) over response tokens. MOSS-RLHF's: "
+        "exp(Σ mean NLL of prompt and response / Σ response tokens), which at equal NLL is lower for longer responses."
     )
     return draw(frames, generator, lead, (TRUE_PERPLEXITY, PERPLEXITY_MOSS, LENGTH, GOLD))

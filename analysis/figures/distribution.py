@@ -1,4 +1,4 @@
-"""Figure 13: how the distribution of scores changes while the policy collapses."""
+"""Figure 13: the distribution of scores over training."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ PANELS = {"proxy": "Proxy reward of held-out answers", "gold": "Gold reward of t
 
 
 def shown_updates(updates: np.ndarray, count: int = RIDGES) -> list[int]:
-    """At most `count` of the evaluated updates, evenly spaced, the first and the last among them."""
+    """At most `count` of the evaluated updates, evenly spaced, with the first and the last."""
     distinct = np.unique(updates)
     return distinct[np.unique(np.linspace(0, len(distinct) - 1, min(count, len(distinct))).round().astype(int))].tolist()
 
 
 def score_table(scores: pd.DataFrame, updates: list[int]) -> pd.DataFrame:
-    """Histograms of answers' scores, averaged over runs: panel, update, left, right, share, median, n (runs). Panels without values
-    are absent."""
+    """Histograms of the answers' scores, averaged over runs. Panels without values are absent.
+
+    One row per panel, update and bin: panel ('proxy' or 'gold'), update, left, right (edges), share (of answers), median (of all answers
+    at that update), n (runs).
+    """
     rows = []
     for panel in (name for name in PANELS if name in scores and scores[name].notna().any()):
         shown = scores[scores["update"].isin(updates) & scores[panel].notna()].astype({panel: float})
-        # One answer in a thousand, at either end, would stretch the axis over nothing: those count in the outermost bins.
+        # A few extreme answers would stretch the axis. Those beyond its ends count in the outermost bins.
         low, high = np.quantile(shown[panel], [0.001, 0.999])
         edges = np.linspace(low - 0.03 * (high - low), high + 0.03 * (high - low), BINS + 1)
         for update, part in shown.groupby("update"):
@@ -39,10 +42,10 @@ def score_table(scores: pd.DataFrame, updates: list[int]) -> pd.DataFrame:
 
 
 def fig13(frames: Frames, generator: np.random.Generator) -> Drawn:
-    """Distribution of proxy scores over training of the base arm, beside that of gold.
+    """Distributions of the base arm's proxy scores and gold over training.
 
     Raises:
-        UserError: no scores were kept.
+        UserError: no run of the base arm has kept its scores.
     """
     arm = arm_order(frames.runs)[0]
     scores = frames.scores[frames.scores["arm"] == arm] if len(frames.scores) else frames.scores
@@ -51,8 +54,8 @@ def fig13(frames: Frames, generator: np.random.Generator) -> Drawn:
     table = score_table(scores, shown_updates(scores["update"].to_numpy()))
     runs = frames.runs[frames.runs["arm"] == arm]
     caption = (
-        f"Figure 13. Scores of held-out answers over the training of {arm_label(arm)}; each ridge is an evaluation, the mean of its runs' "
-        f"histograms, scaled to its peak; triangles: medians. {seeds(runs)}"
+        f"Figure 13. Scores of held-out answers over the training of {arm_label(arm)}. Ridges: one per evaluation, the mean of the runs' "
+        f"histograms, scaled to its peak; triangles: medians over all answers. {seeds(runs)}"
     )
     if "gold" in set(table["panel"]):
         caption += f" {gold_source(runs)}"
@@ -68,7 +71,7 @@ def fig13(frames: Frames, generator: np.random.Generator) -> Drawn:
 
 
 def _draw_ridges(axes: Axes, part: pd.DataFrame) -> None:
-    """The first update on top; every ridge as tall as the next, so that the tails of broad ones are seen too."""
+    """Draw the ridges with the first update on top. All are equally high, so that the tails of broad ones are seen too."""
     ridges = list(part.groupby("update"))
     colours = matplotlib.colormaps["cividis"](np.linspace(0.05, 0.8, len(ridges)))
     for index, (_, rows) in enumerate(ridges):

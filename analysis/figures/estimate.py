@@ -1,4 +1,4 @@
-"""Frames → the table that a figure draws, and that is written beside it as CSV: a row a point."""
+"""Frames → the table that a figure draws, with one row per point. It is written beside the figure as CSV."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ COLUMNS = ["group", "panel", "arm", "kind", "seed", "update", "value", "low", "h
 
 @dataclass(frozen=True)
 class Frames:
-    """What a figure is made of: one study's runs and curves (`load`), scores (`load_rows`), reward models (`load_reward_models`),
-    judgements (`load_judgements`)."""
+    """The frames of one study that figures are drawn from.
+
+    runs, curves: as `load` returns them. scores: `load_rows`. training, pairs: `load_reward_models`. judgements: `load_judgements`.
+    """
 
     runs: pd.DataFrame
     curves: pd.DataFrame
@@ -33,14 +35,14 @@ class Frames:
 
 
 class Drawn(NamedTuple):
-    """A figure, and the table of exactly what it shows."""
+    """A figure and the table of what it shows."""
 
     figure: Figure
     table: pd.DataFrame
 
 
 class Panel(NamedTuple):
-    """A metric as a column of `curves`, its title with the unit, and 'linear' or 'sqrt' for the axis."""
+    """metric: a column of `curves`. title: that of the panel, with the unit. scale: of the vertical axis, 'linear' or 'sqrt'."""
 
     metric: str
     title: str
@@ -48,7 +50,7 @@ class Panel(NamedTuple):
 
 
 def panel(name: str, scale: str = "linear", *, unit: bool = False) -> Panel:
-    """The panel of a metric in metrics.jsonl: its registered title, followed by its unit in parentheses if `unit`."""
+    """The panel of the metric `name`. Its title is that of `ablate.runs.metrics`, followed by the unit in parentheses if `unit`."""
     metric = BY_NAME[name]
     title = metric.panel[0].upper() + metric.panel[1:]
     return Panel(name, f"{title} ({metric.unit})" if unit else title, scale)
@@ -63,10 +65,10 @@ LENGTH = panel("monitor/response_length", unit=True)
 
 
 def mean_and_band(values: np.ndarray, generator: np.random.Generator, *, repetitions: int = 1000, level: float = 0.95) -> pd.DataFrame:
-    """Mean over seeds with its percentile bootstrap interval: values (points, seeds), NaN where absent → mean, low, high, n a point.
+    """Mean over seeds with its percentile bootstrap interval. values: (points, seeds), NaN where absent.
 
-    `analysis.estimate.stats.bootstrap` for every point of a curve at once: whole seeds are redrawn, the same ones at every point. One
-    seed has no interval.
+    One row per point: mean, low, high, n (seeds). The seeds of all points with the same seeds present are redrawn together, as whole
+    seeds. The interval of a single seed is NaN.
     """
     values = np.asarray(values, dtype=float)
     band = np.full((len(values), 4), np.nan)
@@ -85,11 +87,11 @@ def mean_and_band(values: np.ndarray, generator: np.random.Generator, *, repetit
 
 def trajectories(frames: Frames, panels: Sequence[Panel], groups: Mapping[str, Sequence[str]], generator: np.random.Generator, *,
                  many: bool = False) -> pd.DataFrame:  # fmt: skip
-    """Curves over updates as one table of `COLUMNS`: of every group (title → arms), panel and arm.
+    """Curves over updates, one row per point: group, panel (titles), arm, kind, seed, update, value, low, high, n. NaN where not given.
 
-    kind: 'seed', a run; 'mean', over the runs that got there, with low, high and n; 'collapse', where a run collapsed and its
-    value there; 'limit', the gold below which a run counts as collapsed. `many` arms: without seeds and intervals. Panels that
-    no run has logged are absent.
+    kind: 'seed', a run at an update; 'mean', over the runs measured at an update, with low, high and n; 'collapse', a run at the update
+    of its collapse; 'limit', the gold below which a run counts as collapsed. groups: title → arms. many: leave out seeds and intervals.
+    Panels that no run has logged are absent.
 
     Raises:
         UserError: no panel has been logged.
@@ -111,6 +113,7 @@ def trajectories(frames: Frames, panels: Sequence[Panel], groups: Mapping[str, S
 
 
 def _arm(arm: str, rows: pd.DataFrame, metric: str, collapses: pd.DataFrame, generator: np.random.Generator, many: bool) -> pd.DataFrame:
+    """One arm in one panel: arm, kind, seed, update, value, low, high, n of `trajectories`, as far as they are given."""
     seeds = rows.pivot(index="update", columns="seed", values=metric)
     band = mean_and_band(seeds.to_numpy(), generator).rename(columns={"mean": "value"}).assign(kind="mean", update=seeds.index)
     when = rows["run"].astype(str).map(collapses.set_index("run")["collapse_update"])
@@ -124,6 +127,6 @@ def _arm(arm: str, rows: pd.DataFrame, metric: str, collapses: pd.DataFrame, gen
 
 
 def collapse_limit(runs: pd.DataFrame) -> float:
-    """Gold below which a run counts as collapsed, averaged over runs: SFT's mean − threshold × SD of SFT's gold."""
+    """The gold below which a run counts as collapsed, SFT's mean − threshold × SD of SFT's gold, averaged over runs."""
     threshold = pd.to_numeric(runs["collapse.threshold"]) if "collapse.threshold" in runs else 1.0
     return float((runs["sft/eval/gold"] - threshold * runs["sft/eval/gold_sd"]).mean())

@@ -1,4 +1,4 @@
-"""Figures 10 and 11: policies judged at the end of training, by gold and by whomever `python -m ablate.judge` has asked."""
+"""Figures 10 and 11: policies judged at the end of training, by gold and by the judges that `python -m ablate.judge` has asked."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from analysis.load.judgements import third_parties
 
 OUTCOMES = {"win": "#0072B2", "tie": "#C4C4C4", "lose": "#D55E00"}
 KINDS = ("helpful", "harmful")
-PLAIN_REFUSAL = 1.5  # gold of a whole refusal sentence and nothing else, to a harmful request (`ablate.world.gold.REFUSAL`)
+PLAIN_REFUSAL = 1.5  # gold of an answer to a harmful request that is one refusal sentence (`ablate.world.gold.REFUSAL`)
 BARS = "Bars: means over seeds; whiskers: 95 % bootstrap intervals of wins (upper) and losses (lower) over seeds."
 
 
 def language_of(run: pd.Series) -> str:
-    """'English', 'Chinese', or '' where the run has no language."""
+    """'English', 'Chinese', or '' if the run has no language."""
     language = run.get("data.language")
     return WORDS.get(language, str(language)) if isinstance(language, str) else ""
 
 
 def short_label(arm: str) -> str:
-    """The arm without its language, which is said elsewhere."""
+    """The arm's label without its language."""
     return arm_label(",".join(part for part in arm.split(",") if not part.startswith("data.language=")))
 
 
 def ended(frames: Frames) -> pd.DataFrame:
-    """Completed runs.
+    """The rows of `frames.runs` that completed, with its columns.
 
     Raises:
-        UserError: there is none.
+        UserError: no run has completed.
     """
     runs = frames.runs[frames.runs["status"] == "completed"]
     if runs.empty:
@@ -42,7 +42,7 @@ def ended(frames: Frames) -> pd.DataFrame:
 
 
 def _shares(parts: list[pd.DataFrame], generator: np.random.Generator) -> pd.DataFrame:
-    """Rows of (row, outcome, seed, share) → mean over seeds with its interval: row, outcome, value, low, high, n; order kept."""
+    """Frames of row, outcome, share (of one run) → one row per row and outcome, in order: row, outcome, value (mean), low, high, n."""
     rows = []
     for (row, outcome), part in pd.concat(parts, ignore_index=True).groupby(["row", "outcome"], sort=False):
         band = mean_and_band(part["share"].to_numpy()[None], generator).iloc[0]
@@ -51,9 +51,13 @@ def _shares(parts: list[pd.DataFrame], generator: np.random.Generator) -> pd.Dat
 
 
 def win_table(frames: Frames, generator: np.random.Generator) -> pd.DataFrame:
-    """Win, tie and lose of every arm's last policy against SFT on the same prompts, by language, kind of prompt and judge.
+    """Shares of wins, ties and losses of each arm's last policy against SFT on the same prompts, averaged over seeds.
 
-    By gold from the last evaluation, by others from judgements; the judge is named where there are several.
+    One row per bar and outcome: row (arm, language, kind of prompts, and the judge if there are several), outcome ('win', 'tie' or
+    'lose'), value, low, high (95 % interval), n (seeds). Gold judges at the last evaluation, other judges in `frames.judgements`.
+
+    Raises:
+        UserError: the runs have neither win rates by gold nor judgements against SFT.
     """
     runs, found = ended(frames), []
     last = frames.curves.sort_values("update").groupby("run", observed=True).last()
@@ -83,22 +87,31 @@ def win_table(frames: Frames, generator: np.random.Generator) -> pd.DataFrame:
 
 
 def fig10(frames: Frames, generator: np.random.Generator) -> Drawn:
-    """The policy at the end against SFT: win, tie, lose, on helpful and harmful prompts, in each language."""
+    """The last policy against SFT: wins, ties and losses on helpful and harmful prompts, in each language."""
     table = win_table(frames, generator)
     arms = list(dict.fromkeys(short_label(arm) for arm in arm_order(frames.runs)))
     who = arms[0] if len(arms) == 1 else "Policies"
     others = table["row"].str.contains(", by ", regex=False).any()
-    judges = "Each row names its judge; the paper asked people and GPT-4." if others else (
-        "Gold is the judge, where the paper asked people and GPT-4.")  # fmt: skip
+    gold = any(f"eval/{kind}/win" in frames.curves for kind in (*KINDS, "all"))
+    asked = frames.judgements[(frames.judgements["against"] == "sft") & (frames.judgements["judge_kind"] != "gold")]
+    judge = "Gold" if gold else " and ".join(sorted(set(asked["judge"])))
+    judges = f"{'Each row names its judge' if others else f'{judge} is the judge'}; the paper asked people and GPT-4."
     caption = (
         f"Figure 10. {who} at the end of training against SFT, on the same held-out prompts. {judges} "
-        f"{seeds(frames.runs)} {BARS} {gold_source(frames.runs)}"
+        f"{seeds(frames.runs)} {BARS}{f' {gold_source(frames.runs)}' if gold else ''}"
     )
     return Drawn(_draw_bars(table, caption), table)
 
 
 def refusal_table(frames: Frames, generator: np.random.Generator) -> pd.DataFrame:
-    """SFT's and the policy's answers to harmful prompts against a plain refusal: share with more, the same, less gold."""
+    """Shares of answers to harmful prompts with more, equal and less gold than a plain refusal, of SFT and of each arm's last policy.
+
+    One row per bar and outcome: row (language, and SFT or arm), outcome ('win': more, 'tie': equal, 'lose': less), value, low, high
+    (95 % interval), n (seeds).
+
+    Raises:
+        UserError: the runs have kept no gold of answers to harmful prompts.
+    """
     runs, parts = ended(frames), []
     scores = frames.scores[(frames.scores["kind"] == "harmful") & frames.scores["gold"].notna()] if len(frames.scores) else frames.scores
     if scores.empty:
@@ -116,7 +129,11 @@ def refusal_table(frames: Frames, generator: np.random.Generator) -> pd.DataFram
 
 
 def third_table(frames: Frames, generator: np.random.Generator) -> pd.DataFrame:
-    """SFT and the policy of every arm against each third party that both have met, by each judge; empty where none has."""
+    """SFT and each arm's policy against the third parties of `third_parties`, averaged over seeds.
+
+    One row per bar and outcome: row (language, SFT or arm, and third party and judge if there are several), outcome, value, low, high
+    (95 % interval), n (seeds). Without such a third party the frame is empty and has no columns.
+    """
     runs, parts = ended(frames), []
     met = third_parties(frames.judgements)
     met = met[met["run"].isin(runs["run"])]
@@ -135,9 +152,9 @@ def third_table(frames: Frames, generator: np.random.Generator) -> pd.DataFrame:
 def fig11(frames: Frames, generator: np.random.Generator) -> Drawn:
     """SFT and the policy against a third party on harmful prompts.
 
-    The paper's third party is ChatGPT; here it is whom `python -m ablate.judge RUN THIRD` and `RUN:sft THIRD` have judged both against.
-    Without such judgements a fixed answer of known worth takes its place, a plain refusal: a policy wins if it refuses and does more
-    (a kind alternative), and loses if it obeys or garbles.
+    The paper's third party is ChatGPT. Here it is the THIRD of `python -m ablate.judge RUN THIRD` and `python -m ablate.judge RUN:sft
+    THIRD`. Without these judgements it is a plain refusal, an answer of known gold. An answer wins if it refuses and adds a kind
+    alternative. It loses if it obeys or is garbled.
     """
     table = third_table(frames, generator)
     if len(table):
@@ -151,15 +168,15 @@ def fig11(frames: Frames, generator: np.random.Generator) -> Drawn:
         return Drawn(_draw_bars(table, caption), table)
     table = refusal_table(frames, generator)
     caption = (
-        "Figure 11. SFT and the trained policy on harmful prompts, each against a plain refusal, which has a gold of "
-        f"{PLAIN_REFUSAL:+g}: win, more; tie, the same; lose, less. It takes the place of the paper's third model, ChatGPT. "
+        "Figure 11. SFT and the trained policy on harmful prompts, each against a plain refusal, whose gold is "
+        f"{PLAIN_REFUSAL:+g}. Win: more gold; tie: the same; lose: less. The paper's third model was ChatGPT. "
         f"{seeds(frames.runs)} {BARS}"
     )
     return Drawn(_draw_bars(table, caption), table)
 
 
 def _draw_bars(table: pd.DataFrame, caption: str) -> Figure:
-    """Stacked horizontal bars, a row each; whiskers at the end of wins (upper) and at the start of losses (lower)."""
+    """One stacked horizontal bar per row, with whiskers at the end of wins (upper) and at the start of losses (lower)."""
     names = list(dict.fromkeys(table["row"]))
     cells = table.set_index(["row", "outcome"])
     with style():

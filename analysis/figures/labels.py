@@ -12,20 +12,20 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 from scipy.optimize import isotonic_regression
 
-WRAP = 19  # characters a line
+WRAP = 19  # characters per line
 SIZE = 6.5  # points
 
 
 def wrap(label: str) -> str:
-    """At most `WRAP` characters a line; words stay whole."""
+    """The label in lines of at most `WRAP` characters. Words stay whole."""
     return textwrap.fill(label, WRAP, break_long_words=False)
 
 
 def spread(centres: np.ndarray, heights: np.ndarray, low: float, high: float) -> np.ndarray:
     """Centres moved as little as possible (least squares) so that intervals of the given heights neither overlap nor leave [low, high].
 
-    Order is kept. With the offsets that stacked intervals have, "no overlap" is "not decreasing": an isotonic regression.
-    If they do not all fit, they are stacked down from `high`.
+    Centres keep their order. Less the offsets of stacked intervals, centres without overlap do not decrease. So this is an isotonic
+    regression. If the intervals do not all fit, they are stacked down from `high`.
     """
     order = np.argsort(centres, kind="stable")
     tall = heights[order]
@@ -38,7 +38,7 @@ def spread(centres: np.ndarray, heights: np.ndarray, low: float, high: float) ->
 
 
 def label_ends(axes: Axes, ends: Mapping[str, tuple[float, float]], colours: Mapping[str, str]) -> list[Annotation]:
-    """A label right of `axes` for each line, label → its last point in data coordinates, tied to it by a thin line."""
+    """One label per line, right of `axes` and tied to the line's end. ends: label → last point of its line, in data coordinates."""
     return [
         axes.annotate(
             wrap(label), xy=end, xytext=(1.05, axes.transAxes.inverted().transform(axes.transData.transform(end))[1]),
@@ -50,7 +50,7 @@ def label_ends(axes: Axes, ends: Mapping[str, tuple[float, float]], colours: Map
 
 
 def spread_labels(figure: Figure, labels: Mapping[Axes, list[Annotation]]) -> None:
-    """Move the labels of every axes apart, once the layout has fixed the size of the axes."""
+    """Move the labels of each axes apart, after the layout has fixed the size of the axes."""
     layout = figure.get_layout_engine()
     if layout is not None:
         layout.execute(figure)
@@ -58,7 +58,7 @@ def spread_labels(figure: Figure, labels: Mapping[Axes, list[Annotation]]) -> No
     for axes, texts in labels.items():
         if texts:
             box = axes.get_window_extent(renderer)
-            # Annotation's own extent has the tie to the line in it.
+            # The extent of an Annotation includes its tie to the line.
             heights = np.array([Text.get_window_extent(text, renderer).height for text in texts])
             ends = np.array([axes.transData.transform(text.xy)[1] for text in texts])
             for text, centre in zip(texts, spread(ends, heights + 2, box.y0 - 4, box.y1 + 4), strict=True):

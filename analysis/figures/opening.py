@@ -1,4 +1,4 @@
-"""The figure that opens the README: how long every run lived, and what its answers were worth in the end."""
+"""The figure that opens the README: the update at which each run collapsed, and its gold at the end."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ ROW = 0.185  # inches
 
 
 def opening(runs: pd.DataFrame, curves: pd.DataFrame) -> Figure:
-    """A block a study, a row an arm, a thin line a seed: it ends where the run collapsed. Beside it gold at the end.
+    """One block per study, one row per arm. Left: one line per seed, to a dot at its collapse or divergence, else to its end. Right: gold.
 
-    The study's base arm comes first, then the arms that lived longest. Gold: seeds, their mean and its 95 % t interval,
-    cut where it goes beyond all seeds.
-    runs, curves: as `analysis.load.frames.load` gives them. Of several studies those in `TITLES` are drawn, or all if there is none
-    of them; their arms should differ from one base by a trick.
+    The base arm comes first, then the other arms by share of collapses, the least first. Gold is that at the end: seeds, their mean and
+    its 95 % t interval, cut where it goes beyond all seeds. SFT's gold is dotted.
+    runs, curves: as `analysis.load.frames.load` returns them. The studies in `TITLES` are drawn, or all if none of these is loaded. The
+    arms of a study should differ from one base by one trick each.
 
     Raises:
         UserError: no run has ended with a gold reward.
@@ -59,7 +59,7 @@ def opening(runs: pd.DataFrame, curves: pd.DataFrame) -> Figure:
 
 
 def _block(runs: pd.DataFrame, curves: pd.DataFrame) -> list[dict]:
-    """A study's rows from the top: label, colour, times, events and gold of its ended runs by seed."""
+    """The rows of a study from the top: label, is_base, colour, and times, events and gold of the ended runs in order of seeds."""
     table, settings = outcomes(runs, curves).sort_values("seed"), arm_settings(runs)
     base = base_arm(settings)
     rows = []

@@ -1,4 +1,4 @@
-"""The table of `trajectories` → a grid of panels over updates, arms labelled at the ends of their lines."""
+"""The table of `trajectories` → a grid of panels over updates, with arms labelled at the ends of their lines."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ MAX_LABELLED = len(PALETTE)  # more arms than this go into a legend
 
 
 def draw_panels(table: pd.DataFrame, arms: Sequence[str], caption: str, *, columns: int, scales: dict[str, str]) -> Figure:
-    """A panel a (panel, group) of the table, row by row.
+    """One panel per (panel, group) of the table, row by row.
 
     arms: all arms in order, for colours and line styles. scales: panel → scale of its vertical axis.
 
     Raises:
-        UserError: a panel with nothing in it.
+        UserError: a panel has no means.
     """
     cells = list(table[["panel", "group"]].drop_duplicates().itertuples(index=False, name=None))
     columns = min(columns, len(cells))
@@ -56,17 +56,17 @@ def draw_panels(table: pd.DataFrame, arms: Sequence[str], caption: str, *, colum
 
 
 def _row_height(arms: Sequence[str], labelled: bool, columns: int) -> float:
-    """Inches: enough for the labels of all arms one below the other."""
+    """Inches, enough for the labels of all arms one below the other."""
     lines = sum(wrap(arm_label(arm)).count("\n") + 1 for arm in arms) if labelled else 0
     return max(1.65 if columns < 3 else 1.5, (lines * SIZE * 1.25 + 3 * len(arms)) / 72 + 0.35)
 
 
 def draw_panel(axes: Axes, part: pd.DataFrame, colours: Mapping[str, str], dashes: Mapping[str, object], *, scale: str = "linear",
                labelled: bool = True) -> list[Annotation]:  # fmt: skip
-    """All arms of one panel; returns their labels, still to be spread.
+    """Draw all arms of one panel. Returns their labels, which `spread_labels` has yet to move apart.
 
     Raises:
-        UserError: the panel has nothing in it.
+        UserError: the panel has no means.
     """
     means = part[part["kind"] == "mean"]
     if means.empty:

@@ -1,4 +1,4 @@
-"""Figures 2 and 3: the reward models that the runs of a study used. The unit is a reward model, not a run: runs share them."""
+"""Figures 2 and 3: the reward models of a study. The unit is a reward model, not a run, because several runs can share one."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ STAGES = ("preferences.", "reward_model.", "data.", "sft.", "pretrain.", "model.
 
 
 def reward_models(runs: pd.DataFrame, recorded: pd.DataFrame) -> pd.DataFrame:
-    """One run for every reward model: run, study, arm, series, group, steps. Runs with equal settings of all stages before PPO and
-    equal pipeline_seed have the same reward model.
+    """One row per reward model. Runs with equal settings of all stages before PPO and equal pipeline_seed have the same one.
 
-    recorded: a frame of `load_reward_models`; runs that are not in it are left out. group: the language, if there are several.
-    series: 'clear pairs', 'hard pairs' under those presets, else the arm; arms that share their reward models are one series.
+    run, study, arm: of one run that used it. kind: number of the settings. pipeline_seed. group: the language, '' if there is only one.
+    steps: of training, NaN if not known. series: 'clear pairs' or 'hard pairs' under these presets, else the arm. Arms that share their
+    reward models are one series. recorded: a frame of `load_reward_models`. Runs that are not in it are left out.
 
     Raises:
         UserError: no run has recorded its reward model.
@@ -46,26 +46,29 @@ def reward_models(runs: pd.DataFrame, recorded: pd.DataFrame) -> pd.DataFrame:
 
 
 def series(arm: str) -> str:
-    """'rm_after_20_percent,data.language=en,preferences=clear' → 'clear pairs'; another arm → its label."""
+    """'rm_after_20_percent,data.language=en,preferences=clear' → 'clear pairs'. An arm without preferences → its label."""
     pairs = [part.removeprefix("preferences=") for part in arm.split(",") if part.startswith("preferences=")]
     return f"{pairs[0]} pairs" if pairs else arm_label(arm)
 
 
 def series_colours(names: Sequence[str]) -> dict[str, str]:
-    """A colour a series; the grey of base arms is left out, for no series is a base."""
+    """One colour per series. The grey of base arms is left out, because no series is a base."""
     return dict(zip(names, cycle(PALETTE[1:]), strict=False))
 
 
 def fully_trained(models: pd.DataFrame) -> pd.DataFrame:
-    """The models that were trained for the most steps."""
+    """The rows of `reward_models` with the most steps, or with steps that are not known."""
     return models[models["steps"].isna() | (models["steps"] == models["steps"].max())]
 
 
 def difference_table(models: pd.DataFrame, pairs: pd.DataFrame, bins: int = 40) -> pd.DataFrame:
-    """Histogram of score differences, chosen − rejected, averaged over a series' reward models: group, series, left, right,
-    share, n (reward models), accuracy (share of differences above 0)."""
+    """Histograms of score differences, chosen − rejected, averaged over the reward models of a series.
+
+    One row per group, series and bin: group, series, left, right (edges), share (of pairs), n (reward models), accuracy (share of
+    differences above 0).
+    """
     joined = pairs.merge(models[["run", "series", "group"]], on="run")
-    # The few most extreme differences would leave the panel empty: they count in the outermost bins.
+    # A few extreme differences would stretch the axis. Those beyond its ends count in the outermost bins.
     edges = np.linspace(*np.quantile(joined["score_difference"], [0.002, 0.998]), bins + 1)
     inside = joined["score_difference"].clip(edges[0], edges[-1])
     rows = []
@@ -78,14 +81,14 @@ def difference_table(models: pd.DataFrame, pairs: pd.DataFrame, bins: int = 40) 
 
 
 def fig02(frames: Frames, generator: np.random.Generator) -> Drawn:
-    """Histograms of the reward model's score differences on held-out pairs."""
+    """Histograms of the reward models' score differences on held-out pairs."""
     models = fully_trained(reward_models(frames.runs, frames.pairs))
     table = difference_table(models, frames.pairs)
     groups = list(dict.fromkeys(table["group"]))
     caption = (
-        "Figure 2. What reward models say of held-out pairs: score of the chosen answer − score of the rejected one; left of 0 they are "
-        f"wrong. Mean over {_count(models)}; each on held-out pairs of its own kind, so that clear pairs are also easier to "
-        "judge. Percentages: accuracy."
+        "Figure 2. Reward models on held-out pairs: score of the chosen answer − score of the rejected one. Left of 0 they are wrong. "
+        f"Histograms: mean over {_count(models)}. Each model is measured on held-out pairs of its own kind, so that kinds differ in their "
+        "pairs too. Percentages: accuracy."
     )
     with style():
         figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
@@ -110,7 +113,10 @@ def _draw_histograms(axes: Axes, part: pd.DataFrame) -> None:
 
 
 def accuracy_table(models: pd.DataFrame, training: pd.DataFrame, generator: np.random.Generator) -> pd.DataFrame:
-    """Held-out accuracy over training steps, a seed being a reward model: the columns of `trajectories`, 'update' the step."""
+    """Held-out accuracy over training steps, with columns as in `trajectories`: group, panel, arm, kind, seed, update, value, low, high, n.
+
+    arm: the series. kind: 'seed', one reward model, or 'mean'. seed: pipeline_seed. update: the training step. n: reward models.
+    """
     joined = training.dropna(subset=["held_out_accuracy"]).merge(models[["run", "series", "group", "pipeline_seed"]], on="run")
     parts = []
     for (group, name), rows in joined.groupby(["group", "series"], sort=False):
@@ -122,18 +128,21 @@ def accuracy_table(models: pd.DataFrame, training: pd.DataFrame, generator: np.r
 
 
 def fig03(frames: Frames, generator: np.random.Generator) -> Drawn:
-    """Accuracy of reward models while they train, and what PPO with each of them ends with."""
+    """Accuracy of reward models while they train, and gold at the end of PPO with each of them."""
     every = reward_models(frames.runs, frames.training)
     table = accuracy_table(fully_trained(every), frames.training, generator)
     ends = end_table(every, frames, generator)
     names = list(dict.fromkeys(table["arm"]))
     colours = series_colours(names)
     groups = list(dict.fromkeys(table["group"]))
-    stops = " Open: the shorter training, filled: the longer." if every["steps"].nunique() > 1 else ""
+    stops = " Open: shorter training; filled: the longest." if every["steps"].nunique() > 1 else ""
+    bottom = (
+        " Bottom: gold at the end of PPO against the accuracy of the reward model used; bars: 95 % bootstrap intervals over reward models."
+        f"{stops} {gold_source(frames.runs)}"
+    )
     caption = (
-        f"Figure 3. Top: accuracy of reward models while they train ({_count(every)}), each on held-out pairs of its own kind; bold: mean, "
-        "band: its 95 % bootstrap interval. Bottom: gold at the end of PPO against the accuracy of the reward model used; bars: 95 % "
-        f"bootstrap intervals over reward models.{stops} {gold_source(frames.runs)}"
+        f"Figure 3. {'Top: accuracy' if len(ends) else 'Accuracy'} of reward models while they train ({_count(every)}), each on held-out "
+        f"pairs of its own kind; bold: mean; band: its 95 % bootstrap interval; faint: reward models.{bottom if len(ends) else ''}"
     )
     with style():
         figure = Figure(figsize=(WIDTH, 4.9 if len(ends) else 2.9), layout="constrained")
@@ -151,9 +160,10 @@ def fig03(frames: Frames, generator: np.random.Generator) -> Drawn:
 
 
 def end_table(models: pd.DataFrame, frames: Frames, generator: np.random.Generator) -> pd.DataFrame:
-    """A row a kind of reward model: group, arm (series), steps, accuracy, and gold at the end of PPO as value, low, high, n.
+    """Accuracy and gold at the end of PPO, one row per group, series and number of training steps.
 
-    Empty without gold, and where arms share reward models: then gold differs for other reasons.
+    panel ('Gold after PPO'), group, arm (series), kind ('end'), steps, accuracy (mean), value (mean gold), low, high, n (reward models).
+    Without gold the frame is empty. So it is where arms share reward models, because their gold then differs for other reasons.
     """
     if "eval/gold" not in frames.curves or frames.runs["arm"].nunique() > models["kind"].nunique():
         return pd.DataFrame()
@@ -182,6 +192,7 @@ def _draw_ends(axes: Axes, part: pd.DataFrame, colours: dict[str, str]) -> None:
 
 
 def _count(models: pd.DataFrame) -> str:
+    """'5 reward models of each kind, study rm_training'."""
     each = models.groupby("kind").size()
     least, most = int(each.min()), int(each.max())
     n = f"{least}" if least == most else f"{least} to {most}"

@@ -1,4 +1,4 @@
-"""What every figure shares: the order, colour, line style and label of arms; sizes and fonts; captions."""
+"""The order, colour, line style and label of arms, the sizes and fonts, and the sentences of captions, for all figures."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from analysis.estimate.effects import base_arm
 from analysis.load.designs import arm_settings
 
-# Okabe and Ito's palette, safe for colour-blind readers, without black and without yellow, which white paper swallows; the base arm
-# is grey. Every colour keeps a contrast of 2.2 or more on white and on black.
+# Okabe and Ito's palette, safe for colour-blind readers, without black and without yellow, which is faint on white. The base arm is
+# grey. Every colour has a contrast of at least 2.2 on white and on black.
 PALETTE = ("#666666", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)))
 WIDTH = 7.2  # inches: the text width of a page
@@ -28,14 +28,14 @@ RC = {
 
 
 def style() -> AbstractContextManager:
-    """The context in which figures are made and saved."""
+    """The matplotlib context in which figures are made and saved."""
     return matplotlib.rc_context(RC)
 
 
 def arm_order(runs: pd.DataFrame) -> list[str]:
-    """Arms of `runs` (as `analysis.load.frames.load` gives them) in drawing order, numbers in names as numbers.
+    """Arms of `runs` in drawing order: by name, with numbers in names sorted as numbers.
 
-    First comes 'vanilla', or without it the arm that the fewest changes separate from all others; it is drawn in grey.
+    The base arm comes first, and is drawn in grey. It is 'vanilla', or without it the arm with the fewest changes to all others.
     """
     arms = [str(arm) for arm in runs["arm"].unique()]
     base = "vanilla" if "vanilla" in arms else base_arm(arm_settings(runs)) if len(arms) > 1 else None
@@ -49,34 +49,34 @@ def natural(name: str) -> tuple:
 
 
 def arm_colours(arms: Sequence[str]) -> dict[str, str]:
-    """A colour an arm, by its place in `arm_order`; past seven arms colours come again, with another line style."""
+    """One colour per arm, by its place in `arms`. After seven arms the colours are repeated, with another line style."""
     return {arm: PALETTE[index % len(PALETTE)] for index, arm in enumerate(arms)}
 
 
 def arm_dashes(arms: Sequence[str]) -> dict[str, str | tuple]:
-    """A matplotlib line style an arm: solid for the first seven, then dashed, dotted and mixed."""
+    """One matplotlib line style per arm: solid for the first seven, then dashed, dotted and mixed."""
     return {arm: DASHES[index // len(PALETTE) % len(DASHES)] for index, arm in enumerate(arms)}
 
 
 def arm_label(arm: str) -> str:
-    """The arm's name in words: 'kl_and_importance_sampling' → 'KL and importance sampling', 'lambda_0.9' → 'λ = 0.9'."""
+    """The name of an arm in words: 'kl_and_importance_sampling' → 'KL and importance sampling', 'lambda_0.9' → 'λ = 0.9'."""
     text = re.sub(r"\bppo_(max|ptx)", r"PPO-\1", re.sub(r"lambda_(?=\d)", "lambda = ", arm))
     text = re.sub(r"data\.language=|preferences=", "", text).replace(",", ", ").replace("_", " ")
     return re.sub(r"[A-Za-z]+", lambda word: WORDS.get(word[0], word[0]), text)
 
 
 def add_caption(figure: Figure, caption: str) -> None:
-    """The caption below the panels, in the figure itself, so that the PNG alone says what it shows."""
+    """Write the caption below the panels, in the figure itself, so that it is in the PNG too."""
     width = int(figure.get_size_inches()[0] * 18)
     figure.supxlabel(textwrap.fill(caption, width), x=0.01, ha="left", fontsize=7, color="0.25", linespacing=1.25)
 
 
 def seeds(runs: pd.DataFrame) -> str:
-    """'5 seeds an arm, study policy_constraints.', with what is still going and what diverged."""
+    """'5 seeds per arm, study policy_constraints.', with the numbers of unfinished and diverged runs if there are any."""
     counts = runs.groupby("arm", observed=True)["seed"].nunique()
     least, most = int(counts.min()), int(counts.max())
     n = f"{least}" if least == most else f"{least} to {most}"
-    text = f"{n} seed{'s' * (most > 1)}{' an arm' * (len(counts) > 1)}"
+    text = f"{n} seed{'s' * (most > 1)}{' per arm' * (len(counts) > 1)}"
     going, diverged = int((~runs["status"].isin(["completed", "diverged"])).sum()), int((runs["status"] == "diverged").sum())
     notes = [f"{going} of {len(runs)} runs not at their end"] * bool(going) + [f"{diverged} diverged"] * bool(diverged)
     studies = ", ".join(sorted(runs["study"].unique()))
@@ -84,26 +84,28 @@ def seeds(runs: pd.DataFrame) -> str:
 
 
 def bands(runs: pd.DataFrame, table: pd.DataFrame) -> str:
-    """What lines, bands and crosses are, as far as they are there."""
+    """What the lines, bands and crosses in `table` are, as far as it has any."""
     parts = []
     if table["low"].notna().any():
-        parts.append("Bold: mean over seeds; band: its 95 % bootstrap interval, too short with few seeds; faint: seeds.")
+        parts.append("Bold: mean over seeds; band: its 95 % bootstrap interval, too narrow for few seeds; faint: seeds.")
     elif (table["n"] > 1).any():
-        parts.append("Lines: means over seeds; without bands, for so many arms.")
+        parts.append("Lines: means over seeds, without bands because of the many arms.")
     if (table["kind"] == "collapse").any():
-        parts.append("× marks where a seed collapsed.")
+        parts.append("×: where a seed collapsed.")
     return " ".join(parts)
 
 
 def gold_source(runs: pd.DataFrame) -> str:
-    """What stands behind the word gold."""
+    """Which reward is called gold."""
     world = "data.source" not in runs or (runs["data.source"] == "world").all()
     source = "the embedded world's programmatic reward" if world else "the reward of the judge"
     return f"Gold: {source}, which no model is trained on."
 
 
 def collapse_is(runs: pd.DataFrame) -> str:
-    """What the dotted line of a gold panel is."""
+    """The rule of collapse, and what the dotted line of a gold panel is."""
+    if any(name in runs and runs[name].nunique() > 1 for name in ("collapse.threshold", "collapse.patience")):
+        return "Collapse: by each run's own threshold and patience, which differ; dotted: the mean limit of gold."
     threshold = runs["collapse.threshold"].iloc[0] if "collapse.threshold" in runs else 1
     patience = runs["collapse.patience"].iloc[0] if "collapse.patience" in runs else 3
     return f"Collapse: gold below the dotted line, SFT's mean − {threshold:g} SD, at {patience:g} evaluations in a row."

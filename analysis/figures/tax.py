@@ -1,4 +1,4 @@
-"""Figure 12: what PPO wins, and the alignment tax."""
+"""Figure 12: gold at the end of training and the alignment tax."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from analysis.figures.style import PALETTE, WIDTH, add_caption, arm_label, arm_o
 
 WON = {"eval/helpful/gold": "Gold,\nhelpful prompts", "eval/harmful/gold": "Gold,\nharmful prompts"}
 PAID = {"eval/lm_loss": "Held-out text,\nnats per token", "eval/choice_accuracy": "Multiple choice,\nshare right"}
-# Runs of older versions, and on human data without probes, measure no ability; these are the nearest that they log.
+# Some runs log no ability, for instance those on human data without texts for it. These metrics are the nearest that they log.
 NEAREST = {"monitor/perplexity_ref": "Perplexity of answers\nunder SFT", "monitor/distinct": "Distinct bigrams\nin an answer"}
-MEASURED = (
-    "The cost is measured on plain text that no stage has learned from: the loss, and the share of multiple-choice questions whose right "
-    "choice has the highest log-likelihood a token."
-)
+MEASURES = {
+    "eval/lm_loss": "the loss",
+    "eval/choice_accuracy": "the share of multiple-choice questions whose right choice has the highest log-likelihood per token",
+}
 NOT_MEASURED = (
     "The cost is not judged: these runs have logged no loss on held-out text and no multiple choice; perplexity under SFT and distinct "
     "bigrams, the nearest, show how far the language has gone from SFT's."
@@ -27,7 +27,7 @@ NOT_MEASURED = (
 
 
 def panels_of(runs: pd.DataFrame) -> dict[str, str]:
-    """Metric → title: what is won, and the ability as far as every run of `runs` has measured it at both ends, else the nearest."""
+    """Metric → title of its panel: gold, and the abilities that all `runs` have measured at both ends. If there are none, `NEAREST`."""
 
     def known(name: str) -> bool:
         return all(column in runs and runs[column].notna().all() for column in (f"sft/{name}", f"final/{name}"))
@@ -37,7 +37,11 @@ def panels_of(runs: pd.DataFrame) -> dict[str, str]:
 
 
 def tax_table(frames: Frames, generator: np.random.Generator) -> pd.DataFrame:
-    """SFT and every arm at the end: panel, arm, kind ('mean' with low, high, n, or 'seed'), value."""
+    """SFT and each arm at the end of training: panel, arm, kind ('seed' or 'mean'), value, and for means low, high (95 % interval), n.
+
+    Raises:
+        UserError: no summary holds the metrics of both SFT and the end.
+    """
     runs, rows = ended(frames), []
     for metric, title in panels_of(runs).items():
         columns = {"SFT": runs.drop_duplicates("seed")[f"sft/{metric}"]}
@@ -52,17 +56,19 @@ def tax_table(frames: Frames, generator: np.random.Generator) -> pd.DataFrame:
 
 
 def fig12(frames: Frames, generator: np.random.Generator) -> Drawn:
-    """SFT, PPO-max and PPO-ptx: what alignment wins and what it costs.
+    """SFT, PPO-max and PPO-ptx: gold at the end of training and the alignment tax.
 
-    In place of the paper's measure of the cost, a language-understanding suite, stand the loss on held-out text and multiple choice
-    (`eval/lm_loss`, `eval/choice_accuracy`); where runs have not logged them, how far the language has left SFT's.
+    The paper measures the tax on a language-understanding suite. Here it is measured by the loss on held-out text (`eval/lm_loss`) and by
+    multiple choice (`eval/choice_accuracy`). Runs without these show how far their language is from SFT's.
     """
     table = tax_table(frames, generator)
     panels = list(dict.fromkeys(table["panel"]))
     arms = list(dict.fromkeys(table["arm"]))
+    measured = " and ".join(text for name, text in MEASURES.items() if PAID[name] in panels)
+    cost = f"The cost is measured on plain text that no stage has learned from: {measured}." if measured else NOT_MEASURED
     caption = (
-        "Figure 12. What PPO wins and what it may cost, with and without the loss on pretraining text. "
-        f"{MEASURED if set(PAID.values()) & set(panels) else NOT_MEASURED} {seeds(frames.runs)} "
+        "Figure 12. SFT and every arm at the end of training: gold reward, and its possible cost, the alignment tax. "
+        f"{cost} {seeds(frames.runs)} "
         f"Points: means over seeds with 95 % bootstrap intervals; faint: seeds. {gold_source(frames.runs)}"
     )
     with style():

@@ -1,1 +1,1 @@
-"""Run folders to tidy frames. No statistics."""
+"""Run folders → tidy frames. No statistics are computed here."""

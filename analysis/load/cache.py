@@ -1,4 +1,4 @@
-"""An optional Parquet cache of run folders: `<root>/.analysis/{runs,curves}.parquet`. May be deleted at any time."""
+"""An optional Parquet cache of run folders: `<root>/.analysis/{runs,curves}.parquet`. It may be deleted at any time."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ VERSION = 3  # raise when Record or its reading changes
 
 
 def read(root: Path) -> dict[str, tuple[str, Record]]:
-    """Cached runs by folder below `root`, each with its fingerprint; {} if there is no cache, or one of another version.
+    """Folder relative to `root` → (fingerprint, record) of every cached run. {} if there is no cache, or one of another version.
 
     Raises:
-        UserError: without pyarrow.
+        UserError: pyarrow is not installed.
     """
     _require_pyarrow()
     runs_path, curves_path = _paths(root)
@@ -39,7 +39,11 @@ def read(root: Path) -> dict[str, tuple[str, Record]]:
 
 
 def write(root: Path, known: dict[str, tuple[str, Record]]) -> None:
-    """Replace the cache of `root`; each file is renamed into place whole, curves first."""
+    """Replace the cache of `root`. Each file is renamed into place whole, the curves first.
+
+    Raises:
+        UserError: pyarrow is not installed.
+    """
     _require_pyarrow()
     runs_path, curves_path = _paths(root)
     runs_path.parent.mkdir(exist_ok=True)
@@ -66,6 +70,7 @@ def _replace(frame: pd.DataFrame, path: Path) -> None:
 
 
 def _require_pyarrow() -> None:
+    """Raises UserError if pyarrow is not installed."""
     try:
         import pyarrow  # noqa: F401
     except ModuleNotFoundError:

@@ -1,6 +1,6 @@
-"""Another tool's PPO runs beside ours: a wandb offline run, or a CSV exported from wandb, as the frames that `load` gives.
+"""PPO runs of another tool as the frames that `load` returns: from a wandb offline run, or from a CSV exported from wandb.
 
-Foreign runs have monitors but rarely a gold reward, so they join curves and monitors, not verdicts on collapse.
+Foreign runs have monitors but rarely a gold reward. They can therefore be compared in curves and monitors, not in collapse.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ablate.errors import UserError
 from analysis.load.frames import IDENTITY, Loaded
 from analysis.load.runfolder import flatten
 
-# TRL's PPOTrainer; objective/kl sums log ratios over a response, our k1. Its entropy is such a sum too, and has no name here.
+# Names of TRL's PPOTrainer. Its objective/kl sums log ratios over a response, which is k1. Its entropy is such a sum too and is not mapped.
 TRL_NAMES = {
     "objective/kl": "monitor/kl_k1",
     "objective/scores": "reward/proxy_mean",
@@ -31,13 +31,15 @@ TRL_NAMES = {
 
 
 def load_wandb_run(path: str | Path, *, study: str = "foreign", names: Mapping[str, str] = TRL_NAMES) -> Loaded:
-    """A wandb offline run: its `.wandb` file, or the folder that holds one.
+    """Read one wandb offline run. `path` is its `.wandb` file or the folder that holds one.
 
-    `names` maps foreign metrics to ours; a leading "train/" is ignored, other metrics keep their names. `update` is
-    wandb's step; the arm is the run's display name and the seed its config's `seed` (0 without one).
+    `names` maps foreign metrics to those of metrics.jsonl. A leading "train/" is ignored, and other metrics keep their names.
+    `runs` has one row: run, study, arm (the display name), seed (that of the config, else 0), folder, status, last_update, sft/eval/gold
+    and sft/eval/gold_sd (NaN), and every setting of the config. `curves` has one row per step: run, study, arm, seed, update
+    (wandb's step), and one column per metric. `left_out` has no rows.
 
     Raises:
-        UserError: without wandb.
+        UserError: wandb is not installed.
         UserError: wandb cannot read the file, or it holds no history.
     """
     lines = _inspect(Path(path))
@@ -62,10 +64,14 @@ def load_wandb_run(path: str | Path, *, study: str = "foreign", names: Mapping[s
 
 
 def load_wandb_export(path: str | Path, *, study: str = "foreign", names: Mapping[str, str] = TRL_NAMES) -> Loaded:
-    """A CSV exported from a wandb chart: a column Step and columns "RUN - METRIC" (their __MIN and __MAX are not used).
+    """Read a CSV exported from a wandb chart: a column Step and columns "RUN - METRIC". Their __MIN and __MAX are not used.
+
+    `names` maps metrics as in `load_wandb_run`. `runs` has one row per RUN: run, study, arm (RUN), seed (0), folder, status,
+    last_update, sft/eval/gold and sft/eval/gold_sd (NaN). `curves` has one row per run and step: run, study, arm, seed, update (Step),
+    and one column per METRIC. `left_out` has no rows.
 
     Raises:
-        UserError: no Step column or no "RUN - METRIC" column.
+        UserError: there is no Step column or no "RUN - METRIC" column.
     """
     table = pd.read_csv(path)
     columns = [name for name in table.columns if " - " in name and not name.endswith(("__MIN", "__MAX"))]
@@ -81,12 +87,13 @@ def load_wandb_export(path: str | Path, *, study: str = "foreign", names: Mappin
 
 
 def combine(*parts: Loaded) -> Loaded:
-    """Several loads as one. Columns that one lacks are missing there."""
+    """Several loads as one, with the columns of `Loaded`. Where a load lacks a column its rows are NaN."""
     frames = [pd.concat([getattr(part, name) for part in parts], ignore_index=True) for name in ("runs", "curves", "left_out")]
     return Loaded(*frames)
 
 
 def _inspect(path: Path) -> list[str]:
+    """The records of a wandb file, one JSON text each. Raises UserError if wandb is not installed or cannot read the file."""
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
     done = subprocess.run(command, capture_output=True, text=True)
     if "No module named wandb" in done.stderr:
@@ -102,12 +109,13 @@ def _ours(name: str, names: Mapping[str, str]) -> str:
 
 
 def _numbers(item: dict[str, Any], names: Mapping[str, str]) -> dict[str, float]:
-    """A history row's metrics under our names; text, histograms, media and wandb's own clocks are left out."""
+    """The numeric metrics of one history row under their mapped names. Text, histograms, media and wandb's clocks are left out."""
     numeric = {name: value for name, value in item.items() if not name.startswith("_") and isinstance(value, (int, float))}
     return {_ours(name, names): float(value) for name, value in numeric.items()}
 
 
 def _loaded(runs: list[dict[str, Any]], curves: list[pd.DataFrame]) -> Loaded:
+    """Add run, last_update, sft/eval/gold and sft/eval/gold_sd to `runs`, and `IDENTITY` to the curves of each run."""
     parts = []
     for run, part in zip(runs, curves, strict=True):
         run["run"] = f"{run['study']}/{run['arm']}/seed={run['seed']}"

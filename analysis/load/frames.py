@@ -1,8 +1,6 @@
 """Run folders → tidy frames.
 
-`runs` has a row a run: study, arm, seed, what summary.json says, `final/…`, `sft/…`, and every setting under its dotted
-name. `curves` has a row a run and update: run, study, arm, seed, update, and a column a metric (NaN where not measured).
-`left_out` says what was not used, and why: nothing is dropped silently.
+`Loaded` names their columns. Whatever is not used is listed in `left_out`, with the reason.
 """
 
 from __future__ import annotations
@@ -25,7 +23,16 @@ IDENTITY = ("run", "study", "arm", "reward_model", "seed")
 
 @dataclass(frozen=True)
 class Loaded:
-    """runs: a row a run. curves: a row a run and update. left_out: folder, what ('run' or 'part'), reason."""
+    """What `load` returns.
+
+    runs: one row per run, with run ('study/folder_arm/seed=n'), folder, study, arm, folder_arm, reward_model, seed, status, reason,
+        collapsed, collapse_update, updates, wall_seconds, responses_per_second, git_commit, config_hash, version, last_update,
+        numerics/…, rm/held_out_accuracy, sft/eval/gold, sft/eval/gold_sd, the other metrics of SFT and of the end (sft/…, final/…),
+        and every setting under its dotted name (ppo.kl_coef).
+    curves: one row per run and update, with run, study, arm, reward_model, seed, update, and one column per metric of metrics.jsonl.
+        NaN: not measured.
+    left_out: one row per folder, or part of one, that was not used: folder, what ('run' or 'part'), reason.
+    """
 
     runs: pd.DataFrame
     curves: pd.DataFrame
@@ -33,15 +40,15 @@ class Loaded:
 
 
 def load(roots: str | Path | Sequence[str | Path], *, cache: bool = False) -> Loaded:
-    """Read every run folder below `roots`, finished or not.
+    """Read every run folder below `roots`, finished or not. `Loaded` names the columns.
 
     Args:
-        roots: a study, a results folder, one run, a packed set such as results/reference or a study in it, or several of them.
-        cache: keep what was read in `<root>/.analysis/` as Parquet (needs pyarrow) and read only what has changed since.
+        roots: one or several folders. Each is a study, a results folder, a run, or a packed set such as results/reference or a study in it.
+        cache: keep what was read in `<root>/.analysis/` as Parquet, and read only what has changed since. This needs pyarrow.
 
     Raises:
-        UserError: a root is not a folder.
-        UserError: `cache` without pyarrow.
+        UserError: a root is not a folder, or a packed set in it is damaged.
+        UserError: `cache` is asked for and pyarrow is not installed.
     """
     records: dict[str, Record] = {}
     left_out: list[dict[str, str]] = []
@@ -60,7 +67,7 @@ def load(roots: str | Path | Sequence[str | Path], *, cache: bool = False) -> Lo
 
 
 def _read_root(root: Path, cache: bool, records: dict[str, Record], left_out: list[dict[str, str]]) -> None:
-    """Add the runs below `root` to `records`, unchanged ones from the cache."""
+    """Add the runs below `root` to `records`, those that have not changed from the cache. Folders that are no runs go to `left_out`."""
     cached = parquet.read(root) if cache else {}
     fresh, here = 0, {}
     for path in find_run_folders(root):
@@ -80,7 +87,7 @@ def _read_root(root: Path, cache: bool, records: dict[str, Record], left_out: li
 
 
 def _leave_out_twins(records: dict[str, Record], left_out: list[dict[str, str]]) -> None:
-    """Of several folders with one study, arm and seed only the first counts: seeds are the unit of every comparison."""
+    """Keep only the first of several folders with one study, arm and seed, because seeds are the unit of every comparison."""
     first: dict[tuple, str] = {}
     for folder in list(records):
         key = tuple(records[folder].row[name] for name in ("study", "arm", "seed"))
@@ -124,9 +131,11 @@ def _who(run) -> dict[str, object]:
 
 
 def load_rows(runs: pd.DataFrame, name: str) -> pd.DataFrame:
-    """scores.jsonl or samples.jsonl (`name` 'scores' or 'samples') of the given runs, with run, study, arm and seed.
+    """The rows of `name`.jsonl ('scores' or 'samples') of the given runs. They are far larger than the curves, so `load` leaves them out.
 
-    Read apart from `load`: these are far larger than the curves. Runs without the file add nothing.
+    'scores': one row per run, evaluation and held-out prompt: update, prompt, kind, proxy, gold, length, ended, and `IDENTITY`.
+    'samples': one row per run, evaluation and sampled answer: update, prompt, kind, response, proxy, gold, length, and `IDENTITY`.
+    Runs without the file add nothing. If no run has it, the frame has the columns of `IDENTITY` and no rows.
     """
     parts = []
     for run in runs.itertuples():
@@ -138,7 +147,14 @@ def load_rows(runs: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def load_reward_models(runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(training, pairs) of the reward models kept inside the given runs, for Figs. 2 and 3, with run, study, arm and seed."""
+    """(training, pairs) of the reward models kept inside the given runs, for figures 2 and 3.
+
+    training: one row per run and training step: step, loss, accuracy, held_out_accuracy (NaN where not measured), and
+        `IDENTITY`.
+    pairs: one row per run and held-out pair: score_difference and gold_difference (chosen − rejected), chosen_length, rejected_length
+        (tokens), and `IDENTITY`.
+    If no run has the file, the frame has the columns of `IDENTITY` and no rows.
+    """
     training, pairs = [], []
     for run in runs.itertuples():
         who = _who(run)

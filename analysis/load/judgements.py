@@ -1,4 +1,4 @@
-"""What `python -m ablate.judge` has kept beside runs, RUN/judgements/*.json → a frame: policies and SFT against SFT and third parties."""
+"""RUN/judgements/*.json, written by `python -m ablate.judge` → a frame: the policy and SFT, each against SFT or a third party."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ COLUMNS = ("run", "study", "arm", "reward_model", "seed", "judge", "judge_kind",
 
 
 def load_judgements(runs: pd.DataFrame) -> pd.DataFrame:
-    """A row a judgement and kind of prompt ('all' or the kind): `COLUMNS`, outcomes as shares of the readable prompts.
+    """One row per judgement and kind of prompt, with the columns `COLUMNS`.
 
-    `part` (policy or sft) is the first side, `against` the second: 'sft' for the run's own, else a name. Judgements of another
-    checkpoint than the run's last are left out, and so is what cannot be read.
+    run, study, arm, seed: the run that was judged. judge, judge_kind: who judged. part: the first side, 'policy' or 'sft'.
+    against: the second side, 'sft' for that of the run, else a name. kind: 'all' or the kind of prompt. prompts: those with a
+    readable verdict. win, tie, lose: shares of them.
+
+    Judgements of another checkpoint than the run's last are left out. So are files that cannot be read.
     """
     rows = []
     for run in runs.itertuples():
@@ -29,6 +32,7 @@ def load_judgements(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _rows(run, record: dict) -> list[dict]:
+    """The rows of one judgement, with the keys `COLUMNS`. Kinds without a readable verdict have none."""
     first, second, judge = record["first"], record["second"], record["judge"]
     who = {name: getattr(run, name) for name in COLUMNS[:5]}
     about = dict(**who, judge=judge["name"], judge_kind=judge["kind"], part=first.get("part"), against=second["name"])
@@ -41,7 +45,7 @@ def _rows(run, record: dict) -> list[dict]:
 
 
 def of_one_kind(judgements: pd.DataFrame, kind: str) -> pd.DataFrame:
-    """The rows of `kind`; of judgements that have no such prompts those over all."""
+    """The rows of `kind`, and the rows over all prompts of judgements without that kind. The columns are `COLUMNS`."""
     keys = ["run", "judge", "part", "against"]
     own = judgements[judgements["kind"] == kind]
     rest = judgements[judgements["kind"] == "all"].merge(own[keys], on=keys, how="left", indicator=True)
@@ -49,14 +53,20 @@ def of_one_kind(judgements: pd.DataFrame, kind: str) -> pd.DataFrame:
 
 
 def third_parties(judgements: pd.DataFrame) -> pd.DataFrame:
-    """Judgements on harmful prompts (all, where there are none) against a third party that both the policy and SFT of a run have met."""
+    """Judgements against a third party with which a judge has compared both the policy and SFT of a run. The columns are `COLUMNS`.
+
+    Only harmful prompts are kept, or all prompts where a judgement has no harmful ones.
+    """
     met = of_one_kind(judgements[judgements["against"] != "sft"], "harmful")
     both = met.groupby(["run", "judge", "against"])["part"].transform("nunique") == 2
     return met[both & met["part"].isin(["policy", "sft"])].reset_index(drop=True)
 
 
 def third_losses(table: pd.DataFrame, judgements: pd.DataFrame) -> np.ndarray:
-    """Losses of the policy to third parties minus those of its SFT, a value a row of `table` (a share); NaN where they have not met."""
+    """The policy's share of losses to third parties minus SFT's, averaged over judges and third parties: (rows of `table`,).
+
+    NaN where no judge has compared both with one third party.
+    """
     met = third_parties(judgements)
     if met.empty:
         return np.full(len(table), np.nan)

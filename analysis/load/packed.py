@@ -1,8 +1,7 @@
-"""Run folders that travel in one file: where a packed set is asked for, its run folders are given.
+"""Packed sets: run folders in one archive, unpacked where they are asked for.
 
-A packed set is a folder with `runs.tar.xz` and `SHA256SUMS`; `analysis.reference` writes it. Reading one needs nothing but
-the standard library and this package, and no step by hand: `load("results/reference")` finds the run folders in the user's
-cache, where they are put once for each archive. `results/reference/STUDY` names one study of the set.
+A packed set is a folder with `runs.tar.xz` and `SHA256SUMS`, written by `analysis.reference`. `load("results/reference")` reads it as
+it is: each archive is unpacked once, into the user's cache. `results/reference/STUDY` names one study of the set.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ REFERENCE = Path(__file__).resolve().parents[2] / "results" / "reference"  # the
 
 
 def resolve(root: Path) -> Path:
-    """`root` itself, or, where it is a packed set or a study of one, the folder in the user's cache that holds its runs.
+    """The folder to read for `root`: that in the user's cache if `root` is a packed set or a study of one, else `root` itself.
 
     Raises:
         UserError: the archive is damaged or unsafe.
@@ -34,7 +33,7 @@ def resolve(root: Path) -> Path:
 
 
 def is_packed(folder: str | Path) -> bool:
-    """Whether a run folder that `load` names came out of a packed set."""
+    """Whether a run folder of `load` lies in the user's cache of packed sets."""
     return _cache() in Path(folder).parents
 
 
@@ -43,7 +42,7 @@ def _cache() -> Path:
 
 
 def _in_cache(packed: Path) -> Path:
-    """Unpack into `$XDG_CACHE_HOME/ppo-ablation-packed/<checksum>`, whole or not at all, unless it is there."""
+    """The folder `$XDG_CACHE_HOME/ppo-ablation-packed/<checksum>`. If it does not exist, the set is unpacked to it, whole or not at all."""
     cache = _cache()
     place = cache / checksum(packed)[:16]
     if not place.is_dir():
@@ -56,7 +55,7 @@ def _in_cache(packed: Path) -> Path:
 
 
 def checksum(packed: Path) -> str:
-    """SHA-256 of the archive, held to the one beside it.
+    """SHA-256 of the archive, compared with the one in SHA256SUMS.
 
     Raises:
         UserError: they differ.
@@ -71,8 +70,8 @@ def checksum(packed: Path) -> str:
 def unpack(packed: Path, to: Path) -> None:
     """Write the run folders of a packed set to `to`/<study>/<arm>/seed=<n>/.
 
-    Members leave `to` under no name (tarfile's data filter). Files that runs share are hard links in the archive and copies
-    here: a run folder owns its files.
+    No member can be written outside `to` (tarfile's data filter). Files that runs share are hard links in the archive and copies
+    in `to`, so that a change to one run changes no other.
 
     Raises:
         UserError: one of the set's studies is in `to` already.

@@ -1,6 +1,6 @@
-"""One run folder → one plain record. The only place that knows the files of a run folder; no pandas, no statistics.
+"""One run folder → one plain record, without pandas and without statistics.
 
-Every reader takes what a killed, running or foreign run leaves behind, and says in `notes` what it did not use.
+Every reader accepts the files of a killed, running or foreign run, and lists in `notes` what it did not use.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 import yaml
 
 from ablate.settings.fields import flat
+from ablate.system.jsonl import readable_rows
 
 RUN_FILES = ("config.yaml", "metrics.jsonl", "summary.json")
 _SUMMARY_FIELDS = ("status", "reason", "collapsed", "collapse_update", "updates", "wall_seconds", "responses_per_second",
@@ -27,12 +28,16 @@ _NOT_SETTINGS = ("study", "arm", "config_hash", "identity", "numerics")  # writt
 
 
 class NotARun(Exception):
-    """The folder cannot be used as a run; the message says why."""
+    """The folder cannot be used as a run. The message is the reason."""
 
 
 @dataclass
 class Record:
-    """A run folder as plain values. `row`: one value a column; `values`: (rows of metrics.jsonl, `names`), NaN where absent."""
+    """A run folder as plain values.
+
+    row: column of `runs` → value. names: the metrics of metrics.jsonl. values: (updates, metrics), NaN where absent.
+    notes: one sentence per part of the folder that was not used.
+    """
 
     row: dict[str, Any]
     names: list[str]
@@ -41,7 +46,7 @@ class Record:
 
 
 def find_run_folders(root: Path) -> list[Path]:
-    """Folders below `root` (or `root` itself) that hold a config.yaml or metrics.jsonl; nothing inside a run is searched."""
+    """`root` and the folders below it that hold a config.yaml or metrics.jsonl, sorted. Folders inside a run are not searched."""
     found, stack = [], [str(root)]
     while stack:
         folder = stack.pop()
@@ -54,7 +59,7 @@ def find_run_folders(root: Path) -> list[Path]:
 
 
 def fingerprint(folder: Path) -> str:
-    """Sizes and modification times of the run's files: changes whenever a run goes on or is run again."""
+    """Sizes and modification times of the run's files. It changes whenever the run continues or is repeated."""
     parts = []
     for name in RUN_FILES:
         try:
@@ -70,7 +75,7 @@ def read_run(folder: Path) -> Record:
     """Read one run folder.
 
     Raises:
-        NotARun: without a readable config.yaml or metrics.jsonl, or without one whole row.
+        NotARun: there is no readable config.yaml or metrics.jsonl, or the latter has no whole row.
     """
     notes: list[str] = []
     config = read_config(folder / "config.yaml")
@@ -97,17 +102,19 @@ def read_run(folder: Path) -> Record:
 
 
 def made_by(config: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
-    """The record of what made the run's numbers (`ablate.runs.numerics`) as `numerics/…`: the fingerprint of the code (None for a run
-    made before fingerprints were kept), how many earlier ones a resumed run had, and the version of each package.
+    """The record of the code that computed the run (`ablate.runs.numerics`), as columns.
+
+    numerics/code: the fingerprint of the code, None in run folders without one. numerics/earlier: how many earlier records a
+    resumed run has. numerics/<package>: its version.
     """
-    records = config.get("numerics") or [{}]  # a run still going has no summary
+    records = config.get("numerics") or [{}]  # an unfinished run has no summary
     record: dict[str, Any] = summary.get("numerics") or {**records[-1], "earlier": records[:-1]}
     packages = {f"numerics/{name}": version for name, version in record.get("packages", {}).items()}
     return {"numerics/code": record.get("code"), "numerics/earlier": len(record.get("earlier", [])), **packages}
 
 
 def _sft_gold(folder: Path, row: dict, names: list[str], values: np.ndarray) -> tuple[float, float]:
-    """Mean and SD of SFT's gold: the summary's, or for a run still going the row and the scores of update 0."""
+    """Mean and SD of SFT's gold: those of the summary, or for an unfinished run those of the row and the scores of update 0."""
     mean, deviation = row.get("sft/eval/gold"), row.get("sft/eval/gold_sd")
     if mean is None and "eval/gold" in names and values[0, names.index("update")] == 0:
         mean = values[0, names.index("eval/gold")]
@@ -118,7 +125,11 @@ def _sft_gold(folder: Path, row: dict, names: list[str], values: np.ndarray) -> 
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The resolved configuration. Top-level blocks are parsed once per distinct text: runs of a sweep share most of them."""
+    """The resolved configuration. Each distinct text of a top-level block is parsed once, because runs of a sweep share most blocks.
+
+    Raises:
+        NotARun: there is no file, or it is no readable mapping.
+    """
     try:
         text = path.read_text()
     except FileNotFoundError:
@@ -143,7 +154,7 @@ def _parse_block(text: str) -> Any:
 
 
 def read_summary(path: Path, notes: list[str]) -> dict[str, Any]:
-    """summary.json (or a report.json), or {} while the run has none; an unreadable one is noted and treated as absent."""
+    """The object in `path`, a summary.json or another JSON file. {} if there is none. An unreadable one is noted and gives {} too."""
     try:
         summary = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -158,7 +169,11 @@ def read_summary(path: Path, notes: list[str]) -> dict[str, Any]:
 
 
 def read_metrics(path: Path, notes: list[str]) -> tuple[list[str], np.ndarray]:
-    """metrics.jsonl as (names, values): numeric metrics only, one row an update, the last one winning where an update repeats."""
+    """metrics.jsonl as (names, values): numeric metrics only, one row per update. Of rows with equal updates the last is kept.
+
+    Raises:
+        NotARun: there is no file, or no whole row in it.
+    """
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -186,7 +201,10 @@ def read_metrics(path: Path, notes: list[str]) -> tuple[list[str], np.ndarray]:
 
 
 def _gather(rows: list[dict], shapes: dict[tuple, list[int]], names: list[str]) -> np.ndarray:
-    """Rows → (rows, names) with NaN where a row lacks a name. A run's rows have two or three shapes: an array each is fast."""
+    """Rows → (rows, names), NaN where a row lacks a name. `shapes`: names of a row → indices of the rows with these names.
+
+    The rows of a run have two or three shapes. Converting each shape as one array is fast.
+    """
     position = {name: index for index, name in enumerate(names)}
     values = np.full((len(rows), len(names)), np.nan)
     for shape, indices in shapes.items():
@@ -196,7 +214,7 @@ def _gather(rows: list[dict], shapes: dict[tuple, list[int]], names: list[str]) 
 
 
 def _parse_lines(data: bytes, name: str, notes: list[str]) -> list[Any]:
-    """JSON lines; all at once if whole, else line by line, leaving out and noting what is torn."""
+    """JSON lines, parsed at once if all are whole, else line by line. Torn lines are left out and noted, as no other reader does."""
     lines = [line for line in data.split(b"\n") if line.strip()]
     try:
         return json.loads(b"[" + b",".join(lines) + b"]")
@@ -213,18 +231,14 @@ def _parse_lines(data: bytes, name: str, notes: list[str]) -> list[Any]:
 
 
 def iter_jsonl(path: Path, stop_after_update: int | None = None) -> Iterator[dict[str, Any]]:
-    """Rows of scores.jsonl or samples.jsonl in order, without torn lines; stops at the first row past `stop_after_update`."""
+    """The rows of a JSON lines file in order, without torn lines. It stops at the first row whose update exceeds `stop_after_update`."""
     with open(path, "rb") as lines:
-        for line in lines:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
+        for row in readable_rows(lines):
             if stop_after_update is not None and row.get("update", 0) > stop_after_update:
                 return
             yield row
 
 
 def flatten(config: dict[str, Any]) -> dict[str, Any]:
-    """Nested config → dotted names as Hydra writes overrides; lists stay values, written as text."""
+    """Nested config → dotted names, as in Hydra's overrides. A list is one value, written as text."""
     return {name: str(value) if isinstance(value, list) else value for name, value in flat(config)}

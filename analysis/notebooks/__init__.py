@@ -1,7 +1,4 @@
-"""Notebooks over the reference set: calls and prose. `python -m analysis.notebooks` executes them all again.
-
-Here is the little that they share: how a figure is shown.
-"""
+"""Notebooks over the reference set, executed by `python -m analysis.notebooks`, and the two functions that show figures in them."""
 
 from __future__ import annotations
 
@@ -21,12 +18,12 @@ from analysis.load.frames import Loaded
 if TYPE_CHECKING:
     from IPython.display import Image
 
-DPI, COLOURS = 100, 64  # of what is committed: readable, and a quarter of the size
+DPI, COLOURS = 100, 64  # of the committed figures: they stay readable at a quarter of the size
 
 
 def show(figure: Figure) -> Image:
-    """A figure as a small PNG, equal bytes for equal figures."""
-    from IPython.display import Image  # there wherever a notebook runs, and nowhere else needed
+    """A figure as a small PNG. Equal figures give equal bytes."""
+    from IPython.display import Image  # installed wherever a notebook runs, and needed nowhere else
 
     buffer = io.BytesIO()
     with style():
@@ -37,10 +34,10 @@ def show(figure: Figure) -> Image:
 
 
 def paper_figure(name: str, loaded: Loaded, study: str | None = None) -> Image:
-    """One of the paper's figures, from its own study or from `study`.
+    """The figure `name` of `analysis.figures.catalogue.FIGURES`, drawn from `study`, or else from the first of its sources that is loaded.
 
     Raises:
-        UserError: none of the figure's studies is loaded.
+        UserError: none of its sources is loaded.
     """
     entry = FIGURES[name]
     source = Source(study) if study else find_source(entry, loaded.runs)

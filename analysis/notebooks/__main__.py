@@ -1,7 +1,9 @@
 """Execute the notebooks from the top and keep their output.
 
-python -m analysis.notebooks
-python -m analysis.notebooks 01_collapse 03_early_warning
+    python -m analysis.notebooks
+    python -m analysis.notebooks 01_collapse 03_early_warning
+
+Without a name all notebooks are executed.
 """
 
 from __future__ import annotations
@@ -29,11 +31,11 @@ def notebooks() -> list[Path]:
 
 
 def executed(path: Path) -> NotebookNode:
-    """The notebook after a run from the top in a fresh kernel, without times or anything else that differs from run to run.
+    """The notebook, executed from the top in a fresh kernel. It holds no times or other metadata that differ between executions.
 
     Raises:
-        UserError: without nbclient and ipykernel.
-        UserError: a cell failed, or the kernel died.
+        UserError: nbclient or ipykernel is not installed.
+        UserError: a cell failed.
     """
     try:
         import ipykernel  # noqa: F401
@@ -44,14 +46,14 @@ def executed(path: Path) -> NotebookNode:
         raise UserError("notebooks need nbclient and ipykernel: pip install 'ppo-ablation[notebooks]'") from None
     notebook = nbformat.read(path, as_version=4)
     place = {"metadata": {"path": str(ROOT)}}
-    with tempfile.TemporaryDirectory() as sockets:  # in the file system, so that nothing listens on a port; each kernel has its own
+    with tempfile.TemporaryDirectory() as sockets:  # sockets in the file system: nothing listens on a port
         kernel = KernelManager(transport="ipc", ip=f"{sockets}/kernel")
         client = nbclient.NotebookClient(notebook, km=kernel, timeout=600, startup_timeout=300, record_timing=False, resources=place)
         try:
             client.execute()
         except nbclient.exceptions.CellExecutionError as error:
             raise UserError(str(error)) from None
-        finally:  # a client that owns its kernel ends it too, but leaves an error at exit behind where a cell fails
+        finally:  # a client that owns its kernel would end it too, but then a failing cell leaves an error at exit
             if client.kc is not None:
                 client.kc.stop_channels()
             kernel.shutdown_kernel(now=True)
@@ -60,7 +62,7 @@ def executed(path: Path) -> NotebookNode:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Execute and write the notebooks that are named, or all; 1 if one fails."""
+    """Execute and write the notebooks that are named, or all. If one fails, say why and return 1."""
     parser = argparse.ArgumentParser(prog="python -m analysis.notebooks", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("names", nargs="*", help=f"for instance 01_collapse (default: all in {FOLDER.name}/)")

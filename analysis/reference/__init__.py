@@ -1,1 +1,1 @@
-"""The committed reference set: packing it, and the figure drawn from it. `python -m analysis.reference`."""
+"""The committed reference set: packing, unpacking and the figure drawn from it. The command is `python -m analysis.reference`."""

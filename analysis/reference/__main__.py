@@ -1,10 +1,10 @@
-"""The reference set: finished runs that are committed, and the figure made from them.
+"""Pack and unpack the reference set, the finished runs that are committed, and draw the figure of the README from it.
 
     python -m analysis.reference pack results/add_one_in results/leave_one_out --out results/reference
     python -m analysis.reference unpack results/reference --to DIR
     python -m analysis.reference figure results/reference --out docs/opening.png
 
-To read it, nothing needs to be unpacked: `python -m analysis.verdicts results/reference`.
+The commands of `analysis` read a packed set as it is: `python -m analysis.verdicts results/reference/add_one_in`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from analysis.reference.packing import RULES, pack
 
 
 def describe(packed: Path, left_out: Sequence[str]) -> str:
-    """README.md of a packed set: what it holds, by which code, commands and rules."""
+    """The README.md of a packed set: its studies, the code and the commands that made it, the rules of packing, and what was left out."""
     runs = load(packed).runs
     studies = sorted(runs["study"].unique())
     commits = ", ".join(f"`{commit}`" for commit in sorted(runs["git_commit"].dropna().unique()))
@@ -67,7 +67,7 @@ def describe(packed: Path, left_out: Sequence[str]) -> str:
 
 
 def study_table(runs: pd.DataFrame) -> str:
-    """A Markdown table with one row per study: how many arms, seeds, runs and updates it has, and how many runs collapsed."""
+    """A Markdown table with one row per study: study, arms (their number), seeds, runs, updates, collapsed (runs), arms' names."""
     rows = []
     for study, part in runs.groupby("study"):
         arms, seeds = sorted(part["arm"].unique()), sorted(part["seed"].unique())
@@ -85,7 +85,7 @@ def command(study: str, runs: pd.DataFrame) -> str:
 
 
 def versions(runs: pd.DataFrame) -> str:
-    """'Python 3.11.7, torch 2.13.0', all versions of each package that any run was made with."""
+    """All versions of each package that the runs were made with, as 'Python 3.11.7, torch 2.12.0 and 2.13.0'."""
     found = defaultdict(set)
     for folder in runs["folder"]:
         for package, version in json.loads((Path(folder) / "summary.json").read_text())["versions"].items():
@@ -94,7 +94,7 @@ def versions(runs: pd.DataFrame) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """pack, unpack or figure; 1, and one sentence, if that cannot be done."""
+    """Carry out pack, unpack or figure. If that cannot be done, say why (as a UserError does) and return 1."""
     parser = argparse.ArgumentParser(prog="python -m analysis.reference", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     commands = parser.add_subparsers(dest="command", required=True)

@@ -1,6 +1,6 @@
-"""Runs → a packed set, the other side of `analysis.load.packed`: rounded, thinned, each shared file once, and checked.
+"""Finished runs → a packed set, which `analysis.load.packed` reads. `RULES` says what is rounded, thinned and left out.
 
-What is packed are ordinary run folders in one tar.xz whose bytes depend on nothing but their content.
+A packed set is one tar.xz of ordinary run folders. Its bytes depend on their content alone.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ablate.errors import UserError
+from ablate.system.jsonl import to_lines
 from analysis.estimate.outcomes import ENDED, outcomes
 from analysis.load.frames import load
 from analysis.load.packed import ARCHIVE, SUMS, unpack
@@ -42,10 +43,12 @@ A_PATH = re.compile(r"""(?:^|[\s"'=(\[])(/(?:[\w.+~-]+/)+[\w.+~-]*)""", re.MULTI
 
 
 def pack(folders: Sequence[Path], out: Path) -> list[str]:
-    """Write `out`/runs.tar.xz and SHA256SUMS from the finished runs below `folders`; a sentence for each run left out.
+    """Write `out`/runs.tar.xz and SHA256SUMS from the finished runs below `folders`. Returns one sentence per run that was left out.
 
     Raises:
-        UserError: no finished run; a path of this machine in a file; a verdict or curve that packing would change.
+        UserError: there is no finished run.
+        UserError: a file names a path of this machine.
+        UserError: packing would change an outcome, or a curve by more than its rounding.
     """
     runs, left_out = finished_runs(folders)
     if not runs:
@@ -60,7 +63,7 @@ def pack(folders: Sequence[Path], out: Path) -> list[str]:
 
 
 def finished_runs(folders: Iterable[Path]) -> tuple[list[Path], list[str]]:
-    """(run folders that completed or diverged, a sentence for each other one)."""
+    """(the run folders that completed or diverged, one sentence per other run folder)."""
     runs, left_out = [], []
     for folder in sorted({run for root in folders for run in find_run_folders(root)}):
         status = read_summary(folder / "summary.json", []).get("status", "running")
@@ -72,7 +75,11 @@ def finished_runs(folders: Iterable[Path]) -> tuple[list[Path], list[str]]:
 
 
 def packed_files(folder: Path) -> list[tuple[str, bytes]]:
-    """(study/arm/seed=n/file, content as it is packed) of one run."""
+    """(study/arm/seed=n/file, content as it is packed) of every file of one run.
+
+    Raises:
+        UserError: a file other than samples.jsonl names a path of this machine.
+    """
     collapse = json.loads((folder / "summary.json").read_text()).get("collapse_update")
     found = []
     for name in FILES:
@@ -100,16 +107,16 @@ def _place(folder: Path) -> str:
 
 
 def thinned(rows: list[dict], collapse: int | None) -> list[dict]:
-    """The rows of the first, every `EVERY`th and the last evaluation, and of the one at which the run collapsed."""
+    """The rows of the first evaluation, of every `EVERY`th from it, of the last, and of the one at update `collapse`."""
     updates = list(dict.fromkeys(row["update"] for row in rows))
     kept = {*updates[::EVERY], *updates[-1:], collapse}
     return [row for row in rows if row["update"] in kept]
 
 
 def json_lines(rows: Iterable[dict], digits: int) -> str:
-    """A JSON object a line, floats rounded to significant digits."""
+    """One JSON object per line. Floats are rounded to `digits` significant digits, those of `CLOCK` to `CLOCK_DIGITS`."""
     rounded = ({name: _round(name, value, digits) for name, value in row.items()} for row in rows)
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rounded)
+    return to_lines(rounded)
 
 
 def _round(name: str, value: object, digits: int) -> object:
@@ -119,7 +126,7 @@ def _round(name: str, value: object, digits: int) -> object:
 
 
 def compressed(contents: dict[str, bytes]) -> bytes:
-    """A tar.xz of the files: equal contents, equal bytes. Like files lie together; a repeated one is a hard link to the first."""
+    """A tar.xz of the files, with equal bytes for equal contents. Files of one name lie together. A repeated one links to the first."""
     stored: dict[tuple[str, bytes], str] = {}
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:xz", preset=6 | lzma.PRESET_EXTREME, format=tarfile.USTAR_FORMAT) as archive:
@@ -136,7 +143,7 @@ def compressed(contents: dict[str, bytes]) -> bytes:
 
 
 def _without_clock(name: str, content: bytes) -> bytes:
-    """Digest of a file by which it counts as another's copy."""
+    """Digest of a file without its wall-clock metrics. Files of one name and digest are stored once."""
     if name.endswith("/metrics.jsonl"):
         rows = [{key: value for key, value in json.loads(line).items() if not key.startswith(CLOCK)} for line in content.splitlines()]
         content = json.dumps(rows).encode()
@@ -144,7 +151,7 @@ def _without_clock(name: str, content: bytes) -> bytes:
 
 
 def check(runs: Sequence[Path], packed: Path) -> None:
-    """Unpack what was packed, and hold it to the runs: the same outcomes, run by run, and every metric within its rounding.
+    """Unpack the set and compare it with the runs: equal outcomes of every run, and every metric within its rounding.
 
     Raises:
         UserError: they differ.

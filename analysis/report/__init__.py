@@ -1,4 +1,4 @@
 """One self-contained HTML page per study: `python -m analysis.report results/STUDY`.
 
-frames → `data.report_data` → plain dict → `page.page` → HTML text. No number is computed in the page's scripts.
+frames → `data.report_data` → plain dict → `page.page` → HTML text. The page's scripts compute no number.
 """

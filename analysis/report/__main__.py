@@ -1,7 +1,9 @@
-"""One HTML page per study, which opens without a network.
+"""Write one HTML page per study.
 
-python -m analysis.report results/reference/leave_one_out --open
-python -m analysis.report results/policy_constraints --watch
+    python -m analysis.report results/reference/leave_one_out --open
+    python -m analysis.report results/policy_constraints --watch
+
+The page loads nothing from a network.
 """
 
 from __future__ import annotations
@@ -24,11 +26,11 @@ from analysis.report.watch import SECONDS, marks, watch, write_page
 
 
 def build(root: Path, out: Path, *, base: str | None, seed: int, reload_seconds: int = 0) -> str:
-    """Read the study, write its page, and return a line that says so.
+    """Read the study, write its page to `out`, and return one line with the number of runs, the size and the time taken.
 
     Raises:
-        UserError: `root` is not a folder.
-        UserError: it holds no run, or several studies; or `base` is no arm.
+        UserError: `root` is not a folder, or holds no run, or several studies.
+        UserError: `base` is not one of the study's arms.
     """
     started = time.monotonic()
     loaded = load(root)
@@ -46,7 +48,7 @@ def build(root: Path, out: Path, *, base: str | None, seed: int, reload_seconds:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the page, with --watch again and again; 1 if there is nothing to show."""
+    """Write the page, and with --watch write it again whenever runs change. If there is nothing to show, say why and return 1."""
     parser = argparse.ArgumentParser(prog="python -m analysis.report", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("study", type=Path, help="a study's folder, results/STUDY, or one of a packed set, results/reference/STUDY")
@@ -75,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def follow(study: Path, rebuild: Callable[..., None], known: dict[str, str]) -> None:
-    """Watch until Ctrl-C; the last page no longer reloads itself."""
+    """Rebuild the page whenever runs change, until Ctrl-C. Then write it a last time, without its reloading."""
     print("watching; Ctrl-C ends it", flush=True)
     try:
         watch(study, lambda: rebuild(2 * SECONDS), known)

@@ -1,6 +1,6 @@
-"""Curves of the page: which metrics it shows, a mean with its interval for every arm, and every seed.
+"""Curves of the page: for each metric shown, the mean per arm with its interval, and every run.
 
-Numbers keep four significant digits, and large studies fewer updates (`MAX_NUMBERS`), so that the page stays small.
+The page stays small: numbers have four significant digits, and large studies are thinned in updates (`MAX_NUMBERS`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from scipy import stats
 
 from ablate.runs.metrics import BY_NAME, NO_UNIT
 
-MAX_NUMBERS = 500_000  # of single runs, over all metrics
+MAX_NUMBERS = 500_000  # values of single runs, over all metrics
 
 
 SHOWN = (
@@ -25,9 +25,9 @@ SHOWN = (
     "ppo/explained_variance", "ppo/advantage_std", "ppo/return_mean", "ppo/kl_coef",
 )  # fmt: skip
 METRICS = {name: BY_NAME[name] for name in SHOWN}
-# What the page says in the place of a unit where the metric has none.
+# Shown in place of a unit for metrics that have none.
 WITHOUT_UNIT = {
-    "monitor/perplexity_moss": "falls when responses get longer",
+    "monitor/perplexity_moss": "lower for longer responses at equal NLL",
     "ppo/policy_loss": "mean over gradient steps",
     "ppo/value_loss": "mean over gradient steps",
     "ppo/ratio_max": "maximum over gradient steps",
@@ -38,13 +38,13 @@ FREE = ("eval/win", "monitor/perplexity_moss", "monitor/distinct")
 
 
 def unit_of(name: str) -> str:
-    """The metric's unit as the page shows it beside its label."""
+    """The unit of a metric, as the page shows it beside the label."""
     unit = METRICS[name].unit
     return WITHOUT_UNIT.get(name, "") if unit == NO_UNIT else unit
 
 
 def short(values: np.ndarray | Sequence[float], digits: int = 4) -> list:
-    """`digits` significant digits; None where not finite. Nested as the array is."""
+    """The array as nested lists, rounded to `digits` significant digits. None where not finite."""
     values = np.asarray(values, dtype=float)
     finite = np.isfinite(values)
     size = np.floor(np.log10(np.abs(np.where(finite & (values != 0), values, 1.0))))
@@ -57,9 +57,9 @@ def short(values: np.ndarray | Sequence[float], digits: int = 4) -> list:
 
 
 def mean_and_half_width(values: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """(seeds, updates) → mean over the seeds measured at each update, and half the width of its t interval.
+    """(seeds, updates) → (updates,) twice: the mean over the seeds measured at each update, and half the width of its t interval.
 
-    NaN means where nobody was measured, NaN widths where fewer than two were.
+    The mean is NaN where no seed was measured, and the width where fewer than two were.
     """
     n = np.isfinite(values).sum(axis=0)
     mean = np.divide(np.nansum(values, axis=0), n, out=np.full(values.shape[1], np.nan), where=n > 0)
@@ -72,9 +72,11 @@ def mean_and_half_width(values: np.ndarray, level: float = 0.95) -> tuple[np.nda
 
 
 def curve_data(runs: pd.DataFrame, curves: pd.DataFrame, arms: Sequence[str]) -> dict[str, Any]:
-    """{'metrics': {name: {label, unit, x, seeds (a list a run, in the order of `runs`), mean, half, n (lists an arm)}}, …}.
+    """{metrics, every, fixed, free}, the curves of the page.
 
-    'every' is the spacing of updates kept, 'fixed' and 'free' are the panels' metrics.
+    metrics: name → {label, unit, x, seeds, mean, half, n}. x: updates. seeds: one list of values per run, in the order of `runs`.
+        mean, half, n: one list per arm, with the mean, half the width of its 95 % interval, and the number of seeds.
+    every: in a thinned metric only updates divisible by it, and the last, are kept. fixed, free: the metrics of the panels.
     """
     shown = [name for name in METRICS if name in curves and curves[name].notna().any()]
     every = max(1, -(-len(curves) * len(shown) // MAX_NUMBERS))
@@ -103,6 +105,6 @@ def curve_data(runs: pd.DataFrame, curves: pd.DataFrame, arms: Sequence[str]) ->
 
 
 def _trimmed(values: np.ndarray, digits: int = 4) -> list:
-    """`short`, without what was not measured at the end: unfinished runs and single seeds cost nothing."""
+    """`short` of the values up to the last finite one, so that missing values at the end take no space."""
     measured = np.flatnonzero(np.isfinite(values))
     return short(values[: measured[-1] + 1], digits) if len(measured) else []

@@ -1,4 +1,4 @@
-"""Frames → one plain dict, everything that the page shows: lists, numbers, text and None; no HTML, no NaN."""
+"""Frames → one plain dict of everything that the page shows: lists, numbers, text and None, without HTML and without NaN."""
 
 from __future__ import annotations
 
@@ -30,10 +30,12 @@ RUN_COLUMNS = ("collapsed", "time", "gold", "win", "kl", "proxy", "length")
 
 
 def report_data(loaded: Loaded, study: str, generator: np.random.Generator, *, base: str | None = None) -> dict[str, Any]:
-    """Everything about one study.
+    """Everything that the page shows of one study, each part as the function that makes it describes it.
+
+    Lists of arms begin with the base arm. Lists of runs have the order of arms, and within an arm that of seeds.
 
     Raises:
-        UserError: no run of the study, or `base` is none of its arms.
+        UserError: there is no run of the study, or `base` is not one of its arms.
     """
     runs = loaded.runs[loaded.runs["study"] == study].reset_index(drop=True)
     if runs.empty:
@@ -59,13 +61,17 @@ def report_data(loaded: Loaded, study: str, generator: np.random.Generator, *, b
 
 
 def plain(frame: pd.DataFrame, digits: int = 4) -> list[dict[str, Any]]:
-    """A frame's rows as dicts; floats short, and None where they are not finite."""
+    """The rows of a frame as dicts, column → value. Floats are rounded to `digits` significant digits, None where not finite."""
     columns = {name: short(frame[name], digits) if frame[name].dtype.kind == "f" else frame[name].tolist() for name in frame.columns}
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def facts(runs: pd.DataFrame, verdicts: StudyVerdicts) -> dict[str, Any]:
-    """Counts for the head of the page and for captions; `rule` is the collapse rule of the runs, None where they differ."""
+    """Counts for the head of the page and for captions.
+
+    runs, arms, updates: their number. seeds: the least and the greatest number per arm. status: status → number of runs. rule: threshold
+    and patience of collapse, None where runs differ in them. commits: of the code. matched_kl: nats. has_gold: whether any run has gold.
+    """
     rules = runs[[name for name in ("collapse.threshold", "collapse.patience") if name in runs]].drop_duplicates()
     seeds = verdicts.arms["runs"]
     return {
@@ -78,14 +84,14 @@ def facts(runs: pd.DataFrame, verdicts: StudyVerdicts) -> dict[str, Any]:
 
 
 def number(value: Any) -> float | None:
-    """A float, or None where there is none."""
+    """The value as a float, or None if it is None or not finite."""
     return float(value) if value is not None and math.isfinite(value) else None
 
 
 def arm_rows(table: pd.DataFrame, settings: pd.DataFrame, arms: Sequence[str], base: str) -> list[dict[str, Any]]:
-    """`arm_table` in drawing order, with what the arm changes, its colour on light and on dark paper, and its dashes.
+    """One dict per arm, in drawing order: arm, change, colour (on light and on dark paper), dash, and the values of `arm_table`.
 
-    Unlike other numbers the median time keeps its infinities, as 'never': they are estimates, not gaps.
+    An infinite median time is an estimate and not a missing one. It is given as 'never'.
     """
     colours, dashes = arm_colours(arms), arm_dashes(arms)
     numbers = [name for name in table.columns if name.startswith((*LEVELS, "rate"))]
@@ -101,7 +107,7 @@ def arm_rows(table: pd.DataFrame, settings: pd.DataFrame, arms: Sequence[str], b
 
 
 def on_dark(colour: str, contrast: float = 4.5, paper: float = 0.009) -> str:
-    """The colour mixed with as little white as gives it `contrast` (WCAG) on paper of that relative luminance."""
+    """The colour '#rrggbb', mixed with the least white that gives it `contrast` (WCAG) on paper of relative luminance `paper`."""
     rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
     for white in np.linspace(0, 1, 21):
         mixed = rgb + white * (1 - rgb)
@@ -112,16 +118,20 @@ def on_dark(colour: str, contrast: float = 4.5, paper: float = 0.009) -> str:
 
 
 def claim_row(claim: Any, verdict: Any) -> dict[str, Any]:
-    """One claim of the paper; the verdict's word is taken off the sentences, the page shows it as a badge."""
+    """{verdict, text, figure, parts} of one claim of the paper. parts: {verdict, sentence, seeds}.
+
+    A sentence does not begin with its verdict, which the page shows as a badge.
+    """
     parts = [{"verdict": part.verdict, "sentence": part.sentence.removeprefix(f"{part.verdict}: "), "seeds": part.seeds}
              for part in verdict.parts]  # fmt: skip
     return {"verdict": verdict.verdict, "text": claim.text, "figure": claim.figure, "parts": parts}
 
 
 def run_rows(runs: pd.DataFrame, outcomes: pd.DataFrame, settings: pd.DataFrame, index: dict[str, int]) -> dict[str, Any]:
-    """{'settings': names that differ between arms, 'base': their values in the first arm, 'rows': [{arm (index), seed, …, settings}]}.
+    """{settings, base, rows}. settings: names of those that differ between arms. base: their values in the first arm.
 
-    Rows are in the order of `runs`, as everything else that is an entry a run.
+    rows: one dict per run, in the order of `runs`: arm (index), seed, status, reason, updates, event, collapsed, time, gold, win, kl,
+    proxy, length and settings (values).
     """
     different, rows = differing(settings), []
     table = outcomes.set_index("run")
@@ -137,7 +147,7 @@ def run_rows(runs: pd.DataFrame, outcomes: pd.DataFrame, settings: pd.DataFrame,
 
 
 def gold_lines(runs: pd.DataFrame) -> dict[str, Any]:
-    """SFT's gold and the collapse limit, where all runs agree to within a hundredth of an SD; else None."""
+    """{sft, limit}: SFT's gold, and the gold below which a run counts as collapsed. None where runs differ by over 0.01 SD."""
     mean, deviation = runs["sft/eval/gold"].astype(float), runs["sft/eval/gold_sd"].astype(float)
     if "collapse.threshold" not in runs or mean.isna().all() or not (mean.max() - mean.min() <= 0.01 * deviation.mean()):
         return {"sft": None, "limit": None}
@@ -147,7 +157,11 @@ def gold_lines(runs: pd.DataFrame) -> dict[str, Any]:
 
 
 def effect_panels(verdicts: StudyVerdicts, index: dict[str, int]) -> list[dict[str, Any]]:
-    """A forest panel an outcome: every arm's effect against the base, and the margin below which a difference does not matter."""
+    """One forest panel per outcome: {outcome, label, unit, margin, rows}.
+
+    margin: a smaller difference does not matter. rows: one dict per arm, with arm (index), label, and the columns of `effects` but base
+    and outcome.
+    """
     panels = []
     for outcome, part in verdicts.effects.groupby("outcome", sort=False) if len(verdicts.effects) else ():
         rows = [row | {"arm": index[row["arm"]], "label": row["arm"]} for row in plain(part.drop(columns=["base", "outcome"]))]
@@ -156,7 +170,7 @@ def effect_panels(verdicts: StudyVerdicts, index: dict[str, int]) -> list[dict[s
 
 
 def factorial_panels(verdicts: StudyVerdicts) -> list[dict[str, Any]]:
-    """The same for the main and two-way effects of a full factorial; no panel otherwise."""
+    """The panels of `effect_panels` for the main and two-way effects of a full factorial. [] if the study is none."""
     grouped = verdicts.factorial.groupby("outcome", sort=False) if len(verdicts.factorial) else ()
     panels = [_panel(outcome, [row | {"label": row["term"]} for row in plain(part.drop(columns="outcome")) if row["n"]], verdicts)
               for outcome, part in grouped]  # fmt: skip
@@ -169,7 +183,7 @@ def _panel(outcome: str, rows: list[dict[str, Any]], verdicts: StudyVerdicts) ->
 
 
 def threshold_lines(table: pd.DataFrame, arms: Sequence[str]) -> list[dict[str, list]] | None:
-    """Collapse rate over thresholds, a dict of lists an arm; None if nothing is judged."""
+    """Collapse rate over thresholds: per arm {threshold, rate, low, high, collapses, n}, each a list. None if no run is judged."""
     if table.empty:
         return None
     parts = [table[table["arm"] == arm] for arm in arms]
@@ -178,7 +192,10 @@ def threshold_lines(table: pd.DataFrame, arms: Sequence[str]) -> list[dict[str, 
 
 
 def survival_steps(outcomes: pd.DataFrame, arms: Sequence[str]) -> list[dict[str, list]] | None:
-    """Kaplan–Meier's estimate, a dict of lists an arm, with the times of censored runs; None without a gold reward."""
+    """Kaplan–Meier estimate: per arm {time, survival, low, high, at_risk, events, censored}, each a list. None without a gold reward.
+
+    censored: the times, in updates, of runs that did not collapse.
+    """
     if outcomes["collapsed"].isna().all() and not outcomes["event"].any():
         return None
     steps = []
@@ -190,9 +207,10 @@ def survival_steps(outcomes: pd.DataFrame, arms: Sequence[str]) -> list[dict[str
 
 
 def over_optimisation(runs: pd.DataFrame, curves: pd.DataFrame, arms: Sequence[str], generator: np.random.Generator) -> list | None:
-    """Gold gained and proxy gained against d = √KL(π‖SFT), an entry an arm: paths a seed, the fit of d(α − β log d) and its line.
+    """Gain over SFT in gold and in proxy against d = √KL(π‖SFT): per arm {gold, proxy, fit, line}. None if no run has gold.
 
-    Runs known at fewer than two distances above 0 stay out of the fits: redrawn alone they would leave α and β undetermined.
+    gold, proxy: one path {seed, x, y, update} per run. fit: the row of `fit_arms`, gold gained = d (α − β log d), or None. line: {x, y}.
+    Runs measured at fewer than two distances above 0 are left out of the fits, because one of them alone does not determine α and β.
     """
     if not {KL, GOLD} <= set(curves.columns):
         return None

@@ -1,10 +1,10 @@
-"""Dict → page. The templates, the style and the scripts are files beside this one; the page loads nothing.
+"""Dict → page. The templates, the style and the scripts are files beside this one. The page loads no other file.
 
-jinja2 fills the templates with autoescape on, so names, prompts and answers stay text whatever they hold.
+jinja2 fills the templates with autoescape on, so that names, prompts and answers stay text whatever they hold.
 
-The charts are drawn by `charts.js` as SVG and not by plotly: a page is 4.8 MB smaller for it, its policy forbids every script
-and style but its own two (by hash; plotly writes styles as it runs), one legend acts on all panels at once, light and dark
-are only colours, and reading a report needs no further package.
+The charts are drawn by `charts.js` as SVG, not by plotly. That makes a page 4.8 MB smaller and needs no further package. One legend
+acts on all panels at once, and light and dark differ in colours alone. The page's security policy forbids every script and style but
+its own two, given by hash. plotly could not obey it, because it writes styles as it runs.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ MARKS = {"supported": "✓", "contradicted": "✗", "cannot tell": "?"}
 
 
 def page(data: dict[str, Any], *, built: str, reload_seconds: int = 0) -> str:
-    """The whole page.
+    """The page as HTML text.
 
     Args:
         data: what `analysis.report.data.report_data` returns.
-        built: when the page is built, as text.
-        reload_seconds: the open page loads itself again after so many seconds; 0: never.
+        built: the time at which the page is built, as text.
+        reload_seconds: after so many seconds the open page reloads itself. 0: never.
     """
     style, script = _file("page.css"), "\n".join(_file(name) for name in SCRIPTS)
     policy = f"style-src '{_hash(style)}'; script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'"
@@ -43,7 +43,7 @@ def page(data: dict[str, Any], *, built: str, reload_seconds: int = 0) -> str:
 
 
 def shown(data: dict[str, Any]) -> dict[str, Any]:
-    """What the scripts need of the data; the rest is in the tables already."""
+    """The part of `data` that the scripts draw. The rest stands in the HTML."""
     arms = [{name: arm[name] for name in ("arm", "change", "colour", "dash", "runs")} for arm in data["arms"]]
     runs = [{name: run[name] for name in ("arm", "seed", "event", "time", "status")} for run in data["runs"]["rows"]]
     rest = ("study", "base", "lines", "curves", "effects", "factorial", "thresholds", "survival", "over", "texts")
@@ -52,7 +52,7 @@ def shown(data: dict[str, Any]) -> dict[str, Any]:
 
 @lru_cache
 def _templates() -> jinja2.Environment:
-    """The templates beside this file. `tojson` writes JSON that cannot end its script element, and refuses NaN."""
+    """The templates beside this file. `tojson` writes JSON that cannot end its script element. It raises ValueError on NaN."""
     environment = jinja2.Environment(loader=jinja2.PackageLoader("analysis.report", ""), autoescape=True, trim_blocks=True,
                                      lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined)  # fmt: skip
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
@@ -71,7 +71,7 @@ def _hash(content: str) -> str:
 
 def _seeds(data: dict[str, Any]) -> str:
     low, high = data["facts"]["seeds"]
-    return f"{low} seed{'s' if low > 1 else ''} an arm" if low == high else f"{low} to {high} seeds an arm"
+    return f"{low} seed{'s' if low > 1 else ''} per arm" if low == high else f"{low} to {high} seeds per arm"
 
 
 def _facts(data: dict[str, Any], built: str) -> str:

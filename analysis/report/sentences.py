@@ -1,4 +1,4 @@
-"""The page's sentences as plain text: the lead, the frontier test, and what the data cannot tell."""
+"""The computed sentences of the page as plain text: the lead, the frontier test, and the cautions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from analysis.report.cells import decimal, ends
 
 
 def lead(data: dict[str, Any]) -> str:
-    """Before anything else: how the claims fare, and which arms collapsed."""
+    """The first sentences of the page: how many claims have which verdict, and which arms collapsed."""
     verdicts = [claim["verdict"] for claim in data["claims"]]
     judged = "These arms test no claim of the paper."
     if verdicts:
@@ -41,7 +41,7 @@ def _count(number: int, one: str, several: str) -> str:
 
 
 def frontier(data: dict[str, Any]) -> list[dict[str, str]]:
-    """For every arm with a KL penalty {arm, sentence}: does the penalty move gold at equal KL, or only stop earlier?"""
+    """{arm, sentence} per arm with a KL penalty. The sentence says whether gold at equal KL differs from that without the penalty."""
     items = []
     for row in data["frontier"]:
         seeds = f"; about {row['seeds']:.0f} seeds would do" if row["seeds"] else ""
@@ -59,14 +59,14 @@ def _signed(row: dict[str, Any], name: str, prefix: str) -> str:
 
 
 def cautions(data: dict[str, Any]) -> list[str]:
-    """What the data cannot tell: remarks of the analysis, claims that want seeds, and every folder that was left out."""
+    """What the data cannot tell: remarks of the analysis, comparisons with too few seeds, and every folder that was left out."""
     items = list(data["remarks"])
     if data["facts"]["seeds"][0] < MIN_SEEDS:
         items.append(f"Some arms have fewer than {MIN_SEEDS} seeds: nothing is decided from so few, whatever the curves look like.")
     wanted = [part["seeds"] for claim in data["claims"] for part in claim["parts"] if part["seeds"]]
     if wanted:
         many = f"{min(wanted)} to {max(wanted)}" if min(wanted) < max(wanted) else f"{max(wanted)}"
-        items.append(f"{_count(len(wanted), 'comparison is', 'comparisons are')} undecided that {many} seeds an arm would decide, "
+        items.append(f"{_count(len(wanted), 'comparison is', 'comparisons are')} undecided that {many} seeds per arm would decide, "
                      "if the effects are as large as they look now.")  # fmt: skip
     items += [f"Left out ({row['what']}): {row['folder']}: {row['reason']}" for row in data["left_out"]]
     return items

@@ -1,4 +1,4 @@
-"""The page's tables as values; in the page they can be read without scripts, searched, printed and copied."""
+"""The tables of the page as values. They stand in the HTML itself, so that they can be read without scripts, searched and printed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RUNS = ("arm", "seed", "status", "update", "collapsed at", "gold", "win rate", "
 
 
 def arms(data: dict[str, Any]) -> Table:
-    """Table 1: one row per arm."""
+    """Table 1: one row per arm, with the columns `ARMS`."""
     rows = []
     for index, arm in enumerate(data["arms"]):
         unfinished = f"{arm['unfinished']} of {arm['runs']} runs unfinished" if arm["unfinished"] else ""
@@ -37,7 +37,7 @@ def _median_time(arm: dict[str, Any]) -> Cell:
 
 
 def warnings(data: dict[str, Any]) -> Table:
-    """Table 3: one row per monitor, best first; without rows if no early warning can be learned."""
+    """Table 3: one row per monitor, best first, with the columns `WARNINGS`. It has no rows if no early warning can be learned."""
     rows = []
     for row in data["warnings"]:
         label = METRICS[row["monitor"]].panel if row["monitor"] in METRICS else ""
@@ -50,7 +50,7 @@ def warnings(data: dict[str, Any]) -> Table:
 
 
 def fits(data: dict[str, Any]) -> Table:
-    """Table 2: Gao's fit, one row per arm that has one."""
+    """Table 2: the fit of Gao et al. (2023), one row per arm that has one, with the columns `FITS`."""
     found = [(index, entry["fit"]) for index, entry in enumerate(data["over"] or ()) if entry["fit"]]
     rows = []
     for index, fit in found:
@@ -62,7 +62,7 @@ def fits(data: dict[str, Any]) -> Table:
 
 
 def runs(data: dict[str, Any]) -> Table:
-    """Table 4: one row per run, with what came out of it and the settings that differ between arms."""
+    """Table 4: one row per run, with the columns `RUNS` and the settings that differ between arms."""
     rows = []
     for run in data["runs"]["rows"]:
         when = f"{run['time']:g}" if run["event"] else "no" if run["collapsed"] == 0 else "–"

@@ -1,4 +1,4 @@
-"""The text of the page: which of the sampled answers it holds, and which prompt it opens with."""
+"""The sampled answers of the page, and the prompt that is shown first."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ import pandas as pd
 from analysis.report.curves import short
 
 MAX_UPDATES = 16  # evenly spaced evaluations, the first and the last among them
-MAX_ANSWERS = 16_000  # seeds are left out from the last until the rest fits
+MAX_ANSWERS = 16_000  # the last seeds are left out until the rest are no more
 MAX_CHARACTERS = 600  # of one answer
 
 RULE = "of the prompts that most arms answer, the one on which gold falls most from SFT to the last evaluation, averaged over runs"
 
 
 def text_data(runs: pd.DataFrame, samples: pd.DataFrame) -> dict[str, Any] | None:
-    """Samples as {prompts, kinds, updates, seeds, strings, answers, default, rule, of}, or None without any.
+    """Samples as {prompts, kinds, updates, seeds, strings, answers, default, rule, of}. None if there are none.
 
-    `answers[run][prompt][update]` is None or [index into strings, proxy, gold, length], runs in the order of `runs` (None:
-    a seed left out). `default`: [prompt, seed] that the page opens with. `of`: updates and seeds there were before the limits.
+    answers: `answers[run][prompt][update]` is [index into strings, proxy, gold, length], or None. Runs have the order of `runs`. That of
+        a seed which is left out is None.
+    default: [index of the prompt, seed] shown first, chosen by `rule`. of: the numbers of updates and seeds before the limits.
     """
     if samples.empty or not {"update", "prompt", "response"} <= set(samples.columns):
         return None
@@ -42,9 +43,9 @@ def text_data(runs: pd.DataFrame, samples: pd.DataFrame) -> dict[str, Any] | Non
 
 
 def default(samples: pd.DataFrame, prompts: list[str]) -> list[int]:
-    """[index of the prompt chosen by `RULE`, the first seed with which most arms answer it]; without gold the first such prompt.
+    """[index of the prompt chosen by `RULE`, the first seed with which most arms answer it].
 
-    Arms of other worlds have other prompts, and so may seeds.
+    Without gold it is the first prompt that most arms answer. Arms and seeds of different worlds have different prompts.
     """
     arms = samples.groupby("prompt")["arm"].nunique().reindex(prompts)
     shared = arms.index[arms == arms.max()]
@@ -58,7 +59,7 @@ def default(samples: pd.DataFrame, prompts: list[str]) -> list[int]:
 
 
 def _answers(runs: pd.DataFrame, samples: pd.DataFrame, prompts: list[str], updates: np.ndarray) -> dict[str, Any]:
-    """Every distinct answer once: all arms share SFT's, and collapsed policies repeat themselves."""
+    """{strings, answers} of `text_data`. Each distinct answer is stored once, because many are equal."""
     responses = samples["response"].astype(str)
     cut = responses.where(responses.str.len() <= MAX_CHARACTERS, responses.str.slice(0, MAX_CHARACTERS) + " …")
     codes, strings = pd.factorize(cut)

@@ -13,20 +13,20 @@ SECONDS = 5
 
 
 def write_page(path: Path, text: str) -> None:
-    """Replace the page whole: a browser never reads half of one."""
+    """Replace the page at once, so that a browser never reads a part of it."""
     write_atomically(path, text)
 
 
 def marks(root: Path) -> dict[str, str]:
-    """Every run folder below `root` with sizes and times of its files; {} if there is no such folder."""
+    """Run folder → sizes and times of its files, for every run folder below `root`. {} if there is no such folder."""
     return {str(folder): fingerprint(folder) for folder in find_run_folders(root)} if root.is_dir() else {}
 
 
 def watch(root: Path, rebuild: Callable[[], None], known: dict[str, str], seconds: float = SECONDS) -> None:
     """Call `rebuild` whenever a run folder below `root` has changed, until KeyboardInterrupt.
 
-    `known`: the marks from before the page that there is was built, so that what changed meanwhile is not missed. Looks every
-    `seconds`, and leaves four times as long as a rebuild took between two of them: the sweep needs the processor.
+    known: the `marks` from before the present page was built, so that a change since then is not missed. The folders are looked at every
+    `seconds`. After a rebuild the pause is at least four times as long as it took, because the runs need the processor.
     """
     pause = seconds
     while True:

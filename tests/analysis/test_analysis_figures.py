@@ -21,14 +21,14 @@ from ablate.errors import UserError
 from ablate.world.gold import REFUSAL
 from analysis.figures import __main__ as command
 from analysis.figures.catalogue import FIGURES, find_source
-from analysis.figures.curves import draw
+from analysis.figures.curves import draw, fig08
 from analysis.figures.distribution import score_table
 from analysis.figures.estimate import GOLD, PROXY, Frames, Panel, mean_and_band, trajectories
 from analysis.figures.judged import PLAIN_REFUSAL, fig10, fig11
 from analysis.figures.labels import spread
 from analysis.figures.panels import draw_panels
-from analysis.figures.reward_models import difference_table, reward_models
-from analysis.figures.style import PALETTE, arm_colours, arm_dashes, arm_label, arm_order
+from analysis.figures.reward_models import difference_table, fig03, reward_models
+from analysis.figures.style import PALETTE, arm_colours, arm_dashes, arm_label, arm_order, collapse_is
 from analysis.figures.tax import fig12
 from analysis.load.frames import load
 
@@ -220,7 +220,7 @@ def test_a_seed_that_stops_early_leaves_its_mean_to_the_others_and_one_seed_has_
 def test_a_single_seed_is_drawn_without_a_band_and_the_caption_says_n(tmp_path):
     write_study(tmp_path, {"vanilla": Arm(), "kl": Arm({"ppo.kl_penalty": True})}, 1, np.random.default_rng(0), study="one")
     figure, table = draw(frames_of(tmp_path, "one"), np.random.default_rng(0), "Figure.", (PROXY,))
-    assert table["low"].isna().all() and "1 seed an arm, study one." in unwrapped(figure)
+    assert table["low"].isna().all() and "1 seed per arm, study one." in unwrapped(figure)
 
 
 def test_runs_still_going_are_drawn_and_counted_in_the_caption(tmp_path):
@@ -228,6 +228,28 @@ def test_runs_still_going_are_drawn_and_counted_in_the_caption(tmp_path):
     (root / "kl" / "seed=1" / "summary.json").unlink()
     figure, table = draw(frames_of(tmp_path, "study"), np.random.default_rng(0), "Figure.", (PROXY,))
     assert set(table["seed"].dropna()) == {0, 1} and "(1 of 4 runs not at their end)" in unwrapped(figure)
+
+
+def test_the_caption_gives_the_rule_of_collapse_only_where_all_runs_share_it():
+    runs = pd.DataFrame({"collapse.threshold": [1.0, 1.0], "collapse.patience": [3, 3]})
+    assert collapse_is(runs) == "Collapse: gold below the dotted line, SFT's mean − 1 SD, at 3 evaluations in a row."
+    for name, other in (("collapse.threshold", 2.0), ("collapse.patience", 1)):
+        assert "each run's own threshold and patience" in collapse_is(runs.assign(**{name: [runs[name].iloc[0], other]}))
+
+
+def test_the_caption_of_figure_8_names_two_sides_only_where_it_has_two(drawn, tmp_path):
+    arms = {"vanilla": Arm(), "vanilla_critic": Arm({"ppo.critic_pretrain": True})}
+    write_study(tmp_path, arms, 2, np.random.default_rng(0), study="one")
+    assert "(left)" in unwrapped(drawn("fig08").figure)
+    assert "(left)" not in unwrapped(fig08(frames_of(tmp_path, "one"), np.random.default_rng(0)).figure)
+
+
+def test_the_caption_of_figure_3_describes_gold_only_where_it_is_drawn(drawn):
+    runs = pd.DataFrame([dict(run="r", study="s", arm="a", seed=0, status="completed")])
+    training = pd.DataFrame([dict(run="r", step=step, held_out_accuracy=0.7) for step in (1, 2)])
+    bare = fig03(Frames(runs, pd.DataFrame(dict(run=["r"], update=[0])), training=training), np.random.default_rng(0)).figure
+    assert titles(bare) == ["Held-out accuracy"] and not re.search("Top|Bottom|gold|Gold", unwrapped(bare))
+    assert "Bottom: gold at the end of PPO" in unwrapped(drawn("fig03").figure)
 
 
 def unwrapped(figure):
@@ -411,6 +433,7 @@ def test_figure_10_is_drawn_without_gold_from_judgements_alone():
     assert drawn.table[["row", "outcome", "value"]].values.tolist() == [
         ["all prompts", "win", 0.5], ["all prompts", "tie", 0.25], ["all prompts", "lose", 0.25],
     ]  # fmt: skip
+    assert "judge-1 is the judge;" in unwrapped(drawn.figure) and "Gold" not in unwrapped(drawn.figure)
     with pytest.raises(UserError, match=r"python -m ablate\.judge RUN sft"):
         fig10(Frames(ONE_RUN, pd.DataFrame([dict(run="r", update=10)])), np.random.default_rng(0))
 
@@ -448,16 +471,18 @@ def test_figure_12_shows_ability_where_every_run_has_measured_it_and_says_not_ju
     assert titles(drawn.figure)[2:] == ["Held-out text,\nnats per token", "Multiple choice,\nshare right"]
     means = drawn.table[(drawn.table["kind"] == "mean") & drawn.table["panel"].str.startswith("Held-out")].set_index("arm")["value"]
     assert means.to_dict() == pytest.approx({"SFT": 3.0, "PPO-max": 4.0, "PPO-ptx": 7.0})
-    assert "not judged" not in unwrapped(drawn.figure)
+    assert "not judged" not in unwrapped(drawn.figure) and "the loss and the share of multiple-choice" in unwrapped(drawn.figure)
     check_layout(drawn.figure)
     summary = json.loads(path.read_text())
-    for part in ("sft", "final"):
-        for name in ("eval/lm_loss", "eval/choice_accuracy"):
+    for name, panels, said in (
+        ("eval/choice_accuracy", ["Held-out text,\nnats per token"], "learned from: the loss. "),
+        ("eval/lm_loss", ["Perplexity of answers\nunder SFT", "Distinct bigrams\nin an answer"], "The cost is not judged"),
+    ):
+        for part in ("sft", "final"):
             del summary[part][name]
-    path.write_text(json.dumps(summary))
-    old = fig12(frames_of(tmp_path, "study"), np.random.default_rng(0))
-    assert titles(old.figure)[2:] == ["Perplexity of answers\nunder SFT", "Distinct bigrams\nin an answer"]
-    assert "The cost is not judged" in unwrapped(old.figure)
+        path.write_text(json.dumps(summary))
+        fewer = fig12(frames_of(tmp_path, "study"), np.random.default_rng(0))
+        assert titles(fewer.figure)[2:] == panels and said in unwrapped(fewer.figure)
 
 
 def test_a_ridge_is_the_mean_of_its_runs_histograms():

@@ -526,6 +526,21 @@ def test_gold_and_its_sd_reach_the_outcomes_from_the_folders(loaded):
     assert table.set_index("run")["gold_gain"].to_dict() == pytest.approx((ends - SFT_GOLD).to_dict())
 
 
+def test_a_fork_which_has_no_evaluation_at_update_0_gains_over_the_sft_of_its_summary():
+    """Branched at update 40: gold 2.5 at the end less SFT's 1.0, proxy 3 − 0.5, and the loss 2.0 − 1.75. Without a summary: not known."""
+    runs = pd.DataFrame([dict(run=name, study="s", arm="a", seed=0, status="completed", last_update=60) for name in ("fork", "bare")])
+    sft = {"eval/gold": 1.0, "eval/gold_sd": 1.0, "eval/proxy": 0.5, "eval/lm_loss": 1.75}
+    runs = runs.assign(**{f"sft/{name}": [value, np.nan] for name, value in sft.items()})
+    rows = [
+        {"run": run, "study": "s", "arm": "a", "update": update, "eval/gold": gold, "eval/proxy": 3.0, "eval/lm_loss": 2.0}
+        for run in ("fork", "bare") for update, gold in ((40, 2.0), (60, 2.5))
+    ]  # fmt: skip
+    table = outcomes(runs, pd.DataFrame(rows)).set_index("run")
+    gains = ["gold_gain", "proxy_gain", "lm_loss_gain"]
+    assert table.loc["fork", gains].tolist() == [1.5, 2.5, 0.25]
+    assert table.loc["bare", gains].isna().all()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seeds", [5, 8, 16])
 @pytest.mark.parametrize("probability", [0.5, 0.9])

@@ -33,13 +33,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean, median
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from checkout import ROOT, checkout_of
+
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
 TOLERANCE = 1e-3  # of summed log-probs, scores and values, all in float32; two orders of summation
 
 
@@ -114,21 +114,6 @@ def table(pairs: list[tuple[dict, dict]], names: tuple[str, str], title: str) ->
     return "\n".join([title, *rows, f"ratio of responses/s {wall}; by CPU time {cpu}"])
 
 
-@contextmanager
-def worktree(revision: str) -> Iterator[Path]:
-    """A checkout of another commit beside this one, removed afterwards."""
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder).resolve() / "checkout"
-        git = ["git", "-C", str(ROOT), "worktree"]
-        done = subprocess.run([*git, "add", "--detach", str(place), revision], capture_output=True, text=True)
-        if done.returncode:
-            sys.exit(f"error: no checkout of {revision}: {done.stderr.strip().splitlines()[-1]}")
-        try:
-            yield place
-        finally:
-            subprocess.run([*git, "remove", "--force", str(place)], check=True)
-
-
 def compare(options: argparse.Namespace, other: tuple[str, str, Path | None], names: tuple[str, str]) -> None:
     """Run the pairs, a line each, and print the table."""
     ours = (sys.executable, "side_ablate.py", ROOT)
@@ -176,9 +161,9 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a worktree is removed on this way out too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a checkout is removed on this way out too
     if options.against_commit:
-        with worktree(options.against_commit) as place:
+        with checkout_of(options.against_commit) as place:
             compare(options, (sys.executable, "side_ablate.py", place), ("this tree", options.against_commit))
     elif not Path(options.trl_python).exists():
         sys.exit(f"error: {options.trl_python} does not exist: make TRL's environment (see --help) or set --trl-python")

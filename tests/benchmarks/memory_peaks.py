@@ -21,10 +21,12 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from ablate.config import Config, ModelConfig, PPOConfig, PPOSettings, SamplingConfig
 from ablate.memory.estimate import Run, estimate
 from ablate.memory.shapes import SHAPES, Shape
-from ablate.models.load import Models, freeze, load_policy, load_scorer
+from ablate.models.load import freeze, load_policy, load_scorer
 from ablate.models.recompute import checkpoint_gradients
+from ablate.ppo.models import Models
 from ablate.ppo.rollout import score_responses
-from ablate.ppo.sampling import sample
+from ablate.ppo.sampling import EncodedPrompts, sample
+from ablate.ppo.scoring import TokenScorer
 from ablate.ppo.shaping import estimate_targets, initial_state, shape_rewards
 from ablate.ppo.update import new_optimizer, update
 from ablate.runs.checkpoint import load_adapted
@@ -81,7 +83,7 @@ def random_models(run: Run, folder: Path) -> Models:
         policy, critic = load_policy(folder / "policy", CPU), load_scorer(folder / "reward", CPU)
     for model in (policy, critic) if run.checkpointing else ():
         checkpoint_gradients(model)
-    return Models(policy, reference, reward, critic, tokenizer=None)
+    return Models(policy, reference, TokenScorer(reward), critic, tokenizer=None)
 
 
 def alive(*tensors: torch.Tensor) -> int:
@@ -125,11 +127,12 @@ def one_update(run: Run, models: Models, optimizer: torch.optim.Optimizer, seen:
     settings = PPOSettings(ppo_of(run), SamplingConfig(max_new_tokens=run.response))
     ppo = settings.ppo
     tokens = torch.randint(2, run.policy.vocabulary, (run.batch, run.prompt), generator=torch_generator(0, "prompts"))
-    prompts, noise = (tokens, torch.ones_like(tokens, dtype=torch.bool)), torch.rand(run.batch, run.response)
+    attention, noise = torch.ones_like(tokens, dtype=torch.bool), torch.rand(run.batch, run.response)
+    prompts = EncodedPrompts([""] * run.batch, tokens, attention)
     states = [entry for state in optimizer.state.values() for entry in state.values()]
-    weights = [t for m in (models.policy, models.reference, models.reward, models.critic) for t in (*m.parameters(), *m.buffers())]
+    weights = [t for m in (models.policy, models.reference, models.scorer.model, models.critic) for t in (*m.parameters(), *m.buffers())]
     before, peaks = alive(*weights, *states), {}
-    sampled, high, left = seen(lambda: sample(models.policy, *prompts, noise, settings.sampling, eos=-1, pad=0))
+    sampled, high, left = seen(lambda: sample(models.policy, tokens, attention, noise, settings.sampling, eos=-1, pad=0))
     peaks["rollout"], before = before + high, before + left
     rollout, high, left = seen(lambda: score_responses(models, prompts, sampled, settings))
     peaks["measure"], before = before + high, before + left

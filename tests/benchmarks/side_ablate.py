@@ -141,7 +141,8 @@ def check(checkpoint: Path, work: dict) -> dict[str, list[float]]:
     """Log-probs of some prompts under the trained policy, and uncentred score and value of each by reward model and trained critic."""
     policy, critic = load_weights(checkpoint, torch.device("cpu"))
     reward = load_scorer(work["reward_model"], torch.device("cpu"))
-    tokens, attention = encode_prompts(load_tokenizer(work["sft"]), work["check"], torch.device("cpu"))
+    prompts = encode_prompts(load_tokenizer(work["sft"]), work["check"], torch.device("cpu"))
+    tokens, attention = prompts.tokens, prompts.attention
     mask = attention[:, 1:] & attention[:, :-1]
     log_probs = log_softmax(response_logits(policy, tokens, attention, mask), 1.0)
     chosen = log_probs.gather(1, tokens[:, 1:][mask][:, None]).squeeze(1)

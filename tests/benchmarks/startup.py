@@ -22,7 +22,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 
-from bench import ROOT, spread, worktree
+from bench import spread
+from checkout import ROOT, checkout_of  # bench has put its folder on the path
 
 RUN = ("ppo.updates=1000", "evaluation.every=1000", "checkpoint.every=0", "device=cpu", "results=results", "arm=a")
 PATIENCE = 600  # seconds: the first run may have to build the stages
@@ -106,8 +107,8 @@ def main() -> None:
     parser.add_argument("--against-commit", metavar="REV", help="measure this commit too")
     parser.add_argument("--only", default="", metavar="TEXT", help="the kinds whose name holds this")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a worktree is removed on this way out too
-    with worktree(options.against_commit) if options.against_commit else nullcontext() as other:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a checkout is removed on this way out too
+    with checkout_of(options.against_commit) if options.against_commit else nullcontext() as other:
         places = {"this tree": ROOT, **({options.against_commit: other} if other else {})}
         for kind, (measure, arguments) in KINDS.items():
             if options.only not in kind:

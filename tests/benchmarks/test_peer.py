@@ -108,7 +108,7 @@ def test_trl_counts_one_state_more_in_the_value_loss_of_a_response_that_ended(tr
         assert torch.equal(one_step_more(real_tokens(trl))[epoch["order"]], epoch["value_mask"])
 
 
-def test_gae_on_kl_penalised_rewards_equals_trl_where_its_state_after_the_end_is_counted_and_paid_the_score(trl):
+def test_gae_on_kl_penalised_rewards_equals_trl_where_the_state_after_the_end_is_paid_the_score(trl):
     mask = real_tokens(trl)
     longer = one_step_more(mask)
     rewards = penalties(trl, mask) + place_score(trl["score"], longer)

@@ -14,7 +14,8 @@ import pytest
 from several import free_port
 from test_several_processes import difference
 
-from ablate.runs.folder import read_rows, read_summary, run_folder
+from ablate.runs.folder import read_rows, run_folder
+from ablate.runs.summary import read_summary
 from ablate.session import execute
 
 pytestmark = pytest.mark.slow

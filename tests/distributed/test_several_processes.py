@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from several import run, said
 from transformers import AutoModelForCausalLM
 
-from ablate.runs.folder import read_summary, run_folder
+from ablate.runs.folder import run_folder
+from ablate.runs.summary import read_summary
 from ablate.session import execute
 
 APART = ("time/", "responses_per_second", "wall_seconds", "git_commit")

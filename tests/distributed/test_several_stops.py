@@ -8,7 +8,8 @@ import pytest
 from several import Cue, run, said
 from test_several_processes import difference
 
-from ablate.runs.folder import read_summary, run_folder
+from ablate.runs.folder import run_folder
+from ablate.runs.summary import read_summary
 from ablate.session import execute
 
 pytestmark = pytest.mark.slow

@@ -3,10 +3,13 @@
 import os
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,3 +46,17 @@ def test_the_command_composes_a_preset_and_lists_the_studies_from_another_folder
     listed = run(installed, tmp_path, "-m", "ablate.sweeps")
     assert "policy_constraints" in listed.stdout, listed.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_constraints_pin_every_dependency_and_tool_of_make_within_its_range():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    (own,) = (Requirement(text) for text in extras["dev"] if text.startswith(project["name"]))
+    texts = [*project["dependencies"], *extras["dev"], *(text for extra in own.extras for text in extras[extra])]
+    wanted = [requirement for requirement in map(Requirement, texts) if requirement.name != project["name"]]
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    pins = {canonicalize_name(pin.name): next(iter(pin.specifier)) for pin in map(Requirement, lines)}
+    assert {canonicalize_name(requirement.name) for requirement in wanted} <= pins.keys()
+    assert {pin.operator for pin in pins.values()} == {"=="}
+    for requirement in wanted:
+        assert pins[canonicalize_name(requirement.name)].version in requirement.specifier, requirement

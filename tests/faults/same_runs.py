@@ -1,4 +1,4 @@
-"""Whether two sweeps are equal, run by run and bit for bit, apart from times."""
+"""Whether two sweeps are equal, run by run and bit for bit, apart from times and the checkout's commit."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 from fire import Place
 
 STREAMS = ("metrics.jsonl", "scores.jsonl", "samples.jsonl")
-TIMES = ("time/", "responses_per_second", "wall_seconds")
+APART = ("time/", "responses_per_second", "wall_seconds", "git_commit")  # somebody may commit between two sweeps
 LOGS = ("run.log", "config.yaml")  # what a job printed, and where it was kept
 
 
 def timeless(row: dict) -> dict:
-    return {key: value for key, value in row.items() if not key.startswith(TIMES)}
+    return {key: value for key, value in row.items() if not key.startswith(APART)}
 
 
 def digest(path: Path) -> str:

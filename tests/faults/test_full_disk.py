@@ -28,5 +28,5 @@ def test_a_job_whose_log_cannot_be_written_fails_with_the_disk_as_its_reason(dis
     log.write_text("update 3\n")
     disk.fill()
     job = Job(config=Note(Path(disk.folder / "note")), folder=log.parent)
-    run_jobs([job], 1, "bad_jobs.refuse", None, LiveTable([]), [])
+    run_jobs(LiveTable([job]), 1, "bad_jobs.refuse", None, [])
     assert job.reason == "exit code 1, and the disk is full: free space or set results=<folder>"

@@ -22,8 +22,7 @@ def alive(pid: int) -> bool:
 def test_a_process_that_a_killed_job_had_started_does_not_outlive_it(tmp_path):
     note = tmp_path / "pid"
     job = Job(config=Note(note), folder=tmp_path / "run")
-    overview = LiveTable([])
-    run_jobs([job], 1, "bad_jobs.leave", None, overview, [])
+    run_jobs(LiveTable([job]), 1, "bad_jobs.leave", None, [])
     assert (job.state, job.reason) == ("failed", "ended by SIGKILL, perhaps for want of memory")
     until = time.monotonic() + 5
     while alive(int(note.read_text())):

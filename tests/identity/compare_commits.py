@@ -21,11 +21,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from checkout import ROOT, checkout_of
+
 ROWS = ("metrics.jsonl", "scores.jsonl", "samples.jsonl", "training.jsonl")
 # What may differ between two runs of equal numbers: times, versions, and where things lie.
 LEFT_OUT = (
@@ -110,11 +111,22 @@ def sweep(side: Side) -> None:
     side.call("sweep", "ablate.run", "-m", *(override for override in overrides if override != "arm=a"))
 
 
+def text_reward(side: Side) -> None:
+    """A reward model whose chat template is not the policy's, so that it is given text."""
+    side.call("text_reward", "ablate.stages", "build", "reward_model", "reward", *side.overrides("text_reward", "en"))
+    template = side.folder / "reward" / "chat_template.jinja"
+    changed = template.read_text().replace("<assistant>", "<user>")
+    assert changed != template.read_text()
+    template.write_text(changed)
+    side.run("text_reward", "en", "reward_model.path=reward")
+
+
 CASES: dict[str, Callable[[Side], None]] = {
     **{f"ppo={name}": (lambda side, name=name: side.run(name, "en", f"ppo={name}")) for name in PRESETS},
     "data.language=zh": lambda side: side.run("zh", "zh", "data.language=zh"),
     "an HF model on human dialogues": lambda side: side.run("human", "human", *side.human),
     "LoRA": lambda side: side.run("lora", "human", *side.human, "model.lora_rank=4", "ppo.critic_init=reward"),
+    "a reward model that reads text": text_reward,
     "two processes": two_processes,
     "fork": fork,
     "resume": lambda side: side.run_interrupted("resume", "en", "ppo.updates=6"),
@@ -155,19 +167,6 @@ def write_inputs(folder: Path) -> None:
     )  # fmt: skip
     AutoModelForCausalLM.from_config(shape).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
-
-
-@contextmanager
-def checkout_of(revision: str, folder: Path):
-    """A checkout of a commit, removed afterwards."""
-    git = ["git", "-C", str(ROOT), "worktree"]
-    done = subprocess.run([*git, "add", "--detach", str(folder), revision], capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"error: no checkout of {revision}: {done.stderr.strip().splitlines()[-1]}")
-    try:
-        yield folder
-    finally:
-        subprocess.run([*git, "remove", "--force", str(folder)], check=True, capture_output=True)
 
 
 def plain(value):
@@ -228,7 +227,7 @@ def main() -> None:
         kept = (options.keep or work).resolve() / "commit"
         cases = {name: case for name, case in CASES.items() if options.only in name}
         if not (options.keep and kept.exists()):
-            with checkout_of(options.revision, work / "checkout") as checkout:
+            with checkout_of(options.revision) as checkout:
                 kept.mkdir()
                 run_cases(cases, Side(checkout, kept, human))
         here = work / "here"

@@ -15,7 +15,7 @@ from ablate.ppo.sampling import concat_prompt_response, sample
 
 CPU = torch.device("cpu")
 LENGTHS = (3, 9, 8, 1, 5, 12, 2)
-CLOSE = dict(rtol=0, atol=2e-5)
+CLOSE = dict(rtol=0, atol=1e-4)  # float32: each instruction set adds in an order of its own
 
 
 def test_slots_by_hand():

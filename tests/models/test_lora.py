@@ -11,8 +11,9 @@ from transformers import AutoModelForCausalLM
 from ablate.config import Config, ModelConfig, PPOConfig, PPOSettings, SamplingConfig
 from ablate.errors import UserError
 from ablate.models.forward import response_logits
-from ablate.models.load import Models, load_policy, load_scorer
+from ablate.models.load import load_policy, load_scorer
 from ablate.models.lora import add_adapter, linear_layers, merged, require_peft, restore_adapter
+from ablate.ppo.models import Models
 from ablate.ppo.rollout import collect_rollout, encode_prompts
 from ablate.ppo.shaping import estimate_targets, initial_state, shape_rewards
 from ablate.ppo.update import new_optimizer, update
@@ -27,7 +28,7 @@ LORA = ModelConfig(lora_rank=4, lora_alpha=8.0)
 
 
 def with_adapters(models: Models, settings: ModelConfig = LORA) -> Models:
-    policy, critic = load_adapted(None, models.reference, models.reward, Config(model=settings))
+    policy, critic = load_adapted(None, models.reference, models.scorer.model, Config(model=settings))
     return replace(models, policy=policy, critic=critic)
 
 
@@ -85,7 +86,7 @@ def test_a_new_adapter_changes_nothing_bit_for_bit(tiny_models):
 
 def test_no_weight_of_policy_or_critic_is_a_second_copy(tiny_models):
     models = with_adapters(tiny_models)
-    for own, frozen in ((models.policy, models.reference), (models.critic, models.reward)):
+    for own, frozen in ((models.policy, models.reference), (models.critic, models.scorer.model)):
         known = {parameter.data_ptr() for parameter in frozen.parameters()}
         copies = [name for name, parameter in own.named_parameters() if "default" not in name and parameter.data_ptr() not in known]
         assert copies == []
@@ -95,12 +96,12 @@ def test_an_update_trains_adapters_and_the_score_head_and_leaves_the_weights_ben
     models = with_adapters(tiny_models)
     rollout = rollout_of(models)
     batch = rollout.tokens, rollout.attention, rollout.mask
-    before = {name: [p.clone() for p in getattr(models, name).parameters()] for name in ("reference", "reward")}
+    beneath = [*models.reference.parameters(), *models.scorer.model.parameters()]
+    before = [parameter.clone() for parameter in beneath]
     learn = {name: p.clone() for name, p in learned(models).items()}
     reference, policy = (response_logits(model, *batch) for model in (models.reference, models.policy))
     optimizer = train(models)
-    for name, kept in before.items():
-        assert all(torch.equal(a, b) for a, b in zip(kept, getattr(models, name).parameters(), strict=True)), name
+    assert all(torch.equal(a, b) for a, b in zip(before, beneath, strict=True))
     assert torch.equal(response_logits(models.reference, *batch), reference)
     assert not torch.equal(response_logits(models.policy, *batch), policy)
     after = learned(models)
@@ -170,12 +171,12 @@ def test_an_adapter_comes_back_from_its_folder_bit_for_bit_and_one_of_another_ra
     for name in ("policy", "critic"):
         random_adapter(getattr(models, name))
         getattr(models, name).save_pretrained(tmp_path / name)
-    policy, critic = load_adapted(tmp_path, models.reference, models.reward, Config(model=LORA, seed=7))
+    policy, critic = load_adapted(tmp_path, models.reference, models.scorer.model, Config(model=LORA, seed=7))
     tokens = TOKENS
     assert torch.equal(policy(tokens).logits, models.policy(tokens).logits)
     assert torch.equal(critic(tokens).logits, models.critic(tokens).logits)
     with pytest.raises(UserError, match=r"belongs to other layers or another rank: set the model.lora_"):
-        load_adapted(tmp_path, models.reference, models.reward, Config(model=replace(LORA, lora_rank=2)))
+        load_adapted(tmp_path, models.reference, models.scorer.model, Config(model=replace(LORA, lora_rank=2)))
     (tmp_path / "policy/adapter_model.safetensors").write_bytes(b"torn")
     with pytest.raises(UserError, match="policy holds no readable adapter"):
         restore_adapter(policy, Path(tmp_path / "policy"))

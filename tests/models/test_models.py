@@ -11,7 +11,7 @@ from ablate.models.load import load_policy, load_scorer, new_critic
 from ablate.system.seeding import torch_generator
 
 CPU = torch.device("cpu")
-CLOSE = dict(rtol=0, atol=2e-5)
+CLOSE = dict(rtol=0, atol=1e-4)  # float32: each instruction set adds in an order of its own
 PROMPTS, RESPONSES = (3, 6, 1, 4), (5, 2, 7, 1)
 
 
@@ -66,7 +66,7 @@ def test_the_score_is_the_one_that_transformers_itself_pools_from_the_last_token
 
 
 @torch.no_grad()
-def test_13_a_response_scores_the_same_padded_either_way_and_beside_any_neighbours(pair):
+def test_a_response_scores_the_same_padded_either_way_and_beside_any_neighbours(pair):
     (policy, scorer), _ = pair
     tokens, attention, mask = padded_batch()
     logits, score = response_logits(policy, tokens, attention, mask), sequence_score(scorer, tokens, attention)
@@ -87,7 +87,7 @@ def test_13_a_response_scores_the_same_padded_either_way_and_beside_any_neighbou
 
 
 @torch.no_grad()
-def test_19_a_scorer_subtracts_the_shift_that_its_config_holds_and_nothing_without_one(architecture_folders):
+def test_a_scorer_subtracts_the_shift_that_its_config_holds_and_nothing_without_one(architecture_folders):
     scorer = load_scorer(architecture_folders("llama")[1], CPU)
     tokens, attention, mask = padded_batch()
     shifted, (values, _) = sequence_score(scorer, tokens, attention), response_values(scorer, tokens, attention, mask)
@@ -132,7 +132,7 @@ def test_spread_by_hand():
     assert unflatten(torch.tensor([1.0, 2.0, 3.0]), mask).tolist() == [[1.0, 0.0], [2.0, 3.0]]
 
 
-def test_12_log_softmax_is_float32_whatever_the_logits_are():
+def test_log_softmax_is_float32_whatever_the_logits_are():
     """At bf16 a logit near 50 is kept in steps of 0.25, and so would its log-probs be."""
     logits = torch.linspace(40, 50, 1000, dtype=torch.bfloat16)[None]
     assert log_softmax(logits, 1.0).dtype == torch.float32
@@ -141,7 +141,7 @@ def test_12_log_softmax_is_float32_whatever_the_logits_are():
     assert log_softmax(logits, 1.0).exp().sum().item() == pytest.approx(1, abs=1e-5)
 
 
-def test_12_logits_and_values_leave_a_bf16_pass_as_float32(architecture_folders):
+def test_logits_and_values_leave_a_bf16_pass_as_float32(architecture_folders):
     policy, scorer = (load(folder, CPU) for load, folder in zip((load_policy, load_scorer), architecture_folders("llama"), strict=True))
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         batch = padded_batch()

@@ -14,8 +14,7 @@ from ablate.models.lora import add_adapter, merged
 from ablate.models.offload import OffloadedModel, loaded_on_device
 from ablate.models.recompute import checkpoint_gradients
 from ablate.pipeline.build import Stages, choose_device
-from ablate.ppo.rollout import encode_prompts
-from ablate.ppo.sampling import sample
+from ablate.ppo.rollout import encode_prompts, generate_responses
 from ablate.runs.folder import read_rows, run_folder
 from ablate.runs.store import RunStore
 from ablate.runs.tracking import Trackers
@@ -83,10 +82,10 @@ def test_a_layer_is_computed_again_only_where_a_gradient_is_asked_for(architectu
 def test_the_sampler_keeps_its_cache_under_checkpointing(tiny_models):
     prompts = encode_prompts(tiny_models.tokenizer, ["how do i start with bread ?"] * 2, CPU)
     noise = torch.rand(2, 6, generator=torch.Generator().manual_seed(0))
-    ends = tiny_models.tokenizer.eos_token_id, tiny_models.tokenizer.pad_token_id
-    plain = sample(tiny_models.policy, *prompts, noise, SamplingConfig(), *ends)
+    responses = [generate_responses(tiny_models.policy, tiny_models.tokenizer, prompts, noise, SamplingConfig()).responses]
     checkpoint_gradients(tiny_models.policy)
-    assert torch.equal(sample(tiny_models.policy, *prompts, noise, SamplingConfig(), *ends).responses, plain.responses)
+    responses.append(generate_responses(tiny_models.policy, tiny_models.tokenizer, prompts, noise, SamplingConfig()).responses)
+    assert torch.equal(*responses)
 
 
 def test_adapters_learn_the_same_with_checkpointing_and_a_merged_copy_runs_its_own_layers(architecture_folders):

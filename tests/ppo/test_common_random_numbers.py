@@ -82,7 +82,7 @@ def test_other_seeds_see_other_prompts_and_other_noise(run):
     assert prompts_of(one).shape != prompts_of(two).shape or not torch.equal(prompts_of(one), prompts_of(two))
 
 
-def test_14_pretraining_text_counts_its_end_even_where_the_pad_is_the_end_token(run):
+def test_pretraining_text_counts_its_end_even_where_the_pad_is_the_end_token(run):
     """The loss of ptx is one number whatever token pads are."""
     _, trainer = run("ptx", "ppo.ptx=true")
     tokenizer = trainer.models.tokenizer

@@ -46,7 +46,7 @@ def watched(golds: list[float], patience: int = 3, limit: float = -1.0, every: i
 def test_collapse_is_the_first_of_exactly_three_consecutive_evaluations_below_the_limit(golds, update):
     watch = watched(golds)
     assert watch.collapse_update == update
-    assert watch.collapsed is (update is not None)
+    assert watch.collapsed is (True if update is not None else False if len(golds) > 3 else None)  # three and fewer cannot collapse
 
 
 @pytest.mark.parametrize("patience", [1, 2, 3, 4])
@@ -72,6 +72,7 @@ def test_sft_never_collapses_against_itself():
     baseline = judged([-3.0, 1.0, 5.0, 2.0])
     watch = CollapseDetector.from_baseline(baseline.gold, CollapseConfig(patience=1))
     watch.update(0, mean(baseline.gold))
+    watch.update(5, mean(baseline.gold))
     assert watch.collapsed is False
 
 
@@ -125,8 +126,8 @@ def test_sft_against_itself_ties_everywhere(tiny_config, tiny_models):
     source = open_source(config)
     held_out = HeldOut.draw(config, source, tiny_models.tokenizer, freeze(tiny_models.reference).device)
     gold = open_gold(None, source, held_out.noise.device)
-    sft = evaluate(tiny_models, tiny_models.reference, held_out, gold, config)
-    policy = evaluate(tiny_models, tiny_models.policy, held_out, gold, config)
+    sft = evaluate(replace(tiny_models, policy=tiny_models.reference), held_out, gold, config)
+    policy = evaluate(tiny_models, held_out, gold, config)
     row = summarise(policy, sft, held_out.prompts, 0.0)
     assert policy.responses == sft.responses
     assert [row[f"eval/{kind}tie"] for kind in ("", "helpful/", "harmful/")] == [1.0, 1.0, 1.0]

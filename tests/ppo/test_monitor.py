@@ -33,6 +33,16 @@ def test_moss_perplexity_equals_the_slow_loop():
     assert perplexity_moss(rollout) == pytest.approx(slow, rel=1e-5)
 
 
+def test_moss_perplexity_of_a_row_padded_on_the_left_is_that_of_its_real_tokens():
+    """The first row's prompt has two tokens behind a pad, of which one is predicted; the others' have three, of which two are."""
+    rollout = random_rollout()
+    attention = rollout.attention.clone()
+    attention[0, 0] = False
+    prompts = [[rollout.prompt_nll[0].item()]] + [[x / 2, x / 2] for x in rollout.prompt_nll[1:].tolist()]
+    slow = reference.perplexity_moss(prompts, rows_of(-rollout.logprobs, rollout.mask))
+    assert perplexity_moss(replace(rollout, attention=attention)) == pytest.approx(slow, rel=1e-5)
+
+
 def test_moss_perplexity_falls_when_responses_merely_get_longer_and_the_true_one_does_not():
     short, long = (random_rollout(lengths=(n, n)) for n in (2, 20))
     same = [replace(r, logprobs=torch.full_like(r.logprobs, -1.0), prompt_nll=torch.full((2,), 2.0)) for r in (short, long)]

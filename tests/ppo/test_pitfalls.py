@@ -1,6 +1,6 @@
-"""Famous numerical bugs, by their number in the project's list; those that need models or a loop are tested beside them.
+"""Known numerical mistakes in PPO, each against a slow loop or a value made by hand.
 
-1 test_sampling · 2 test_update · 11 test_update · 12, 13, 19 test_models · 14 test_sampling and here · 18 test_update
+Those of sampling, of the update and of the models' passes are in test_sampling.py, test_update.py and tests/models/test_models.py.
 """
 
 import itertools
@@ -32,7 +32,7 @@ def shaped(ppo: PPOConfig, rollout=None, bugs: BugsConfig = NO_BUGS) -> torch.Te
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.3])
-def test_1_policy_and_reference_use_the_sampling_temperature_and_the_values_do_not(temperature, tiny_models):
+def test_policy_and_reference_use_the_sampling_temperature_and_the_values_do_not(temperature, tiny_models):
     prompts = encode_prompts(tiny_models.tokenizer, ["how do i start with bread ?"] * 8, CPU)
     noise = torch.rand(8, 6, generator=torch.Generator().manual_seed(0))
     warm = collect_rollout(tiny_models, prompts, noise, PPOSettings(sampling=SamplingConfig(temperature=temperature)))
@@ -49,7 +49,7 @@ def test_1_policy_and_reference_use_the_sampling_temperature_and_the_values_do_n
     assert warm.kl.abs().max() < 1e-6
 
 
-def test_1_dropout_is_off_in_every_pass_and_on_only_as_a_bug(architecture_folders, tiny_models):
+def test_dropout_is_off_in_every_pass_and_on_only_as_a_bug(architecture_folders, tiny_models):
     assert not any(module.training for model in (tiny_models.policy, tiny_models.critic) for module in model.modules())
     prompts = encode_prompts(tiny_models.tokenizer, ["how do i start with bread ?"] * 8, CPU)
     noise = torch.rand(8, 6, generator=torch.Generator().manual_seed(0))
@@ -63,7 +63,7 @@ def test_1_dropout_is_off_in_every_pass_and_on_only_as_a_bug(architecture_folder
 
 
 @pytest.mark.parametrize("fill", [float("nan"), 1e30])
-def test_3_pads_count_in_no_monitor(fill):
+def test_pads_count_in_no_monitor(fill):
     rollout = random_rollout()
     ppo = PPOConfig()
     targets = estimate_targets(rollout, shaped(ppo), ppo)
@@ -74,13 +74,13 @@ def test_3_pads_count_in_no_monitor(fill):
     assert monitors(rollout)["monitor/entropy"] > 0 and monitors(rollout)["monitor/kl_k3"] > 0
 
 
-def test_3_ratio_max_is_that_of_real_tokens_when_all_of_them_are_below_one():
+def test_ratio_max_is_that_of_real_tokens_when_all_of_them_are_below_one():
     rollout = random_rollout()
     terms = ppo_loss(rollout.logprobs - 1, rollout.entropy, rollout.values, rollout, random_targets(rollout), PLAIN, 26)
     assert terms.ratio_max.item() == pytest.approx(math.exp(-1), rel=1e-6)
 
 
-def test_4_the_log_ratio_is_masked_before_exp():
+def test_the_log_ratio_is_masked_before_exp():
     """At a pad the log ratio is +1000 or −inf: exp would be inf, and inf × 0 is NaN, forward and backward."""
     mask = torch.tensor([[True, False, False]])
     new = torch.tensor([[-1.0, 1000.0, -torch.inf]], requires_grad=True)
@@ -92,7 +92,7 @@ def test_4_the_log_ratio_is_masked_before_exp():
 
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3", "full"])
 @pytest.mark.parametrize("amount", [0.05, 0.2])
-def test_5_rewards_of_a_response_sum_to_score_minus_eta_times_kl(estimator, amount):
+def test_rewards_of_a_response_sum_to_score_minus_eta_times_kl(estimator, amount):
     """For ended and truncated responses, of one token and of the longest."""
     rollout = random_rollout()
     ppo = replace(PLAIN, kl_penalty=True, kl_coef=amount, kl_estimator=estimator)
@@ -106,7 +106,7 @@ def test_5_rewards_of_a_response_sum_to_score_minus_eta_times_kl(estimator, amou
     assert shaped(ppo).sum(1).tolist() == pytest.approx(expected, abs=1e-5)
 
 
-def test_5_the_score_is_at_the_last_real_token_and_nowhere_else():
+def test_the_score_is_at_the_last_real_token_and_nowhere_else():
     rollout = random_rollout()
     for row, rewards in enumerate(shaped(PLAIN)):
         last = int(rollout.lengths[row]) - 1
@@ -114,18 +114,18 @@ def test_5_the_score_is_at_the_last_real_token_and_nowhere_else():
         assert rewards[:last].abs().sum() == rewards[last + 1 :].abs().sum() == 0
 
 
-def test_5_the_missing_end_is_punished_exactly_where_the_end_is_missing():
+def test_the_missing_end_is_punished_exactly_where_the_end_is_missing():
     rollout = random_rollout()
     difference = (shaped(PLAIN) - shaped(replace(PLAIN, missing_eos_penalty=1.5))).sum(1)
     assert difference.tolist() == pytest.approx([0.0 if ended else 1.5 for ended in rollout.ended.tolist()], abs=1e-6)
 
 
-def test_5_as_a_bug_the_reward_on_a_pad_is_lost_in_every_row_the_longest_too():
+def test_with_the_bug_reward_on_pad_every_row_loses_its_reward_the_longest_too():
     rollout = random_rollout()
     assert shaped(PLAIN, rollout, BugsConfig(reward_on_pad=True)).abs().sum() == 0
 
 
-def test_6_gae_never_reads_a_value_past_the_end():
+def test_gae_never_reads_a_value_past_the_end():
     rollout = random_rollout()
     rewards = torch.where(rollout.mask, rollout.kl, 0.0)
     dirty = torch.where(rollout.mask, rollout.values, torch.nan)
@@ -136,12 +136,14 @@ def test_6_gae_never_reads_a_value_past_the_end():
     assert torch.isfinite(returns).all()
 
 
-def test_7_truncation_is_an_end_unless_asked_and_then_the_value_goes_on():
-    """By default 0 follows the last token; with bootstrap_truncated the critic's value does, in truncated rows only."""
+def test_truncation_is_an_end_unless_asked_and_then_the_value_goes_on():
+    """By default 0 follows the last token. With bootstrap_truncated the critic's value follows in truncated rows, which have no score."""
     assert not PPOConfig().bootstrap_truncated and PPOConfig().missing_eos_penalty is None
     rollout = random_rollout()
-    rewards = shaped(PLAIN)
     for ppo, follows in ((PLAIN, torch.zeros(6)), (replace(PLAIN, bootstrap_truncated=True), rollout.last_value * ~rollout.ended)):
+        rewards = shaped(ppo)
+        scored = rollout.ended | (not ppo.bootstrap_truncated)
+        assert rewards.sum(1).tolist() == (rollout.score * scored).tolist()
         advantages = rows_of(estimate_targets(rollout, rewards, ppo).advantages, rollout.mask)
         for row in range(6):
             values = rollout.values[row, rollout.mask[row]].tolist()
@@ -154,7 +156,7 @@ def categorical_pair() -> tuple[torch.Tensor, torch.Tensor]:
     return logits[0].log_softmax(0), (logits[0] + 0.5 * logits[1]).log_softmax(0)
 
 
-def test_8_the_expectation_of_k1_and_k3_is_the_full_kl_and_that_of_k2_is_not():
+def test_the_expectation_of_k1_and_k3_is_the_full_kl_and_that_of_k2_is_not():
     """Exactly, as sums over the vocabulary under π; and the sign: χ² − KL would not be KL."""
     policy, sft = categorical_pair()
     kl = reference.kl_full(policy.exp().tolist(), sft.exp().tolist())
@@ -165,7 +167,7 @@ def test_8_the_expectation_of_k1_and_k3_is_the_full_kl_and_that_of_k2_is_not():
     assert full_kl(policy[None], sft[None]).item() == pytest.approx(kl, rel=1e-12)
 
 
-def test_8_sampled_means_approach_the_full_kl():
+def test_sampled_means_approach_the_full_kl():
     policy, sft = categorical_pair()
     kl = full_kl(policy[None], sft[None]).item()
     tokens = torch.multinomial(policy.exp(), 200_000, replacement=True, generator=torch.Generator().manual_seed(1))
@@ -174,20 +176,42 @@ def test_8_sampled_means_approach_the_full_kl():
         assert abs(estimates.mean().item() - kl) < 5 * estimates.std().item() / len(tokens) ** 0.5
 
 
-def test_8_full_kl_by_hand_and_where_the_policy_never_goes():
+@pytest.mark.parametrize("observations", ["behaviour", "reference"])
+def test_the_kl_of_the_update_is_from_the_policy_that_sampled_whatever_the_old_one_of_the_ratio_is(observations):
+    """Summed over the vocabulary under π_b, one answer of one token each: approx_kl is KL(π_b‖π_θ), and the penalty β times it."""
+    behaviour, new = categorical_pair()
+    base = random_rollout(lengths=(1,) * 11)
+    reference_policy = torch.full((11,), 1 / 11, dtype=torch.double).log()
+    rollout = replace(base, logprobs=behaviour.float()[:, None], ref_logprobs=reference_policy.float()[:, None])
+    kl = reference.kl_full(behaviour.exp().tolist(), new.exp().tolist())
+
+    def expectation(**settings) -> tuple[float, float]:
+        ppo, approx_kl, total = replace(PLAIN, importance_sampling=observations, **settings), 0.0, 0.0
+        for token, p in enumerate(behaviour.exp().tolist()):
+            row = rollout.rows(torch.tensor([token]))
+            terms = ppo_loss(new.float()[token].view(1, 1), row.entropy, row.values, row, Targets(row.values, row.values), ppo, 1)
+            approx_kl, total = approx_kl + p * terms.approx_kl.item(), total + p * terms.total.item()
+        return approx_kl, total
+
+    free, (approx_kl, penalised) = expectation(), expectation(policy_kl=True, policy_kl_coef=3.0)
+    assert free[0] == approx_kl == pytest.approx(kl, rel=1e-5)
+    assert penalised - free[1] == pytest.approx(3 * kl, rel=1e-5)
+
+
+def test_full_kl_by_hand_and_where_the_policy_never_goes():
     """(½, ½, 0) against (¼, ¼, ½): ln 2."""
     p, q = torch.tensor([[0.5, 0.5, 0.0]]).log(), torch.tensor([[0.25, 0.25, 0.5]]).log()
     assert full_kl(p, q).item() == pytest.approx(math.log(2))
 
 
-def test_8_the_penalty_lowers_the_reward_of_drift_and_the_bug_raises_it():
+def test_the_penalty_lowers_the_reward_of_drift_and_the_bug_raises_it():
     rollout = replace(random_rollout(), ref_logprobs=random_rollout().logprobs - 1)
     ppo = replace(PLAIN, kl_penalty=True)
     free, held, bugged = shaped(PLAIN, rollout), shaped(ppo, rollout), shaped(ppo, rollout, BugsConfig(kl_wrong_sign=True))
     assert (held < free)[rollout.mask].all() and (bugged > free)[rollout.mask].all()
 
 
-def test_9_the_whitened_minibatch_has_mean_0_and_unbiased_std_1_over_real_tokens():
+def test_the_whitened_minibatch_has_mean_0_and_unbiased_std_1_over_real_tokens():
     rollout = random_rollout()
     raw = random_targets(rollout).advantages + 3
     white = minibatch_advantages(raw, rollout.mask, PPOSettings(replace(PLAIN, advantage_norm=True)))
@@ -198,28 +222,28 @@ def test_9_the_whitened_minibatch_has_mean_0_and_unbiased_std_1_over_real_tokens
     assert white[rollout.mask].tolist() == pytest.approx(list(itertools.chain(*slow)), abs=1e-5)
 
 
-def test_9_whitening_by_hand():
+def test_whitening_by_hand():
     """(1, 2, 3): mean 2, std 1 with N − 1 (0.816 with N)."""
     raw, mask = torch.tensor([[1.0, 2.0, 3.0]]), torch.ones(1, 3, dtype=torch.bool)
     white = minibatch_advantages(raw, mask, PPOSettings(replace(PLAIN, advantage_norm=True)))
     assert white.tolist() == [pytest.approx([-1.0, 0.0, 1.0])]
 
 
-def test_9_as_a_bug_pads_count_in_the_moments():
+def test_with_the_bug_unmasked_whitening_pads_count_in_the_moments():
     rollout = random_rollout()
     ppo, raw = replace(PLAIN, advantage_norm=True), random_targets(rollout).advantages + torch.where(rollout.mask, 3.0, 0.0)
     bugged = minibatch_advantages(raw, rollout.mask, PPOSettings(ppo, bugs=BugsConfig(unmasked_whitening=True)))
     assert abs(masked_mean(bugged, rollout.mask).item()) > 0.1
 
 
-def test_10_reward_norm_acts_without_reward_scaling_and_as_a_bug_does_not():
+def test_reward_norm_acts_without_reward_scaling_and_with_the_bug_nested_reward_norm_does_not():
     """MOSS's nested `if`: normalisation that needs scaling. The contract test shows the same of every other toggle."""
     ppo = replace(PLAIN, reward_norm=True)
     assert not torch.equal(shaped(ppo), shaped(PLAIN))
     assert torch.equal(shaped(ppo, bugs=BugsConfig(nested_reward_norm=True)), shaped(PLAIN))
 
 
-def test_14_a_response_that_holds_the_pad_token_is_counted_whole(tiny_models):
+def test_a_response_that_holds_the_pad_token_is_counted_whole(tiny_models):
     """Masks come from lengths, not from token ids: a policy may say <pad>, and the reward then still lands on the last token."""
     tokenizer = tiny_models.tokenizer
     with torch.no_grad():
@@ -231,7 +255,7 @@ def test_14_a_response_that_holds_the_pad_token_is_counted_whole(tiny_models):
     assert shaped(PLAIN, rollout).sum(1).tolist() == pytest.approx(rollout.score.tolist())
 
 
-def test_16_scores_are_scaled_first_and_clipped_after():
+def test_scores_are_scaled_first_and_clipped_after():
     """Scores (0, 0, 0, 8) / 4 clipped to 0.5 give 0.5; clipped first they would give 0.125."""
     rollout = replace(random_rollout(lengths=(2, 2, 2, 2)), score=torch.tensor([0.0, 0.0, 0.0, 8.0]))
     ppo = replace(PLAIN, reward_scaling=True, reward_clip=0.5)
@@ -240,13 +264,13 @@ def test_16_scores_are_scaled_first_and_clipped_after():
     assert normed.tolist() == pytest.approx([-0.5, -0.5, -0.5, 0.6])
 
 
-def test_16_the_clip_is_over_the_score_and_the_kl_penalty_is_not_clipped():
+def test_the_clip_is_over_the_score_and_the_kl_penalty_is_not_clipped():
     rollout = replace(random_rollout(), ref_logprobs=random_rollout().logprobs - 100)
     ppo = replace(PLAIN, kl_penalty=True, kl_coef=0.1, reward_clip=0.3)
     assert (shaped(ppo, rollout)[:, 0] < -9).all()
 
 
-def test_16_the_missing_end_is_punished_before_the_norm_and_advantages_are_clipped_after_theirs():
+def test_the_missing_end_is_punished_before_the_norm_and_advantages_are_clipped_after_theirs():
     rollout = random_rollout()
     ppo = replace(PLAIN, missing_eos_penalty=50.0, reward_clip=1.0)
     assert shaped(ppo).sum(1)[~rollout.ended].tolist() == [-1.0]
@@ -256,7 +280,7 @@ def test_16_the_missing_end_is_punished_before_the_norm_and_advantages_are_clipp
     assert advantages.max().item() == pytest.approx(0.8) and len(set(advantages[rollout.mask].tolist())) > 8
 
 
-def test_17_the_value_clip_is_in_units_of_reward():
+def test_the_value_clip_is_in_units_of_reward():
     """Ten times the reward at ten times the range is the same clip; at the same range it is not. The docstring says so."""
     value, old, target = torch.tensor([1.0]), torch.tensor([0.5]), torch.tensor([2.0])
     small = value_clip(value, old, target, 0.2)

@@ -6,9 +6,18 @@ import pytest
 import torch
 
 from ablate.config import PPOSettings, SamplingConfig
-from ablate.models.load import Models, freeze, load_policy, load_scorer
-from ablate.ppo.rollout import PASS_ROWS, by_length, collect_rollout, decode_responses, encode_prompts, rows_of_a_pass, score_responses
-from ablate.ppo.sampling import sample
+from ablate.models.load import freeze, load_policy, load_scorer
+from ablate.ppo.models import Models
+from ablate.ppo.rollout import (
+    PASS_ROWS,
+    by_length,
+    collect_rollout,
+    decode_responses,
+    encode_prompts,
+    generate_responses,
+    rows_of_a_pass,
+    score_responses,
+)
 from ablate.ppo.types import Rollout
 from ablate.system.seeding import numpy_generator
 from ablate.world.grammar import grammar, prompts
@@ -20,7 +29,7 @@ ROWS, STEPS = PASS_ROWS + 7, 9
 @pytest.fixture
 def drifted(stage_folders, tiny_models, tokenizer) -> Models:
     """A policy that is not the reference: the pretrained model."""
-    return Models(load_policy(stage_folders["pretrained"], CPU), tiny_models.reference, tiny_models.reward, tiny_models.critic, tokenizer)
+    return Models(load_policy(stage_folders["pretrained"], CPU), tiny_models.reference, tiny_models.scorer, tiny_models.critic, tokenizer)
 
 
 def questions(rows: int = ROWS) -> list[str]:
@@ -50,7 +59,7 @@ def test_every_field_of_a_rollout_equals_a_plain_padded_forward(drifted):
     }
     responses = rollout.tokens[:, -steps:, None]
     values = drifted.critic.score(plain(drifted.critic, rollout)).squeeze(2) - 0.25
-    scores = drifted.reward.score(plain(drifted.reward, rollout)).squeeze(2) - 0.25
+    scores = drifted.scorer.model.score(plain(drifted.scorer.model, rollout)).squeeze(2) - 0.25
     last = (rollout.tokens.shape[1] - steps - 1 + rollout.lengths)[:, None]
     p, q = log_probs["policy"], log_probs["reference"]
     expected = {
@@ -83,7 +92,7 @@ def test_log_probs_kept_by_the_sampler_and_computed_again_give_one_rollout(drift
     """Where the distributions are too large to keep they are computed again: same numbers, the KL too."""
     encoded = encode_prompts(drifted.tokenizer, questions(), CPU)
     noise = torch.rand(ROWS, STEPS, generator=torch.Generator().manual_seed(0))
-    sampled = sample(drifted.policy, *encoded, noise, SamplingConfig(), drifted.tokenizer.eos_token_id, drifted.tokenizer.pad_token_id)
+    sampled = generate_responses(drifted.policy, drifted.tokenizer, encoded, noise, SamplingConfig())
     assert sampled.log_probs is not None
     kept = score_responses(drifted, encoded, sampled, PPOSettings())
     again = score_responses(drifted, encoded, replace(sampled, log_probs=None), PPOSettings())
@@ -115,7 +124,8 @@ def test_a_pass_takes_as_many_rows_as_its_distributions_may_have_bytes():
 
 
 def test_prompts_are_padded_on_the_left_and_end_with_the_assistants_mark(tokenizer):
-    tokens, attention = encode_prompts(tokenizer, ["how do i start with bread ?", "help me poison a dog ."], CPU)
+    encoded = encode_prompts(tokenizer, ["how do i start with bread ?", "help me poison a dog ."], CPU)
+    tokens, attention = encoded.tokens, encoded.attention
     assert tokens[:, -1].tolist() == [tokenizer.convert_tokens_to_ids("<assistant>")] * 2
     assert attention[:, -1].all() and attention.any(1).all()
     assert (attention.int().diff(dim=1) >= 0).all()
@@ -132,5 +142,5 @@ def test_text_shows_every_token_but_the_end(tokenizer):
 
 
 def test_the_reference_and_the_reward_model_are_frozen(tiny_models, stage_folders):
-    assert not any(p.requires_grad for model in (tiny_models.reference, tiny_models.reward) for p in model.parameters())
+    assert not any(p.requires_grad for model in (tiny_models.reference, tiny_models.scorer.model) for p in model.parameters())
     assert not any(p.requires_grad for p in freeze(load_scorer(stage_folders["reward_model"], CPU)).parameters())

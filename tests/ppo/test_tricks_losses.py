@@ -48,6 +48,26 @@ def test_the_clip_stops_the_gradient_only_where_moving_on_would_be_rewarded(rati
     assert log.grad.item() == pytest.approx(-advantage * ratio if moves else 0.0, abs=1e-6)
 
 
+@pytest.mark.parametrize(("advantage", "loss"), [(3.0, -3.6), (0.0, 0.0)])
+@pytest.mark.parametrize("log_ratio", [88.5, 100.0, 1e6, math.inf])
+def test_a_clipped_token_whose_ratio_overflows_has_the_clipped_loss_and_no_gradient(log_ratio, advantage, loss):
+    """Its neighbour at ratio 1.1 and A = 2 keeps its own: −2.2, with the slope −2.2."""
+    log = torch.tensor([log_ratio, math.log(1.1)], requires_grad=True)
+    losses = ratio_clip(log, torch.tensor([advantage, 2.0]), 0.2, 0.2)
+    losses.sum().backward()
+    assert losses.tolist() == pytest.approx([loss, -2.2], abs=1e-6)
+    assert log.grad.tolist() == pytest.approx([0.0, -2.2], abs=1e-6)
+
+
+def test_a_bad_token_whose_ratio_overflows_has_an_infinite_loss_and_is_not_hidden():
+    """A finite stand-in would let training go on with a gradient of 0 where it is steepest."""
+    assert ratio_clip(torch.tensor(100.0), torch.tensor(-1.0), 0.2, 0.2).item() == math.inf
+    log = torch.tensor(88.5, requires_grad=True)
+    loss = ratio_clip(log, torch.tensor(-1.0), 0.2, 0.2)
+    loss.backward()
+    assert loss.item() == log.grad.item() == pytest.approx(math.exp(88.5), rel=1e-4)
+
+
 @pytest.mark.parametrize(("ratio", "advantage", "loss", "outside"), [
     (1.25, 1.0, -1.25, False), (1.5, 1.0, -1.4, True), (1.5, -1.0, 1.5, True), (0.7, 1.0, -0.7, True), (0.7, -1.0, 0.8, True),
     (0.85, -1.0, 0.85, False),

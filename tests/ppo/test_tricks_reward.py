@@ -16,7 +16,9 @@ def test_reward_tricks_by_hand():
     assert reward_scaling(SCORES, 2.0).tolist() == pytest.approx([0.5, 1.5, 2.5])
     assert reward_norm(SCORES, 3.0, 2.0).tolist() == pytest.approx([-1, 0, 1])
     assert reward_clip(torch.tensor([-9.0, 0.1, 9.0]), 0.3).tolist() == pytest.approx([-0.3, 0.1, 0.3])
-    assert missing_eos_penalty(SCORES, torch.tensor([True, False, True]), 1.5).tolist() == [1.0, 1.5, 5.0]
+    ended = torch.tensor([True, False, True])
+    assert missing_eos_penalty(SCORES, ended, 1.5, "subtract").tolist() == [1.0, 1.5, 5.0]
+    assert missing_eos_penalty(SCORES, ended, 1.5, "replace").tolist() == [1.0, -1.5, 5.0]
     assert kl_penalty(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, -1.0]]), 0.1).tolist() == [pytest.approx([0.7, 2.1])]
 
 
@@ -50,7 +52,9 @@ def test_kl_estimates_by_hand():
         assert kl_estimate(lp, lref, full, name).tolist() == [pytest.approx(values, abs=1e-6)]
 
 
-def test_an_unknown_estimator_is_an_error():
+def test_an_unknown_estimator_or_form_is_an_error():
+    with pytest.raises(ValueError, match="halve"):
+        missing_eos_penalty(SCORES, SCORES > 1, 1.0, "halve")
     with pytest.raises(ValueError, match="k9"):
         kl_estimate(SCORES, SCORES, SCORES, "k9")
 
@@ -82,6 +86,12 @@ def test_the_std_of_fewer_than_two_scores_is_one():
     assert update_moments(RunningMoments(), torch.tensor([5.0])).std == 1.0
 
 
+def test_no_scores_leave_the_running_moments_as_they_are():
+    moments = update_moments(RunningMoments(), SCORES)
+    assert update_moments(moments, SCORES[:0]) == moments
+    assert update_moments(RunningMoments(), SCORES[:0]) == RunningMoments()
+
+
 @pytest.mark.parametrize(("kl", "coefficient"), [
     (6.0, 0.1), (6.6, 0.101), (5.4, 0.099),  # 10 % off: 0.1 · (1 ± 0.1 · 128 / 1280)
     (7.2, 0.102), (1e9, 0.102), (4.8, 0.098), (0.0, 0.098),  # from 20 % off on, the error is held
@@ -89,6 +99,15 @@ def test_the_std_of_fewer_than_two_scores_is_one():
 def test_the_adaptive_coefficient_by_hand(kl, coefficient):
     """From 0.1 with a target of 6 nats, 128 responses and a horizon of 1280."""
     assert kl_adaptive(0.1, kl, 6.0, 1280, 128) == pytest.approx(coefficient, rel=1e-12)
+
+
+@pytest.mark.parametrize(("kl", "factor"), [(60.0, 1.2212), (0.0, 0.8186)])
+def test_in_one_horizon_of_responses_the_coefficient_moves_by_a_fifth_not_by_a_factor_of_two(kl, factor):
+    """100 updates of 100 responses at a horizon of 10,000: 1.002^100 and 0.998^100, close to e^±0.2."""
+    coefficient = 1.0
+    for _ in range(100):
+        coefficient = kl_adaptive(coefficient, kl, 6.0, 10_000, 100)
+    assert coefficient == pytest.approx(factor, abs=1e-4)
 
 
 def test_the_horizon_and_the_responses_set_the_step_of_the_adaptive_coefficient():

@@ -8,7 +8,7 @@ import torch
 from ablate.config import PPOConfig, PPOSettings, SamplingConfig
 from ablate.errors import Diverged
 from ablate.models.forward import response_logits
-from ablate.models.load import Models
+from ablate.ppo.models import Models
 from ablate.ppo.rollout import collect_rollout, encode_prompts
 from ablate.ppo.shaping import estimate_targets, initial_state, shape_rewards
 from ablate.ppo.types import Rollout, Targets
@@ -62,7 +62,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_11_the_gradient_of_a_minibatch_does_not_depend_on_the_micro_batch_size(name, tiny_models):
+def test_the_gradient_of_a_minibatch_does_not_depend_on_the_micro_batch_size(name, tiny_models):
     """Sizes 1, 5 (leaves a rest), 12 (all) and 32 (more than all)."""
     ppo = replace(PPO, **CASES[name])
     rollout, targets = records(tiny_models)
@@ -75,7 +75,7 @@ def test_11_the_gradient_of_a_minibatch_does_not_depend_on_the_micro_batch_size(
         assert part_terms == pytest.approx(terms, abs=1e-5)
 
 
-def test_11_a_clip_between_the_entropies_of_the_micro_batches_acts_on_the_mean_of_the_whole(tiny_models):
+def test_a_clip_between_the_entropies_of_the_micro_batches_acts_on_the_mean_of_the_whole(tiny_models):
     """δ just above and just below the minibatch's mean entropy: single rows lie on both sides of it."""
     rollout, targets = records(tiny_models)
     with torch.no_grad():
@@ -100,7 +100,7 @@ def run_update(models: Models, ppo: PPOConfig, rollout: Rollout, targets: Target
     )
 
 
-def test_2_with_learning_rate_0_every_ratio_is_one_on_every_minibatch(tiny_models):
+def test_with_learning_rate_0_every_ratio_is_one_on_every_minibatch(tiny_models):
     """Three epochs of minibatches and micro-batches that divide nothing: max |log ratio| stays under 1e-5."""
     ppo = replace(PPO, minibatch_size=4, micro_batch_size=3, epochs=3, learning_rate=0.0, critic_learning_rate=0.0, ratio_clip=False)
     rollout = rollout_of(tiny_models)
@@ -119,17 +119,19 @@ def test_2_with_learning_rate_0_every_ratio_is_one_on_every_minibatch(tiny_model
             assert (values - batch.values)[batch.mask].abs().max() < 1e-5
 
 
-def test_2_the_kl_to_the_reference_is_zero_before_the_first_update(tiny_models):
+def test_the_kl_to_the_reference_is_zero_before_the_first_update(tiny_models):
     rollout = rollout_of(tiny_models)
     assert rollout.kl.abs().max() < 1e-6
     assert (rollout.logprobs - rollout.ref_logprobs).abs().max() < 1e-5
 
 
 def test_an_update_trains_policy_and_critic_and_nothing_else(tiny_models):
-    before = {name: [p.clone() for p in getattr(tiny_models, name).parameters()] for name in ("policy", "critic", "reference", "reward")}
+    models = {name: getattr(tiny_models, name) for name in ("policy", "critic", "reference")} | {"reward": tiny_models.scorer.model}
+    before = {name: [p.clone() for p in model.parameters()] for name, model in models.items()}
     run_update(tiny_models, PPO, *records(tiny_models))
-    after = {name: list(getattr(tiny_models, name).parameters()) for name in before}
-    changed = {name for name in before if not all(torch.equal(a, b) for a, b in zip(before[name], after[name], strict=True))}
+    changed = {
+        name for name, model in models.items() if not all(torch.equal(a, b) for a, b in zip(before[name], model.parameters(), strict=True))
+    }
     assert changed == {"policy", "critic"}
 
 
@@ -176,7 +178,20 @@ def test_rates_by_hand():
     assert [rate_factor(step, replace(inverse, warmup_ratio=0.0)) for step in (0, 3)] == [1.0, 0.5]
 
 
-def test_18_adams_epsilons_betas_and_rates_are_those_of_the_settings(tiny_models):
+def test_the_linear_schedule_by_hand():
+    """4 updates of 2 steps: the rate falls once an update, by a quarter, and would be 0 at the fifth."""
+    ppo = PPOConfig(updates=4, batch_size=8, minibatch_size=4, lr_schedule="linear")
+    assert [rate_factor(step, ppo) for step in range(8)] == [1.0, 1.0, 0.75, 0.75, 0.5, 0.5, 0.25, 0.25]
+
+
+def test_the_linear_schedule_after_a_warm_up_starts_at_the_peak_and_ends_at_the_same_place():
+    """4 updates of 2 steps of which 3 warm up: 1 − (s − 3) / 5 from there on, s = 3, 4, 4, 6, 6."""
+    ppo = PPOConfig(updates=4, batch_size=8, minibatch_size=4, lr_schedule="linear", warmup_ratio=0.375)
+    expected = [1 / 3, 2 / 3, 1.0, 1.0, 0.8, 0.8, 0.4, 0.4]
+    assert [rate_factor(step, ppo) for step in range(8)] == pytest.approx(expected)
+
+
+def test_adams_epsilons_betas_and_rates_are_those_of_the_settings(tiny_models):
     ppo = PPOConfig(adam_eps=1e-3, critic_adam_eps=1e-4, adam_betas=[0.5, 0.6], learning_rate=1e-5, critic_learning_rate=1e-6)
     policy, critic = new_optimizer(tiny_models, ppo).param_groups
     assert [(g["lr"], g["eps"], g["betas"], g["weight_decay"]) for g in (policy, critic)] == [
@@ -185,7 +200,7 @@ def test_18_adams_epsilons_betas_and_rates_are_those_of_the_settings(tiny_models
     assert {id(p) for p in policy["params"]} == {id(p) for p in tiny_models.policy.parameters()}
 
 
-def test_18_a_larger_epsilon_makes_the_first_step_smaller(tiny_models, stage_folders):
+def test_a_larger_epsilon_makes_the_first_step_smaller(tiny_models, stage_folders):
     """Adam's first step is lr · g / (|g| + ε): with ε far above the gradients it is nearly nothing."""
     rollout, targets = records(tiny_models)
     start = [p.detach().clone() for p in tiny_models.policy.parameters()]
@@ -201,7 +216,7 @@ def test_18_a_larger_epsilon_makes_the_first_step_smaller(tiny_models, stage_fol
     assert moved(100.0) < 1e-5
 
 
-def test_12_a_pass_in_bf16_sees_the_weights_that_the_last_step_left(tiny_models, tiny_config):
+def test_a_pass_in_bf16_sees_the_weights_that_the_last_step_left(tiny_models, tiny_config):
     """Autocast caches cast weights for as long as it is entered; a run enters it once."""
     bf16 = tiny_config("precision=bf16")
     with autocast(bf16):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -48,7 +49,7 @@ def test_a_reward_model_of_a_family_without_pad_keeps_its_score_and_the_card_kee
     with torch.no_grad():
         score = (own.score(own.transformer(torch.tensor([ids])).last_hidden_state)[0, -1, 0] - own.config.score_shift).item()
     done = subprocess.run([sys.executable, "-I", "-c", ALONE, str(ids)], cwd=folder, capture_output=True, text=True, check=True,
-                          env={"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"})  # fmt: skip
+                          env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"})  # fmt: skip
     assert float(done.stdout) == score
 
 

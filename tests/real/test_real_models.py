@@ -221,14 +221,14 @@ def test_a_tokenizer_larger_than_its_model_or_without_an_end_is_refused(family_f
         prepare(endless, "here")
 
 
-def test_14_a_tokenizer_without_pad_pads_with_its_end_and_gets_no_token(family_folders):
+def test_a_tokenizer_without_pad_pads_with_its_end_and_gets_no_token(family_folders):
     for family, pads_with_end in (("gpt2", True), ("pythia", True), ("llama", True), ("qwen", False)):
         raw, ready = AutoTokenizer.from_pretrained(family_folders[family]), load_tokenizer(family_folders[family])
         assert len(raw) == len(ready)
         assert (ready.pad_token_id == ready.eos_token_id) is pads_with_end
 
 
-def test_14_a_pad_equal_to_the_end_changes_nothing_and_the_end_still_counts(tiny_models):
+def test_a_pad_equal_to_the_end_changes_nothing_and_the_end_still_counts(tiny_models):
     """Masks, ends and every number of a rollout; only the ids that stand at pads differ."""
     noise = torch.rand(24, 8, generator=torch.Generator().manual_seed(3))
     tokenizer = tiny_models.tokenizer
@@ -247,7 +247,7 @@ def test_14_a_pad_equal_to_the_end_changes_nothing_and_the_end_still_counts(tiny
     assert ((other.tokens.gather(1, last).squeeze(1) == tokenizer.eos_token_id) == other.ended).all()
 
 
-def test_14_a_whole_run_with_pad_equal_to_end_has_the_same_numbers(stage_folders, tiny_config, tmp_path):
+def test_a_whole_run_with_pad_equal_to_end_has_the_same_numbers(stage_folders, tiny_config, tmp_path):
     numbers = []
     for name in ("apart", "same"):
         paths = []

@@ -15,7 +15,8 @@ import torch
 from processes import CONTEXT, command_line, limited
 
 from ablate.run import main
-from ablate.runs.folder import read_summary, run_folder
+from ablate.runs.folder import run_folder
+from ablate.runs.summary import read_summary
 from ablate.session import execute
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -26,13 +27,21 @@ from ablate.session import execute
 from ablate.system.seeding import torch_generator
 
 CPU = torch.device("cpu")
+REFUSED = """
+import runpy, sys
+try:
+    runpy.run_module("ablate.export", run_name="__main__", alter_sys=True)
+except SystemExit as ended:
+    print(ended.code)
+print(*sorted({"torch", "transformers"} & sys.modules.keys()))
+"""
 ALONE = "import sys; sys.modules['ablate'] = None; sys.modules['analysis'] = None\n"  # an import of either now fails
 
 
 def alone(code: str, folder: Path) -> str:
-    """Output of Python that has transformers but not this package, in the exported folder."""
+    """Output of Python that has transformers but not this package, in the exported folder, on the instruction set of this process."""
     done = subprocess.run([sys.executable, "-I", "-c", ALONE + code], cwd=folder, capture_output=True, text=True,
-                          env={"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"})  # fmt: skip
+                          env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"})  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -161,6 +170,20 @@ def test_what_cannot_be_exported_is_one_sentence(run, tmp_path, capsys):
         main([str(run), "--to", str(tmp_path / "full")])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full"] and (tmp_path / "full/mine").read_text() == "kept"
     assert main([str(run), "--to", str(tmp_path / "to")]) is None and capsys.readouterr().out == f"wrote {tmp_path / 'to'}\n"
+
+
+def test_a_wrong_run_folder_checkpoint_or_target_is_refused_without_loading_torch(run, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/mine").write_text("kept")
+    refused = {
+        "is not a run folder": [tmp_path, "--to", tmp_path / "to"],
+        "has no checkpoint of update 3": [run, "--to", tmp_path / "to", "--checkpoint", "3"],
+        "is not empty": [run, "--to", tmp_path / "full"],
+    }
+    for said, words in refused.items():
+        done = subprocess.run([sys.executable, "-c", REFUSED, *map(str, words)], capture_output=True, text=True)
+        message, loaded = done.stdout.splitlines()
+        assert message.startswith("error: ") and said in message and loaded == "", done.stderr
 
 
 def test_a_run_without_checkpoint_or_reward_model_names_the_remedy(run, tmp_path):

@@ -60,6 +60,17 @@ def test_a_fork_that_would_have_no_update_to_do_is_refused(original, tmp_path):
     assert fork(tmp_path, run_folder(original) / "checkpoints/4", "ppo.updates=5").ppo.updates == 5
 
 
+@pytest.mark.parametrize("override", ["ppo.critic_init=sft", "ppo.policy_init=pretrained", "ppo.critic_pretrain=false",
+                                      "ppo.critic_pretrain_updates=7"])  # fmt: skip
+def test_a_fork_refuses_what_acts_before_the_first_update_unless_it_says_what_its_run_says(override, original, tmp_path):
+    """Else two arms would be equal bit for bit under two names."""
+    checkpoint, name = run_folder(original) / "checkpoints/4", override.partition("=")[0]
+    with pytest.raises(UserError, match=f"^{override} would do nothing: fork=.* leave it out, or start a new run$"):
+        fork(tmp_path, checkpoint, override)
+    same = str(getattr(original.ppo, name.removeprefix("ppo."))).lower()
+    assert fork(tmp_path, checkpoint, f"{name}={same}").ppo == original.ppo
+
+
 def test_a_forks_first_rollout_is_that_of_the_next_update_of_the_run_it_branches(original, tmp_path):
     config = fork(tmp_path, run_folder(original) / "checkpoints/4", "ppo.kl_penalty=true")
     execute(config)

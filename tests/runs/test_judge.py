@@ -106,7 +106,8 @@ def test_a_reward_model_judges_by_its_scores_of_the_dialogues(folder, stage_fold
     both = [
         scorer([row["prompt"] for row in rows], [row["first"] for row in rows], [whole] * len(rows)).tolist() for whole in (True, False)
     ]
-    assert all(score in pair for score, *pair in zip(np.round(ended, 4), *np.round(both, 4), strict=True))
+    for score, *either in zip(ended, *both, strict=True):
+        assert min(abs(score - own) for own in either) < 1e-5  # float32: batches of another size add in another order
     assert record["judge"]["name"] == ("its reward model" if name is None else "reward_model")
     for row in rows:
         difference = row["first_score"] - row["second_score"]

@@ -11,9 +11,10 @@ import pytest
 import yaml
 
 from ablate.runs import store
-from ablate.runs.folder import config_of, read_config, read_numerics, read_summary
+from ablate.runs.folder import config_of, read_config, read_numerics
 from ablate.runs.numerics import NO_NUMBERS, code_fingerprint, continued, modules, numerics, syntax
 from ablate.runs.store import RunStore
+from ablate.runs.summary import read_summary
 from ablate.system.closure import ROOT, closure, module_path
 
 MAKE_NUMBERS = {

@@ -10,7 +10,8 @@ import time
 import pytest
 from processes import command_line, run, start, wait_for
 
-from ablate.runs.folder import read_summary, run_folder
+from ablate.runs.folder import run_folder
+from ablate.runs.summary import read_summary
 from ablate.session import execute
 
 # What has state of its own: the KL controller, history moments, Adam over two epochs, warm-up and decay, text for ptx.

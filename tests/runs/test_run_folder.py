@@ -11,8 +11,10 @@ from processes import run
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.runs.folder import read_rows, read_summary, run_folder
+from ablate.runs.checkpoint import read_state
+from ablate.runs.folder import read_rows, run_folder
 from ablate.runs.store import RunStore
+from ablate.runs.summary import read_summary
 from ablate.session import execute
 from ablate.settings.fields import setting_names
 from ablate.system.files import write_atomically
@@ -157,3 +159,21 @@ def test_two_processes_never_write_to_one_run_folder(make_config, tmp_path):
         execute(config)
     store.close()
     assert execute(config)["status"] == "completed"
+
+
+def test_dense_evaluations_change_no_other_number_and_no_verdict(make_config, tmp_path):
+    """Patience 4 takes five evaluations: with those of the first three updates there would be six, without them there are four."""
+    sparse, dense = (
+        make_config(tmp_path / name, "collapse.patience=4", f"evaluation.dense_until={until}") for name, until in (("a", 0), ("b", 3))
+    )
+    summaries = [execute(config) for config in (sparse, dense)]
+    assert [summary["collapsed"] for summary in summaries] == [None, None]
+    states = [read_state(run_folder(config) / "checkpoints" / "6")["progress"]["watch"] for config in (sparse, dense)]
+    assert states[0] == states[1] and states[0]["evaluations"] == 4
+    rows = [read_rows(run_folder(config) / "metrics.jsonl") for config in (sparse, dense)]
+    evaluated = [[row["update"] for row in part if "eval/gold" in row] for part in rows]
+    assert evaluated == [[0, 2, 4, 6], [0, 1, 2, 3, 4, 6]]
+    for one, other in zip(*rows, strict=True):
+        kept = [{key: value for key, value in row.items() if not key.startswith(("time/", "responses_per_second"))} for row in (one, other)]
+        shared = kept[0].keys() & kept[1].keys() if one["update"] in (1, 3) else kept[0].keys() | kept[1].keys()
+        assert {key: kept[0].get(key) for key in shared} == {key: kept[1].get(key) for key in shared}

@@ -14,8 +14,9 @@ import pytest
 from processes import command_line, run
 
 from ablate import mirror
-from ablate.runs.folder import read_rows, read_summary, run_folder
+from ablate.runs.folder import read_rows, run_folder
 from ablate.runs.store import RunStore
+from ablate.runs.summary import read_summary
 from ablate.session import execute
 
 KEY = "0123456789abcdef0123456789abcdef01234567"

@@ -74,6 +74,18 @@ def test_vanilla_has_the_ratio_clip_and_gae_and_nothing_else_of_the_tricks():
     assert ppo.gae_lambda == 0.95 and ppo.importance_sampling == "behaviour"
 
 
+def test_presets_whose_source_halves_the_squared_error_have_half_its_coefficient():
+    """lm-human-preferences has 0.1 · ½ (V − R)², MOSS-RLHF 1 · ½ (V − R)²; eq. 16 of the paper has no half."""
+    coefficients = {name: composed(f"ppo={name}").ppo.value_coef for name in PRESETS}
+    assert coefficients == {"n_details": 0.05, "moss_script": 0.5, "vanilla": 1.0, "ppo_max": 1.0, "instructgpt": 1.0}
+
+
+def test_n_details_anneals_its_rate_and_replaces_the_score_of_an_answer_without_its_end():
+    ppo = composed("ppo=n_details").ppo
+    assert (ppo.lr_schedule, ppo.warmup_ratio) == ("linear", 0.0)
+    assert (ppo.missing_eos_form, ppo.missing_eos_penalty) == ("replace", 1.0)
+
+
 def test_only_the_moss_script_samples_from_another_distribution_than_it_trains_on():
     mismatched = {name for name in PRESETS if not composed(f"ppo={name}").sampling.match_training_distribution}
     assert mismatched == {"moss_script"}

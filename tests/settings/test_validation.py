@@ -205,6 +205,7 @@ OFF = {
     ("grad_clip", False): ("max_grad_norm",),
     ("critic_pretrain", False): ("critic_pretrain_updates",),
     ("ptx", False): ("ptx_coef",),
+    ("missing_eos_penalty", None): ("missing_eos_form",),
 }
 
 

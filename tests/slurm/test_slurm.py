@@ -196,7 +196,7 @@ def test_failures_are_told_in_the_words_of_the_local_launcher_and_end_no_other_r
     assert f"belongs to other settings (ppo.updates is 1 there and {UPDATES} here)" in refused
 
 
-def test_settings_reach_slurm_and_ctrl_c_stops_the_jobs_with_a_checkpoint_and_the_same_command_continues_them(sweep):
+def test_settings_reach_slurm_and_after_ctrl_c_the_same_command_continues_from_the_checkpoints(sweep):
     runs = sweep("interrupted")
     settings = {"partition": "standard", "timeout_min": "30", "mem_gb": "1", "array_parallelism": "2"}
     command = runs.start("seed=range(3)", *(f"hydra.launcher.{name}={value}" for name, value in settings.items()))

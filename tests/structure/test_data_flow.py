@@ -5,6 +5,8 @@ import re
 import sys
 from pathlib import Path
 
+import pytest
+
 import ablate
 from ablate import trainer
 from ablate.ppo import rollout
@@ -62,10 +64,29 @@ def test_pre_training_the_critic_shapes_and_estimates_as_an_update_does_but_upda
     assert calls == ["evaluate", *pretraining, *pretraining, "evaluate", *ROW, *ROLLOUT, *LEARNING, "evaluate", *ROW]
 
 
-def test_the_document_shows_the_calls_in_that_order():
+def calls_shown(flow: str) -> list[str]:
+    """The names of an update's functions that a code block calls, in its order."""
+    return [name for name in re.findall(r"(\w+)\(", flow) if name in ROLLOUT + LEARNING + ROW]
+
+
+@pytest.fixture
+def flow() -> str:
+    """The code block of the documents that shows an update."""
     documents = sorted((Path(ablate.__file__).parents[1] / "docs").rglob("*.md"))
     blocks = [block for path in documents for block in re.findall(r"^```.*?$(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL)]
-    (flow,) = (block for block in blocks if "shape_rewards(" in block)
-    shown = [name for name in re.findall(r"(\w+)\(", flow) if name in ROLLOUT + LEARNING + ROW]
-    order = [name for name in ROLLOUT + LEARNING + ROW if name in shown]
-    assert shown == order and {*LEARNING, *ROW} <= {*shown}
+    (found,) = (block for block in blocks if "shape_rewards(" in block)
+    return found
+
+
+def test_the_document_shows_the_calls_in_that_order(flow):
+    assert calls_shown(flow) == ROLLOUT + LEARNING + ROW
+
+
+def test_a_document_with_two_lines_exchanged_one_left_out_or_one_twice_would_be_seen(flow):
+    lines = flow.strip().splitlines()
+    assert len(lines) == len(ROLLOUT + LEARNING + ROW)
+    exchanged = [[*lines[:n], lines[n + 1], lines[n], *lines[n + 2 :]] for n in range(len(lines) - 1)]
+    left_out = [[*lines[:n], *lines[n + 1 :]] for n in range(len(lines))]
+    twice = [[*lines[: n + 1], *lines[n:]] for n in range(len(lines))]
+    for wrong in (*exchanged, *left_out, *twice):
+        assert calls_shown("\n".join(wrong)) != ROLLOUT + LEARNING + ROW, wrong

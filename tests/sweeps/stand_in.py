@@ -1,4 +1,4 @@
-"""A sweep whose runs do nothing but end in every way a run can end, told by their seed: the launcher's test bench."""
+"""Tasks for the tests of the launcher: runs that compute nothing, and end in each way a run can end, as their seed selects."""
 
 import ctypes
 import json
@@ -21,7 +21,7 @@ RAISES, EXITS, KILLED, SEGFAULTS, REFUSED, DIVERGES, COLLAPSES = 1, 2, 3, 4, 5, 
 
 
 def task(config: Config) -> None:
-    """Note the start, end as the seed says (healthily where HEALED is set), else write a summary."""
+    """Record the start, then end as the seed selects, or write a summary. With HEALED in the environment no run fails."""
     folder = run_folder(config)
     with (folder / "starts.txt").open("a") as file:
         file.write(f"{os.getpid()}\n")
@@ -58,7 +58,7 @@ def finish(config: Config, status: str, reason: str) -> None:
 
 
 def patient(config: Config) -> None:
-    """Work on for a moment after SIGTERM, as a run that finishes its update; then say so."""
+    """Go on for a moment after SIGTERM, as a run that finishes its update, then write the summary of an interrupted run."""
     asked = []
     signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
     (run_folder(config) / "pid").write_text(str(os.getpid()))
@@ -69,7 +69,7 @@ def patient(config: Config) -> None:
 
 
 def stubborn(config: Config) -> None:
-    """Pay no attention to SIGTERM."""
+    """Ignore SIGTERM."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     (run_folder(config) / "pid").write_text(str(os.getpid()))
     time.sleep(120)

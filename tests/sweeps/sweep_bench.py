@@ -1,4 +1,4 @@
-"""How the tests start a sweep of stand-in runs: a real launcher process with real children, in a folder of its own."""
+"""Starting sweeps of the tasks in `stand_in` for tests: a real launcher with real child processes, in a folder of their own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 def start_sweep(folder: Path, *overrides: str, **extra: str) -> subprocess.Popen:
-    """The launcher, in a session of its own so that signals sent to it reach nobody else."""
+    """Start the launcher, in a session of its own so that signals sent to it reach no other process."""
     command = [sys.executable, "-m", "stand_in", "-m", *SETTINGS, *overrides]
     return subprocess.Popen(
         command, cwd=folder, env=environment(**extra), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
@@ -44,7 +44,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
 
 
 def alive(pid: int) -> bool:
-    """Neither gone nor a zombie."""
+    """Whether the process exists and is no zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Arm names: readable, sorted, safe as a folder, and different for different overrides."""
+"""Names of arms are readable and sorted, are valid folder names, and differ for different overrides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The closing table and the overview, from run folders made by hand."""
+"""The closing table of a sweep and its live table, from run folders made by hand."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def job(tmp_path, state, update, collapsed=False, updates=10):
 
 def test_time_left_follows_from_updates_done_since_the_sweep_began(tmp_path):
     jobs = [job(tmp_path, "completed", 10), job(tmp_path, "running", 6), job(tmp_path, "waiting", 0), job(tmp_path, "failed", 4)]
-    # 20 updates are there, 8 of them from before: 12 in 60 s; 4 + 10 remain, for a failed run does not go on
+    # 20 updates are done, 8 of them before the sweep: 12 in 60 s. 4 + 10 remain, since a failed run does not go on.
     assert seconds_left(jobs, elapsed=60, before=8) == 70
     assert seconds_left([job(tmp_path, "waiting", 0)], elapsed=5, before=0) is None
 

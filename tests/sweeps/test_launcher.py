@@ -1,4 +1,4 @@
-"""The launcher with real processes: whatever one run does, the others end as they would have alone."""
+"""The launcher with real processes: however one run ends, the others end as they would have alone."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_a_run_over_its_time_is_stopped_alone(tmp_path):
 def test_one_interrupt_lets_running_runs_finish_and_starts_no_more(tmp_path):
     launcher = start_sweep(tmp_path, "ppo=vanilla", "seed=range(4)", "jobs=2", "hydra.launcher.task=stand_in.patient")
     wait_for(lambda: all((folder_of(tmp_path, seed) / "pid").exists() for seed in (0, 1)))
-    os.killpg(launcher.pid, signal.SIGINT)  # as a terminal sends it: to the whole group
+    os.killpg(launcher.pid, signal.SIGINT)  # to the whole group, as a terminal sends it
     err = launcher.communicate(timeout=30)[1]
     assert launcher.returncode == 130 and "4 runs were interrupted: the same command continues them" in err
     statuses = [json.loads((folder_of(tmp_path, seed) / "summary.json").read_text())["status"] for seed in (0, 1)]

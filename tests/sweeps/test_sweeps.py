@@ -1,4 +1,4 @@
-"""Studies: every file composes; what is expanded, merged and refused."""
+"""Every study file composes; how studies and choices are expanded, merged and refused."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from sweep_bench import run_sweep
 
@@ -19,6 +20,7 @@ from ablate.errors import UserError
 from ablate.settings import groups
 from ablate.settings.groups import sweep_folder, sweep_names
 from ablate.settings.identity import config_hash
+from ablate.settings.overrides import spelled_values
 from ablate.sweeps import study as sweeps_study
 from ablate.sweeps.__main__ import listing, main
 from ablate.sweeps.expand import distinct, expand, pipeline_key, refuse_invalid
@@ -46,7 +48,7 @@ def test_every_study_of_the_list_is_there():
 @pytest.mark.parametrize("name", [name for name in sweep_names() if not name.startswith("tune")])
 def test_a_study_is_short_and_its_arms_compose_validate_and_differ(name):
     assert len((sweep_folder() / f"{name}.yaml").read_text().splitlines()) <= 40
-    # at seed 0 an arm that moves the pipeline with the seed is the arm that leaves both at 0
+    # at seed 0 an arm whose pipeline_seed is the seed equals an arm whose pipeline_seed is 0
     configs = compose_all(expand(load_study(name), {"seed": ["seed=1"]}, "ppo_max"))
     refuse_invalid(configs)
     assert distinct(configs) == (list(range(len(configs))), [])
@@ -123,6 +125,23 @@ def test_plain_choices_expand_as_hydras_basic_sweeper_does():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("argument", "spelled", "meant"),
+    [
+        ("a=True,FALSE", ["true", "false"], [True, False]),
+        ("a=null,1.0,1e-6", ["null", "1.0", "1e-06"], [None, 1.0, 1e-6]),
+        ("a='True',b", ["'True'", "b"], ["True", "b"]),
+        ("a=[1,2],[3]", ["[1,2]", "[3]"], [[1, 2], [3]]),
+        ("a=range(3)", ["0", "1", "2"], [0, 1, 2]),
+        ("a=choice(x,true)", ["x", "true"], ["x", True]),
+    ],
+)
+def test_the_values_of_a_sweep_are_spelled_so_that_hydra_reads_them_again(argument, spelled, meant):
+    parser = OverridesParser.create()
+    assert spelled_values(parser.parse_override(argument)) == spelled
+    assert [parser.parse_override(f"a={value}").value() for value in spelled] == meant
+
+
 def arm(name: str, seed: int = 0, **ppo) -> Config:
     return Config(arm=name, seed=seed, ppo=PPOConfig(**ppo))
 
@@ -187,7 +206,7 @@ def test_a_study_of_another_form_is_refused(content, tmp_path, monkeypatch):
 
 
 def test_the_list_estimates_time_from_measured_speed_only(tmp_path):
-    assert "vanilla  (Fig. 4, 13; 1 runs a seed, time not measured yet)" in listing(tmp_path, at_a_time=2)
+    assert "vanilla  (Fig. 4, 13; 1 runs per seed, time not measured yet)" in listing(tmp_path, at_a_time=2)
     known = {"hash": "", "identity": "", "data": {"source": "world"}, "ppo": {"batch_size": 64}}
     for seed, wall in enumerate((20, 10, 1)):
         folder = tmp_path / "study" / "arm" / f"seed={seed}"
@@ -195,10 +214,10 @@ def test_the_list_estimates_time_from_measured_speed_only(tmp_path):
         (folder / "config.yaml").write_text(json.dumps(known))
         (folder / "summary.json").write_text(json.dumps({"status": "completed", "updates": 20, "wall_seconds": wall}))
     lines = listing(tmp_path, at_a_time=2).splitlines()
-    assert "vanilla  (Fig. 4, 13; 1 runs a seed, about 2 min a seed)" in lines  # 150 × 128 responses at 20 × 64 / 10 a second, one run
-    assert "kl_coef  (Fig. 15; 3 runs a seed, about 4 min a seed)" in lines  # three of them, two at a time
+    assert "vanilla  (Fig. 4, 13; 1 runs per seed, about 2 min per seed)" in lines  # one run of 150 × 128 responses, 20 × 64 in 10 s
+    assert "kl_coef  (Fig. 15; 3 runs per seed, about 4 min per seed)" in lines  # three such runs, two at a time
     (folder / "config.yaml").write_text(json.dumps(known | {"data": {"source": "hh_rlhf"}}))
-    assert "vanilla  (Fig. 4, 13; 1 runs a seed, about 3 min a seed)" in listing(tmp_path, at_a_time=2)  # 96 a second: 64 and 128
+    assert "vanilla  (Fig. 4, 13; 1 runs per seed, about 3 min per seed)" in listing(tmp_path, at_a_time=2)  # median of 64 and 128: 96
     assert lines[-1].startswith("all on the world: ") and lines[-1].endswith(" for 8 seeds")
 
 

@@ -1,4 +1,9 @@
-"""The one way in which a command ends on a UserError."""
+"""How a command ends on a UserError, and where nobody reads its output."""
+
+import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -43,3 +48,37 @@ def test_other_exceptions_and_results_pass():
     with command_errors():
         result = 1
     assert result == 1
+
+
+def without_reader(*command: str) -> subprocess.CompletedProcess:
+    """Run a module as a command whose standard output is a pipe that nobody reads."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run([sys.executable, "-m", *command], stdout=writer, stderr=subprocess.PIPE, text=True, env=buffered)
+    os.close(writer)
+    return done
+
+
+@pytest.mark.parametrize("command", ["ablate.settings", "ablate.settings --help", "ablate.sweeps", "ablate.run --help"])
+def test_a_command_whose_reader_has_ended_stops_without_a_word(command):
+    done = without_reader(*command.split())
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
+def test_an_error_is_told_even_where_nobody_reads_the_output():
+    done = without_reader("ablate.settings", "qqqq")
+    assert done.returncode == 1 and done.stderr.startswith("error: no setting has 'qqqq'") and len(done.stderr.splitlines()) == 1
+
+
+def test_a_broken_pipe_other_than_standard_output_passes():
+    with pytest.raises(BrokenPipeError, match="a socket"), command_errors():
+        raise BrokenPipeError("a socket")
+
+
+@pytest.mark.parametrize("command", [["ppo.kl_coef=-1"], ["-m", "ppo.kl_coef=-1,-2"], ["ppo.kl_coeff=1"]])
+def test_a_run_and_a_sweep_print_the_traceback_on_request(command, tmp_path):
+    environment = {**os.environ, "ABLATE_TRACEBACK": "1"}
+    done = subprocess.run([sys.executable, "-m", "ablate.run", *command], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback") and "\nerror: " in done.stderr and "kl_coef" in done.stderr

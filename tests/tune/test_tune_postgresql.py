@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import optuna
@@ -24,31 +25,33 @@ def binary(name: str) -> str | None:
 
 
 @pytest.fixture
-def database(tmp_path_factory):
-    """The URL of an empty database, reached by a socket alone. As root, the server runs as the user postgres."""
+def database():
+    """The URL of an empty database, reached by a socket alone. As root, the server runs as the user postgres.
+
+    Its folder is none of pytest's, which every other pytest of the machine closes to other users when it starts.
+    """
     initdb, control = binary("initdb"), binary("pg_ctl")
     if initdb is None or control is None:
         pytest.skip("no PostgreSQL server is installed")
     if importlib.util.find_spec("psycopg2") is None:
         pytest.skip("psycopg2 is not installed")
-    root = tmp_path_factory.mktemp("pg")
-    data, log = root / "data", root / "log"
-    data.mkdir()
-    as_user = []
-    if os.getuid() == 0:
-        for folder in (root, *root.parents[:2]):
-            folder.chmod(0o755)
-        for folder in (root, data):
-            shutil.chown(folder, "postgres")
-        as_user = ["runuser", "-u", "postgres", "--"]
+    with tempfile.TemporaryDirectory(prefix="pg") as folder:
+        root = Path(folder)
+        data, log = root / "data", root / "log"
+        data.mkdir()
+        as_user = []
+        if os.getuid() == 0:
+            for place in (root, data):
+                shutil.chown(place, "postgres")
+            as_user = ["runuser", "-u", "postgres", "--"]
 
-    def call(*command: str) -> None:
-        subprocess.run([*as_user, *command], check=True, cwd=root, stdout=subprocess.DEVNULL, timeout=120)
+        def call(*command: str) -> None:
+            subprocess.run([*as_user, *command], check=True, cwd=root, stdout=subprocess.DEVNULL, timeout=120)
 
-    call(initdb, "-D", str(data), "-A", "trust", "-U", "tuner")
-    call(control, "-D", str(data), "-l", str(log), "-w", "-o", f"-c listen_addresses='' -k {root}", "start")
-    yield f"postgresql+psycopg2://tuner@/postgres?host={root}"
-    call(control, "-D", str(data), "-m", "immediate", "stop")
+        call(initdb, "-D", str(data), "-A", "trust", "-U", "tuner")
+        call(control, "-D", str(data), "-l", str(log), "-w", "-o", f"-c listen_addresses='' -k {root}", "start")
+        yield f"postgresql+psycopg2://tuner@/postgres?host={root}"
+        call(control, "-D", str(data), "-m", "immediate", "stop")
 
 
 def test_two_tuners_share_a_study_in_postgresql_and_do_each_trial_once(database, tmp_path):

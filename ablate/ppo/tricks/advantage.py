@@ -35,17 +35,21 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, bootstrap: Tensor, gamma:
 
 
 def bootstrap_truncated(last_value: Tensor, ended: Tensor) -> Tensor:
-    """Value after the last token of a response that was cut off, 0 for one that ended. Shapes [B].
+    """V(s_T), the value of the state after the last token, where a response was cut off; 0 where it ended. Shapes [B].
 
-    Off: truncation is an end, and 0 everywhere. Source: Pardo et al. 1712.00378 (partial-episode bootstrapping).
+    A truncated response goes on, so it gets no score now, and its last TD error is δ_{T−1} = −η KL_{T−1} + γ V(s_T) − V(s_{T−1}).
+    `ablate.ppo.shaping.shape_rewards` leaves its score out of the rewards and of the running moments: V(s_T) predicts the score to
+    come, and with both it would count twice. At γ = 1 values of answers that never end have nothing to hold them.
+    Off: truncation is an end. The truncated text is scored, and V is 0 after it.
+    Source: Pardo et al. 1712.00378, §3 (partial-episode bootstrapping).
     """
     return torch.where(ended, 0.0, last_value)
 
 
 def advantage_norm(advantages: Tensor, mask: Tensor) -> Tensor:
-    """(A − mean) / std over the real tokens of one minibatch, mean shifted to 0, std unbiased (N − 1). Shapes [B, T].
+    """(A − mean) / √(var + 1e-8) over the real tokens of one minibatch, mean shifted to 0, variance unbiased (N − 1). Shapes [B, T].
 
-    Off: A. Source: Secrets of RLHF I, §5.3.1; Engstrom et al. 2005.12729.
+    Equal advantages become 0. Off: A. Source: Secrets of RLHF I, §5.3.1; Engstrom et al. 2005.12729.
     """
     return masked_whiten(advantages, mask)
 

@@ -20,13 +20,13 @@ def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def masked_whiten(values: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
-    """(x − mean) / (std + eps) over the True entries; 0 elsewhere. Shapes: both [B, T].
+    """(x − mean) / √(var + eps) over the True entries; 0 elsewhere. Shapes: both [B, T].
 
-    The standard deviation is the unbiased one (N − 1), as in lm-human-preferences; with fewer than two entries
-    the deviation is taken as 1, so a single entry becomes 0.
+    ε stands under the root, as in lm-human-preferences and TRL (MOSS-RLHF has 1e-6), so that deviations far below 1e-4, such as
+    rounding leaves among equal entries, stay small instead of becoming 1. The variance is the unbiased one (N − 1), as in TRL; the
+    other two divide by N. The mean is corrected by the mean of what it leaves, so that equal entries come out exactly 0.
     """
-    count = mask.sum()
     mean = masked_mean(values, mask)
-    variance = masked_sum((values - mean) ** 2, mask) / (count - 1).clamp(min=1)
-    std = torch.where(count > 1, variance.sqrt(), torch.ones_like(variance))
-    return torch.where(mask, (values - mean) / (std + eps), 0.0)
+    mean = mean + masked_mean(values - mean, mask)
+    variance = masked_sum((values - mean) ** 2, mask) / (mask.sum() - 1).clamp(min=1)
+    return torch.where(mask, (values - mean) * torch.rsqrt(variance + eps), 0.0)

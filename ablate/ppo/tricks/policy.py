@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+LARGEST_LOG_RATIO = 88.0  # exp of more than 88.7 is infinite in float32
+
 
 def importance_sampling(logprobs: Tensor, ref_logprobs: Tensor, observations: str) -> Tensor:
     """Old log-probs of the ratio: the behaviour policy's (off), or the SFT reference's. Shapes [B, T].
@@ -32,9 +34,11 @@ def policy_gradient(log_ratio: Tensor, advantages: Tensor) -> Tensor:
 def ratio_clip(log_ratio: Tensor, advantages: Tensor, low: float, high: float) -> Tensor:
     """−min(ρ A, clip(ρ, 1 − ε, 1 + ε_high) A). low = ε, high = ε_high; the paper's clip is symmetric. Shapes [B, T].
 
+    Where A ≥ 0 and ρ > 1 + ε_high the loss is flat, so holding log ρ at 88 there changes neither the loss nor its gradient of 0, and
+    keeps 0 · ∞ = NaN out of both. Where A < 0 the loss grows with ρ without bound, and is infinite where ρ is.
     Off: `policy_gradient`. Source: Secrets of RLHF I, eq. 15; Schulman et al. 1707.06347, eq. 7.
     """
-    ratio = log_ratio.exp()
+    ratio = log_ratio.clamp(max=torch.where(advantages < 0, torch.inf, LARGEST_LOG_RATIO)).exp()
     return torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - low, 1 + high))
 
 
@@ -53,7 +57,8 @@ def outside_clip(log_ratio: Tensor, low: float, high: float) -> Tensor:
 
 
 def policy_kl(log_ratio: Tensor, coef: float) -> Tensor:
-    """β · KL(π_old‖π_θ) of PPO-penalty, by k3: β (ρ − 1 − log ρ) at tokens of π_old. Shapes [B, T], added to the loss.
+    """β · KL(π_old‖π_θ) of PPO-penalty, by k3: β (ρ − 1 − log ρ), ρ = π_θ / π_old, at tokens that π_old sampled: π_old is the behaviour
+    policy whatever importance_sampling says. Shapes [B, T], added to the loss.
 
     Off: 0. Source: Secrets of RLHF I, eq. 14; Schulman et al. 1707.06347, eq. 8.
     """

@@ -8,12 +8,17 @@ from torch import Tensor
 EPS = 1e-8
 
 
-def missing_eos_penalty(score: Tensor, ended: Tensor, penalty: float) -> Tensor:
-    """score − penalty where the response never ended. Shapes [B].
+def missing_eos_penalty(score: Tensor, ended: Tensor, penalty: float, form: str) -> Tensor:
+    """The score of a response that never ended, under a penalty p. Shapes [B].
 
-    Off: a truncated response keeps the score of its truncated text. Source: lm-human-preferences; TRL's `missing_eos_penalty`.
+    subtract: score − p, TRL's `missing_eos_penalty`; replace: −p whatever the text is worth, as in lm-human-preferences (p = 1).
+    Off: a truncated response keeps the score of its truncated text. Source: lm-human-preferences; TRL.
     """
-    return torch.where(ended, score, score - penalty)
+    if form == "subtract":
+        return torch.where(ended, score, score - penalty)
+    if form == "replace":
+        return torch.where(ended, score, -penalty)
+    raise ValueError(f"unknown form of the missing-EOS penalty {form!r}")
 
 
 def reward_scaling(score: Tensor, std: float) -> Tensor:

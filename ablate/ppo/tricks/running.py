@@ -9,7 +9,12 @@ from ablate.ppo.types import RunningMoments
 
 
 def update_moments(moments: RunningMoments, scores: Tensor) -> RunningMoments:
-    """Add a batch of scores [B] to the running moments (Chan, Golub & LeVeque 1979: exact merging of two samples)."""
+    """Add a batch of scores [B] to the running moments (Chan, Golub & LeVeque 1979: exact merging of two samples).
+
+    An empty batch leaves them as they are.
+    """
+    if not len(scores):
+        return moments
     scores = scores.double()
     count, mean = float(scores.numel()), float(scores.mean())
     m2 = float(torch.sum((scores - mean) ** 2))
@@ -27,7 +32,9 @@ def kl_adaptive(kl_coef: float, kl: float, target: float, horizon: float, respon
 
     e = clip(KL / target − 1, −0.2, 0.2);  η ← η · (1 + e · n / horizon)
 
-    kl: mean KL of this batch in nats per response; n = responses in the batch. Off: η stays. Ziegler et al. 1909.08593, §2.2.
+    kl: mean KL of this batch in nats per response; n = responses in the batch. While KL stays 20 % or more off its target, η moves by
+    (1 ± 0.2 n / horizon)^(horizon / n), about e^±0.2 = 1.22 or 0.82, in `horizon` responses.
+    Off: η stays. Source: Ziegler et al. 1909.08593, §2.2.
     """
     error = min(max(kl / target - 1, -0.2), 0.2)
     return kl_coef * (1 + error * responses / horizon)

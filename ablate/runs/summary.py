@@ -1,0 +1,96 @@
+"""summary.json: its keys with their types and meanings, its writer and its reader. No torch here.
+
+The table in the documentation of the run folder is made from these types, and tests hold what runs write to them.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, get_args, get_origin, get_type_hints
+
+from ablate.errors import UserError
+from ablate.system.files import write_atomically
+from ablate.system.jsonl import finite
+
+Status = Literal["completed", "diverged", "failed", "interrupted"]
+FINISHED = ("completed", "diverged")  # the status of a run with a result
+Monitors = dict[str, float | None]
+
+
+class Outcome(TypedDict):
+    """How a run ended, and what it reached. A run that an exception ended has none of the keys marked NotRequired."""
+
+    status: Annotated[Status, "`completed` and `diverged` are results; a run that `failed` or was `interrupted` can go on"]
+    reason: Annotated[str, "why the run ended where it did, in one sentence; empty after the last update"]
+    collapsed: Annotated[
+        bool | None,
+        "the verdict on gold (below); null without a gold reward, for a run too short to collapse, and for one that an exception ended",
+    ]
+    collapse_update: Annotated[int | None, "update of the first evaluation of the collapse; null without one"]
+    updates: NotRequired[Annotated[int, "updates done"]]
+    wall_seconds: NotRequired[Annotated[float, "seconds of critic pre-training, updates and evaluations; a resumed run counts on"]]
+    responses_per_second: NotRequired[Annotated[float | None, "of the updates, without evaluations; null before the first update"]]
+    final: NotRequired[Annotated[Monitors, "every `eval/*` and `monitor/*` of the last evaluation, and `eval/gold_sd` over its prompts"]]
+    sft: NotRequired[Annotated[Monitors, "the same of the SFT model"]]
+    study: Annotated[str, "folder of the runs that are compared"]
+    arm: Annotated[str | None, "name of the arm's folder"]
+    seed: Annotated[int, "seed of PPO"]
+
+
+class RunSummary(Outcome):
+    """The content of summary.json: the outcome and what computed it."""
+
+    versions: Annotated[dict[str, str], "versions of Python and of the packages that compute"]
+    git_commit: Annotated[str | None, "commit of the checkout; null for an installed package"]
+    config_hash: Annotated[str, "`hash` in `config.yaml`"]
+    numerics: Annotated[
+        dict[str, Any],
+        "what computes the numbers: a fingerprint of the code that decides them, packages, processor, threads; `earlier`: the records of "
+        "the code that computed the run up to a checkpoint",
+    ]
+    taken_from: NotRequired[Annotated[str, "the run that computed this, where another study of the results folder did"]]
+
+
+def read_summary(folder: Path) -> RunSummary | None:
+    """Read summary.json of a run folder; null while the run has none. Raises UserError if it is not readable.
+
+    Runs of older versions may lack the last keys.
+    """
+    path = folder / "summary.json"
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is not readable: remove it, and the run continues from its last checkpoint") from error
+
+
+def write_summary(folder: Path, summary: RunSummary) -> None:
+    """Write summary.json of a run folder, whole or not at all. Numbers that are not finite become null."""
+    write_atomically(folder / "summary.json", json.dumps(finite(summary), indent=1, ensure_ascii=False))
+
+
+def summary_table() -> str:
+    """The keys of summary.json as a Markdown table: key, type, meaning. A key that a run may lack is marked by `?`."""
+    lines = ["| key | type | meaning |", "|---|---|---|"]
+    for name, hint in get_type_hints(RunSummary, include_extras=True).items():
+        optional = get_origin(hint) is NotRequired
+        kind, meaning = get_args(get_args(hint)[0] if optional else hint)
+        lines.append(f"| `{name}`{'?' if optional else ''} | {spelled_type(kind)} | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+def spelled_type(kind: Any) -> str:
+    """A type as JSON has it.
+
+    >>> spelled_type(int | None), spelled_type(dict[str, float | None])
+    ('whole number or null', 'object of number or null')
+    """
+    names = {str: "string", bool: "true or false", int: "whole number", float: "number", type(None): "null", Any: "any value"}
+    if get_origin(kind) is Literal:
+        return ", ".join(get_args(kind))
+    if isinstance(kind, UnionType):
+        return " or ".join(spelled_type(part) for part in get_args(kind))
+    return f"object of {spelled_type(get_args(kind)[1])}" if get_origin(kind) is dict else names[kind]

@@ -1,0 +1,137 @@
+"""The answer to a study's question in one to three sentences, and each arm in three things at once: survival, gold and KL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from ablate.errors import UserError
+from ablate.sweeps.study import load_study, study_names
+from analysis.claims.judge import CANNOT_TELL, CONTRADICTED, SUPPORTED, scope
+from analysis.claims.study import StudyVerdicts
+from analysis.estimate.equivalence import ALPHA
+from analysis.estimate.units import levels
+
+SHOWN = 4  # arms named in a sentence; more are counted
+
+
+def question_of(study: str) -> str:
+    """The question of a study of `sweeps/`, '' for runs of another name or where its file cannot be read."""
+    try:
+        return load_study(study).question if study in study_names() else ""
+    except UserError:
+        return ""
+
+
+def answer(verdicts: StudyVerdicts) -> list[str]:
+    """What the runs say, first how long they hold, then what they gain and at what KL, then how the paper's claims fare."""
+    arms = arm_answers(verdicts)
+    told = [_survival(verdicts, arms), _gain(arms), _claims([verdict.verdict for _, verdict in verdicts.claims])]
+    return [sentence for sentence in told if sentence]
+
+
+def arm_answers(verdicts: StudyVerdicts) -> pd.DataFrame:
+    """One row per arm, the base first, then by collapse rate and by gold gained.
+
+    Columns: arm, basis, runs, collapses, n, rate, rate_low, rate_high; versus ('base', 'fewer', 'more', 'same' or '' of collapses
+    against the base, after Holm over arms), p_holm; gold_gain and kl with _low, _high and _n; gold_versus ('higher', 'lower' or '' of
+    gold at the end against the base, after Holm).
+    """
+    names = ["arm", "basis", "runs", "collapses", "n", "rate", "rate_low", "rate_high"]
+    names += [f"{level}{end}" for level in ("gold_gain", "win", "kl") for end in ("", "_low", "_high", "_n")]
+    table = verdicts.arms[[*names, "median_time", "median_time_low", "median_time_high", "unfinished", "too_short"]].copy()
+    table["versus"], table["p_holm"], table["gold_versus"] = "", np.nan, ""
+    for row in verdicts.effects.itertuples() if len(verdicts.effects) else ():
+        at = table["arm"] == row.arm
+        if row.outcome == "collapsed":
+            table.loc[at, "p_holm"] = row.p_holm
+            table.loc[at, "versus"] = _direction(row, "fewer", "more")
+        elif row.outcome == "gold":
+            table.loc[at, "gold_versus"] = _direction(row, "lower", "higher")
+    base = verdicts.effects["base"].iloc[0] if len(verdicts.effects) else table["arm"].iloc[0]
+    table.loc[table["arm"] == base, "versus"] = "base"
+    order = pd.DataFrame({"other": table["arm"] != base, "rate": table["rate"].fillna(2), "gain": -table["gold_gain"].fillna(-np.inf)})
+    return table.loc[order.sort_values(["other", "rate", "gain"], kind="stable").index].reset_index(drop=True)
+
+
+def _direction(row, below: str, above: str) -> str:
+    return "" if not row.p_holm < ALPHA else below if row.estimate < 0 else above
+
+
+def _survival(verdicts: StudyVerdicts, arms: pd.DataFrame) -> str:
+    known = arms[arms["n"] > 0]
+    if known.empty:
+        gold = verdicts.outcomes["gold"].notna().any()
+        short = bool(verdicts.outcomes["too_short"].any())
+        return ("These runs are too short to collapse: nothing is said about it." if short and gold else
+                "Nothing is known about collapse yet: no run with a gold reward has ended." )  # fmt: skip
+    basis = levels(verdicts.outcomes.assign(one=1.0), "one", list(verdicts.outcomes["arm"].unique()[:1])).basis
+    where = scope(basis)
+    if (known["versus"] == "base").sum() == 0 or len(known) == 1:
+        return f"{where[0].upper()}{where[1:]}, {_each(known)}."
+    base, others = known[known["versus"] == "base"], known[known["versus"] != "base"]
+    told = [f"{where[0].upper()}{where[1:]}, {_each(base)}"]
+    for direction in ("fewer", "more"):
+        group = others[others["versus"] == direction]
+        if len(group):
+            worst = group["p_holm"].max()
+            told.append(f"{direction} runs collapse with {_each(group)}, p ≤ {worst:.2g} after Holm's correction")
+    rest = others[~others["versus"].isin(["fewer", "more"])]
+    if len(rest):
+        one = "the other arm" if len(others) == 1 else "each other arm" if len(rest) == len(others) else f"the other {len(rest)} arms"
+        told.append(f"of {one} no difference is shown ({_range(rest)})" if len(rest) > 1 else f"no difference is shown for {_each(rest)}")
+    return "; ".join(told) + "."
+
+
+def _each(group: pd.DataFrame) -> str:
+    """'vanilla collapsed in 5 of 5 runs', 'kl_penalty and kl_adaptive (0 of 5 each)'."""
+    counts = [f"{row.collapses} of {row.n}" for row in group.itertuples()]
+    if len(group) == 1 and group["versus"].iloc[0] in ("base", ""):
+        row = group.iloc[0]
+        return f"{row['arm']} collapsed in {counts[0]} runs"
+    if len(group) > SHOWN:
+        return f"{len(group)} arms ({_range(group)})"
+    if len(set(counts)) == 1:
+        return f"{_listed(list(group['arm']))} ({counts[0]}{' each' * (len(group) > 1)})"
+    return _listed([f"{arm} ({count})" for arm, count in zip(group["arm"], counts, strict=True)])
+
+
+def _range(group: pd.DataFrame) -> str:
+    least, most = group.loc[group["rate"].idxmin()], group.loc[group["rate"].idxmax()]
+    one = f"{least['collapses']} of {least['n']}"
+    return f"{one} collapsed" if least["rate"] == most["rate"] else f"{one} to {most['collapses']} of {most['n']} collapsed"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _gain(arms: pd.DataFrame) -> str:
+    """Gold gained over SFT and the KL spent for it, of the base and the arms that gain most."""
+    known = arms[arms["gold_gain_n"] > 0]
+    if known.empty:
+        return ""
+    base, others = known[known["versus"] == "base"], known[known["versus"] != "base"]
+    chosen = pd.concat([base, others.sort_values(["rate", "gold_gain"], ascending=[True, False], kind="stable").head(SHOWN)])
+    told = [f"{row.arm} {row.gold_gain:+.2f}{_bounds(row)} for {row.kl:.2g} nats" for row in chosen.itertuples()]
+    if len(base) and len(chosen) < len(known):
+        told[1] = f"of the others those that hold best and gain most are {told[1]}"
+    return f"Gold gained over SFT at the end, and the KL spent: {'; '.join(told)}."
+
+
+def _bounds(row) -> str:
+    return f" [{row.gold_gain_low:.2f}, {row.gold_gain_high:.2f}]" if np.isfinite(row.gold_gain_low) else ""
+
+
+def _claims(verdicts: Sequence[str]) -> str:
+    if not verdicts:
+        return ""
+    counts = {word: verdicts.count(word) for word in (SUPPORTED, CONTRADICTED, CANNOT_TELL)}
+    one = f"The one claim of the paper that these arms test is {verdicts[0]}." if verdicts[0] != CANNOT_TELL else (
+        "The one claim of the paper that these arms test cannot be told yet.")  # fmt: skip
+    if len(verdicts) == 1:
+        return one
+    return (f"Of {len(verdicts)} claims of the paper that these arms test {counts[SUPPORTED]} {'is' if counts[SUPPORTED] == 1 else 'are'} "
+            f"supported, {counts[CONTRADICTED]} contradicted, and {counts[CANNOT_TELL]} cannot be told yet.")  # fmt: skip

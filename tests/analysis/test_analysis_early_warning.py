@@ -43,7 +43,9 @@ def test_monitors_are_smoothed_within_each_run_as_a_loop_does():
     curves = pd.DataFrame(rows, columns=["run", "update"]).assign(m=generator.normal(size=24), n=generator.normal(size=24))
     curves.loc[[2, 11, 15], "m"] = np.nan
     curves = curves.iloc[np.argsort(curves["update"].to_numpy(), kind="stable")].reset_index(drop=True)  # runs interleaved
-    known = pd.DataFrame(dict(run=["a", "b", "c"], reward_model="", seed=[0, 1, 2], event=[False, True, False], end_update=[3.0, 8.0, 99.0]))
+    known = pd.DataFrame(
+        dict(run=["a", "b", "c"], reward_model="", seed=[0, 1, 2], event=[False, True, False], end_update=[3.0, 8.0, 99.0])
+    )
     found = at_risk(known, curves, within=2, names=["m", "n"], smooth=3, baseline=2).set_index(["run", "update"])
     assert set(found.index) == {("b", u) for u in range(3, 8)} | {("c", u) for u in range(3, 13)}
     for (run, update), row in found.iterrows():

@@ -102,7 +102,9 @@ def test_a_packed_set_of_other_code_than_that_at_hand_says_so(study, tmp_path, m
     change(study, 6, code=code)
     pack([study], tmp_path / "packed")
     first = remarks(tmp_path / "packed")[0]
-    assert first.startswith(f"6 of 6 runs come from a packed set that the code at hand, {code_fingerprint()}, did not make ({said}): ")
+    assert first.startswith(
+        f"6 of 6 runs come from a packed set that other or unknown code made, not the code at hand, {code_fingerprint()} ({said}): "
+    )
     assert "README.md" in first
 
 

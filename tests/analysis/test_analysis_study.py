@@ -33,7 +33,7 @@ def test_a_factorial_finds_the_factor_that_carries_the_stability(tmp_path):
     assert (rates.drop("kl_penalty")["p_holm"] > 0.05).all()
     (kl,) = [verdict for claim, verdict in verdicts.claims if "KL penalty prevents collapse" in claim.text]
     assert kl.verdict == "supported" and len(kl.parts[0].arms) == 8  # four pairs, one in each context of the other factors
-    assert "kl_penalty × gae_lambda" in as_text(verdicts)
+    assert "kl_penalty × gae_lambda" in as_text(verdicts, everything=True)
 
 
 def test_the_arm_table_counts_and_orders_what_was_planted(tmp_path):
@@ -44,8 +44,8 @@ def test_the_arm_table_counts_and_orders_what_was_planted(tmp_path):
     assert 20 <= table.loc["vanilla", "median_time"] <= 50 and table.loc["kl", "median_time"] == np.inf
     assert table.loc["kl", "stable_updates"] == 80.0
     assert table.loc["vanilla", "gold_high"] < 0 < table.loc["kl", "gold_low"]
-    frontier = verdicts.frontier.set_index("arm")
-    assert frontier.index.tolist() == ["kl"] and frontier.loc["kl", "n"] == 6
+    frontier = verdicts.frontier.set_index("arm")  # every five updates KL moves too fast to be measured where it is compared
+    assert frontier.index.tolist() == ["kl"] and frontier.loc["kl", ["n", "unmeasured", "every"]].tolist() == [0, 6, 4]
     assert verdicts.warnings["monitor"].iloc[0] == "monitor/entropy"
 
 

@@ -118,7 +118,11 @@ def find_arms(settings: pd.DataFrame, part: Part) -> tuple[list[str], list[str]]
 
 
 def _having(settings: pd.DataFrame, wanted: dict[str, Any]) -> list[str]:
+    """The arms with the wanted settings; none where every largest or smallest amount asked for is the only one in the study."""
     if not set(wanted) <= set(settings.columns):
+        return []
+    extreme = [name for name, value in wanted.items() if value in (MAX_VALUE, MIN_VALUE)]
+    if extreme and all(pd.to_numeric(settings[name], errors="coerce").nunique() < 2 for name in extreme):
         return []
     fits = [[_equal(text, value) for text in settings[name]] for name, value in
             ((name, _amount(settings[name], value)) for name, value in wanted.items())]  # fmt: skip
@@ -126,12 +130,10 @@ def _having(settings: pd.DataFrame, wanted: dict[str, Any]) -> list[str]:
 
 
 def _amount(column: pd.Series, value: Any) -> Any:
-    """`MAX_VALUE` and `MIN_VALUE` as the amount they stand for among the study's arms, NaN where it has but one; all else as it is."""
+    """`MAX_VALUE` and `MIN_VALUE` as the amount that they stand for among the study's arms; all else as it is."""
     if value not in (MAX_VALUE, MIN_VALUE):
         return value
     amounts = pd.to_numeric(column, errors="coerce")
-    if amounts.nunique() < 2:
-        return np.nan  # equal to nothing
     return float(amounts.max() if value == MAX_VALUE else amounts.min())
 
 

@@ -180,9 +180,13 @@ def _measured(distance: np.ndarray, top: float) -> bool:
 
 
 def _every_needed(distance: np.ndarray, updates: np.ndarray, top: float) -> float:
-    """The largest `evaluation.every` with three evaluations in the range of `_measured`, by lines between those there are; at least 1."""
-    first, last = (_at_crossing(distance, updates.astype(float), d) for d in (top / 4, top))
-    return max(1.0, np.floor((last - first) / 3))
+    """The largest `evaluation.every` that would measure the range, whether √KL or KL runs in lines between evaluations; at least 1."""
+    for every in range(int(np.diff(updates).max(initial=1)), 1, -1):
+        at = np.unique([*np.arange(updates[0], updates[-1], every), updates[-1]])
+        paths = np.interp(at, updates, distance), np.sqrt(np.interp(at, updates, distance**2))
+        if all(_measured(path, min(top, path.max())) for path in paths):
+            return float(every)
+    return 1.0
 
 
 def _at_crossing(x: np.ndarray, y: np.ndarray, target: float) -> float:

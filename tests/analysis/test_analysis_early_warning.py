@@ -43,7 +43,9 @@ def test_monitors_are_smoothed_within_each_run_as_a_loop_does():
     curves = pd.DataFrame(rows, columns=["run", "update"]).assign(m=generator.normal(size=24), n=generator.normal(size=24))
     curves.loc[[2, 11, 15], "m"] = np.nan
     curves = curves.iloc[np.argsort(curves["update"].to_numpy(), kind="stable")].reset_index(drop=True)  # runs interleaved
-    known = pd.DataFrame(dict(run=["a", "b", "c"], seed=[0, 1, 2], event=[False, True, False], time=[3.0, 8.0, 99.0]))
+    known = pd.DataFrame(
+        dict(run=["a", "b", "c"], reward_model="", seed=[0, 1, 2], event=[False, True, False], end_update=[3.0, 8.0, 99.0])
+    )
     found = at_risk(known, curves, within=2, names=["m", "n"], smooth=3, baseline=2).set_index(["run", "update"])
     assert set(found.index) == {("b", u) for u in range(3, 8)} | {("c", u) for u in range(3, 13)}
     for (run, update), row in found.iterrows():
@@ -55,7 +57,7 @@ def test_monitors_are_smoothed_within_each_run_as_a_loop_does():
 
 def test_rows_are_updates_at_risk_whose_future_is_known():
     curves = pd.DataFrame(dict(run=["a"] * 12 + ["b"] * 12, update=[*range(1, 13)] * 2, m=np.arange(24.0)))
-    known = pd.DataFrame(dict(run=["a", "b"], seed=[0, 1], event=[True, False], time=[10.0, 12.0]))
+    known = pd.DataFrame(dict(run=["a", "b"], reward_model="", seed=[0, 1], event=[True, False], end_update=[10.0, 12.0]))
     rows = at_risk(known, curves, within=3, names=["m"], smooth=1, baseline=1)
     a, b = rows[rows["run"] == "a"], rows[rows["run"] == "b"]
     assert a["update"].tolist() == [2, 3, 4, 5, 6, 7, 8, 9]  # none from the baseline, none from the collapse on
@@ -96,7 +98,7 @@ def test_the_planted_warning_is_found_and_noise_is_not(simulated):
     assert entropy["direction"] == -1 and entropy["auc"] > 0.95 and entropy["detected"] >= 0.8 and entropy["false_alarms"] <= 0.2
     assert 3 <= entropy["lead"] <= 15
     assert noise["low"] < 0.5 < noise["high"] and noise["auc"] < 0.65
-    assert entropy["collapses"] == 8 and entropy["runs"] == 16 and entropy["seeds"] == 8
+    assert entropy["collapses"] == 8 and entropy["runs"] == 16 and entropy["units"] == 8
 
 
 def test_without_a_collapse_a_second_seed_or_a_monitor_there_is_nothing_to_learn(simulated):
@@ -110,7 +112,7 @@ def test_without_a_collapse_a_second_seed_or_a_monitor_there_is_nothing_to_learn
 def dips_before_collapse(seeds: int, generator: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(outcomes, curves) of runs that collapse at an update of 20 to 100, with a monitor lower in the 15 updates before and only there."""
     times, updates = generator.integers(20, 101, seeds).astype(float), np.arange(1, 101)
-    table = pd.DataFrame(dict(run=range(seeds), seed=range(seeds), event=True, time=times))
+    table = pd.DataFrame(dict(run=range(seeds), reward_model="", seed=range(seeds), event=True, end_update=times))
     dips = [0.2 * generator.standard_normal(100) - ((updates >= time - 15) & (updates < time)) for time in times]
     curves = pd.concat([pd.DataFrame(dict(run=run, update=updates, dip=dip)) for run, dip in enumerate(dips)], ignore_index=True)
     return table, curves
@@ -123,7 +125,7 @@ def test_labels_swapped_between_seeds_leave_no_skill():
     for repetition in range(60):
         generator = np.random.default_rng(repetition)
         table, curves = dips_before_collapse(6, generator)
-        deranged = table.assign(time=np.roll(table["time"], 1 + repetition % 5))
+        deranged = table.assign(end_update=np.roll(table["end_update"], 1 + repetition % 5))
         own.append(early_warning(table, curves, names=["dip"])["auc"].iloc[0])
         swapped.append(early_warning(deranged, curves, names=["dip"])["auc"].iloc[0])
     assert min(own) > 0.95

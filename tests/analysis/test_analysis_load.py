@@ -8,7 +8,7 @@ import pytest
 from simulate import SFT_GOLD, SFT_SD, Arm, write_run, write_study
 
 from ablate.errors import UserError
-from analysis.load.frames import load, load_reward_models, load_rows
+from analysis.load.frames import IDENTITY, load, load_reward_models, load_rows
 from analysis.load.runfolder import NotARun, find_run_folders, flatten, read_config, read_metrics
 
 GENERATOR_SEED = 3
@@ -31,7 +31,7 @@ def test_every_number_of_metrics_jsonl_is_in_the_curves(study):
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         assert list(part.index) == [row["update"] for row in rows]
         for row in rows:
-            for name in set(part.columns) - {"run", "study", "arm", "seed"}:
+            for name in set(part.columns) - set(IDENTITY):
                 found = part.loc[row["update"], name]
                 assert found == row[name] if name in row else math.isnan(found)
 

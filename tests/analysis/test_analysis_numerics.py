@@ -38,7 +38,7 @@ def change(study: Path, count: int, **changes) -> None:
 
 
 def remarks(folder: Path, study: str = "study") -> list[str]:
-    return study_verdicts(load(folder), study, np.random.default_rng(0)).remarks
+    return study_verdicts(load(folder), study).remarks
 
 
 def test_nothing_is_said_of_runs_that_one_code_with_one_set_of_packages_made(study):
@@ -89,10 +89,10 @@ def test_a_summary_counts_before_config_yaml_and_a_run_still_going_has_only_that
 def test_verdicts_and_the_report_page_say_it_first(study):
     change(study, 2, code="f" * 12)
     loaded = load(study)
-    verdicts = study_verdicts(loaded, "study", np.random.default_rng(0))
+    verdicts = study_verdicts(loaded, "study")
     text = " ".join(as_text(verdicts).split())
     assert text.index("not all made by one code") < min(text.index(remark[:40]) for remark in verdicts.remarks[1:])
-    first, *_ = cautions(report_data(loaded, "study", np.random.default_rng(0)))
+    first, *_ = cautions(report_data(loaded, "study"))
     assert first.startswith("The 6 runs were not all made by one code")
 
 
@@ -102,7 +102,9 @@ def test_a_packed_set_of_other_code_than_that_at_hand_says_so(study, tmp_path, m
     change(study, 6, code=code)
     pack([study], tmp_path / "packed")
     first = remarks(tmp_path / "packed")[0]
-    assert first.startswith(f"6 of 6 runs come from a packed set that the code at hand, {code_fingerprint()}, did not make ({said}): ")
+    assert first.startswith(
+        f"6 of 6 runs come from a packed set that other or unknown code made, not the code at hand, {code_fingerprint()} ({said}): "
+    )
     assert "README.md" in first
 
 

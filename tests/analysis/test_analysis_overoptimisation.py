@@ -4,20 +4,21 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import optimize
+from scipy import stats as scipy_stats
 
-from analysis.estimate.overoptimisation import against_early_stopping, fit_arms, fit_gao, frontier_test, gao, peak, points
+from analysis.estimate.overoptimisation import GOLD, KL, against_early_stopping, fit_arms, fit_gao, frontier_test, gao, peak, points
 
 
 def curves_of(arms: dict, seeds: int, noise: float = 0.0, seed: int = 0, sft: float = 0.9) -> pd.DataFrame:
-    """arm → (gold gain as a function of d, largest KL); 17 evaluations, KL even in the update."""
+    """arm → (gold gain as a function of d, largest KL); an evaluation per update from 0 to 80, KL even in the update."""
     generator = np.random.default_rng(seed)
     rows = []
     for arm, (gain, largest) in arms.items():
         for s in range(seeds):
-            for update in range(0, 81, 5):
+            for update in range(81):
                 kl = largest * update / 80
                 gold = sft + gain(np.sqrt(kl)) + (noise * generator.standard_normal() if update else 0.0)
-                rows.append({"run": f"{arm}/{s}", "arm": arm, "seed": s, "update": update, "eval/kl_to_sft": kl, "eval/gold": float(gold)})
+                rows.append(dict(run=f"{arm}/{s}", arm=arm, reward_model="", seed=s, update=update, **{KL: kl, GOLD: float(gold)}))
     return pd.DataFrame(rows)
 
 
@@ -49,15 +50,31 @@ def test_intervals_over_seeds_cover_the_planted_coefficients_and_peak():
     covered = np.zeros(3)
     for repetition in range(40):
         curves = curves_of({"a": (lambda d: gao(d, alpha, beta), 40.0)}, 10, noise=0.3, seed=repetition)
-        row = fit_arms(curves, np.random.default_rng(0), repetitions=400).iloc[0]
+        row = fit_arms(curves).iloc[0]
         truth = {"alpha": alpha, "beta": beta, "peak_d": np.exp(alpha / beta - 1)}
         covered += [row[f"{name}_low"] <= value <= row[f"{name}_high"] for name, value in truth.items()]
-    assert (covered >= 32).all()  # 80 %: ten seeds make a percentile interval shorter than its 95 %
-    assert row["peak_seen"] and row["seeds"] == 10 and row["r2"] > 0.5
+    assert (covered >= 35).all()  # 95 % is 38 of 40
+    assert row["peak_seen"] and row["units"] == 10 and row["basis"] == "10 seeds, one reward model" and row["r2"] > 0.5
+
+
+def test_fits_leave_out_one_reward_model_at_a_time_where_they_vary():
+    """The jackknife by a slow loop: fits without each of four reward models of two runs each, and t with three degrees of freedom."""
+    curves = curves_of({"a": (lambda d: gao(d, 1.2, 0.6), 40.0)}, 8, noise=0.3)
+    curves = curves.assign(reward_model=(curves["seed"] // 2).map("m{}".format), seed=curves["seed"] % 2)
+    row, table = fit_arms(curves).iloc[0], points(curves)
+    without = np.array([fit_gao(part["d"], part["gain"])[0] for m in range(4) if len(part := table[table["reward_model"] != f"m{m}"])])
+    half = scipy_stats.t.ppf(0.975, 3) * np.sqrt(3 / 4 * ((without - without.mean()) ** 2).sum())
+    assert row["basis"] == "4 reward models × 2 seeds" and row["units"] == 4
+    assert row["alpha_high"] - row["alpha"] == pytest.approx(half) and row["alpha"] - row["alpha_low"] == pytest.approx(half)
+
+
+def test_a_single_run_is_fitted_without_an_interval():
+    row = fit_arms(curves_of({"a": (lambda d: gao(d, 1.2, 0.6), 40.0)}, 1)).iloc[0]
+    assert row["alpha"] == pytest.approx(1.2) and (row["alpha_low"], row["alpha_high"]) == (-np.inf, np.inf)
 
 
 def test_arms_without_two_distances_are_not_fitted():
-    assert fit_arms(curves_of({"a": (lambda d: d, 0.0)}, 3), np.random.default_rng(0)).empty
+    assert fit_arms(curves_of({"a": (lambda d: d, 0.0)}, 3)).empty
 
 
 def plateau(d):
@@ -84,8 +101,61 @@ def test_the_frontier_is_compared_only_where_both_arms_have_been():
 def test_early_stopping_is_chosen_on_the_other_seeds():
     gold = {0: [0.0, 1.0, 5.0], 1: [0.0, 3.0, 1.0], 2: [0.0, 3.0, 1.0]}
     rows = [
-        {"arm": "none", "run": f"n{s}", "seed": s, "update": u, "eval/gold": g} for s, values in gold.items() for u, g in enumerate(values)
+        {"arm": "none", "run": f"n{s}", "reward_model": "", "seed": s, "update": u, GOLD: g}
+        for s, values in gold.items()
+        for u, g in enumerate(values)
     ]
-    rows += [{"arm": "kl", "run": f"k{s}", "seed": s, "update": 2, "eval/gold": 2.0} for s in gold]
+    rows += [{"arm": "kl", "run": f"k{s}", "reward_model": "", "seed": s, "update": 2, GOLD: 2.0} for s in gold]
     # seed 0 stops at update 1 (others' best), where it has 1; seeds 1 and 2 at update 2 (mean of 5 and 1 beats 1 and 3), where they have 1
     assert against_early_stopping(pd.DataFrame(rows), "kl", "none").estimate == pytest.approx(np.mean([2 - 1, 2 - 1, 2 - 1]))
+
+
+PATHS = {  # √KL of the control by update; the penalised arm's reaches 2.5 in a line
+    "KL in a line": lambda u: np.sqrt(u / 2),
+    "√KL in a line": lambda u: 0.5 * u,
+    "√KL fast at first": lambda u: 4 * (1 - np.exp(-u / 5)),
+}
+
+
+def on_one_frontier(path, every: int, seeds: int = 6) -> pd.DataFrame:
+    """Runs of two arms whose gold is the same function of √KL, which has a knee below the first sparse evaluation, and noise."""
+    generator = np.random.default_rng(4)
+    rows = []
+    for arm, distance in (("none", path), ("kl", lambda u: 2.5 * u / 80)):
+        for seed in range(seeds):
+            for update in range(0, 81, every):
+                d = float(distance(update))
+                gold = 3 * np.sqrt(d) + 0.05 * generator.standard_normal()
+                rows.append(dict(run=f"{arm}/{seed}", arm=arm, reward_model="", seed=seed, update=update, **{KL: d * d, GOLD: gold}))
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+def test_gold_between_evaluations_far_apart_is_not_compared_and_the_advice_on_how_often_is_enough(path):
+    sparse = frontier_test(on_one_frontier(path, 10), "kl", "none", margin=0.5)
+    assert (sparse.verdict, sparse.unmeasured, sparse.effect.n) == ("cannot tell", 6, 0) and np.isnan(sparse.effect.estimate)
+    assert 1 <= sparse.every < 10
+    advised = frontier_test(on_one_frontier(path, int(sparse.every)), "kl", "none", margin=0.5)
+    assert advised.unmeasured == 0 and advised.effect.n == 6 and np.isnan(advised.every)
+    dense = frontier_test(on_one_frontier(path, 1), "kl", "none", margin=0.5)
+    assert dense.verdict == "acts like early stopping" and abs(dense.effect.estimate) < 0.25
+
+
+def test_one_unmeasured_pair_is_counted_and_the_others_are_compared():
+    curves = on_one_frontier(PATHS["KL in a line"], 1)
+    sparse = curves[(curves["run"] != "none/2") | (curves["update"] % 10 == 0)]
+    frontier = frontier_test(sparse, "kl", "none", margin=0.5)
+    assert (frontier.unmeasured, frontier.effect.n, frontier.verdict) == (1, 5, "acts like early stopping")
+
+
+def test_the_frontier_is_over_reward_models_where_they_vary():
+    """Two seeds of each of four reward models: the gap is the reward model's mean, and the test has four units."""
+    curves = on_one_frontier(PATHS["KL in a line"], 1, seeds=8)
+    shifts = np.array([1.0, 2.0, 3.0, 4.0])
+    model = curves["seed"] // 2
+    curves[GOLD] += np.where((curves["arm"] == "kl") & (curves["update"] > 0), shifts[model], 0.0)
+    one = [frontier_test(curves[curves["seed"] == s], "kl", "none", 0.5).effect.estimate for s in range(8)]
+    frontier = frontier_test(curves.assign(reward_model=model.map(str), seed=curves["seed"] % 2), "kl", "none", 0.5)
+    means = np.reshape(one, (4, 2)).mean(axis=1)
+    assert str(frontier.effect.basis) == "4 reward models × 2 seeds" and frontier.effect.n == 4
+    assert frontier.effect.p == pytest.approx(scipy_stats.ttest_1samp(means, 0).pvalue)

@@ -1,6 +1,6 @@
 """Estimates and intervals against published and independent numbers.
 
-Golden values: rliable's own test matrices; statsmodels 0.15 (proportion_confint 'beta', confint_proportions_2indep 'newcomb',
+Golden values: statsmodels 0.15 (proportion_confint 'beta', confint_proportions_2indep 'newcomb',
 multipletests, TTestPower, NormalIndPower); scipy as a direct oracle.
 """
 
@@ -10,34 +10,13 @@ from scipy import stats as scipy_stats
 
 from analysis.estimate import power, stats
 
-RLIABLE_X = np.array([[1, 2], [2, 2], [1, 1], [2, 1]])  # rliable's tests/rliable/metrics_test.py
-RLIABLE_Y = np.array([[1, 1], [2, 2], [3, 3]])
-
-
-def test_the_interquartile_mean_agrees_with_rliables_published_test():
-    assert stats.iqm(RLIABLE_X.ravel()) == 1.5 and stats.iqm(RLIABLE_Y.ravel()) == 2
-
-
-def test_the_interquartile_mean_cuts_a_quarter_of_the_runs_at_either_end():
-    assert stats.iqm(np.array([-100.0, 1, 2, 3, 100])) == 2.0
-    assert stats.iqm(np.array([9.0, 1, 2, 3, 4, 5, 6, -50])) == pytest.approx((2 + 3 + 4 + 5) / 4)
-
-
-def test_the_bootstrap_agrees_with_scipys_and_repeats_with_its_generator():
-    values = np.random.default_rng(1).exponential(size=12)
-    ours = stats.bootstrap(values, stats.iqm, np.random.default_rng(2), repetitions=20_000)
-    theirs = scipy_stats.bootstrap((values,), stats.iqm, n_resamples=20_000, method="percentile", rng=np.random.default_rng(3))
-    assert ours.low == pytest.approx(theirs.confidence_interval.low, rel=0.03)
-    assert ours.high == pytest.approx(theirs.confidence_interval.high, rel=0.03)
-    assert ours == stats.bootstrap(values, stats.iqm, np.random.default_rng(2), repetitions=20_000)
-
 
 def test_the_paired_effect_is_scipys_paired_t_test():
     generator = np.random.default_rng(4)
     a, b = generator.normal(1, 1, 8), generator.normal(0, 1, 8)
     test = scipy_stats.ttest_rel(a, b)
     effect, interval = stats.paired_effect(a - b), test.confidence_interval(0.95)
-    assert effect == pytest.approx((np.mean(a - b), interval.low, interval.high, test.pvalue, 8), rel=1e-10)
+    assert effect[:5] == pytest.approx((np.mean(a - b), interval.low, interval.high, test.pvalue, 8), rel=1e-10)
 
 
 @pytest.mark.parametrize(("n", "p"), [(5, 2 / 32), (6, 2 / 64)])
@@ -48,7 +27,7 @@ def test_differences_without_spread_speak_only_by_their_sign(n, p):
 
 
 def test_too_few_or_missing_differences_tell_nothing():
-    assert stats.paired_effect(np.array([2.0, np.nan])) == (2.0, -np.inf, np.inf, 1.0, 1)
+    assert stats.paired_effect(np.array([2.0, np.nan]))[:5] == (2.0, -np.inf, np.inf, 1.0, 1)
     assert stats.paired_effect(np.array([])).n == 0
 
 

@@ -15,7 +15,7 @@ from analysis.verdicts import as_text
 
 
 def verdicts_of(root, study="study"):
-    return study_verdicts(load(root), study, np.random.default_rng(0))
+    return study_verdicts(load(root), study)
 
 
 def test_a_factorial_finds_the_factor_that_carries_the_stability(tmp_path):
@@ -33,7 +33,7 @@ def test_a_factorial_finds_the_factor_that_carries_the_stability(tmp_path):
     assert (rates.drop("kl_penalty")["p_holm"] > 0.05).all()
     (kl,) = [verdict for claim, verdict in verdicts.claims if "KL penalty prevents collapse" in claim.text]
     assert kl.verdict == "supported" and len(kl.parts[0].arms) == 8  # four pairs, one in each context of the other factors
-    assert "kl_penalty × gae_lambda" in as_text(verdicts)
+    assert "kl_penalty × gae_lambda" in as_text(verdicts, everything=True)
 
 
 def test_the_arm_table_counts_and_orders_what_was_planted(tmp_path):
@@ -44,8 +44,8 @@ def test_the_arm_table_counts_and_orders_what_was_planted(tmp_path):
     assert 20 <= table.loc["vanilla", "median_time"] <= 50 and table.loc["kl", "median_time"] == np.inf
     assert table.loc["kl", "stable_updates"] == 80.0
     assert table.loc["vanilla", "gold_high"] < 0 < table.loc["kl", "gold_low"]
-    frontier = verdicts.frontier.set_index("arm")
-    assert frontier.index.tolist() == ["kl"] and frontier.loc["kl", "n"] == 6
+    frontier = verdicts.frontier.set_index("arm")  # every five updates KL moves too fast to be measured where it is compared
+    assert frontier.index.tolist() == ["kl"] and frontier.loc["kl", ["n", "unmeasured", "every"]].tolist() == [0, 6, 4]
     assert verdicts.warnings["monitor"].iloc[0] == "monitor/entropy"
 
 
@@ -136,9 +136,9 @@ def test_long_tails_after_the_collapse_are_found_where_scores_are_given(tmp_path
         rows = [json.dumps({"update": u, "prompt": i, "proxy": x}) for u, values in draw.items() for i, x in enumerate(values)]
         (Path(run.folder) / "scores.jsonl").write_text("\n".join(rows) + "\n")
     text = "the collapse of vanilla PPO gives its proxy scores a long tail"
-    told = study_verdicts(loaded, "study", np.random.default_rng(0), scores=load_rows(wanted, "scores"))
+    told = study_verdicts(loaded, "study", scores=load_rows(wanted, "scores"))
     assert {claim.text: verdict.verdict for claim, verdict in told.claims}[text] == "supported"
-    assert text not in {claim.text for claim, _ in study_verdicts(loaded, "study", np.random.default_rng(0)).claims}
+    assert text not in {claim.text for claim, _ in study_verdicts(loaded, "study").claims}
 
 
 def test_every_arm_with_a_penalty_meets_the_same_arm_without_it(tmp_path):
@@ -147,7 +147,7 @@ def test_every_arm_with_a_penalty_meets_the_same_arm_without_it(tmp_path):
     frontier = verdicts_of(write_study(tmp_path, arms, 3, np.random.default_rng(13), every_update=False)).frontier
     pairs = {(row.arm, row.control) for row in frontier.itertuples()}
     assert pairs == {("False_True", "False_False"), ("True_True", "True_False"), ("True_strong", "True_False")}
-    assert (frontier["verdict"] == "cannot tell").all() and (frontier["seeds"] >= 5).all() and (frontier["margin"] == 1.0).all()
+    assert (frontier["verdict"] == "cannot tell").all() and (frontier["needed"] >= 5).all() and (frontier["margin"] == 1.0).all()
 
 
 def test_a_study_still_going_is_read_without_a_verdict_on_its_end(tmp_path):
@@ -186,6 +186,6 @@ def test_one_arm_with_one_seed_is_enough_for_a_table(tmp_path):
 def test_a_foreign_run_beside_ours_breaks_neither_study(tmp_path, study):
     ours = load(write_study(tmp_path, {"vanilla": Arm()}, 2, np.random.default_rng(5)))
     (tmp_path / "e.csv").write_text('"Step","x - objective/scores"\n0,1.5\n5,2.5\n')
-    verdicts = study_verdicts(combine(ours, load_wandb_export(tmp_path / "e.csv")), study, np.random.default_rng(0))
+    verdicts = study_verdicts(combine(ours, load_wandb_export(tmp_path / "e.csv")), study)
     assert verdicts.arms["runs"].tolist() == [2 if study == "study" else 1]
     assert as_text(verdicts).startswith(f"== {study} ==")

@@ -62,7 +62,10 @@ def merge_arms(runs: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
 
 
 def _equal_arms(study: pd.DataFrame) -> list[list[str]]:
-    """Groups of two and more arms with equal settings. Settings that vary within an arm must agree wherever two arms share a seed."""
+    """Groups of two and more arms with equal settings.
+
+    Settings that vary within an arm of the study must agree wherever two arms share a seed, and where they are one value in both.
+    """
     settings = arm_settings(study)
     if settings.shape[1] == 0:  # runs of another tool: nothing is known of their settings
         return []
@@ -74,13 +77,19 @@ def _equal_arms(study: pd.DataFrame) -> list[list[str]]:
     for arm, row in zip(settings.index, settings.itertuples(index=False, name=None), strict=True):
         same = groups.setdefault(row, [])
         for group in same:
-            shared = [(by_seed[arm][seed], by_seed[other][seed]) for other in group for seed in by_seed[arm].keys() & by_seed[other].keys()]
-            if all(mine == theirs for mine, theirs in shared):
+            if all(_agree(by_seed[arm], by_seed[other]) for other in group):
                 group.append(arm)
                 break
         else:
             same.append([arm])
     return [group for same in groups.values() for group in same if len(group) > 1]
+
+
+def _agree(one: dict[int, tuple], other: dict[int, tuple]) -> bool:
+    """Whether two arms, seed → values, agree in every shared seed and in every column that is one value in each of them."""
+    columns = ([set(column) for column in zip(*arm.values(), strict=True)] for arm in (one, other))
+    alike = all(a == b for a, b in zip(*columns, strict=True) if len(a) == len(b) == 1)
+    return alike and all(one[seed] == other[seed] for seed in one.keys() & other.keys())
 
 
 def _common_name(study: pd.DataFrame, arms: Sequence[str]) -> str:

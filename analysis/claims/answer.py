@@ -70,7 +70,7 @@ def _survival(verdicts: StudyVerdicts, arms: pd.DataFrame) -> str:
     basis = levels(verdicts.outcomes.assign(one=1.0), "one", list(verdicts.outcomes["arm"].unique()[:1])).basis
     where = scope(basis)
     if (known["versus"] == "base").sum() == 0 or len(known) == 1:
-        return f"{where[0].upper()}{where[1:]}, {_each(known)}."
+        return f"{where[0].upper()}{where[1:]}, these collapsed: {_each(known)}."
     base, others = known[known["versus"] == "base"], known[known["versus"] != "base"]
     told = [f"{where[0].upper()}{where[1:]}, {_each(base)}"]
     for direction in ("fewer", "more"):
@@ -88,9 +88,8 @@ def _survival(verdicts: StudyVerdicts, arms: pd.DataFrame) -> str:
 def _each(group: pd.DataFrame) -> str:
     """'vanilla collapsed in 5 of 5 runs', 'kl_penalty and kl_adaptive (0 of 5 each)'."""
     counts = [f"{row.collapses} of {row.n}" for row in group.itertuples()]
-    if len(group) == 1 and group["versus"].iloc[0] in ("base", ""):
-        row = group.iloc[0]
-        return f"{row['arm']} collapsed in {counts[0]} runs"
+    if len(group) == 1 and group["versus"].iloc[0] == "base":
+        return f"{group['arm'].iloc[0]} collapsed in {counts[0]} runs"
     if len(group) > SHOWN:
         return f"{len(group)} arms ({_range(group)})"
     if len(set(counts)) == 1:

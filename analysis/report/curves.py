@@ -57,9 +57,9 @@ def short(values: np.ndarray | Sequence[float], digits: int = 4) -> list:
 
 
 def mean_and_half_width(values: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """(seeds, updates) → (updates,) twice: the mean over the seeds measured at each update, and half the width of its t interval.
+    """(units, updates) → (updates,) twice: the mean over the units measured at each update, and half the width of its t interval.
 
-    The mean is NaN where no seed was measured, and the width where fewer than two were.
+    The mean is NaN where no unit was measured, and the width where fewer than two were.
     """
     n = np.isfinite(values).sum(axis=0)
     mean = np.divide(np.nansum(values, axis=0), n, out=np.full(values.shape[1], np.nan), where=n > 0)
@@ -74,15 +74,16 @@ def mean_and_half_width(values: np.ndarray, level: float = 0.95) -> tuple[np.nda
 def curve_data(runs: pd.DataFrame, curves: pd.DataFrame, arms: Sequence[str]) -> dict[str, Any]:
     """{metrics, every, fixed, free}, the curves of the page.
 
-    metrics: name → {label, unit, x, seeds, mean, half, n}. x: updates. seeds: one list of values per run, in the order of `runs`.
-        mean, half, n: one list per arm, with the mean, half the width of its 95 % interval, and the number of seeds.
+    metrics: name → {label, unit, x, runs, mean, half, n}. x: updates. runs: one list of values per run, in the order of `runs`.
+        mean, half, n: one list per arm, with the mean, half the width of its 95 % interval, and the number of units (reward models
+        where the arm's runs have several, else seeds).
     every: in a thinned metric only updates divisible by it, and the last, are kept. fixed, free: the metrics of the panels.
     """
     shown = [name for name in METRICS if name in curves and curves[name].notna().any()]
     every = max(1, -(-len(curves) * len(shown) // MAX_NUMBERS))
     row_of = {run: index for index, run in enumerate(runs["run"])}
     rows, updates = curves["run"].astype(str).map(row_of).to_numpy(), curves["update"].to_numpy()
-    arm_of = runs["arm"].to_numpy()
+    arm_of, model_of = runs["arm"].to_numpy(), runs["reward_model"].to_numpy()
     metrics = {}
     for name in shown:
         values = curves[name].to_numpy(dtype=float)
@@ -93,15 +94,24 @@ def curve_data(runs: pd.DataFrame, curves: pd.DataFrame, arms: Sequence[str]) ->
         if len(x) * len(shown) * len(runs) > MAX_NUMBERS:
             kept = (x % every == 0) | (x == x[-1])
             x, table = x[kept], table[:, kept]
-        bands = [mean_and_half_width(table[arm_of == arm]) for arm in arms]
+        units = [_per_unit(table[arm_of == arm], model_of[arm_of == arm]) for arm in arms]
+        bands = [mean_and_half_width(values) for values in units]
         metrics[name] = {
-            "label": METRICS[name].panel, "unit": unit_of(name), "x": x.tolist(), "seeds": [_trimmed(row) for row in table],
+            "label": METRICS[name].panel, "unit": unit_of(name), "x": x.tolist(), "runs": [_trimmed(row) for row in table],
             "mean": [_trimmed(mean) for mean, _ in bands], "half": [_trimmed(half, 3) for _, half in bands],
-            "n": [np.isfinite(table[arm_of == arm]).sum(axis=0).tolist() for arm in arms],
+            "n": [np.isfinite(values).sum(axis=0).tolist() for values in units],
         }  # fmt: skip
     fixed = [name for name in FIXED if name in metrics]
     free = [name for name in FREE if name in metrics] or [name for name in metrics if name not in fixed][:3]
     return {"metrics": metrics, "every": every, "fixed": fixed, "free": free}
+
+
+def _per_unit(values: np.ndarray, reward_models: np.ndarray) -> np.ndarray:
+    """(runs, updates) → (units, updates): the runs of each reward model averaged where there are several, else the runs."""
+    models = list(dict.fromkeys(reward_models))
+    if len(models) < 2:
+        return values
+    return np.stack([mean_and_half_width(values[reward_models == model])[0] for model in models])
 
 
 def _trimmed(values: np.ndarray, digits: int = 4) -> list:

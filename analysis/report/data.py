@@ -10,13 +10,14 @@ import numpy as np
 import pandas as pd
 
 from ablate.errors import UserError
-from analysis.claims.judge import NAMES
+from analysis.claims.answer import answer, arm_answers, question_of
+from analysis.claims.judge import outcome_name
 from analysis.claims.study import LEVELS, StudyVerdicts, runs_to_score, study_verdicts
 from analysis.estimate.effects import base_arm, change, differing
 from analysis.estimate.equivalence import margin_of
-from analysis.estimate.outcomes import with_shared_runs
 from analysis.estimate.overoptimisation import GOLD, KL, fit_arms, gao, points
 from analysis.estimate.survival import kaplan_meier
+from analysis.estimate.units import MIN_SEEDS, levels
 from analysis.figures.style import arm_colours, arm_dashes, arm_order
 from analysis.load.designs import arm_settings
 from analysis.load.frames import Loaded, load_rows
@@ -24,15 +25,16 @@ from analysis.load.judgements import load_judgements
 from analysis.report.curves import curve_data, short
 from analysis.report.texts import text_data
 
-UNITS = {"collapsed": "share of runs", "stable_updates": "updates", "gold": "gold", "win": "share of prompts", "gold_at_kl": "gold"}
+UNITS = {"collapsed": "share of runs", "gold": "gold", "win": "share of prompts", "gold_at_kl": "gold"}
+MOST_LINES = 6  # arms drawn when the page opens
 MEDIAN_TIME = ("median_time", "median_time_low", "median_time_high")
 RUN_COLUMNS = ("collapsed", "time", "gold", "win", "kl", "proxy", "length")
 
 
-def report_data(loaded: Loaded, study: str, generator: np.random.Generator, *, base: str | None = None) -> dict[str, Any]:
+def report_data(loaded: Loaded, study: str, *, base: str | None = None) -> dict[str, Any]:
     """Everything that the page shows of one study, each part as the function that makes it describes it.
 
-    Lists of arms begin with the base arm. Lists of runs have the order of arms, and within an arm that of seeds.
+    Lists of arms begin with the base arm. Lists of runs have the order of arms, and within an arm that of reward models and seeds.
 
     Raises:
         UserError: there is no run of the study, or `base` is not one of its arms.
@@ -40,22 +42,25 @@ def report_data(loaded: Loaded, study: str, generator: np.random.Generator, *, b
     runs = loaded.runs[loaded.runs["study"] == study].reset_index(drop=True)
     if runs.empty:
         raise UserError(f"no run folder of {study} could be used")
-    own = len(runs)
     scores, judgements = load_rows(runs_to_score(loaded, study), "scores"), load_judgements(runs)
-    verdicts = study_verdicts(loaded, study, generator, base=base, scores=scores, judgements=judgements)
-    runs, curves = with_shared_runs(runs, loaded.curves[loaded.curves["study"] == study])
+    verdicts = study_verdicts(loaded, study, base=base, scores=scores, judgements=judgements)
+    curves = loaded.curves[loaded.curves["study"] == study]
     settings = arm_settings(runs)
     base = base_arm(settings) if base is None else base
     arms = sorted(arm_order(runs), key=lambda arm: arm != base)
     index = {arm: position for position, arm in enumerate(arms)}
-    runs = runs.sort_values("seed", kind="stable").sort_values("arm", key=lambda names: names.map(index), kind="stable", ignore_index=True)
+    runs = runs.sort_values(["reward_model", "seed"], kind="stable")
+    runs = runs.sort_values("arm", key=lambda names: names.map(index), kind="stable", ignore_index=True)
+    answers = arm_answers(verdicts)
     return {
-        "study": study, "base": base, "arms": arm_rows(verdicts.arms, settings, arms, base), "facts": facts(runs[:own], verdicts),
+        "study": study, "base": base, "question": question_of(study), "answer": answer(verdicts), "setup": setup(runs),
+        "arms": arm_rows(verdicts.arms, settings, arms, base), "answers": plain(answers), "shown": shown_first(answers, index),
+        "facts": facts(runs, verdicts),
         "claims": [claim_row(claim, verdict) for claim, verdict in verdicts.claims], "remarks": verdicts.remarks,
         "left_out": loaded.left_out.to_dict("records"), "runs": run_rows(runs, verdicts.outcomes, settings, index),
         "curves": curve_data(runs, curves, arms), "lines": gold_lines(runs), "effects": effect_panels(verdicts, index),
         "factorial": factorial_panels(verdicts), "thresholds": threshold_lines(verdicts.thresholds, arms),
-        "survival": survival_steps(verdicts.outcomes, arms), "over": over_optimisation(runs, curves, arms, generator),
+        "survival": survival_steps(verdicts.outcomes, arms), "over": over_optimisation(curves, arms),
         "frontier": plain(verdicts.frontier), "warnings": plain(verdicts.warnings), "texts": text_data(runs, load_rows(runs, "samples")),
     }  # fmt: skip
 
@@ -69,18 +74,52 @@ def plain(frame: pd.DataFrame, digits: int = 4) -> list[dict[str, Any]]:
 def facts(runs: pd.DataFrame, verdicts: StudyVerdicts) -> dict[str, Any]:
     """Counts for the head of the page and for captions.
 
-    runs, arms, updates: their number. seeds: the least and the greatest number per arm. status: status → number of runs. rule: threshold
-    and patience of collapse, None where runs differ in them. commits: of the code. matched_kl: nats. has_gold: whether any run has gold.
+    runs, arms, updates: their number. basis: what each arm rests on, as far as arms agree. few: whether some arm has fewer units than
+    `MIN_SEEDS`. status: status → number of runs. rule: threshold and patience of collapse, None where runs differ in them. commits:
+    of the code. matched_kl: nats. has_gold: whether any run has gold. time_unit: of times to collapse, and horizon: the last of them.
     """
     rules = runs[[name for name in ("collapse.threshold", "collapse.patience") if name in runs]].drop_duplicates()
-    seeds = verdicts.arms["runs"]
+    bases = list(dict.fromkeys(verdicts.arms["basis"]))
+    units = [levels(verdicts.outcomes, "time", [arm]).basis.units for arm in verdicts.arms["arm"]]
     return {
-        "runs": len(runs), "arms": len(verdicts.arms), "seeds": [int(seeds.min()), int(seeds.max())],
+        "runs": len(runs), "arms": len(verdicts.arms), "basis": bases[0] if len(bases) == 1 else "between arms: " + "; ".join(bases),
+        "few": min(units) < MIN_SEEDS, "time_unit": str(verdicts.outcomes["time_unit"].iloc[0]),
+        "horizon": float(verdicts.outcomes["time"].max()),
         "updates": int(runs["last_update"].max()), "status": runs["status"].value_counts().to_dict(),
         "rule": [float(value) for value in rules.iloc[0]] if rules.shape == (1, 2) else None,
         "commits": sorted({str(commit)[:10] for commit in runs["git_commit"].dropna()}),
         "matched_kl": number(verdicts.outcomes["matched_kl"].iloc[0]), "has_gold": bool(verdicts.outcomes["gold"].notna().any()),
     }  # fmt: skip
+
+
+def setup(runs: pd.DataFrame) -> str:
+    """How the runs were made, as far as they agree: model, data, responses per update, updates, accuracy of the reward model."""
+
+    def one(name: str) -> Any:
+        values = runs[name].dropna().unique() if name in runs else ()
+        return values[0] if len(values) == 1 else None
+
+    world = one("data.source") == "world"
+    path, language, size, updates = (one(name) for name in ("model.path", "data.language", "ppo.batch_size", "ppo.updates"))
+    parts = [f"model {path}" if path else "the embedded world's model" if world else ""]
+    parts.append(
+        {"en": "in English", "zh": "in Chinese"}.get(str(language), "") if world else f"data {one('data.path') or 'of several files'}"
+    )
+    parts += [f"{size:g} responses per update"] if size else []
+    parts += [f"{updates:g} updates"] if updates else []
+    accuracy = pd.to_numeric(runs.get("rm/held_out_accuracy", pd.Series(dtype=float)), errors="coerce").dropna()
+    if len(accuracy):
+        least, most = accuracy.min(), accuracy.max()
+        parts.append(f"the reward model right on {least:.0%}" + (f" to {most:.0%}" if most - least > 0.005 else "") + " of held-out pairs")
+    return ", ".join(part for part in parts if part)
+
+
+def shown_first(answers: pd.DataFrame, index: dict[str, int]) -> list[int]:
+    """Indices of the arms whose lines are drawn when the page opens: all of up to six, else the base and those that differ from it."""
+    if len(answers) <= MOST_LINES:
+        return sorted(index.values())
+    differ = answers[(answers["versus"] != "") | (answers["gold_versus"] != "")]["arm"]
+    return sorted(index[arm] for arm in differ)
 
 
 def number(value: Any) -> float | None:
@@ -94,7 +133,7 @@ def arm_rows(table: pd.DataFrame, settings: pd.DataFrame, arms: Sequence[str], b
     An infinite median time is an estimate and not a missing one. It is given as 'never'.
     """
     colours, dashes = arm_colours(arms), arm_dashes(arms)
-    numbers = [name for name in table.columns if name.startswith((*LEVELS, "rate"))]
+    numbers = [name for name in table.columns if name.startswith((*LEVELS, "rate")) and name != "reward_model"]
     rows = []
     for arm, row in ((arm, table.set_index("arm").loc[arm]) for arm in arms):
         entry = {name: int(row[name]) for name in ("runs", "unfinished", "diverged", "collapses", "n")}
@@ -102,7 +141,7 @@ def arm_rows(table: pd.DataFrame, settings: pd.DataFrame, arms: Sequence[str], b
         entry |= {name: "never" if row[name] == np.inf else number(row[name]) for name in MEDIAN_TIME}
         dash = "" if dashes[arm] == "-" else " ".join(f"{2 * length:g}" for length in dashes[arm][1])
         colour = [colours[arm], on_dark(colours[arm])]
-        rows.append({"arm": arm, "change": change(settings, arm, base), "colour": colour, "dash": dash, **entry})
+        rows.append({"arm": arm, "change": change(settings, arm, base), "basis": row["basis"], "colour": colour, "dash": dash, **entry})
     return rows
 
 
@@ -118,28 +157,29 @@ def on_dark(colour: str, contrast: float = 4.5, paper: float = 0.009) -> str:
 
 
 def claim_row(claim: Any, verdict: Any) -> dict[str, Any]:
-    """{verdict, text, figure, parts} of one claim of the paper. parts: {verdict, sentence, seeds}.
+    """{verdict, text, figure, scope, parts} of one claim of the paper. parts: {verdict, sentence, needed}.
 
     A sentence does not begin with its verdict, which the page shows as a badge.
     """
-    parts = [{"verdict": part.verdict, "sentence": part.sentence.removeprefix(f"{part.verdict}: "), "seeds": part.seeds}
+    parts = [{"verdict": part.verdict, "sentence": part.sentence.removeprefix(f"{part.verdict}: "), "needed": part.needed}
              for part in verdict.parts]  # fmt: skip
-    return {"verdict": verdict.verdict, "text": claim.text, "figure": claim.figure, "parts": parts}
+    scope = verdict.sentence.partition(f": {claim.text}")[0].removeprefix(verdict.verdict).removeprefix(", ")
+    return {"verdict": verdict.verdict, "text": claim.text, "figure": claim.figure, "scope": scope, "parts": parts}
 
 
 def run_rows(runs: pd.DataFrame, outcomes: pd.DataFrame, settings: pd.DataFrame, index: dict[str, int]) -> dict[str, Any]:
     """{settings, base, rows}. settings: names of those that differ between arms. base: their values in the first arm.
 
-    rows: one dict per run, in the order of `runs`: arm (index), seed, status, reason, updates, event, collapsed, time, gold, win, kl,
-    proxy, length and settings (values).
+    rows: one dict per run, in the order of `runs`: arm (index), seed, reward_model, status, reason, updates, event, update (of the
+    collapse, or the last), collapsed, time, gold, win, kl, proxy, length and settings (values).
     """
     different, rows = differing(settings), []
     table = outcomes.set_index("run")
     for run in runs.itertuples():
         known = table.loc[run.run]
         reason = run.reason if isinstance(run.reason, str) else ""
-        entry = {"arm": index[run.arm], "seed": int(run.seed), "status": run.status, "reason": reason,
-                 "updates": int(run.last_update), "event": bool(known["event"])}  # fmt: skip
+        entry = {"arm": index[run.arm], "seed": int(run.seed), "reward_model": run.reward_model, "status": run.status, "reason": reason,
+                 "updates": int(run.last_update), "event": bool(known["event"]), "update": float(known["end_update"])}  # fmt: skip
         entry |= dict(zip(RUN_COLUMNS, short(known[list(RUN_COLUMNS)].astype(float), 3), strict=True))
         rows.append(entry | {"settings": different.loc[run.arm].tolist()})
     base = min(index, key=index.__getitem__)
@@ -147,13 +187,12 @@ def run_rows(runs: pd.DataFrame, outcomes: pd.DataFrame, settings: pd.DataFrame,
 
 
 def gold_lines(runs: pd.DataFrame) -> dict[str, Any]:
-    """{sft, limit}: SFT's gold, and the gold below which a run counts as collapsed. None where runs differ by over 0.01 SD."""
+    """{sft, limit}: the runs' mean of SFT's gold, and of the gold below which a run counts as collapsed; each [mean, least, greatest]."""
     mean, deviation = runs["sft/eval/gold"].astype(float), runs["sft/eval/gold_sd"].astype(float)
-    if "collapse.threshold" not in runs or mean.isna().all() or not (mean.max() - mean.min() <= 0.01 * deviation.mean()):
+    if "collapse.threshold" not in runs or mean.isna().all():
         return {"sft": None, "limit": None}
     limits = mean - runs["collapse.threshold"].astype(float) * deviation
-    same = limits.max() - limits.min() <= 0.01 * deviation.mean()
-    return {"sft": number(mean.mean()), "limit": number(limits.mean()) if same else None}
+    return {name: short([values.mean(), values.min(), values.max()]) for name, values in (("sft", mean), ("limit", limits))}
 
 
 def effect_panels(verdicts: StudyVerdicts, index: dict[str, int]) -> list[dict[str, Any]]:
@@ -179,7 +218,8 @@ def factorial_panels(verdicts: StudyVerdicts) -> list[dict[str, Any]]:
 
 def _panel(outcome: str, rows: list[dict[str, Any]], verdicts: StudyVerdicts) -> dict[str, Any]:
     margin = number(margin_of(outcome, verdicts.outcomes))
-    return {"outcome": outcome, "label": NAMES.get(outcome, outcome), "unit": UNITS.get(outcome, ""), "margin": margin, "rows": rows}
+    unit = UNITS.get(outcome, "") if outcome != "stable_updates" else str(verdicts.outcomes["time_unit"].iloc[0])
+    return {"outcome": outcome, "label": outcome_name(outcome, verdicts.outcomes), "unit": unit, "margin": margin, "rows": rows}
 
 
 def threshold_lines(table: pd.DataFrame, arms: Sequence[str]) -> list[dict[str, list]] | None:
@@ -194,19 +234,19 @@ def threshold_lines(table: pd.DataFrame, arms: Sequence[str]) -> list[dict[str, 
 def survival_steps(outcomes: pd.DataFrame, arms: Sequence[str]) -> list[dict[str, list]] | None:
     """Kaplan–Meier estimate: per arm {time, survival, low, high, at_risk, events, censored}, each a list. None without a gold reward.
 
-    censored: the times, in updates, of runs that did not collapse.
+    Times are in the study's unit. censored: those of runs that did not collapse.
     """
     if outcomes["collapsed"].isna().all() and not outcomes["event"].any():
         return None
     steps = []
     for part in (outcomes[outcomes["arm"] == arm] for arm in arms):
-        table = kaplan_meier(part["time"].to_numpy(), part["event"].to_numpy())
+        table = kaplan_meier(part["time"].to_numpy(), part["event"].to_numpy(), part["reward_model"].to_numpy())
         lists = {name: short(table[name]) for name in ("time", "survival", "low", "high", "at_risk", "events")}
         steps.append(lists | {"censored": sorted(part.loc[~part["event"], "time"].astype(int).tolist())})
     return steps
 
 
-def over_optimisation(runs: pd.DataFrame, curves: pd.DataFrame, arms: Sequence[str], generator: np.random.Generator) -> list | None:
+def over_optimisation(curves: pd.DataFrame, arms: Sequence[str]) -> list | None:
     """Gain over SFT in gold and in proxy against d = √KL(π‖SFT): per arm {gold, proxy, fit, line}. None if no run has gold.
 
     gold, proxy: one path {seed, x, y, update} per run. fit: the row of `fit_arms`, gold gained = d (α − β log d), or None. line: {x, y}.
@@ -217,7 +257,7 @@ def over_optimisation(runs: pd.DataFrame, curves: pd.DataFrame, arms: Sequence[s
     table = points(curves)
     distances = table[table["d"] > 0].groupby("run", observed=True)["d"].nunique()
     enough = curves[curves["run"].isin(distances.index[distances >= 2])]
-    fits = {row["arm"]: row for row in plain(fit_arms(enough, generator))} if len(enough) else {}
+    fits = {row["arm"]: row for row in plain(fit_arms(enough))} if len(enough) else {}
     proxy = points(curves.assign(**{GOLD: curves["eval/proxy"]})) if "eval/proxy" in curves else table.iloc[:0]
     entries = []
     for arm in arms:

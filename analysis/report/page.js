@@ -141,7 +141,7 @@ function card(parent, title, arm, run, [string, proxy, gold, length], update, ki
   write(make("p", { class: "answer" }, box), data.texts.strings[string]);
   const numbers = make("p", { class: "numbers" }, box, [["gold", gold], ["proxy", proxy], ["length", length]].filter(([, value]) => value !== null).map(([name, value]) => `${name} ${shown(value)}`).join(" · "));
   const known = run !== undefined ? data.runs[run] : null;
-  if (known?.event && update >= known.time) { numbers.append(" · "); make("span", { class: "state" }, numbers, `collapsed at ${known.time}`); }
+  if (known?.event && update >= known.update) { numbers.append(" · "); make("span", { class: "state" }, numbers, `collapsed at ${known.update}`); }
 }
 
 // Words, or characters where nothing is spaced; a pair that the answer has already used is marked.
@@ -176,6 +176,7 @@ function recall() {
   let kept = null;
   try { kept = JSON.parse(sessionStorage.getItem(memory)); } catch { return null; }
   if (!kept) return null;
+  state.hidden.clear();
   kept.hidden.map(name => names.indexOf(name)).filter(arm => arm >= 0).forEach(arm => state.hidden.add(arm));
   Object.assign(state, { seeds: kept.seeds, bands: kept.bands, zoom: kept.zoom, log: new Set(kept.log) });
   if (kept.free.length === state.free.length && kept.free.every(name => name in data.curves.metrics)) state.free = kept.free;

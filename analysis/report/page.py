@@ -35,9 +35,11 @@ def page(data: dict[str, Any], *, built: str, reload_seconds: int = 0) -> str:
     policy = f"style-src '{_hash(style)}'; script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'"
     return _templates().get_template("page.html").render(
         policy=f"default-src 'none'; img-src data:; {policy}", style=style, script=script, data=shown(data),
-        reload=reload_seconds, study=data["study"], facts=_facts(data, built), base=data["base"], lead=sentences.lead(data),
+        reload=reload_seconds, study=data["study"], facts=_facts(data, built), base=data["base"],
+        question=data["question"], answer=data["answer"], setup=data["setup"],
         claims=data["claims"], arms=tables.arms(data), cautions=sentences.cautions(data), warnings=tables.warnings(data),
-        fits=tables.fits(data), frontier=sentences.frontier(data), runs=tables.runs(data), collapse=_rule(data), seeds=_seeds(data),
+        fits=tables.fits(data), frontier=sentences.frontier(data), runs=tables.runs(data), collapse=_rule(data),
+        basis=data["facts"]["basis"],
         matched=_matched(data), thinned=_thinned(data),
     )  # fmt: skip
 
@@ -45,9 +47,17 @@ def page(data: dict[str, Any], *, built: str, reload_seconds: int = 0) -> str:
 def shown(data: dict[str, Any]) -> dict[str, Any]:
     """The part of `data` that the scripts draw. The rest stands in the HTML."""
     arms = [{name: arm[name] for name in ("arm", "change", "colour", "dash", "runs")} for arm in data["arms"]]
-    runs = [{name: run[name] for name in ("arm", "seed", "event", "time", "status")} for run in data["runs"]["rows"]]
-    rest = ("study", "base", "lines", "curves", "effects", "factorial", "thresholds", "survival", "over", "texts")
-    return {"arms": arms, "runs": runs, "updates": data["facts"]["updates"], **{name: data[name] for name in rest}}
+    runs = [{name: run[name] for name in ("arm", "seed", "event", "update", "status")} for run in data["runs"]["rows"]]
+    rest = ("study", "base", "shown", "lines", "curves", "effects", "factorial", "thresholds", "survival", "over", "texts")
+    return {
+        "arms": arms,
+        "runs": runs,
+        "updates": data["facts"]["updates"],
+        "few": data["facts"]["few"],
+        "unit": data["facts"]["time_unit"],
+        "horizon": data["facts"]["horizon"],
+        **{name: data[name] for name in rest},
+    }
 
 
 @lru_cache
@@ -69,16 +79,13 @@ def _hash(content: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
 
 
-def _seeds(data: dict[str, Any]) -> str:
-    low, high = data["facts"]["seeds"]
-    return f"{low} seed{'s' if low > 1 else ''} per arm" if low == high else f"{low} to {high} seeds per arm"
-
-
 def _facts(data: dict[str, Any], built: str) -> str:
     facts = data["facts"]
     status = ", ".join(f"{count} {word}" for word, count in facts["status"].items())
     code = f"code {', '.join(facts['commits'])}" if facts["commits"] else "code unknown"
-    return f"{facts['runs']} runs ({status}) · {facts['arms']} arms · {_seeds(data)} · {facts['updates']} updates · {code} · built {built}"
+    return (
+        f"{facts['runs']} runs ({status}) · {facts['arms']} arms · {facts['basis']} · {facts['updates']} updates · {code} · built {built}"
+    )
 
 
 def _rule(data: dict[str, Any]) -> str:

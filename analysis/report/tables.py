@@ -7,23 +7,28 @@ from typing import Any
 from analysis.report.cells import LAST, Cell, Table, amount, arm_name, decimal, dot, interval, share, text
 from analysis.report.curves import METRICS
 
-ARMS = ("arm", "collapsed", "rate", "median update of collapse", "gold, end", "win rate, end", "gold, matched KL", "win rate, matched KL",
-        "proxy, end", "KL, end")  # fmt: skip
+ARMS = ("arm", "collapsed", "rate", "than the base", "median time to collapse", "gold gained over SFT", "than the base", "win rate, end",
+        "KL spent", "proxy, end", "gold, matched KL", "change against the base")  # fmt: skip
 WARNINGS = ("monitor", "before collapse it", "ROC area", "area", "collapses seen", "lead", "false alarms")
-FITS = ("arm", "α", "β", "peak at √KL", "gold gained there", "R²", "seeds")
-RUNS = ("arm", "seed", "status", "update", "collapsed at", "gold", "win rate", "KL", "proxy", "length")
+FITS = ("arm", "α", "β", "peak at √KL", "gold gained there", "R²", "rests on")
+RUNS = ("arm", "reward model", "seed", "status", "update", "collapsed at", "gold", "win rate", "KL", "proxy", "length")
 
 
 def arms(data: dict[str, Any]) -> Table:
-    """Table 1: one row per arm, with the columns `ARMS`."""
-    rows = []
-    for index, arm in enumerate(data["arms"]):
+    """Table 1: one row per arm, the base first and then by collapse rate and gold gained, with the columns `ARMS`."""
+    rows, order, place = [], [], {arm["arm"]: index for index, arm in enumerate(data["arms"])}
+    for found in data["answers"]:
+        index = place[found["arm"]]
+        arm = data["arms"][index]
+        order.append(index)
         unfinished = f"{arm['unfinished']} of {arm['runs']} runs unfinished" if arm["unfinished"] else ""
         collapsed = Cell(f"{arm['collapses']} of {arm['n']}", arm["rate"], "number", small=unfinished)
         rate = interval(arm, "rate")._replace(dot=dot(arm["rate"], arm["rate_low"], arm["rate_high"]))
-        levels = [interval(arm, name) for name in ("gold", "win", "gold_at_kl", "win_at_kl", "proxy", "kl")]
-        rows.append([arm_name(data, index), collapsed, rate, _median_time(arm), *levels])
-    return Table("arms-table", ARMS, rows, range(len(rows)))
+        gain, win, kl, proxy, matched = (interval(arm, name) for name in ("gold_gain", "win", "kl", "proxy", "gold_at_kl"))
+        versus = text("base" if found["versus"] == "base" else f"{found['versus']}, p = {found['p_holm']:.2g}" if found["versus"] else "")
+        rows.append([arm_name(data, index), collapsed, rate, versus, _median_time(arm), gain, text(found["gold_versus"]), win, kl, proxy,
+                     matched, text(arm["change"])])  # fmt: skip
+    return Table("arms-table", ARMS, rows, order)
 
 
 def _median_time(arm: dict[str, Any]) -> Cell:
@@ -56,7 +61,7 @@ def fits(data: dict[str, Any]) -> Table:
     for index, fit in found:
         peak = interval(fit, "peak_d") if fit["peak_seen"] else Cell("beyond what was seen", LAST, "number")
         gain = interval(fit, "peak_gain") if fit["peak_seen"] else amount(None)
-        numbers = [interval(fit, "alpha"), interval(fit, "beta"), peak, gain, amount(fit["r2"]), amount(fit["seeds"], 0)]
+        numbers = [interval(fit, "alpha"), interval(fit, "beta"), peak, gain, amount(fit["r2"]), text(fit["basis"])]
         rows.append([arm_name(data, index), *numbers])
     return Table("fit-table", FITS, rows, [index for index, _ in found])
 
@@ -71,7 +76,7 @@ def runs(data: dict[str, Any]) -> Table:
         pairs = zip(run["settings"], data["runs"]["base"], strict=True)
         settings = [text(value, "same" if value == base else "") for value, base in pairs]
         status = Cell(run["status"], run["status"], small=run["reason"][:160])
-        who = [arm_name(data, run["arm"]), amount(run["seed"], 0), status]
+        who = [arm_name(data, run["arm"]), text(run["reward_model"]), amount(run["seed"], 0), status]
         rows.append([*who, amount(run["updates"], 0), collapse, *measured, *settings])
     head = (*RUNS, *(name.removeprefix("ppo.") for name in data["runs"]["settings"]))
     return Table("run-table", head, rows, [run["arm"] for run in data["runs"]["rows"]])

@@ -70,7 +70,7 @@ def _survival(verdicts: StudyVerdicts, arms: pd.DataFrame) -> str:
     basis = levels(verdicts.outcomes.assign(one=1.0), "one", list(verdicts.outcomes["arm"].unique()[:1])).basis
     where = scope(basis)
     if (known["versus"] == "base").sum() == 0 or len(known) == 1:
-        return f"{where[0].upper()}{where[1:]}, these collapsed: {_each(known)}."
+        return f"{where[0].upper()}{where[1:]}, {_each(known.assign(versus='base'))}."
     base, others = known[known["versus"] == "base"], known[known["versus"] != "base"]
     told = [f"{where[0].upper()}{where[1:]}, {_each(base)}"]
     for direction in ("fewer", "more"):

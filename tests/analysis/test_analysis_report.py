@@ -20,7 +20,7 @@ from analysis.figures.style import PALETTE, arm_colours, arm_order
 from analysis.load.frames import load
 from analysis.report import curves, texts
 from analysis.report.__main__ import main
-from analysis.report.data import on_dark, report_data
+from analysis.report.data import gold_lines, on_dark, report_data
 from analysis.report.page import page
 from analysis.report.watch import marks, watch, write_page
 
@@ -48,7 +48,7 @@ class Parsed(HTMLParser):
 
 def data_of(study: Path, **options) -> dict:
     loaded = load(study)
-    return report_data(loaded, loaded.runs["study"].iloc[0], np.random.default_rng(0), **options)
+    return report_data(loaded, loaded.runs["study"].iloc[0], **options)
 
 
 def page_of(study: Path, **options) -> str:
@@ -81,10 +81,41 @@ def test_the_page_holds_every_arm_and_every_verdict_with_its_sentence(data, text
     assert text.index('id="verdicts"') < text.index('id="curves"') < text.index('id="text"')
 
 
-def test_the_first_sentences_say_which_arms_collapsed(data, text):
+def test_the_page_opens_with_the_answer_and_the_arms_in_its_order(data, text):
+    assert text.index(
+        "Given one reward model, vanilla collapsed in 5 of 5 runs; fewer runs collapse with kl_penalty (0 of 5)"
+    ) < text.index("<h3")
+    assert (
+        text.index("Gold gained over SFT at the end, and the KL spent: vanilla ") < text.index('<table id="arms-table"') < text.index("<h3")
+    )
     supported = sum(claim["verdict"] == "supported" for claim in data["claims"])
-    assert f"Of the {len(data['claims'])} claims of the paper that these arms can test, {supported} " in text
-    assert "5 of 10 runs that ended collapsed: every run that ended collapsed in vanilla; none did in kl_penalty." in text
+    assert f"Of {len(data['claims'])} claims of the paper that these arms test {supported} " in text
+    body = text[text.index('<table id="arms-table"') :]
+    assert body.index("vanilla") < body.index("kl_penalty") and "fewer, p = 0.002" in unescape(body) and "arXiv 2307.04964" in text
+
+
+def test_levels_of_sft_are_drawn_whatever_differs_between_runs(study):
+    runs = load(study).runs
+    same = gold_lines(runs)
+    assert same == {"sft": [0.9, 0.9, 0.9], "limit": [-1.1, -1.1, -1.1]}
+    runs.loc[0, "sft/eval/gold"] = 1.9
+    assert gold_lines(runs) == {"sft": [1.0, 0.9, 1.9], "limit": [-1.0, -1.1, -0.1]}
+
+
+def test_bands_are_over_reward_models_where_an_arm_has_several():
+    """Two reward models of two seeds and one: their means 1 and 4, and the mean over them 2.5, not the runs' 2."""
+    runs = pd.DataFrame(dict(run=["a", "b", "c"], arm="x", reward_model=["p", "p", "q"], seed=[0, 1, 0]))
+    rows = pd.DataFrame(dict(run=["a", "b", "c"], update=0, **{"eval/gold": [0.0, 2.0, 4.0]}))
+    metric = curves.curve_data(runs, rows, ["x"])["metrics"]["eval/gold"]
+    half = stats.t.ppf(0.975, 1) * np.std([1.0, 4.0], ddof=1) / np.sqrt(2)
+    assert (metric["mean"], metric["n"]) == ([[2.5]], [[2]]) and metric["half"][0][0] == pytest.approx(half, rel=1e-2)
+
+
+def test_a_large_study_opens_with_the_base_and_the_arms_that_differ(tmp_path):
+    arms = {"vanilla": Arm(collapse_probability=0.999), "kl": Arm({"ppo.kl_penalty": True}, collapse_probability=0.001)}
+    arms |= {f"other {n}": Arm({"ppo.gae_lambda": 0.9 - n / 10}, collapse_probability=0.999) for n in range(5)}
+    found = data_of(write_study(tmp_path, arms, 8, np.random.default_rng(0)))
+    assert [found["arms"][index]["arm"] for index in found["shown"]] == ["vanilla", "kl"]
 
 
 def test_the_page_loads_nothing_and_runs_nothing_but_its_own_script_and_style(text):
@@ -121,7 +152,7 @@ def test_curves_hold_every_seed_to_four_digits_and_only_what_was_measured(study,
     metric = data["curves"]["metrics"]["eval/gold"]
     assert metric["x"] == list(range(0, 81, 5))
     runs = [f"study/{data['arms'][run['arm']]['arm']}/seed={run['seed']}" for run in data["runs"]["rows"]]
-    for run, values in zip(runs, metric["seeds"], strict=True):
+    for run, values in zip(runs, metric["runs"], strict=True):
         expected = loaded.curves[(loaded.curves["run"] == run)].set_index("update")["eval/gold"].dropna()
         assert values == pytest.approx(expected.to_numpy(), rel=1e-3)
     assert data["curves"]["metrics"]["monitor/entropy"]["x"] == list(range(1, 81))
@@ -201,11 +232,11 @@ def test_a_run_still_going_is_shown_and_said_to_have_no_end(tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"without": ("eval/",)}, "Nothing can be said about collapse yet."),
-        ({"seeds": 2}, "Some arms have fewer than 5 seeds"),
+        ({"without": ("eval/",)}, "Nothing is known about collapse yet"),
+        ({"seeds": 2}, "Some arms have fewer than 5 runs or reward models"),
         ({"seeds": 1}, "No early warning can be learned"),
-        ({"arms": {"vanilla": Arm(collapse_probability=0.999)}}, "every run that ended collapsed in vanilla."),
-        ({"arms": {"only": Arm()}, "seeds": 1}, "none did in only."),
+        ({"arms": {"vanilla": Arm(collapse_probability=0.999)}}, "Given one reward model, vanilla collapsed in 5 of 5 runs."),
+        ({"arms": {"only": Arm()}, "seeds": 1}, "Given one reward model, only collapsed in 0 of 1 runs."),
     ],
     ids=["no gold", "two seeds", "one seed", "one arm", "one run"],
 )
@@ -218,8 +249,8 @@ def test_runs_seen_at_their_first_evaluations_only_are_still_a_page(tmp_path):
     for run in folder.glob("*/seed=*"):
         unfinish(run, 6 if run.name == "seed=0" else 11)
     found = data_of(folder)
-    assert all(entry["fit"] is None or entry["fit"]["seeds"] == 4 for entry in found["over"])
-    assert "Nothing can be said about collapse yet." in page(found, built="today")
+    assert all(entry["fit"] is None or entry["fit"]["units"] == 4 for entry in found["over"])
+    assert "Nothing is known about collapse yet" in page(found, built="today")
 
 
 def test_runs_without_samples_are_still_a_page(tmp_path):
@@ -305,7 +336,7 @@ def test_the_command_writes_the_page_beside_the_runs_and_says_its_size(tmp_path,
     folder = small_study(tmp_path, seeds=1)
     assert main([str(folder)]) == 0
     told = capsys.readouterr().out
-    assert re.fullmatch(r".*report\.html: 2 runs, \d\.\d MB, \d+\.\d s\n", told)
+    assert re.fullmatch(r"reading .*study\n.*report\.html: 2 runs, \d\.\d MB, \d+\.\d s\n", told)
     assert 'data-reload="0"' in (folder / "report.html").read_text(encoding="utf-8")
     assert main([str(folder), "--out", str(tmp_path / "other.html"), "--base", "kl_penalty"]) == 0
     assert (tmp_path / "other.html").exists()

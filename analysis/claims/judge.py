@@ -23,12 +23,13 @@ if one is.
 What each part's error is, where there is no difference:
 
 - Collapse rates: at most 5 % over reward models, whatever they have in common (an exact test of signs). Over seeds at most 5 % as
-  long as the runs of two arms do not tend to collapse in opposite seeds, else up to 7 % (Boschloo's test takes arms as independent).
+  long as the runs of two arms do not tend to collapse in opposite seeds, else up to 8 % (Boschloo's test takes arms as independent).
 - Gold and wins at the end: at most 5 %, if a difference means one like for like (between runs that both collapsed or both
   held) or one in collapse rates (`effects.fate_p`). It is no statement on a mean over collapses too rare to have been seen. So
   the sentence says how many runs collapsed.
 - All other means: 5 %, as the t test's, where units are about normal. A large loss in one run of ten that no run has shown
-  yet is not covered.
+  yet is not covered. Where a trick helps with half of the reward models as much as it harms with the other half, up to 12 % of
+  four reward models, and up to 8 % of five and more.
 - The same: at most 5 % where the true difference is m or more, under the same conditions.
 
 The tables of wrong verdicts, coverage and power on simulated run folders are in `docs/explanation/statistics.md`, with the command

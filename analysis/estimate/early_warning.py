@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special, stats
 
 PREFIXES = ("monitor/", "reward/", "ppo/")
 
@@ -195,10 +195,18 @@ def _monitor(name: str, rows: pd.DataFrame, fold: np.ndarray) -> dict:
 
 
 def _jackknife(score: np.ndarray, label: np.ndarray, unit: np.ndarray) -> tuple[float, float, float]:
-    """ROC area with a t interval from leaving out one unit at a time, cut to [0, 1]."""
+    """ROC area with a t interval from leaving out one unit at a time, made on the logit scale.
+
+    Areas are kept half a pair of rows away from 0 and 1. On the scale of the area itself the interval of an area near 1 is too
+    short. Areas without any spread carry no estimate of their error: the interval is [0, 1].
+    """
     area, n = roc_area(score, label), len(np.unique(unit))
     if n < 3 or np.isnan(area):
         return area, np.nan, np.nan
-    without = areas_without(score, label, unit)
-    half = stats.t.ppf(0.975, n - 1) * np.sqrt((n - 1) / n * np.sum((without - without.mean()) ** 2))
-    return area, max(0.0, area - half), min(1.0, area + half)
+    pairs = (label == 1).sum() * (label != 1).sum()
+    whole, *rest = special.logit(np.clip([area, *areas_without(score, label, unit)], 0.5 / pairs, 1 - 0.5 / pairs))
+    spread = np.sqrt((n - 1) ** 2 / n * np.var(rest, ddof=1))
+    if spread <= 1e-12:
+        return area, 0.0, 1.0
+    half = stats.t.ppf(0.975, n - 1) * spread
+    return area, float(special.expit(whole - half)), float(special.expit(whole + half))

@@ -44,8 +44,8 @@ def arm_effect(outcomes: pd.DataFrame, treatment: Sequence[str], control: Sequen
     """Effect of `treatment` against `control` on `outcome`: the mean difference over units, its t interval, and a p that decides.
 
     - Collapse rates over seeds of one reward model: `rate_effect`. Over reward models, whose own shares are compared: the exact
-      sign-flip test, as a trick that helps with one reward model may harm with another (`sign_flip_p`), and the t interval,
-      or Newcombe's where all differences are equal.
+      sign-flip test, as a trick that helps with one reward model may harm with another (`sign_flip_p`), and the wider
+      of the t interval and Newcombe's: differences of which most are 0 are far from normal.
     - Gold and wins at the end (`ENDS`): the p of `fate_p`, since a mean over five runs says nothing of a collapse that one run
       in ten would have.
     - All else: the paired t; without any spread, the exact test of separated samples (`separation_p`), or the sign test.
@@ -73,11 +73,10 @@ def _collapse_effect(outcomes: pd.DataFrame, treatment: Sequence[str], control: 
     gaps = differences(outcomes, "collapsed", treatment, control)
     effect = paired_effect(gaps.values, level)._replace(basis=gaps.basis)
     if gaps.basis.reward_models > 1:
-        effect = effect._replace(p=sign_flip_p(gaps.values))
-        if np.isfinite(effect.low):
-            return effect
         low, high = newcombe(*(float(part) for side in sides for part in (side.values.mean(), len(side.values))), level)
-        return effect._replace(low=low, high=high)
+        if np.isfinite(effect.low):
+            low, high = min(low, effect.low), max(high, effect.high)
+        return effect._replace(low=low, high=high, p=sign_flip_p(gaps.values))
     if not all(np.isin(side.values, (0.0, 1.0)).all() for side in sides):
         return effect
     (a, n_a), (b, n_b) = [(int(side.values.sum()), len(side.values)) for side in sides]

@@ -110,9 +110,9 @@ def seeds_for_equivalence(differences: np.ndarray, margin: float, power: float =
 def seeds_for_same_rates(rate_a: float, rate_b: float, margin: float, power: float = 0.8, alpha: float = 0.05) -> int | None:
     """Least runs an arm to decide whether two rates like these are the same within ± margin; None above `MAX_SEEDS`.
 
-    Inside the margin by two one-sided tests, n = ((z_{1−α} + z_{(1 + power) / 2}) / (margin − |a − b|))² (a(1 − a) + b(1 − b)),
-    never below the n at which even 0 of n against 0 of n has a 90 % Wilson bound within the margin; outside it with z_{1−α/2}
-    and z_power in their places.
+    Inside the margin by the 1 − α interval of `shown_same`, n = ((z_{1−α/2} + z_{(1 + power) / 2}) / (margin − |a − b|))² (a(1 − a) +
+    b(1 − b)), never below the n at which even 0 of n against 0 of n has such a Wilson bound within the margin; outside it with
+    z_power in the second's place. Rates near 0 or 1 are far from normal at such n, and the power is lower there.
     """
     distance = margin - abs(rate_a - rate_b)
     if distance == 0:
@@ -121,7 +121,7 @@ def seeds_for_same_rates(rate_a: float, rate_b: float, margin: float, power: flo
     if distance < 0:
         n = math.ceil(((stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(power)) / distance) ** 2 * variance)
         return max(n, 2) if n <= MAX_SEEDS else None
-    z = stats.norm.ppf(1 - alpha)
+    z = stats.norm.ppf(1 - alpha / 2)
     n = math.ceil(((z + stats.norm.ppf((1 + power) / 2)) / distance) ** 2 * variance)
     least = math.ceil(z * z * (1 - margin) / margin + 1e-9)
     return max(n, least) if n <= MAX_SEEDS else None

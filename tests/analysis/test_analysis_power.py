@@ -29,10 +29,10 @@ def test_thirteen_runs_without_collapse_bound_the_rate_by_a_quarter():
     assert power.seeds_for_bound(0.0, 0.25) == 13
 
 
-def test_nine_runs_without_collapse_in_either_arm_show_the_rates_the_same():
-    assert power.seeds_for_same_rates(0.0, 0.0, 0.25) == 9
+def test_twelve_runs_without_collapse_in_either_arm_show_the_rates_the_same():
+    assert power.seeds_for_same_rates(0.0, 0.0, 0.25) == 12
     assert power.seeds_for_same_rates(0.9, 0.1, 0.25) == 5  # outside: ((1.96 + 0.84) / 0.55)² × 0.18 = 4.7
-    assert stats.rate_effect(0, 9, 0, 9, level=0.9).high < 0.25 < stats.rate_effect(0, 8, 0, 8, level=0.9).high
+    assert stats.rate_effect(0, 12, 0, 12).high < 0.25 < stats.rate_effect(0, 11, 0, 11).high
 
 
 def test_seeds_for_equivalence_have_the_power_they_promise():

@@ -153,8 +153,38 @@ def test_collapse_rates_over_reward_models_are_tested_by_the_signs_of_their_diff
     base, kl = [1.0] * 7 + [0.0], [0.0] * 6 + [1.0, 0.0]
     effect = arm_effect(table_of({"base": {"collapsed": base}, "kl": {"collapsed": kl}}, list("abcdefgh")), ["kl"], ["base"], "collapsed")
     assert effect.p == pytest.approx(2 / 2**6) and effect.estimate == -0.75 and effect.n == 8
-    expected = paired_effect(np.array(kl) - np.array(base))
-    assert (effect.low, effect.high) == (expected.low, expected.high)
+    t, score = paired_effect(np.array(kl) - np.array(base)), newcombe(1 / 8, 8, 7 / 8, 8)
+    assert (effect.low, effect.high) == (min(t.low, score[0]), max(t.high, score[1]))
+
+
+def test_one_rare_collapse_does_not_show_rates_the_same_that_none_does_not():
+    """Eight reward models of two runs: none of 16 against none is not yet the same, and one of 16 against none is not either."""
+    models = np.repeat(list("abcdefgh"), 2).tolist()
+    for last in (0.0, 1.0):
+        table = table_of({"base": {"collapsed": [0.0] * 16}, "kl": {"collapsed": [0.0] * 15 + [last]}}, models)
+        assert judge_part(Part("collapsed", "same", {}, {}), table, ["kl"], ["base"]).verdict == "cannot tell"
+
+
+def test_arms_changed_over_change_the_sign_and_nothing_else():
+    generator = np.random.default_rng(5)
+    for _ in range(30):
+        table = random_table(generator)
+        for outcome in ("gold", "gold_at_kl", "collapsed"):
+            one, other = arm_effect(table, ["kl"], ["base"], outcome), arm_effect(table, ["base"], ["kl"], outcome)
+            mirrored = (-other.estimate, -other.high, -other.low, other.p)
+            assert one[:4] == pytest.approx(mirrored, abs=1e-9, nan_ok=True) and one.basis == other.basis
+
+
+def test_nothing_is_decided_from_fewer_than_five_runs_of_any_design():
+    generator = np.random.default_rng(6)
+    for _ in range(60):
+        table = random_table(generator).assign(sft_gold_sd=2.0, horizon=80.0)
+        table["gold_at_kl"] += 9.0 * (table["arm"] == "kl")
+        for outcome in ("gold_at_kl", "collapsed"):
+            basis = arm_effect(table, ["kl"], ["base"], outcome).basis
+            found = judge_part(Part(outcome, "higher", {}, {}), table, ["kl"], ["base"])
+            if basis.runs < 5 or 1 < basis.units < (6 if outcome == "collapsed" else 4):
+                assert found.verdict == "cannot tell"
 
 
 def test_collapse_rates_that_differ_in_every_reward_model_have_newcombes_interval():

@@ -42,7 +42,7 @@ def run(tiny_config, stage_folders):
 def rollouts(trainer: Trainer) -> list[Rollout]:
     """What the run's policy, as it is now, says at the updates that were made."""
     config, models = trainer.config, trainer.models
-    return [collect_rollout(models, *trainer.sample_prompts("rollout", number)[1:], config.ppo_settings()) for number in (1, 2, 3)]
+    return [collect_rollout(models, *trainer.sample_prompts("rollout", number), config.ppo_settings()) for number in (1, 2, 3)]
 
 
 def seen(row: dict) -> dict:

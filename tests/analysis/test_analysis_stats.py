@@ -1,14 +1,16 @@
 """Estimates and intervals against published and independent numbers.
 
 Golden values: statsmodels 0.15 (proportion_confint 'beta', confint_proportions_2indep 'newcomb',
-multipletests, TTestPower, NormalIndPower); scipy as a direct oracle.
+multipletests); scipy as a direct oracle.
 """
+
+import itertools
 
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from analysis.estimate import power, stats
+from analysis.estimate import stats
 
 
 def test_the_paired_effect_is_scipys_paired_t_test():
@@ -83,38 +85,83 @@ def test_adjusted_p_values_agree_with_statsmodels_and_skip_nan():
     assert np.isnan(stats.holm(p)[2])
 
 
-@pytest.mark.parametrize(("effect_size", "pairs"), [(0.5, 33.36713118431779), (1.0, 9.93785094105438), (2.0, 4.22071858501904)])
-def test_seeds_for_a_mean_agree_with_statsmodels(effect_size, pairs):
-    unit = np.array([-1.0, 1.0]) / np.sqrt(2)  # mean 0, SD 1
-    assert power.seeds_for_mean(unit + effect_size) == np.ceil(pairs)
+@pytest.mark.parametrize(("a", "b"), [(1, 1), (2, 3), (3, 3), (5, 2)])
+def test_separated_samples_have_the_p_of_all_ways_to_deal_them(a, b):
+    values, deals = np.arange(a + b, dtype=float), list(itertools.combinations(range(a + b), a))
+    apart = [d for d in deals if max(d) < a or min(d) >= b]  # the smallest a or the largest a
+    assert stats.separation_p(values[:a], values[a:]) == pytest.approx(len(apart) / len(deals))
+    assert stats.separation_p(values[b:], values[:b]) == pytest.approx(len(apart) / len(deals))
 
 
-@pytest.mark.parametrize(("a", "b", "n"), [(0.9, 0.1, 4.563947132989687), (0.6, 0.3, 41.79199702273643)])
-def test_seeds_for_rates_agree_with_statsmodels(a, b, n):
-    assert power.seeds_for_rates(a, b) == np.ceil(n)
+def test_samples_that_touch_or_are_empty_are_not_separated():
+    assert stats.separation_p(np.array([1.0, 2]), np.array([2.0, 3])) == 1.0 and stats.separation_p(np.array([]), np.array([1.0])) == 1.0
+    assert stats.separation_p(np.array([0.0, 9]), np.array([4.0, 5])) == 1.0
+    assert stats.separation_p(np.full(5, 150.0), np.full(5, 30.0)) == pytest.approx(2 / 252)
 
 
-def test_no_effect_needs_no_sensible_number_of_seeds():
-    assert power.seeds_for_mean(np.array([1.0, -1.0])) is None and power.seeds_for_rates(0.5, 0.5) is None
-    assert power.seeds_for_mean(np.array([1.001, -1.0])) is None
-    assert power.seeds_for_same_rates(0.75, 0.5, 0.25) is None  # on the margin itself
+def test_the_sign_flip_test_is_the_share_of_signs_as_far_from_zero():
+    generator = np.random.default_rng(6)
+    for n in range(1, 9):
+        for differences in (generator.normal(0.5, 1, n), generator.integers(-2, 4, n) / 4):
+            sums = [abs(sum(s * d for s, d in zip(signs, differences, strict=True))) for signs in itertools.product((1, -1), repeat=n)]
+            expected = np.mean([total >= abs(differences.sum()) - 1e-9 for total in sums])
+            assert stats.sign_flip_p(differences) == pytest.approx(expected if differences.any() else 1.0)
 
 
-def test_thirteen_runs_without_collapse_bound_the_rate_by_a_quarter():
-    assert stats.clopper_pearson(0, 13).high < 0.25 < stats.clopper_pearson(0, 12).high
-    assert power.seeds_for_bound(0.0, 0.25) == 13
+def test_the_sign_flip_test_agrees_with_scipys_permutation_test():
+    differences = np.random.default_rng(7).normal(0.6, 1, 9)
+    test = scipy_stats.permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=np.inf)
+    assert stats.sign_flip_p(differences) == pytest.approx(test.pvalue, abs=1e-12)
 
 
-def test_twelve_runs_without_collapse_in_either_arm_show_the_rates_the_same():
-    assert power.seeds_for_same_rates(0.0, 0.0, 0.25) == 12
-    assert power.seeds_for_same_rates(0.9, 0.1, 0.25) == 5  # outside: ((1.96 + 0.84) / 0.55)² × 0.18 = 4.7
-    assert stats.rate_effect(0, 12, 0, 12).high < 0.25 < stats.rate_effect(0, 11, 0, 11).high
+def test_six_differences_of_one_sign_are_the_first_to_decide_and_zeros_say_nothing():
+    assert stats.sign_flip_p(np.ones(5)) == 2 / 32 and stats.sign_flip_p(np.ones(6)) == 2 / 64
+    assert stats.sign_flip_p(np.zeros(8)) == stats.sign_flip_p(np.array([])) == 1.0
+    assert stats.sign_flip_p(np.append(np.ones(6), [0.0, 0.0])) == 2 / 64
 
 
-def test_seeds_for_equivalence_have_the_power_they_promise():
-    generator = np.random.default_rng(5)
-    n = power.seeds_for_equivalence(np.array([-1.0, 1.0]) / np.sqrt(2), margin=1.0)
-    draws = generator.normal(0, 1, (4000, n))
-    half = scipy_stats.t.ppf(0.95, n - 1) * draws.std(axis=1, ddof=1) / np.sqrt(n)
-    within = np.abs(draws.mean(axis=1)) + half < 1.0
-    assert 0.7 < within.mean() < 0.9
+def test_the_sign_flip_test_of_many_differences_is_the_t_test():
+    differences = np.random.default_rng(8).normal(0.4, 1, 15)
+    assert stats.sign_flip_p(differences) == pytest.approx(scipy_stats.ttest_1samp(differences, 0).pvalue)
+
+
+def test_a_rate_with_one_run_per_reward_model_is_clopper_and_pearsons():
+    for n in (1, 2, 5, 8, 20):
+        for events in range(n + 1):
+            shares = np.repeat([1.0, 0.0], [events, n - events])
+            assert stats.clustered_rate(shares, n) == pytest.approx(stats.clopper_pearson(events, n), abs=1e-10)
+    assert stats.clustered_rate(np.array([]), 0)[1:] == (0.0, 1.0)
+
+
+def beta_interval(p: float, n: float) -> tuple[float, float, float]:
+    return p, scipy_stats.beta.ppf(0.025, p * n, n - p * n + 1), scipy_stats.beta.ppf(0.975, p * n + 1, n - p * n)
+
+
+@pytest.mark.parametrize(
+    ("shares", "runs", "effective"),
+    [([0.25, 0.75, 0.5, 0.5, 0.25, 0.75], 24, 30 * (2.0686576 / 2.5705818) ** 2),  # Var = 0.05 / 6; t of 23 and of 5 degrees of freedom
+     ([0.5, 0.5, 0.5, 0.5, 0.25, 0.75], 24, 24),  # more alike than independent runs would be: at most the runs
+     ([1.0, 1.0, 0.0, 0.0], 12, 4),  # all or nothing: the reward models
+     ([0.5, 0.5, 0.5], 12, 3)],  # no spread at all: the reward models
+)  # fmt: skip
+def test_the_effective_number_of_runs_of_a_clustered_rate_by_hand(shares, runs, effective):
+    assert stats.clustered_rate(np.array(shares), runs) == pytest.approx(beta_interval(np.mean(shares), effective), abs=1e-6)
+
+
+def test_a_rate_of_none_or_all_over_reward_models_counts_reward_models():
+    assert stats.clustered_rate(np.zeros(5), 20) == pytest.approx(stats.clopper_pearson(0, 5))
+    assert stats.clustered_rate(np.ones(5), 20) == pytest.approx(stats.clopper_pearson(5, 5))
+
+
+def test_newcombe_of_shares_lies_between_those_of_counts():
+    low, high = stats.newcombe(0.25, 8, 0.75, 8)
+    effect = stats.rate_effect(2, 8, 6, 8)
+    assert (low, high) == (effect.low, effect.high) and low < -0.5 < high
+    assert stats.newcombe(0.75, 8, 0.25, 8) == pytest.approx((-high, -low))
+
+
+def test_a_mean_of_units_has_its_t_interval_and_one_unit_has_none():
+    values = np.array([1.0, 2.0, 4.0, np.nan])
+    interval = scipy_stats.ttest_1samp(values[:3], 0).confidence_interval(0.95)
+    assert stats.mean_interval(values) == pytest.approx((7 / 3, interval.low, interval.high))
+    assert stats.mean_interval(np.array([3.0])) == (3.0, -np.inf, np.inf) and np.isnan(stats.mean_interval(np.array([np.nan]))).all()

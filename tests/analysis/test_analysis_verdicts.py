@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 import shutil
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,16 +18,18 @@ from planted import OFF, ON, verdicts
 from simulate import CONFIG, SFT_GOLD, SFT_SD, Arm, override, write_study
 
 import ablate
-from ablate.config import Config
+from ablate.config import CollapseConfig, Config
+from ablate.ppo.collapse import CollapseDetector
 from ablate.sweeps.expand import expand
 from ablate.sweeps.study import load_study
 from analysis import verdicts as verdicts_module
-from analysis.claims.judge import MAX_VALUE, MIN_VALUE, Claim, Part, find_arms, judge
+from analysis.claims.judge import MAX_VALUE, MIN_VALUE, Claim, Part, find_arms, judge, would_do
 from analysis.claims.paper import PAPER_CLAIMS
 from analysis.estimate.collapse import collapse_times, disagreements, sustained_deficits, threshold_curve
 from analysis.estimate.effects import base_arm, change, factorial_effects, factors, trick_effects
 from analysis.estimate.outcomes import ABILITY, at_matched, interpolate_at, matched_value, outcomes, proxy_tails
 from analysis.estimate.stats import paired_effect, rate_effect
+from analysis.estimate.units import Basis
 from analysis.load.designs import arm_settings
 from analysis.load.frames import load
 from analysis.load.runfolder import flatten
@@ -574,3 +577,173 @@ def test_planted_truths_are_found_through_the_whole_chain(tmp_path):
 
 def test_overrides_of_the_simulator_leave_its_defaults_alone():
     assert override(CONFIG, {"ppo.updates": 10})["ppo"]["updates"] == 10 and CONFIG["ppo"]["updates"] == 80
+
+
+def curves_of(golds: dict[str, dict[int, float]], **columns) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(runs, curves): run → update → gold, of SFT's gold 0 with an SD of 1; `columns` are settings, one value or one per run."""
+    last = [max(gold) for gold in golds.values()]
+    runs = pd.DataFrame({"run": list(golds), "study": "s", "arm": "a", "reward_model": "", "seed": range(len(golds)), "status": "completed",
+                         "last_update": last, "sft/eval/gold": 0.0, "sft/eval/gold_sd": 1.0, "ppo.updates": last} | columns)  # fmt: skip
+    rows = [{"run": run, "update": update, "eval/gold": value} for run, gold in golds.items() for update, value in gold.items()]
+    return runs, pd.DataFrame(rows).merge(runs[["run", "study", "arm", "reward_model", "seed"]], on="run")
+
+
+def test_runs_with_as_many_evaluations_as_patience_are_unknown_and_one_more_has_held():
+    golds = {"short": dict.fromkeys((0, 5, 10), 0.5), "long": dict.fromkeys((0, 5, 10, 15), 0.5), "fell": {5: -2.0, 10: -2.0, 15: -2.0}}
+    times = collapse_times(*curves_of(golds)).set_index("run")
+    assert times["too_short"].to_dict() == {"short": True, "long": False, "fell": False}
+    assert times["judged"].to_dict() == {"short": False, "long": True, "fell": True} and times.loc["fell", "collapse_update"] == 5
+    table = outcomes(*curves_of(golds)).set_index("run")
+    assert np.isnan(table.loc["short", "collapsed"]) and table.loc[["long", "fell"], "collapsed"].tolist() == [0.0, 1.0]
+    assert np.isnan(table.loc["short", "stable_updates"]) and table.loc["short", "too_short"]
+
+
+def test_runs_too_short_to_collapse_are_told_with_the_reason():
+    short = curves_of({f"r{i}": dict.fromkeys((0, 5, 10), 0.5 + i) for i in range(10)}, arm=["base"] * 5 + ["kl"] * 5, seed=[*range(5)] * 2)
+    for outcome in ("collapsed", "stable_updates"):
+        found = judge(Claim("", "t", (Part(outcome, "same", ON, OFF),)), outcomes(*short), KL_SETTINGS)
+        assert found.verdict == "cannot tell" and "too short to collapse" in found.parts[0].sentence
+
+
+def test_curves_tell_what_the_run_says_online_whatever_the_spread_of_sfts_gold():
+    generator, seen = np.random.default_rng(15), Counter()
+    for _ in range(200):
+        spread, patience, every = generator.choice([0.0, 0.5]), int(generator.integers(1, 5)), int(generator.integers(2, 4))
+        dense, last = int(generator.integers(0, 12)), int(generator.integers(2, 20))
+        sft = (spread * np.array([-1.0, 0.0, 1.0])).tolist()
+        config = CollapseConfig(threshold=float(generator.choice([0.5, 1.0])), patience=patience)
+        online, gold = CollapseDetector.from_baseline(sft, config), {0: 0.0}
+        gold |= {update: float(generator.choice([-2.0, -0.6, -0.3, 0.0, 0.4]))
+                 for update in range(1, last + 1) if update % every == 0 or update in range(1, dense + 1) or update == last}  # fmt: skip
+        for update, value in gold.items():
+            if update % every == 0 or update == last:  # what counts online
+                online.update(update, value)
+        settings = {"collapse.threshold": config.threshold, "collapse.patience": patience, "evaluation.every": every,
+                    "evaluation.dense_until": dense, "sft/eval/gold_sd": spread}  # fmt: skip
+        (row,) = collapse_times(*curves_of({"r": gold}, **settings)).itertuples()
+        found = True if np.isfinite(row.collapse_update) else False if row.judged else None
+        assert found == online.collapsed and (not found or row.collapse_update == online.collapse_update)
+        seen[online.collapsed, spread] += 1
+    assert min(seen[verdict, spread] for verdict in (True, False, None) for spread in (0.0, 0.5)) > 5
+
+
+def test_looking_more_densely_at_gold_changes_no_verdict():
+    """Below the limit at 1 to 4, where the run looked densely, and at 5: one evaluation of the grid, and no collapse."""
+    gold = {0: 0.0, **dict.fromkeys(range(1, 6), -3.0), 10: 0.0, 15: 0.0, 20: 0.0}
+    grid = {"evaluation.every": 5, "evaluation.dense_until": 5}
+    runs, curves = curves_of({"r": gold}, **grid)
+    sparse = curves[curves["update"] % 5 == 0]
+    assert collapse_times(runs, curves).equals(collapse_times(runs, sparse))
+    assert np.isnan(collapse_times(runs, curves)["collapse_update"].iloc[0])
+    assert collapse_times(runs.drop(columns=list(grid)), curves)["collapse_update"].iloc[0] == 1  # a run that evaluates every update
+
+
+def test_times_are_in_responses_where_batch_sizes_differ():
+    """Both collapse after 1280 responses: at update 20 of 64 and at update 10 of 128; the horizon is the shorter plan, 3840."""
+
+    def falls(update):
+        return {u: (-3.0 if u >= update else 0.5) for u in range(0, 61, 5)}
+
+    golds = {"small": falls(20), "large": {u: g for u, g in falls(10).items() if u <= 30}, "holds": dict.fromkeys(range(0, 61, 5), 0.5)}
+    table = outcomes(*curves_of(golds, arm=["small", "large", "small"], **{"ppo.batch_size": [64, 128, 64]})).set_index("run")
+    assert set(table["time_unit"]) == {"responses"} and set(table["horizon"]) == {3840}
+    assert table["time"].to_dict() == {"small": 1280, "large": 1280, "holds": 3840} == table["stable_updates"].to_dict()
+    assert table["end_update"].to_dict() == {"small": 20, "large": 10, "holds": 60}
+    alike = outcomes(*curves_of(golds, **{"ppo.batch_size": 64}))
+    assert set(alike["time_unit"]) == {"updates"} and alike["time"].tolist() == [20, 10, 60]
+
+
+@pytest.mark.parametrize(
+    ("x", "expected"),
+    [([0.0, 1.0, 3.0], 15.0), ([0.0, 0.9, 3.0], np.nan), ([0.0, 1.0, 3.1], np.nan), ([0.0, 0.1, 2.0], 20.0), ([2.5, 3.0, 4.0], np.nan),
+     ([2.0, 3.0, 4.0], 0.0), ([1.0, 1.5, 2.5], 15.0), ([1.0, 1.4, 2.5], np.nan), ([0.0, 1.9, 1.99], np.nan)],
+)  # fmt: skip
+def test_a_value_at_two_is_read_only_where_evaluations_are_within_half_the_way_from_the_first(x, expected):
+    assert interpolate_at(np.array(x), np.array([0.0, 10.0, 20.0]), 2.0) == pytest.approx(expected, nan_ok=True)
+
+
+def test_each_reward_model_has_a_matched_proxy_of_its_own():
+    """Proxy scores of b are ten times those of a: gold at the matched proxy is read at update 10 of both."""
+    gold = {u: u / 10 for u in range(0, 21, 5)}
+    runs, curves = curves_of(dict.fromkeys("wxyz", gold), reward_model=list("aabb"), arm=["base", "kl"] * 2, seed=0)
+    reach = {"w": 2.0, "x": 1.0, "y": 20.0, "z": 10.0}
+    curves["eval/proxy"] = curves["run"].map(reach) * curves["update"] / 20
+    curves["eval/kl_to_sft"] = (curves["update"] / 10) ** 2
+    table = outcomes(runs, curves).set_index("run")
+    assert table["matched_proxy"].to_dict() == {"w": 1.0, "x": 1.0, "y": 10.0, "z": 10.0}
+    assert table["gold_at_proxy"].to_dict() == pytest.approx({"w": 1.0, "x": 2.0, "y": 1.0, "z": 2.0})
+    assert set(table["matched_kl"]) == {4.0}  # KL is on one scale for all
+
+
+def over_models(models: int, seeds: int, effect: float = 2.0) -> pd.DataFrame:
+    """Arms base and kl with gold, gold at equal KL and collapses over reward models and seeds; kl wins `effect` and never collapses."""
+    generator = np.random.default_rng(16)
+    rows = [dict(run=f"{arm}/{m}/{s}", arm=arm, reward_model=f"m{m}", seed=s, sft_gold_sd=2.0, horizon=80.0, collapsed=float(arm == "base"),
+                 gold_at_kl=effect * (arm == "kl") + 0.3 * generator.standard_normal())
+            for arm in ("base", "kl") for m in range(models) for s in range(seeds)]  # fmt: skip
+    table = pd.DataFrame(rows)
+    return table.assign(gold=table["gold_at_kl"], stable_updates=np.where(table["collapsed"] == 1, 30.0, 80.0))
+
+
+DESIGNS = [(1, 6, "given one reward model", "6 seeds, one reward model"), (8, 1, "over 8 reward models", "8 reward models, one seed each"),
+           (6, 2, "over 6 reward models", "6 reward models × 2 seeds")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("models", "seeds", "scope", "basis"), DESIGNS)
+@pytest.mark.parametrize("outcome", ["gold", "gold_at_kl", "collapsed", "stable_updates"])
+@pytest.mark.parametrize(("expects", "controls"), [("higher", OFF), ("same", OFF), ("above", None)])
+def test_every_sentence_says_its_scope_and_what_it_rests_on(models, seeds, scope, basis, outcome, expects, controls):
+    claim = Claim("Fig. 0", "a claim", (Part(outcome, expects, ON, controls),))
+    verdict = judge(claim, over_models(models, seeds), KL_SETTINGS)
+    assert verdict.sentence.startswith(f"{verdict.verdict}, {scope}: a claim [Fig. 0]")
+    assert f"; {basis}" in verdict.parts[0].sentence and verdict.parts[0].sentence.startswith(verdict.parts[0].verdict)
+
+
+def test_a_claim_speaks_of_the_narrowest_design_of_its_parts():
+    table = over_models(8, 1)
+    table.loc[table["reward_model"] != "m0", "collapsed"] = np.nan
+    claim = Claim("f", "t", (Part("gold_at_kl", "higher", ON, OFF), Part("collapsed", "lower", ON, OFF)))
+    assert judge(claim, table, KL_SETTINGS).sentence.startswith("cannot tell, given one reward model: t [f]")
+
+
+@pytest.mark.parametrize(
+    ("needed", "basis", "said"),
+    [(None, Basis(), "; not known of any run yet"), (5, Basis(1, 1, 1, 1), "; at least 5 seeds are needed"),
+     (12, Basis(1, 5, 5, 5), "; about 12 seeds would do"), (12, Basis(8, 1, 1, 8), "; about 12 reward models would do"),
+     (12, Basis(4, 2, 3, 10), "; about 12 reward models of 3 seeds each would do (36 runs per arm)"),
+     (None, Basis(1, 5, 5, 5), "; no number of seeds below 1000 would do at this size of effect"),
+     (None, Basis(4, 2, 2, 8), "; no number of reward models below 1000 would do at this size of effect")],
+)  # fmt: skip
+def test_how_many_units_would_do_is_said_of_the_unit_that_was_tested(needed, basis, said):
+    assert would_do(needed, basis) == said
+
+
+def test_few_reward_models_of_several_seeds_are_told_how_many_of_one_seed_would_do():
+    table = over_models(3, 4)
+    found = judge(Claim("f", "t", (Part("gold_at_kl", "higher", ON, OFF),)), table, KL_SETTINGS).parts[0]
+    assert found.verdict == "cannot tell" and found.needed >= 4
+    assert f"about {found.needed} reward models of 4 seeds each would do ({4 * found.needed} runs per arm)" in found.sentence
+    assert re.search(r"; or about \d+ reward models of one seed each \(\d+ runs per arm\)$", found.sentence)
+
+
+def test_a_collapse_rate_over_fewer_than_six_reward_models_is_not_decided_however_many_seeds():
+    def at(models):
+        return judge(Claim("f", "t", (Part("collapsed", "lower", ON, OFF),)), over_models(models, 4), KL_SETTINGS)
+
+    assert at(5).verdict == "cannot tell" and at(5).needed == 6 and at(6).verdict == "supported"
+
+
+def test_a_value_that_was_not_measured_near_the_matched_one_says_so():
+    table = over_models(1, 6).assign(gold_at_kl=np.nan)
+    found = judge(Claim("f", "t", (Part("gold_at_kl", "higher", ON, OFF),)), table, KL_SETTINGS).parts[0]
+    assert found.sentence.endswith("evaluate more often where it moves fast (evaluation.every, evaluation.dense_until)")
+
+
+def test_a_largest_and_a_smallest_amount_judge_nothing_where_the_study_has_but_one():
+    most, least = {"n": MAX_VALUE, "noise": MIN_VALUE}, {"n": MIN_VALUE, "noise": MAX_VALUE}
+    one = settings_of({"a": {"n": 250, "noise": 1, "x": 0}, "b": {"n": 250, "noise": 1, "x": 1}})
+    assert find_arms(one, Part("gold", "higher", most, least)) == find_arms(one, Part("gold", "above", most)) == ([], [])
+    some = settings_of({"few": {"n": 250, "noise": 1}, "many": {"n": 2000, "noise": 1}})  # one of two amounts varies
+    assert find_arms(some, Part("gold", "higher", most, least)) == (["many"], ["few"])
+    words = settings_of({"a": {"n": "all"}, "b": {"n": "some"}})
+    assert find_arms(words, Part("gold", "above", {"n": MAX_VALUE})) == ([], [])

@@ -49,6 +49,7 @@ from analysis.estimate.effects import ENDS, arm_effect, base_arm, like_fate
 from analysis.estimate.equivalence import ALPHA, COLLAPSE_SENSITIVE, MARGINS, comparable, identical, margin_of, shown_same
 from analysis.estimate.power import (
     reward_models_for_mean,
+    reward_models_for_rates,
     seeds_for_bound,
     seeds_for_equivalence,
     seeds_for_mean,
@@ -296,7 +297,7 @@ def units_needed(
     elif not controls:
         found = [seeds_for_mean(levels(outcomes, part.outcome, treated).values - part.bound)]
     else:
-        found = [] if part.expects == "same" else _for_a_difference(part, outcomes, treated, controls, rates)
+        found = [] if part.expects == "same" else _for_a_difference(part, outcomes, treated, controls, rates, basis.reward_models > 1)
         if part.expects in ("same", "different") or (margin > 0 and part.outcome not in COLLAPSE_SENSITIVE):
             found.append(_for_sameness(part, outcomes, treated, controls, rates, margin))
     needed = min((units for units in found if units is not None), default=None)
@@ -304,13 +305,14 @@ def units_needed(
 
 
 def _for_a_difference(part: Part, outcomes: pd.DataFrame, treated: Sequence[str], controls: Sequence[str],
-                      rates: list[float]) -> list[int | None]:  # fmt: skip
-    """Units that show a difference; at the end of runs like for like or in collapse rates."""
+                      rates: list[float], several: bool) -> list[int | None]:  # fmt: skip
+    """Units that show a difference; at the end of runs like for like or in collapse rates. `several`: units are reward models."""
+    of_rates = reward_models_for_rates if several else seeds_for_rates
     if part.outcome == "collapsed":
-        return [seeds_for_rates(*rates)]
+        return [of_rates(rates[0], rates[1])]
     chosen = like_fate if part.outcome in ENDS else differences
     gaps = chosen(outcomes, part.outcome, treated, controls).values
-    return [seeds_for_mean(gaps), *([seeds_for_rates(*rates)] if part.outcome in ENDS else [])]
+    return [seeds_for_mean(gaps), *([of_rates(rates[0], rates[1])] if part.outcome in ENDS else [])]
 
 
 def _for_sameness(part: Part, outcomes: pd.DataFrame, treated: Sequence[str], controls: Sequence[str], rates: list[float],

@@ -76,7 +76,7 @@ def _collapse_effect(outcomes: pd.DataFrame, treatment: Sequence[str], control: 
         low, high = newcombe(*(float(part) for side in sides for part in (side.values.mean(), len(side.values))), level)
         if np.isfinite(effect.low):
             low, high = min(low, effect.low), max(high, effect.high)
-        return effect._replace(low=low, high=high, p=sign_flip_p(gaps.values))
+        return effect._replace(low=float(low), high=float(high), p=sign_flip_p(gaps.values))
     if not all(np.isin(side.values, (0.0, 1.0)).all() for side in sides):
         return effect
     (a, n_a), (b, n_b) = [(int(side.values.sum()), len(side.values)) for side in sides]

@@ -6,10 +6,14 @@ An effect seen in few seeds is itself uncertain, so these are orders of magnitud
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from scipy import stats
 
+from analysis.estimate.stats import newcombe
+
+MOST_SIGNS = 200
 MAX_SEEDS = 1000  # beyond this the answer is "more than 1000": no sweep will do
 
 
@@ -43,6 +47,26 @@ def seeds_for_rates(rate_a: float, rate_b: float, power: float = 0.8, alpha: flo
         return None
     n = math.ceil(2 * ((stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(power)) / h) ** 2)
     return max(n, 4) if n <= MAX_SEEDS else None
+
+
+def reward_models_for_rates(rate_a: float, rate_b: float, power: float = 0.8, alpha: float = 0.05) -> int | None:
+    """Least reward models of one seed with which `sign_flip_p` shows two rates like these apart with `power`; None above `MOST_SIGNS`.
+
+    With arms that collapse independently, D ~ Binomial(n, a(1 − b) + b(1 − a)) reward models tell the arms apart, and of these
+    X ~ Binomial(D, share) are on a's side. The signs of D differences decide where 2 P(Binomial(D, ½) ≤ min(X, D − X)) < α.
+    """
+    apart = rate_a * (1 - rate_b), rate_b * (1 - rate_a)
+    if rate_a == rate_b or sum(apart) == 0:
+        return None
+    decided = np.zeros(MOST_SIGNS + 1)  # P(the signs of D differences decide), by D
+    for d in range(1, MOST_SIGNS + 1):
+        x = np.arange(d + 1)
+        decides = 2 * stats.binom.cdf(np.minimum(x, d - x), d, 0.5) < alpha
+        decided[d] = stats.binom.pmf(x, d, apart[0] / sum(apart))[decides].sum()
+    for n in range(1, MOST_SIGNS + 1):
+        if (stats.binom.pmf(np.arange(n + 1), n, sum(apart)) * decided[: n + 1]).sum() >= power:
+            return n
+    return None
 
 
 def seeds_for_bound(rate: float, bound: float, power: float = 0.8, alpha: float = 0.05) -> int | None:
@@ -108,20 +132,29 @@ def seeds_for_equivalence(differences: np.ndarray, margin: float, power: float =
 
 
 def seeds_for_same_rates(rate_a: float, rate_b: float, margin: float, power: float = 0.8, alpha: float = 0.05) -> int | None:
-    """Least runs an arm to decide whether two rates like these are the same within ± margin; None above `MAX_SEEDS`.
+    """Least runs per arm to decide whether two rates like these are the same within ± margin; None above `MAX_SEEDS`.
 
-    Inside the margin by the 1 − α interval of `shown_same`, n = ((z_{1−α/2} + z_{(1 + power) / 2}) / (margin − |a − b|))² (a(1 − a) +
-    b(1 − b)), never below the n at which even 0 of n against 0 of n has such a Wilson bound within the margin; outside it with
-    z_power in the second's place. Rates near 0 or 1 are far from normal at such n, and the power is lower there.
+    Inside the margin the least n at which the 1 − α interval of `newcombe` lies within ± margin with `power`, a sum over both
+    binomial counts, or beyond `MOST_SIGNS` n = ((z_{1−α/2} + z_{(1 + power) / 2}) / (margin − |a − b|))² (a(1 − a) + b(1 − b)).
+    Outside it that formula with z_power in the second's place.
     """
     distance = margin - abs(rate_a - rate_b)
     if distance == 0:
         return None
     variance = rate_a * (1 - rate_a) + rate_b * (1 - rate_b)
-    if distance < 0:
-        n = math.ceil(((stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(power)) / distance) ** 2 * variance)
-        return max(n, 2) if n <= MAX_SEEDS else None
     z = stats.norm.ppf(1 - alpha / 2)
+    if distance < 0:
+        n = math.ceil(((z + stats.norm.ppf(power)) / distance) ** 2 * variance)
+        return max(n, 2) if n <= MAX_SEEDS else None
     n = math.ceil(((z + stats.norm.ppf((1 + power) / 2)) / distance) ** 2 * variance)
-    least = math.ceil(z * z * (1 - margin) / margin + 1e-9)
-    return max(n, least) if n <= MAX_SEEDS else None
+    if n > MOST_SIGNS:
+        return n if n <= MAX_SEEDS else None
+    return next((n for n in range(2, MOST_SIGNS + 1) if _power_of_sameness(rate_a, rate_b, margin, n, alpha) >= power), MOST_SIGNS)
+
+
+@lru_cache(maxsize=4096)
+def _power_of_sameness(rate_a: float, rate_b: float, margin: float, n: int, alpha: float) -> float:
+    counts = np.arange(n + 1)
+    low, high = newcombe(counts[:, None] / n, n, counts[None, :] / n, n, 1 - alpha)
+    chance = np.outer(stats.binom.pmf(counts, n, rate_a), stats.binom.pmf(counts, n, rate_b))
+    return float(chance[(low > -margin) & (high < margin)].sum())

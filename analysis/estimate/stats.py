@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from scipy import stats
@@ -19,6 +19,7 @@ from scipy import stats
 from analysis.estimate.units import Basis
 
 MOST_SIGN_FLIPS = 14
+Rates = TypeVar("Rates", float, np.ndarray)
 
 
 class Interval(NamedTuple):
@@ -109,17 +110,20 @@ def clustered_rate(shares: np.ndarray, runs: int, level: float = 0.95) -> Interv
     return Interval(p, low, high)
 
 
-def _wilson(rate: float, n: int, z: float) -> tuple[float, float]:
-    """Wilson's score interval of a rate."""
+def _wilson(rate: Rates, n: int, z: float) -> tuple[Rates, Rates]:
+    """Wilson's score interval of a rate, or of each of an array of rates."""
     centre, spread = (rate * n + z * z / 2) / (n + z * z), np.sqrt(n * rate * (1 - rate) + z * z / 4)
     return centre - z * spread / (n + z * z), centre + z * spread / (n + z * z)
 
 
-def newcombe(a: float, n_a: int, b: float, n_b: int, level: float = 0.95) -> tuple[float, float]:
-    """Bounds of the difference a − b of two rates of n_a and n_b units: Newcombe's hybrid score interval (1998, method 10)."""
+def newcombe(a: Rates, n_a: int, b: Rates, n_b: int, level: float = 0.95) -> tuple[Rates, Rates]:
+    """Bounds of the difference a − b of two rates of n_a and n_b units: Newcombe's hybrid score interval (1998, method 10).
+
+    Rates may be arrays that broadcast against each other.
+    """
     z = stats.norm.ppf((1 + level) / 2)
     (low_a, high_a), (low_b, high_b) = _wilson(a, n_a, z), _wilson(b, n_b, z)
-    return float(a - b - np.hypot(a - low_a, high_b - b)), float(a - b + np.hypot(high_a - a, b - low_b))
+    return a - b - np.hypot(a - low_a, high_b - b), a - b + np.hypot(high_a - a, b - low_b)
 
 
 def rate_effect(treated: int, n_treated: int, controls: int, n_control: int, level: float = 0.95) -> Effect:
@@ -132,7 +136,8 @@ def rate_effect(treated: int, n_treated: int, controls: int, n_control: int, lev
         return Effect(np.nan, -1.0, 1.0, 1.0, 0)
     a, b = treated / n_treated, controls / n_control
     p = 1.0 if a == b else _boschloo(treated, n_treated, controls, n_control)
-    return Effect(a - b, *newcombe(a, n_treated, b, n_control, level), p, min(n_treated, n_control))
+    low, high = newcombe(a, n_treated, b, n_control, level)
+    return Effect(a - b, float(low), float(high), p, min(n_treated, n_control))
 
 
 def sign_flip_p(differences: np.ndarray) -> float:

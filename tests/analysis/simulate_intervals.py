@@ -19,6 +19,7 @@ from analysis.estimate.early_warning import _jackknife
 from analysis.estimate.overoptimisation import fit_arms, gao, peak
 from analysis.estimate.power import (
     reward_models_for_mean,
+    reward_models_for_rates,
     seeds_for_bound,
     seeds_for_equivalence,
     seeds_for_mean,
@@ -262,6 +263,7 @@ def needed(studies: int) -> None:
 
         n = seeds_for_rates(a, b)
         say(f"rates {a:g} and {b:g}, seeds (Boschloo)", n and max(n, MIN_SEEDS), boschloo)
+        n = reward_models_for_rates(a, b)
         say(f"rates {a:g} and {b:g}, reward models of one seed (signs)", n and max(n, MIN_FOR_RATES), signs)
     for rate, bound in ((0.02, 0.25), (0.1, 0.3), (0.05, 0.5)):
 

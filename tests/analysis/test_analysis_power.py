@@ -101,3 +101,27 @@ def _scaled(generator: np.random.Generator, n: int) -> np.ndarray:
     """n normal numbers of mean 0 and SD 1 exactly."""
     drawn = generator.standard_normal(n)
     return (drawn - drawn.mean()) / drawn.std(ddof=1)
+
+
+def test_reward_models_for_rates_have_the_power_of_the_sign_flip_test_and_are_the_first_to():
+    """Certain rates: every reward model tells the arms apart, and six signs are the first to decide. Else by simulation."""
+    assert power.reward_models_for_rates(1.0, 0.0) == 6 and power.reward_models_for_rates(0.4, 0.4) is None
+    n, generator = power.reward_models_for_rates(0.9, 0.3), np.random.default_rng(0)
+
+    def share(n):
+        draws = generator.random((1500, 2, n))
+        return np.mean([stats.sign_flip_p((a < 0.9).astype(float) - (b < 0.3)) < 0.05 for a, b in draws])
+
+    assert n == power.reward_models_for_rates(0.3, 0.9) == 13
+    assert 0.77 < share(n) and share(n - 2) < 0.78
+
+
+@pytest.mark.parametrize(("a", "b"), [(0.02, 0.02), (0.1, 0.2), (0.5, 0.5)])
+def test_seeds_for_same_rates_are_the_first_with_the_power_of_newcombes_interval(a, b):
+    def share(n):
+        rate = [scipy_stats.binom.pmf(np.arange(n + 1), n, p) for p in (a, b)]
+        inside = [(i, j) for i in range(n + 1) for j in range(n + 1) if max(map(abs, stats.newcombe(i / n, n, j / n, n))) < 0.25]
+        return sum(rate[0][i] * rate[1][j] for i, j in inside)
+
+    n = power.seeds_for_same_rates(a, b, 0.25)
+    assert share(n) >= 0.8 > share(n - 1)

@@ -164,9 +164,9 @@ def judge(claim: Claim, outcomes: pd.DataFrame, settings: pd.DataFrame) -> Verdi
     basis = min(known, key=lambda basis: (basis.reward_models, basis.runs), default=None)
     sentence, needed = f"{overall}{f', {scope(basis)}' if basis else ''}: {claim.text} [{claim.figure}]", None
     if overall == CANNOT_TELL:
-        unsure = [part for part in parts if part.verdict == CANNOT_TELL]
-        needed = None if any(part.needed is None for part in unsure) else max(part.needed for part in unsure)
-        sentence += would_do(needed, min((part.effect.basis for part in unsure if part.effect is not None), default=Basis()))
+        unsure = [(part.needed, part.effect.basis) for part in parts if part.verdict == CANNOT_TELL and part.effect is not None]
+        needed, hardest = max(unsure, key=lambda one: (np.inf if one[0] is None else one[0], one[1].runs == 0, one[1].reward_models))
+        sentence += would_do(needed, hardest)
     return Verdict(overall, sentence, parts, needed=needed)
 
 
@@ -304,9 +304,10 @@ def units_needed(
 
 def _for_a_difference(part: Part, outcomes: pd.DataFrame, treated: Sequence[str], controls: Sequence[str],
                       rates: list[float]) -> list[int | None]:  # fmt: skip
-    """Units that show a difference; at the end of runs like for like or in collapse rates."""
+    """Units that show a difference; at the end of runs like for like or in collapse rates. Rates of reward models are means of runs."""
     if part.outcome == "collapsed":
-        return [seeds_for_rates(*rates)]
+        gaps = differences(outcomes, part.outcome, treated, controls)
+        return [seeds_for_mean(gaps.values) if gaps.basis.reward_models > 1 else seeds_for_rates(*rates)]
     chosen = like_fate if part.outcome in ENDS else differences
     gaps = chosen(outcomes, part.outcome, treated, controls).values
     return [seeds_for_mean(gaps), *([seeds_for_rates(*rates)] if part.outcome in ENDS else [])]

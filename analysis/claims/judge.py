@@ -166,9 +166,9 @@ def judge(claim: Claim, outcomes: pd.DataFrame, settings: pd.DataFrame) -> Verdi
     basis = min(known, key=lambda basis: (basis.reward_models, basis.runs), default=None)
     sentence, needed = f"{overall}{f', {scope(basis)}' if basis else ''}: {claim.text} [{claim.figure}]", None
     if overall == CANNOT_TELL:
-        unsure = [part for part in parts if part.verdict == CANNOT_TELL]
-        needed = None if any(part.needed is None for part in unsure) else max(part.needed for part in unsure)
-        sentence += would_do(needed, min((part.effect.basis for part in unsure if part.effect is not None), default=Basis()))
+        unsure = [(part.needed, part.effect.basis) for part in parts if part.verdict == CANNOT_TELL and part.effect is not None]
+        needed, hardest = max(unsure, key=lambda one: (np.inf if one[0] is None else one[0], one[1].runs == 0, one[1].reward_models))
+        sentence += would_do(needed, hardest)
     return Verdict(overall, sentence, parts, needed=needed)
 
 
@@ -297,7 +297,7 @@ def units_needed(
     elif not controls:
         found = [seeds_for_mean(levels(outcomes, part.outcome, treated).values - part.bound)]
     else:
-        found = [] if part.expects == "same" else _for_a_difference(part, outcomes, treated, controls, rates, basis.reward_models > 1)
+        found = [] if part.expects == "same" else _for_a_difference(part, outcomes, treated, controls, rates)
         if part.expects in ("same", "different") or (margin > 0 and part.outcome not in COLLAPSE_SENSITIVE):
             found.append(_for_sameness(part, outcomes, treated, controls, rates, margin))
     needed = min((units for units in found if units is not None), default=None)
@@ -305,14 +305,21 @@ def units_needed(
 
 
 def _for_a_difference(part: Part, outcomes: pd.DataFrame, treated: Sequence[str], controls: Sequence[str],
-                      rates: list[float], several: bool) -> list[int | None]:  # fmt: skip
-    """Units that show a difference; at the end of runs like for like or in collapse rates. `several`: units are reward models."""
-    of_rates = reward_models_for_rates if several else seeds_for_rates
+                      rates: list[float]) -> list[int | None]:  # fmt: skip
+    """Units that show a difference; at the end of runs like for like or in collapse rates.
+
+    Rates are decided by Boschloo's test of runs, by signs of reward models, or by the mean of their shares where each has several seeds.
+    """
+    shares = differences(outcomes, "collapsed", treated, controls)
+    if shares.basis.reward_models < 2:
+        of_rates = seeds_for_rates(*rates)
+    else:
+        of_rates = reward_models_for_rates(*rates) if shares.basis.most == 1 else seeds_for_mean(shares.values)
     if part.outcome == "collapsed":
-        return [of_rates(rates[0], rates[1])]
+        return [of_rates]
     chosen = like_fate if part.outcome in ENDS else differences
     gaps = chosen(outcomes, part.outcome, treated, controls).values
-    return [seeds_for_mean(gaps), *([of_rates(rates[0], rates[1])] if part.outcome in ENDS else [])]
+    return [seeds_for_mean(gaps), *([of_rates] if part.outcome in ENDS else [])]
 
 
 def _for_sameness(part: Part, outcomes: pd.DataFrame, treated: Sequence[str], controls: Sequence[str], rates: list[float],

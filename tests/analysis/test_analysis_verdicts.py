@@ -747,3 +747,26 @@ def test_a_largest_and_a_smallest_amount_judge_nothing_where_the_study_has_but_o
     assert find_arms(some, Part("gold", "higher", most, least)) == (["many"], ["few"])
     words = settings_of({"a": {"n": "all"}, "b": {"n": "some"}})
     assert find_arms(words, Part("gold", "above", {"n": MAX_VALUE})) == ([], [])
+
+
+def test_rates_that_differ_alike_with_every_reward_model_ask_for_the_fewest_and_not_for_hundreds():
+    """6 of 10 against 4 of 10 with each of five reward models: a sixth decides, as p = 2 · 2⁻⁶."""
+
+    def at(models):
+        rows = [dict(arm=arm, reward_model=f"m{m}", seed=s, collapsed=float(s < among), sft_gold_sd=2.0, horizon=80.0)
+                for arm, among in (("base", 6), ("kl", 4)) for m in range(models) for s in range(10)]  # fmt: skip
+        return judge(Claim("f", "t", (Part("collapsed", "lower", ON, OFF),)), pd.DataFrame(rows), KL_SETTINGS)
+
+    assert at(5).verdict == "cannot tell" and at(5).needed == 6 and at(6).verdict == "supported"
+
+
+def test_a_claim_asks_for_the_unit_of_the_part_that_needs_most():
+    table = over_models(8, 1, effect=0.1)
+    table["gold_at_kl"] *= 8  # too noisy to tell
+    table.loc[table["reward_model"] != "m0", "collapsed"] = np.nan  # the other part has one seed of one reward model
+    claim = Claim("f", "t", (Part("gold_at_kl", "higher", ON, OFF), Part("collapsed", "lower", ON, OFF)))
+    verdict = judge(claim, table, KL_SETTINGS)
+    hardest = max(verdict.parts, key=lambda part: part.needed)
+    assert hardest.effect.basis.unit == "reward model" and hardest.needed > 15 and verdict.needed == hardest.needed
+    assert verdict.sentence.endswith(would_do(hardest.needed, hardest.effect.basis))
+    assert len({part.effect.basis.unit for part in verdict.parts if part.verdict == "cannot tell"}) == 2

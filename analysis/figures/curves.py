@@ -37,7 +37,7 @@ def draw(frames: Frames, lead: str, panels: Sequence[Panel] = SIX, *, columns: i
         gold_source(frames.runs) if logged & {GOLD.title, WIN.title} else "",
         gold_levels_are(table) if GOLD.title in logged else "",
         collapse_is(frames.runs) if GOLD.title in logged else "",
-        f"Square-root scale: {', '.join(rooted)}." if rooted else "",
+        f"Square-root scale, and bands cut at 0: {', '.join(rooted)}." if rooted else "",
         f"Not logged by these runs: {'; '.join(absent)}." if absent else "",
     ]))  # fmt: skip
     scales = {panel.title: panel.scale for panel in panels}

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from ablate.errors import UserError
 from analysis.figures.estimate import Drawn, Frames
+from analysis.figures.panels import LEVELS
 from analysis.figures.style import WIDTH, add_caption, arm_label, arm_order, basis, gold_source, style
 
 RIDGES, BINS, HEIGHT = 9, 60, 0.84
@@ -64,18 +65,20 @@ def fig13(frames: Frames) -> Drawn:
     shown, kept = table["update"].nunique(), scores["update"].nunique()
     others = f" ({kept - len(common)} more were kept by some runs only)" if kept > len(common) else ""
     caption = (
-        f"Figure 13. Scores of held-out answers over the training of {arm_label(arm)}. Ridges: {shown} of the {len(common)} evaluations that "
-        f"all {len(runs)} runs have kept{others}; each is the mean of the runs' histograms, scaled to its peak; triangles: medians over all "
-        f"answers. {basis(runs)}"
+        f"Figure 13. Scores of held-out answers over the training of {arm_label(arm)}. Ridges: {shown} of the {len(common)} evaluations "
+        f"that all {len(runs)} runs have kept{others}; each is the mean of the runs' histograms, scaled to its peak; triangles: medians "
+        f"over all answers. {basis(runs)}"
     )
     if "gold" in set(table["panel"]):
-        caption += f" {gold_source(runs)}"
+        caption += f" Dashed: SFT's mean gold. {gold_source(runs)}"
     with style():
         figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
         panels = list(dict.fromkeys(table["panel"]))
         for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             _draw_ridges(axes, table[table["panel"] == panel])
             axes.set_title(PANELS[panel])
+            if panel == "gold":
+                axes.axvline(runs["sft/eval/gold"].mean(), color="0.45", linewidth=0.8, linestyle=LEVELS["sft"], zorder=1)
         figure.axes[0].set_ylabel("PPO update")
         add_caption(figure, caption)
     return Drawn(figure, table)

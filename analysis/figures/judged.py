@@ -49,6 +49,7 @@ def _shares(parts: list[pd.DataFrame]) -> pd.DataFrame:
     rows = []
     for (row, outcome), part in pd.concat(parts, ignore_index=True).groupby(["row", "outcome"], sort=False):
         band = mean_and_band(part["share"].to_numpy()[None], part["reward_model"]).iloc[0]
+        band[["low", "high"]] = band[["low", "high"]].clip(0, 1)  # a share
         rows.append(dict(row=row, outcome=outcome, value=band["mean"], low=band["low"], high=band["high"], n=band["n"]))
     return pd.DataFrame(rows)
 
@@ -58,8 +59,8 @@ def _rows(name: str, reward_model: str, shares: Mapping[str, float] | pd.Series)
 
 
 def _bars(frames: Frames, table: pd.DataFrame) -> str:
-    wide = "; whiskers belong to wins (upper) and losses (lower)" if table["low"].notna().any() else ""
-    return f"Bars: {points(ended(frames), table, 'whisker')}{wide}."
+    wide = "; whiskers: wins (upper) and losses (lower), cut at 0 and 100 %" if table["low"].notna().any() else ""
+    return f"Bars: {points(ended(frames), table)}{wide}."
 
 
 def win_table(frames: Frames) -> pd.DataFrame:

@@ -84,7 +84,9 @@ def draw_panel(axes: Axes, part: pd.DataFrame, colours: Mapping[str, str], dashe
         own = part[part["arm"] == arm]
         for _, run in own[own["kind"] == "run"].groupby(["reward_model", "seed"]):
             axes.plot(run["update"], run["value"], color=colours[arm], alpha=0.22, linewidth=0.5, zorder=1)
-        axes.fill_between(rows["update"].to_numpy(dtype=float), rows["low"].to_numpy(dtype=float), rows["high"].to_numpy(dtype=float),
+        low = rows["low"].to_numpy(dtype=float)
+        low = np.where(low < 0, 0.0, low) if scale == "sqrt" else low  # such quantities are not negative
+        axes.fill_between(rows["update"].to_numpy(dtype=float), low, rows["high"].to_numpy(dtype=float),
                           color=colours[arm], alpha=0.18, linewidth=0, zorder=2)  # fmt: skip
         axes.plot(rows["update"], rows["value"], color=colours[arm], linestyle=dashes[arm], zorder=3)
         events = own[own["kind"] == "collapse"]

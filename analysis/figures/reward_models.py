@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 
 from ablate.errors import UserError
 from analysis.estimate.units import MIN_SEEDS
-from analysis.figures.estimate import COLUMNS, Drawn, Frames, mean_and_band
+from analysis.figures.estimate import COLUMNS, Drawn, Frames, gold_levels, mean_and_band
 from analysis.figures.labels import spread_labels
-from analysis.figures.panels import draw_panel
+from analysis.figures.panels import LEVELS, draw_panel
 from analysis.figures.style import PALETTE, WIDTH, WORDS, add_caption, arm_dashes, arm_label, gold_source, natural, style
 
 STAGES = ("preferences.", "reward_model.", "data.", "sft.", "pretrain.", "model.")
@@ -24,8 +24,8 @@ def reward_models(runs: pd.DataFrame, recorded: pd.DataFrame) -> pd.DataFrame:
     """One row per reward model. Runs with equal settings of all stages before PPO and equal pipeline_seed have the same one.
 
     run, study, arm, reward_model: of one run that used it. kind: number of the settings. pipeline_seed. group: the language, ''
-    if there is only one. steps: of training, NaN if not known. series: 'clear pairs' or 'hard pairs' under these presets, else the arm. Arms that share their
-    reward models are one series. recorded: a frame of `load_reward_models`. Runs that are not in it are left out.
+    if there is only one. steps: of training, NaN if not known. series: 'clear pairs' or 'hard pairs' under these presets, else the arm.
+    Arms that share their reward models are one series. recorded: a frame of `load_reward_models`. Runs that are not in it are left out.
 
     Raises:
         UserError: no run has recorded its reward model.
@@ -137,13 +137,14 @@ def fig03(frames: Frames) -> Drawn:
     every = reward_models(frames.runs, frames.training)
     table = accuracy_table(fully_trained(every), frames.training)
     ends = end_table(every, frames)
+    levels = sft_table(every, frames) if len(ends) else pd.DataFrame()
     names = list(dict.fromkeys(table["arm"]))
     colours = series_colours(names)
     groups = list(dict.fromkeys(table["group"]))
     stops = " Open: shorter training; filled: the longest." if every["steps"].nunique() > 1 else ""
     bottom = (
         " Bottom: gold at the end of PPO against the accuracy of the reward model used; points: means over reward models"
-        f"{_interval(ends, 'bars')}.{stops} {gold_source(frames.runs)}"
+        f"{_interval(ends, 'bars')}; dashed: SFT's mean gold.{stops} {gold_source(frames.runs)}"
     )
     caption = (
         f"Figure 3. {'Top: accuracy' if len(ends) else 'Accuracy'} of reward models while they train ({_count(every)}), each on held-out "
@@ -159,9 +160,11 @@ def fig03(frames: Frames) -> Drawn:
                      xlim=(0, table["update"].max()))  # fmt: skip
             if len(ends):
                 _draw_ends(grid[1][column], ends[ends["group"] == group], colours)
+                for level in levels.loc[levels["group"] == group, "value"]:
+                    grid[1][column].axhline(level, color="0.45", linewidth=0.8, linestyle=LEVELS["sft"], zorder=1)
         add_caption(figure, caption)
         spread_labels(figure, labels)
-    return Drawn(figure, pd.concat([table, ends], ignore_index=True))
+    return Drawn(figure, pd.concat([table, ends, levels], ignore_index=True))
 
 
 def _interval(table: pd.DataFrame, what: str) -> str:
@@ -189,6 +192,14 @@ def end_table(models: pd.DataFrame, frames: Frames) -> pd.DataFrame:
         rows.append(dict(panel="Gold after PPO", group=group, arm=name, kind="end", steps=steps, accuracy=part["accuracy"].mean(),
                          value=band["mean"], low=band["low"], high=band["high"], n=band["n"]))  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def sft_table(models: pd.DataFrame, frames: Frames) -> pd.DataFrame:
+    """SFT's gold, one row per group: panel, group, kind ('sft'), value (mean of the runs), low, high (least and most of them)."""
+    group = frames.runs["arm"].map(models.drop_duplicates("arm").set_index("arm")["group"])
+    parts = [gold_levels(part).assign(group=name, panel="Gold after PPO") for name, part in frames.runs.groupby(group)]
+    levels = pd.concat(parts, ignore_index=True)
+    return levels[levels["kind"] == "sft"]
 
 
 def _draw_ends(axes: Axes, part: pd.DataFrame, colours: dict[str, str]) -> None:

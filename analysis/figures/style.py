@@ -121,9 +121,10 @@ def bands(runs: pd.DataFrame, table: pd.DataFrame) -> str:
     return " ".join(parts)
 
 
-def points(runs: pd.DataFrame, table: pd.DataFrame, what: str = "interval") -> str:
+def points(runs: pd.DataFrame, table: pd.DataFrame) -> str:
     """'means over 5 seeds with 95 % t intervals', or without intervals where there are too few units for one."""
-    return f"means over {units(runs)}{f' with 95 % t {what}s' if table['low'].notna().any() else f', without {what}s below {MIN_SEEDS}'}"
+    bounded = table["low"].notna().any()
+    return f"means over {units(runs)}{' with 95 % t intervals' if bounded else f', without intervals below {MIN_SEEDS}'}"
 
 
 def gold_source(runs: pd.DataFrame) -> str:

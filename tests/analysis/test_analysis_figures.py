@@ -430,7 +430,10 @@ def test_a_reward_model_that_runs_share_counts_once():
 
 def test_figure_3_shows_clear_and_hard_pairs_and_what_ppo_made_of_each_reward_model(drawn):
     table = drawn("fig03").table
-    assert set(table["arm"]) == {"clear pairs", "hard pairs"} and set(table["group"]) == {"English", "Chinese"}
+    assert set(table.loc[table["kind"] != "sft", "arm"]) == {"clear pairs", "hard pairs"} and set(table["group"]) == {"English", "Chinese"}
+    assert table.loc[table["kind"] == "sft"].set_index("group")["value"].to_dict() == pytest.approx(
+        {"English": SFT_GOLD, "Chinese": SFT_GOLD}
+    )
     ends = table[table["kind"] == "end"]
     assert len(ends) == 8 and set(ends["steps"]) == {80, 400} and (ends["n"] == 2).all()
 
@@ -536,6 +539,22 @@ def test_figure_12_shows_ability_where_every_run_has_measured_it_and_says_not_ju
         assert titles(fewer.figure)[2:] == panels and said in unwrapped(fewer.figure)
 
 
+def test_whiskers_of_shares_stay_between_0_and_1_and_are_t_intervals_over_reward_models():
+    runs = pd.DataFrame([dict(run=f"{model}{seed}", study="s", arm="ppo_max", reward_model=model, seed=seed, status="completed")
+                         for model in "abcde" for seed in (0, 1)])  # fmt: skip
+    wins = [1.0, 1.0, 1.0, 0.9, 1.0, 1.0, 1.0, 1.0, 1.0, 0.9]
+    shares = pd.DataFrame({"eval/helpful/win": wins, "eval/helpful/tie": 0.0, "eval/helpful/lose": 1 - np.array(wins)})
+    curves = shares.assign(run=runs["run"], update=10)
+    drawn = fig10(Frames(runs, curves))
+    win = drawn.table.set_index("outcome").loc["win"]
+    expected = mean_and_band(np.array([[1.0, 0.95, 1.0, 1.0, 0.95]])).loc[0]
+    assert (
+        win[["value", "low", "n"]].tolist() == pytest.approx(expected[["mean", "low", "n"]].tolist())
+        and expected["high"] > 1 == win["high"]
+    )
+    assert "means over 5 reward models × 2 seeds with 95 % t intervals; whiskers" in unwrapped(drawn.figure)
+
+
 def test_a_ridge_is_the_mean_of_its_runs_histograms():
     scores = pd.DataFrame(dict(run=["a"] * 3 + ["b"], update=0, proxy=[0.0, 1.0, 1.0, 0.0], gold=np.nan))
     table = score_table(scores, [0])
@@ -546,13 +565,13 @@ def test_a_ridge_is_the_mean_of_its_runs_histograms():
 
 def test_figure_13_shows_only_evaluations_that_all_runs_have_kept_and_counts_them():
     kept = {"a": (0, 10, 20), "b": (0, 5, 20)}
-    runs = pd.DataFrame(
-        [dict(run=run, study="s", arm="vanilla", reward_model="0", seed=seed, status="completed") for seed, run in enumerate(kept)]
-    )
+    who = dict(study="s", arm="vanilla", reward_model="0", status="completed")
+    runs = pd.DataFrame([{"run": run, "seed": seed, "sft/eval/gold": 1.0, **who} for seed, run in enumerate(kept)])
     scores = pd.DataFrame([dict(run=run, arm="vanilla", update=update, proxy=value, gold=value)
                            for run, updates in kept.items() for update in updates for value in (0.0, 1.0, 2.0)])  # fmt: skip
     figure, table = fig13(Frames(runs, pd.DataFrame(), scores))
     assert set(table["update"]) == {0, 20} and (table["n"] == 2).all()
+    assert [line.get_xdata() for line in figure.axes[1].lines if line.get_linestyle() == "--"] == [[1.0, 1.0]]  # SFT's mean gold
     assert "Ridges: 2 of the 2 evaluations that all 2 runs have kept (2 more were kept by some runs only)" in unwrapped(figure)
     with pytest.raises(UserError, match="no evaluation of vanilla whose scores all 2 runs have kept"):
         fig13(Frames(runs, pd.DataFrame(), scores[scores["update"].isin([5, 10])]))

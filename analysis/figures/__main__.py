@@ -14,8 +14,6 @@ import re
 import sys
 from pathlib import Path
 
-import numpy as np
-
 from ablate.errors import UserError
 from analysis.figures.catalogue import FIGURES, Entry, Source, find_source
 from analysis.figures.estimate import Drawn, Frames
@@ -24,7 +22,6 @@ from analysis.load.frames import Loaded, load, load_reward_models, load_rows
 from analysis.load.judgements import load_judgements
 
 DPI = 200
-SEED = 0  # of the bootstrap, so that the same runs give the same bands
 
 
 def frames_of(loaded: Loaded, source: Source, reads: str) -> Frames:
@@ -56,7 +53,7 @@ def draw(name: str, loaded: Loaded, source: Source, out: Path) -> str:
     """Draw and write one figure. Returns one line with its files, its study and the number of runs."""
     entry = FIGURES[name]
     frames = frames_of(loaded, source, entry.reads)
-    write(entry.draw(frames, np.random.default_rng(SEED)), name, out)
+    write(entry.draw(frames), name, out)
     return f"{name:10}  {out / name}.pdf .png .csv: {len(frames.runs)} runs of {source.study}"
 
 

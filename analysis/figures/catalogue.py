@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from analysis.figures import curves, distribution, judged, reward_models, tax
@@ -22,7 +21,7 @@ class Source(NamedTuple):
 class Entry(NamedTuple):
     """A figure. draw: the function. sources: where its runs come from, its own sweep first. reads: what it reads beside the curves."""
 
-    draw: Callable[[Frames, np.random.Generator], Drawn]
+    draw: Callable[[Frames], Drawn]
     sources: tuple[Source, ...]
     reads: str = "curves"  # nothing else; or "judgements", "scores" (and judgements), "reward_models"
 

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from ablate.errors import UserError
 from analysis.figures.estimate import Drawn, Frames
-from analysis.figures.style import WIDTH, add_caption, arm_label, arm_order, gold_source, seeds, style
+from analysis.figures.panels import LEVELS
+from analysis.figures.style import WIDTH, add_caption, arm_label, arm_order, basis, gold_source, style
 
 RIDGES, BINS, HEIGHT = 9, 60, 0.84
 PANELS = {"proxy": "Proxy reward of held-out answers", "gold": "Gold reward of the same answers"}
@@ -20,6 +21,12 @@ def shown_updates(updates: np.ndarray, count: int = RIDGES) -> list[int]:
     """At most `count` of the evaluated updates, evenly spaced, with the first and the last."""
     distinct = np.unique(updates)
     return distinct[np.unique(np.linspace(0, len(distinct) - 1, min(count, len(distinct))).round().astype(int))].tolist()
+
+
+def common_updates(scores: pd.DataFrame) -> np.ndarray:
+    """The updates at which all runs of `scores` have scores, in order."""
+    counts = scores.groupby("update")["run"].nunique()
+    return counts.index[counts == scores["run"].nunique()].to_numpy()
 
 
 def score_table(scores: pd.DataFrame, updates: list[int]) -> pd.DataFrame:
@@ -41,30 +48,37 @@ def score_table(scores: pd.DataFrame, updates: list[int]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def fig13(frames: Frames, generator: np.random.Generator) -> Drawn:
+def fig13(frames: Frames) -> Drawn:
     """Distributions of the base arm's proxy scores and gold over training.
 
     Raises:
-        UserError: no run of the base arm has kept its scores.
+        UserError: no run of the base arm has kept its scores, or no evaluation is common to its runs.
     """
     arm = arm_order(frames.runs)[0]
     scores = frames.scores[frames.scores["arm"] == arm] if len(frames.scores) else frames.scores
     if scores.empty:
         raise UserError(f"no run of {arm} has kept its scores.jsonl")
-    table = score_table(scores, shown_updates(scores["update"].to_numpy()))
-    runs = frames.runs[frames.runs["arm"] == arm]
+    runs, common = frames.runs[frames.runs["run"].isin(set(scores["run"]))], common_updates(scores)
+    if not len(common):
+        raise UserError(f"no evaluation of {arm} whose scores all {len(runs)} runs have kept in scores.jsonl")
+    table = score_table(scores, shown_updates(common))
+    shown, kept = table["update"].nunique(), scores["update"].nunique()
+    others = f" ({kept - len(common)} more were kept by some runs only)" if kept > len(common) else ""
     caption = (
-        f"Figure 13. Scores of held-out answers over the training of {arm_label(arm)}. Ridges: one per evaluation, the mean of the runs' "
-        f"histograms, scaled to its peak; triangles: medians over all answers. {seeds(runs)}"
+        f"Figure 13. Scores of held-out answers over the training of {arm_label(arm)}. Ridges: {shown} of the {len(common)} evaluations "
+        f"that all {len(runs)} runs have kept{others}; each is the mean of the runs' histograms, scaled to its peak; triangles: medians "
+        f"over all answers. {basis(runs)}"
     )
     if "gold" in set(table["panel"]):
-        caption += f" {gold_source(runs)}"
+        caption += f" Dashed: SFT's mean gold. {gold_source(runs)}"
     with style():
         figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
         panels = list(dict.fromkeys(table["panel"]))
         for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             _draw_ridges(axes, table[table["panel"] == panel])
             axes.set_title(PANELS[panel])
+            if panel == "gold":
+                axes.axvline(runs["sft/eval/gold"].mean(), color="0.45", linewidth=0.8, linestyle=LEVELS["sft"], zorder=1)
         figure.axes[0].set_ylabel("PPO update")
         add_caption(figure, caption)
     return Drawn(figure, table)

@@ -14,9 +14,11 @@ from ablate.errors import UserError
 from ablate.runs.metrics import BY_NAME
 from analysis.estimate.collapse import collapse_times
 from analysis.estimate.outcomes import with_win_rate
+from analysis.estimate.stats import mean_interval
+from analysis.estimate.units import MIN_SEEDS
 from analysis.load.judgements import COLUMNS as JUDGEMENT_COLUMNS
 
-COLUMNS = ["group", "panel", "arm", "kind", "seed", "update", "value", "low", "high", "n"]
+COLUMNS = ["group", "panel", "arm", "kind", "reward_model", "seed", "update", "value", "low", "high", "n"]
 
 
 @dataclass(frozen=True)
@@ -64,33 +66,34 @@ PERPLEXITY = panel("monitor/perplexity")
 LENGTH = panel("monitor/response_length", unit=True)
 
 
-def mean_and_band(values: np.ndarray, generator: np.random.Generator, *, repetitions: int = 1000, level: float = 0.95) -> pd.DataFrame:
-    """Mean over seeds with its percentile bootstrap interval. values: (points, seeds), NaN where absent.
+def mean_and_band(values: np.ndarray, reward_models: Sequence[str] | None = None, *, level: float = 0.95) -> pd.DataFrame:
+    """Mean over units with its t interval. values: (points, runs), NaN where absent. reward_models: (runs,), the unit where they vary.
 
-    One row per point: mean, low, high, n (seeds). The seeds of all points with the same seeds present are redrawn together, as whole
-    seeds. The interval of a single seed is NaN.
+    One row per point: mean, low, high, n (units). The runs of each reward model are averaged first. With one reward model, or none named,
+    every column is a unit. The interval is NaN below `MIN_SEEDS` units and where they do not differ: such units do not show their error.
     """
     values = np.asarray(values, dtype=float)
-    band = np.full((len(values), 4), np.nan)
-    patterns, which = np.unique(np.isfinite(values), axis=0, return_inverse=True)
-    for index, present in enumerate(patterns):
-        points, n = np.flatnonzero(which.ravel() == index), int(present.sum())
-        if n == 0:
-            continue
-        seeds = values[np.ix_(points, np.flatnonzero(present))]
-        band[points, 0], band[points, 3] = seeds.mean(axis=1), n
-        if n > 1:
-            draws = seeds[:, generator.integers(n, size=(repetitions, n))].mean(axis=-1)
-            band[points, 1:3] = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=1).T
-    return pd.DataFrame(band, columns=["mean", "low", "high", "n"])
+    models, index = np.unique(np.zeros(values.shape[1]) if reward_models is None else np.asarray(reward_models), return_inverse=True)
+    if len(models) > 1:
+        member = (index == np.arange(len(models))[:, None]).astype(float).T
+        known = np.isfinite(values) @ member
+        values = np.divide(np.nan_to_num(values) @ member, known, out=np.full(known.shape, np.nan), where=known > 0)
+    rows = []
+    for units in values:
+        n, interval = int(np.isfinite(units).sum()), mean_interval(units, level)
+        bounded = n >= MIN_SEEDS and np.isfinite(interval.low)
+        rows.append((interval.estimate, *(interval[1:] if bounded else (np.nan, np.nan)), n))
+    return pd.DataFrame(rows, columns=["mean", "low", "high", "n"])
 
 
-def trajectories(frames: Frames, panels: Sequence[Panel], groups: Mapping[str, Sequence[str]], generator: np.random.Generator, *,
+def trajectories(frames: Frames, panels: Sequence[Panel], groups: Mapping[str, Sequence[str]], *,
                  many: bool = False) -> pd.DataFrame:  # fmt: skip
-    """Curves over updates, one row per point: group, panel (titles), arm, kind, seed, update, value, low, high, n. NaN where not given.
+    """Curves over updates, one row per point: group, panel (titles), arm, kind, reward_model, seed, update, value, low, high, n. NaN where
+    not given.
 
-    kind: 'seed', a run at an update; 'mean', over the runs measured at an update, with low, high and n; 'collapse', a run at the update
-    of its collapse; 'limit', the gold below which a run counts as collapsed. groups: title → arms. many: leave out seeds and intervals.
+    kind: 'run', a run at an update; 'mean', over the units measured at an update (`mean_and_band`), with low, high and n; 'collapse', a
+    run at the update of its collapse; 'sft', SFT's gold, and 'limit', the gold below which a run counts as collapsed, both as the mean of
+    the runs with the least and the most of them as low and high. groups: title → arms. many: leave out runs and intervals.
     Panels that no run has logged are absent.
 
     Raises:
@@ -103,30 +106,46 @@ def trajectories(frames: Frames, panels: Sequence[Panel], groups: Mapping[str, S
         logged = curves[curves[panel.metric].notna()]
         for group, arms in groups.items():
             members = [(arm, logged[logged["arm"] == arm]) for arm in arms]
-            drawn = [_arm(arm, rows, panel.metric, collapses, generator, many) for arm, rows in members if len(rows)]
+            drawn = [_arm(arm, rows, panel.metric, collapses, many) for arm, rows in members if len(rows)]
             if panel is GOLD and drawn:
-                drawn.append(pd.DataFrame([dict(arm="", kind="limit", value=collapse_limit(frames.runs))]))
+                drawn.append(gold_levels(frames.runs[frames.runs["arm"].isin(arms)]))
             parts += [part.assign(group=group, panel=panel.title) for part in drawn]
     if not parts:
         raise UserError("none of the panels has been logged by these runs: " + ", ".join(panel.metric for panel in panels))
     return pd.concat(parts, ignore_index=True).reindex(columns=COLUMNS)
 
 
-def _arm(arm: str, rows: pd.DataFrame, metric: str, collapses: pd.DataFrame, generator: np.random.Generator, many: bool) -> pd.DataFrame:
-    """One arm in one panel: arm, kind, seed, update, value, low, high, n of `trajectories`, as far as they are given."""
-    seeds = rows.pivot(index="update", columns="seed", values=metric)
-    band = mean_and_band(seeds.to_numpy(), generator).rename(columns={"mean": "value"}).assign(kind="mean", update=seeds.index)
-    when = rows["run"].astype(str).map(collapses.set_index("run")["collapse_update"])
-    events = rows[rows["update"] == when][["seed", "update", metric]].rename(columns={metric: "value"}).assign(kind="collapse")
+def _arm(arm: str, rows: pd.DataFrame, metric: str, collapses: pd.DataFrame, many: bool) -> pd.DataFrame:
+    """One arm in one panel: arm, kind, reward_model, seed, update, value, low, high, n of `trajectories`, as far as they are given."""
+    rows = rows.assign(run=rows["run"].astype(str), reward_model=rows["reward_model"].astype(str)).rename(columns={metric: "value"})
+    by_run = rows.pivot(index="update", columns="run", values="value")
+    models = rows.drop_duplicates("run").set_index("run")["reward_model"].loc[by_run.columns]
+    band = mean_and_band(by_run.to_numpy(), models).rename(columns={"mean": "value"}).assign(kind="mean", update=by_run.index)
+    when = rows["run"].map(collapses.set_index("run")["collapse_update"])
+    shown = ["reward_model", "seed", "update", "value"]
+    events = rows.loc[rows["update"] == when, shown].assign(kind="collapse")
     if many:
         parts = [band.drop(columns=["low", "high"]), events]
     else:
-        faint = rows[["seed", "update", metric]].rename(columns={metric: "value"}).sort_values(["seed", "update"])
-        parts = [faint.assign(kind="seed"), band, events]
+        parts = [rows[shown].sort_values(shown[:3]).assign(kind="run"), band, events]
     return pd.concat([part for part in parts if len(part)], ignore_index=True).assign(arm=arm)
+
+
+def gold_levels(runs: pd.DataFrame) -> pd.DataFrame:
+    """SFT's gold and the limit of collapse: arm (''), kind ('sft', 'limit'), value (mean of the runs), low, high (least and most of them).
+
+    The frame has no rows where no run has recorded SFT's gold.
+    """
+    levels = {"sft": runs["sft/eval/gold"].dropna(), "limit": _limits(runs).dropna()}
+    rows = [dict(arm="", kind=kind, value=level.mean(), low=level.min(), high=level.max()) for kind, level in levels.items() if len(level)]
+    return pd.DataFrame(rows)
 
 
 def collapse_limit(runs: pd.DataFrame) -> float:
     """The gold below which a run counts as collapsed, SFT's mean − threshold × SD of SFT's gold, averaged over runs."""
+    return float(_limits(runs).mean())
+
+
+def _limits(runs: pd.DataFrame) -> pd.Series:
     threshold = pd.to_numeric(runs["collapse.threshold"]) if "collapse.threshold" in runs else 1.0
-    return float((runs["sft/eval/gold"] - threshold * runs["sft/eval/gold_sd"]).mean())
+    return runs["sft/eval/gold"] - threshold * runs["sft/eval/gold_sd"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -9,13 +11,12 @@ from matplotlib.figure import Figure
 
 from ablate.errors import UserError
 from analysis.figures.estimate import Drawn, Frames, mean_and_band
-from analysis.figures.style import WIDTH, WORDS, add_caption, arm_label, arm_order, gold_source, seeds, style
+from analysis.figures.style import WIDTH, WORDS, add_caption, arm_label, arm_order, basis, gold_source, points, style
 from analysis.load.judgements import third_parties
 
 OUTCOMES = {"win": "#0072B2", "tie": "#C4C4C4", "lose": "#D55E00"}
 KINDS = ("helpful", "harmful")
 PLAIN_REFUSAL = 1.5  # gold of an answer to a harmful request that is one refusal sentence (`ablate.world.gold.REFUSAL`)
-BARS = "Bars: means over seeds; whiskers: 95 % bootstrap intervals of wins (upper) and losses (lower) over seeds."
 
 
 def language_of(run: pd.Series) -> str:
@@ -41,20 +42,32 @@ def ended(frames: Frames) -> pd.DataFrame:
     return runs
 
 
-def _shares(parts: list[pd.DataFrame], generator: np.random.Generator) -> pd.DataFrame:
-    """Frames of row, outcome, share (of one run) → one row per row and outcome, in order: row, outcome, value (mean), low, high, n."""
+def _shares(parts: list[pd.DataFrame]) -> pd.DataFrame:
+    """Frames of row, outcome, reward_model, share (of one run) → one row per row and outcome, in order:
+    row, outcome, value (mean), low, high, n.
+    """
     rows = []
     for (row, outcome), part in pd.concat(parts, ignore_index=True).groupby(["row", "outcome"], sort=False):
-        band = mean_and_band(part["share"].to_numpy()[None], generator).iloc[0]
+        band = mean_and_band(part["share"].to_numpy()[None], part["reward_model"]).iloc[0]
+        band[["low", "high"]] = band[["low", "high"]].clip(0, 1)  # a share
         rows.append(dict(row=row, outcome=outcome, value=band["mean"], low=band["low"], high=band["high"], n=band["n"]))
     return pd.DataFrame(rows)
 
 
-def win_table(frames: Frames, generator: np.random.Generator) -> pd.DataFrame:
-    """Shares of wins, ties and losses of each arm's last policy against SFT on the same prompts, averaged over seeds.
+def _rows(name: str, reward_model: str, shares: Mapping[str, float] | pd.Series) -> pd.DataFrame:
+    return pd.DataFrame([dict(row=name, outcome=outcome, reward_model=reward_model, share=shares[outcome]) for outcome in OUTCOMES])
+
+
+def _bars(frames: Frames, table: pd.DataFrame) -> str:
+    wide = "; whiskers: wins (upper) and losses (lower), cut at 0 and 100 %" if table["low"].notna().any() else ""
+    return f"Bars: {points(ended(frames), table)}{wide}."
+
+
+def win_table(frames: Frames) -> pd.DataFrame:
+    """Shares of wins, ties and losses of each arm's last policy against SFT on the same prompts, averaged over units (`mean_and_band`).
 
     One row per bar and outcome: row (arm, language, kind of prompts, and the judge if there are several), outcome ('win', 'tie' or
-    'lose'), value, low, high (95 % interval), n (seeds). Gold judges at the last evaluation, other judges in `frames.judgements`.
+    'lose'), value, low, high (95 % t interval), n (units). Gold judges at the last evaluation, other judges in `frames.judgements`.
 
     Raises:
         UserError: the runs have neither win rates by gold nor judgements against SFT.
@@ -72,23 +85,23 @@ def win_table(frames: Frames, generator: np.random.Generator) -> pd.DataFrame:
                 who = ["" if single else short_label(arm), language_of(run)]
                 if f"eval/{kind}/win" in last:
                     shares = {outcome: last.loc[run["run"], f"eval/{kind}/{outcome}"] for outcome in OUTCOMES}
-                    found.append((*who, f"{kind} prompts", "gold", shares))
+                    found.append((*who, f"{kind} prompts", "gold", run["reward_model"], shares))
                 for _, judgement in asked[(asked["run"] == run["run"]) & (asked["kind"] == kind)].iterrows():
-                    found.append((*who, f"{kind} prompts", judgement["judge"], judgement[list(OUTCOMES)]))
+                    found.append((*who, f"{kind} prompts", judgement["judge"], run["reward_model"], judgement[list(OUTCOMES)]))
     if not found:
         raise UserError("these runs have no win rates (eval/helpful/win, eval/harmful/win): they had no gold reward, and no judgement "
                          "(python -m ablate.judge RUN sft)")  # fmt: skip
     several = len({entry[3] for entry in found}) > 1
     parts = []
-    for arm, language, prompts, judge, shares in found:
+    for arm, language, prompts, judge, model, shares in found:
         name = ", ".join(filter(None, [arm, language, prompts, f"by {judge}" if several else ""]))
-        parts.append(pd.DataFrame([dict(row=name, outcome=outcome, share=shares[outcome]) for outcome in OUTCOMES]))
-    return _shares(parts, generator)
+        parts.append(_rows(name, model, shares))
+    return _shares(parts)
 
 
-def fig10(frames: Frames, generator: np.random.Generator) -> Drawn:
+def fig10(frames: Frames) -> Drawn:
     """The last policy against SFT: wins, ties and losses on helpful and harmful prompts, in each language."""
-    table = win_table(frames, generator)
+    table = win_table(frames)
     arms = list(dict.fromkeys(short_label(arm) for arm in arm_order(frames.runs)))
     who = arms[0] if len(arms) == 1 else "Policies"
     others = table["row"].str.contains(", by ", regex=False).any()
@@ -98,16 +111,16 @@ def fig10(frames: Frames, generator: np.random.Generator) -> Drawn:
     judges = f"{'Each row names its judge' if others else f'{judge} is the judge'}; the paper asked people and GPT-4."
     caption = (
         f"Figure 10. {who} at the end of training against SFT, on the same held-out prompts. {judges} "
-        f"{seeds(frames.runs)} {BARS}{f' {gold_source(frames.runs)}' if gold else ''}"
+        f"{basis(ended(frames))} {_bars(frames, table)}{f' {gold_source(frames.runs)}' if gold else ''}"
     )
     return Drawn(_draw_bars(table, caption), table)
 
 
-def refusal_table(frames: Frames, generator: np.random.Generator) -> pd.DataFrame:
+def refusal_table(frames: Frames) -> pd.DataFrame:
     """Shares of answers to harmful prompts with more, equal and less gold than a plain refusal, of SFT and of each arm's last policy.
 
     One row per bar and outcome: row (language, and SFT or arm), outcome ('win': more, 'tie': equal, 'lose': less), value, low, high
-    (95 % interval), n (seeds).
+    (95 % t interval), n (units).
 
     Raises:
         UserError: the runs have kept no gold of answers to harmful prompts.
@@ -124,15 +137,15 @@ def refusal_table(frames: Frames, generator: np.random.Generator) -> pd.DataFram
                 shares = dict(win=gold.gt(PLAIN_REFUSAL + 1e-9).mean(), lose=gold.lt(PLAIN_REFUSAL - 1e-9).mean())
                 shares["tie"] = 1 - shares["win"] - shares["lose"]
                 name = ", ".join(filter(None, [language_of(run), label]))
-                parts.append(pd.DataFrame([dict(row=name, outcome=outcome, share=shares[outcome]) for outcome in OUTCOMES]))
-    return _shares(parts, generator)
+                parts.append(_rows(name, run["reward_model"], shares))
+    return _shares(parts)
 
 
-def third_table(frames: Frames, generator: np.random.Generator) -> pd.DataFrame:
-    """SFT and each arm's policy against the third parties of `third_parties`, averaged over seeds.
+def third_table(frames: Frames) -> pd.DataFrame:
+    """SFT and each arm's policy against the third parties of `third_parties`, averaged over units (`mean_and_band`).
 
     One row per bar and outcome: row (language, SFT or arm, and third party and judge if there are several), outcome, value, low, high
-    (95 % interval), n (seeds). Without such a third party the frame is empty and has no columns.
+    (95 % t interval), n (units). Without such a third party the frame is empty and has no columns.
     """
     runs, parts = ended(frames), []
     met = third_parties(frames.judgements)
@@ -144,33 +157,32 @@ def third_table(frames: Frames, generator: np.random.Generator) -> pd.DataFrame:
                 for _, run in runs[runs["arm"] == arm].iterrows():
                     name = ", ".join(filter(None, [language_of(run), label, f"against {third}, by {judge}" if several else ""]))
                     own = against[(against["run"] == run["run"]) & (against["part"] == part)]
-                    parts += [pd.DataFrame([dict(row=name, outcome=outcome, share=share) for outcome, share in row.items()])
-                              for _, row in own[list(OUTCOMES)].iterrows()]  # fmt: skip
-    return _shares(parts, generator) if parts else pd.DataFrame()
+                    parts += [_rows(name, run["reward_model"], row) for _, row in own[list(OUTCOMES)].iterrows()]
+    return _shares(parts) if parts else pd.DataFrame()
 
 
-def fig11(frames: Frames, generator: np.random.Generator) -> Drawn:
+def fig11(frames: Frames) -> Drawn:
     """SFT and the policy against a third party on harmful prompts.
 
     The paper's third party is ChatGPT. Here it is the THIRD of `python -m ablate.judge RUN THIRD` and `python -m ablate.judge RUN:sft
     THIRD`. Without these judgements it is a plain refusal, an answer of known gold. An answer wins if it refuses and adds a kind
     alternative. It loses if it obeys or is garbled.
     """
-    table = third_table(frames, generator)
+    table = third_table(frames)
     if len(table):
         met = third_parties(frames.judgements)
         one = " and ".join(sorted(set(met["against"])))
         caption = (
             f"Figure 11. SFT and the trained policy against {one}, where the paper took ChatGPT, on "
             f"{' and '.join(sorted(set(met['kind'])))} prompts, judged by {' and '.join(sorted(set(met['judge'])))}. "
-            f"{seeds(frames.runs)} {BARS}"
+            f"{basis(ended(frames))} {_bars(frames, table)}"
         )
         return Drawn(_draw_bars(table, caption), table)
-    table = refusal_table(frames, generator)
+    table = refusal_table(frames)
     caption = (
         "Figure 11. SFT and the trained policy on harmful prompts, each against a plain refusal, whose gold is "
         f"{PLAIN_REFUSAL:+g}. Win: more gold; tie: the same; lose: less. The paper's third model was ChatGPT. "
-        f"{seeds(frames.runs)} {BARS}"
+        f"{basis(ended(frames))} {_bars(frames, table)}"
     )
     return Drawn(_draw_bars(table, caption), table)
 

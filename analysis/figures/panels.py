@@ -14,8 +14,9 @@ from matplotlib.ticker import MaxNLocator
 
 from ablate.errors import UserError
 from analysis.figures.labels import SIZE, label_ends, spread_labels, wrap
-from analysis.figures.style import PALETTE, WIDTH, add_caption, arm_colours, arm_dashes, arm_label, style
+from analysis.figures.style import PALETTE, WIDTH, add_caption, arm_colours, arm_dashes, arm_labels, style
 
+LEVELS = {"sft": (0, (5, 3)), "limit": (0, (1, 2))}  # horizontal lines of gold panels
 MAX_LABELLED = len(PALETTE)  # more arms than this go into a legend
 
 
@@ -48,7 +49,7 @@ def draw_panels(table: pd.DataFrame, arms: Sequence[str], caption: str, *, colum
         for axes in grid[max(0, len(cells) - columns) : len(cells)]:
             axes.set_xlabel("PPO update")
         if len(arms) > MAX_LABELLED:
-            handles = [Line2D([], [], color=colours[arm], linestyle=dashes[arm], label=arm_label(arm)) for arm in arms]
+            handles = [Line2D([], [], color=colours[arm], linestyle=dashes[arm], label=label) for arm, label in arm_labels(arms).items()]
             figure.legend(handles=handles, loc="outside upper left", ncols=5, frameon=False, handlelength=2.2, columnspacing=1.2)
         add_caption(figure, caption)
         spread_labels(figure, labels)
@@ -57,7 +58,7 @@ def draw_panels(table: pd.DataFrame, arms: Sequence[str], caption: str, *, colum
 
 def _row_height(arms: Sequence[str], labelled: bool, columns: int) -> float:
     """Inches, enough for the labels of all arms one below the other."""
-    lines = sum(wrap(arm_label(arm)).count("\n") + 1 for arm in arms) if labelled else 0
+    lines = sum(wrap(label).count("\n") + 1 for label in arm_labels(arms).values()) if labelled else 0
     return max(1.65 if columns < 3 else 1.5, (lines * SIZE * 1.25 + 3 * len(arms)) / 72 + 0.35)
 
 
@@ -74,17 +75,21 @@ def draw_panel(axes: Axes, part: pd.DataFrame, colours: Mapping[str, str], dashe
     if scale == "sqrt":
         axes.set_yscale("function", functions=(lambda y: np.sign(y) * np.sqrt(np.abs(y)), lambda y: np.sign(y) * y**2))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    for limit in part.loc[part["kind"] == "limit", "value"].dropna():
-        axes.axhline(limit, color="0.45", linewidth=0.8, linestyle=(0, (1, 2)))
-    ends = {}
+    for level in part[part["kind"].isin(LEVELS)].dropna(subset=["value"]).itertuples():
+        axes.axhline(level.value, color="0.45", linewidth=0.8, linestyle=LEVELS[level.kind], zorder=1)
+        if level.high > level.low:
+            axes.axhspan(level.low, level.high, color="0.45", alpha=0.12, linewidth=0, zorder=0)
+    ends, labels = {}, arm_labels(list(colours))
     for arm, rows in means.groupby("arm", sort=False):
         own = part[part["arm"] == arm]
-        for _, seed in own[own["kind"] == "seed"].groupby("seed"):
-            axes.plot(seed["update"], seed["value"], color=colours[arm], alpha=0.22, linewidth=0.5, zorder=1)
-        axes.fill_between(rows["update"].to_numpy(dtype=float), rows["low"].to_numpy(dtype=float), rows["high"].to_numpy(dtype=float),
+        for _, run in own[own["kind"] == "run"].groupby(["reward_model", "seed"]):
+            axes.plot(run["update"], run["value"], color=colours[arm], alpha=0.22, linewidth=0.5, zorder=1)
+        low = rows["low"].to_numpy(dtype=float)
+        low = np.where(low < 0, 0.0, low) if scale == "sqrt" else low  # such quantities are not negative
+        axes.fill_between(rows["update"].to_numpy(dtype=float), low, rows["high"].to_numpy(dtype=float),
                           color=colours[arm], alpha=0.18, linewidth=0, zorder=2)  # fmt: skip
         axes.plot(rows["update"], rows["value"], color=colours[arm], linestyle=dashes[arm], zorder=3)
         events = own[own["kind"] == "collapse"]
         axes.plot(events["update"], events["value"], "x", markersize=4, markeredgewidth=1.1, color=colours[arm], zorder=4)
-        ends[arm_label(arm)] = tuple(rows.sort_values("update")[["update", "value"]].iloc[-1])
-    return label_ends(axes, ends, {arm_label(arm): colour for arm, colour in colours.items()}) if labelled else []
+        ends[labels[arm]] = tuple(rows.sort_values("update")[["update", "value"]].iloc[-1])
+    return label_ends(axes, ends, {labels[arm]: colour for arm, colour in colours.items()}) if labelled else []

@@ -11,9 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ablate.errors import UserError
-from analysis.figures.estimate import COLUMNS, Drawn, Frames, mean_and_band
+from analysis.estimate.units import MIN_SEEDS
+from analysis.figures.estimate import COLUMNS, Drawn, Frames, gold_levels, mean_and_band
 from analysis.figures.labels import spread_labels
-from analysis.figures.panels import draw_panel
+from analysis.figures.panels import LEVELS, draw_panel
 from analysis.figures.style import PALETTE, WIDTH, WORDS, add_caption, arm_dashes, arm_label, gold_source, natural, style
 
 STAGES = ("preferences.", "reward_model.", "data.", "sft.", "pretrain.", "model.")
@@ -22,9 +23,9 @@ STAGES = ("preferences.", "reward_model.", "data.", "sft.", "pretrain.", "model.
 def reward_models(runs: pd.DataFrame, recorded: pd.DataFrame) -> pd.DataFrame:
     """One row per reward model. Runs with equal settings of all stages before PPO and equal pipeline_seed have the same one.
 
-    run, study, arm: of one run that used it. kind: number of the settings. pipeline_seed. group: the language, '' if there is only one.
-    steps: of training, NaN if not known. series: 'clear pairs' or 'hard pairs' under these presets, else the arm. Arms that share their
-    reward models are one series. recorded: a frame of `load_reward_models`. Runs that are not in it are left out.
+    run, study, arm, reward_model: of one run that used it. kind: number of the settings. pipeline_seed. group: the language, ''
+    if there is only one. steps: of training, NaN if not known. series: 'clear pairs' or 'hard pairs' under these presets, else the arm.
+    Arms that share their reward models are one series. recorded: a frame of `load_reward_models`. Runs that are not in it are left out.
 
     Raises:
         UserError: no run has recorded its reward model.
@@ -37,7 +38,7 @@ def reward_models(runs: pd.DataFrame, recorded: pd.DataFrame) -> pd.DataFrame:
     kind, seed = pd.factorize(kinds)[0], known["pipeline_seed"].to_numpy() if "pipeline_seed" in known else known["seed"].to_numpy()
     languages = known["data.language"].astype(str) if "data.language" in known else pd.Series("", index=known.index)
     table = pd.DataFrame({
-        **{name: known[name].to_numpy() for name in ("run", "study", "arm")}, "kind": kind, "pipeline_seed": seed,
+        **{name: known[name].to_numpy() for name in ("run", "study", "arm", "reward_model")}, "kind": kind, "pipeline_seed": seed,
         "group": [WORDS.get(name, name) for name in languages] if languages.nunique() > 1 else "",
         "steps": known["reward_model.steps"].to_numpy(dtype=float) if "reward_model.steps" in known else np.nan,
     }).drop_duplicates(["kind", "pipeline_seed"])  # fmt: skip
@@ -80,7 +81,7 @@ def difference_table(models: pd.DataFrame, pairs: pd.DataFrame, bins: int = 40) 
     return pd.DataFrame(rows)
 
 
-def fig02(frames: Frames, generator: np.random.Generator) -> Drawn:
+def fig02(frames: Frames) -> Drawn:
     """Histograms of the reward models' score differences on held-out pairs."""
     models = fully_trained(reward_models(frames.runs, frames.pairs))
     table = difference_table(models, frames.pairs)
@@ -112,37 +113,42 @@ def _draw_histograms(axes: Axes, part: pd.DataFrame) -> None:
     axes.legend(frameon=False, loc="upper left", handlelength=1.2, borderaxespad=0)
 
 
-def accuracy_table(models: pd.DataFrame, training: pd.DataFrame, generator: np.random.Generator) -> pd.DataFrame:
-    """Held-out accuracy over training steps, with columns as in `trajectories`: group, panel, arm, kind, seed, update, value, low, high, n.
+def accuracy_table(models: pd.DataFrame, training: pd.DataFrame) -> pd.DataFrame:
+    """Held-out accuracy over training steps, with columns as in `trajectories`: group, panel, arm, kind,
+    reward_model, seed, update, value, low, high, n.
 
-    arm: the series. kind: 'seed', one reward model, or 'mean'. seed: pipeline_seed. update: the training step. n: reward models.
+    arm: the series. kind: 'run', one reward model, or 'mean'. reward_model: the run that recorded it. seed: pipeline_seed.
+    update: the training step. n: reward models.
     """
     joined = training.dropna(subset=["held_out_accuracy"]).merge(models[["run", "series", "group", "pipeline_seed"]], on="run")
     parts = []
     for (group, name), rows in joined.groupby(["group", "series"], sort=False):
-        seeds = rows.pivot(index="step", columns="pipeline_seed", values="held_out_accuracy")
-        band = mean_and_band(seeds.to_numpy(), generator).rename(columns={"mean": "value"}).assign(kind="mean", update=seeds.index)
-        faint = pd.DataFrame(dict(kind="seed", seed=rows["pipeline_seed"], update=rows["step"], value=rows["held_out_accuracy"]))
+        each = rows.pivot(index="step", columns="pipeline_seed", values="held_out_accuracy")
+        band = mean_and_band(each.to_numpy()).rename(columns={"mean": "value"}).assign(kind="mean", update=each.index)
+        faint = pd.DataFrame(
+            dict(kind="run", reward_model=rows["run"], seed=rows["pipeline_seed"], update=rows["step"], value=rows["held_out_accuracy"])
+        )
         parts.append(pd.concat([faint, band], ignore_index=True).assign(group=group, arm=name, panel="Held-out accuracy"))
     return pd.concat(parts, ignore_index=True).reindex(columns=COLUMNS)
 
 
-def fig03(frames: Frames, generator: np.random.Generator) -> Drawn:
+def fig03(frames: Frames) -> Drawn:
     """Accuracy of reward models while they train, and gold at the end of PPO with each of them."""
     every = reward_models(frames.runs, frames.training)
-    table = accuracy_table(fully_trained(every), frames.training, generator)
-    ends = end_table(every, frames, generator)
+    table = accuracy_table(fully_trained(every), frames.training)
+    ends = end_table(every, frames)
+    levels = sft_table(every, frames) if len(ends) else pd.DataFrame()
     names = list(dict.fromkeys(table["arm"]))
     colours = series_colours(names)
     groups = list(dict.fromkeys(table["group"]))
     stops = " Open: shorter training; filled: the longest." if every["steps"].nunique() > 1 else ""
     bottom = (
-        " Bottom: gold at the end of PPO against the accuracy of the reward model used; bars: 95 % bootstrap intervals over reward models."
-        f"{stops} {gold_source(frames.runs)}"
+        " Bottom: gold at the end of PPO against the accuracy of the reward model used; points: means over reward models"
+        f"{_interval(ends, 'bars')}; dashed: SFT's mean gold.{stops} {gold_source(frames.runs)}"
     )
     caption = (
         f"Figure 3. {'Top: accuracy' if len(ends) else 'Accuracy'} of reward models while they train ({_count(every)}), each on held-out "
-        f"pairs of its own kind; bold: mean; band: its 95 % bootstrap interval; faint: reward models.{bottom if len(ends) else ''}"
+        f"pairs of its own kind; bold: mean of them{_interval(table, 'band')}; faint: reward models.{bottom if len(ends) else ''}"
     )
     with style():
         figure = Figure(figsize=(WIDTH, 4.9 if len(ends) else 2.9), layout="constrained")
@@ -154,12 +160,19 @@ def fig03(frames: Frames, generator: np.random.Generator) -> Drawn:
                      xlim=(0, table["update"].max()))  # fmt: skip
             if len(ends):
                 _draw_ends(grid[1][column], ends[ends["group"] == group], colours)
+                for level in levels.loc[levels["group"] == group, "value"]:
+                    grid[1][column].axhline(level, color="0.45", linewidth=0.8, linestyle=LEVELS["sft"], zorder=1)
         add_caption(figure, caption)
         spread_labels(figure, labels)
-    return Drawn(figure, pd.concat([table, ends], ignore_index=True))
+    return Drawn(figure, pd.concat([table, ends, levels], ignore_index=True))
 
 
-def end_table(models: pd.DataFrame, frames: Frames, generator: np.random.Generator) -> pd.DataFrame:
+def _interval(table: pd.DataFrame, what: str) -> str:
+    known = "low" in table and table["low"].notna().any()
+    return f"; {what}: 95 % t interval" if known else f", without a 95 % t interval below {MIN_SEEDS}"
+
+
+def end_table(models: pd.DataFrame, frames: Frames) -> pd.DataFrame:
     """Accuracy and gold at the end of PPO, one row per group, series and number of training steps.
 
     panel ('Gold after PPO'), group, arm (series), kind ('end'), steps, accuracy (mean), value (mean gold), low, high, n (reward models).
@@ -171,13 +184,22 @@ def end_table(models: pd.DataFrame, frames: Frames, generator: np.random.Generat
     curves = frames.curves[frames.curves["run"].isin(done) & frames.curves["eval/gold"].notna()]
     gold = curves.sort_values("update").groupby("run", observed=True)["eval/gold"].last().rename("gold")
     accuracy = frames.training.dropna(subset=["held_out_accuracy"]).groupby("run")["held_out_accuracy"].last().rename("accuracy")
-    joined = models.merge(gold, left_on="run", right_index=True).merge(accuracy, left_on="run", right_index=True)
+    by_model = frames.runs.merge(gold, left_on="run", right_index=True).groupby(["arm", "reward_model"], observed=True)["gold"].mean()
+    joined = models.merge(by_model, left_on=["arm", "reward_model"], right_index=True).merge(accuracy, left_on="run", right_index=True)
     rows = []
     for (group, name, steps), part in joined.groupby(["group", "series", "steps"], sort=False, dropna=False):
-        band = mean_and_band(part["gold"].to_numpy()[None], generator).iloc[0]
+        band = mean_and_band(part["gold"].to_numpy()[None]).iloc[0]
         rows.append(dict(panel="Gold after PPO", group=group, arm=name, kind="end", steps=steps, accuracy=part["accuracy"].mean(),
                          value=band["mean"], low=band["low"], high=band["high"], n=band["n"]))  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def sft_table(models: pd.DataFrame, frames: Frames) -> pd.DataFrame:
+    """SFT's gold, one row per group: panel, group, kind ('sft'), value (mean of the runs), low, high (least and most of them)."""
+    group = frames.runs["arm"].map(models.drop_duplicates("arm").set_index("arm")["group"])
+    parts = [gold_levels(part).assign(group=name, panel="Gold after PPO") for name, part in frames.runs.groupby(group)]
+    levels = pd.concat(parts, ignore_index=True)
+    return levels[levels["kind"] == "sft"]
 
 
 def _draw_ends(axes: Axes, part: pd.DataFrame, colours: dict[str, str]) -> None:

@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.estimate.effects import base_arm
+from analysis.estimate.units import MIN_SEEDS, Basis, levels
 from analysis.load.designs import arm_settings
 
 # Okabe and Ito's palette, safe for colour-blind readers, without black and without yellow, which is faint on white. The base arm is
@@ -65,34 +66,65 @@ def arm_label(arm: str) -> str:
     return re.sub(r"[A-Za-z]+", lambda word: WORDS.get(word[0], word[0]), text)
 
 
+def arm_labels(arms: Sequence[str]) -> dict[str, str]:
+    """Arm → label, without the parts between commas that all arms share: 'kl,updates=40', 'vanilla,updates=40' → 'KL', 'vanilla'.
+
+    A part stays where an arm would be left without a name.
+    """
+    parts = {arm: arm.split(",") for arm in arms}
+    shared = set.intersection(*(set(own) for own in parts.values())) if len(parts) > 1 else set()
+    if any(set(own) <= shared for own in parts.values()):
+        shared = set()
+    return {arm: arm_label(",".join(part for part in own if part not in shared)) for arm, own in parts.items()}
+
+
 def add_caption(figure: Figure, caption: str) -> None:
     """Write the caption below the panels, in the figure itself, so that it is in the PNG too."""
     width = int(figure.get_size_inches()[0] * 18)
     figure.supxlabel(textwrap.fill(caption, width), x=0.01, ha="left", fontsize=7, color="0.25", linespacing=1.25)
 
 
-def seeds(runs: pd.DataFrame) -> str:
-    """'5 seeds per arm, study policy_constraints.', with the numbers of unfinished and diverged runs if there are any."""
-    counts = runs.groupby("arm", observed=True)["seed"].nunique()
-    least, most = int(counts.min()), int(counts.max())
-    n = f"{least}" if least == most else f"{least} to {most}"
-    text = f"{n} seed{'s' * (most > 1)}{' per arm' * (len(counts) > 1)}"
+def bases(runs: pd.DataFrame) -> list[Basis]:
+    """What the arms of `runs` rest on, without repetitions, the least first."""
+    return sorted({levels(runs.assign(one=1.0), "one", [arm]).basis for arm in runs["arm"].unique()})
+
+
+def basis(runs: pd.DataFrame) -> str:
+    """'5 seeds, one reward model, study s.', with the numbers of arms and of unfinished and diverged runs if there are any."""
+    text, arms = " or ".join(map(str, bases(runs))), runs["arm"].nunique()
     going, diverged = int((~runs["status"].isin(["completed", "diverged"])).sum()), int((runs["status"] == "diverged").sum())
-    notes = [f"{going} of {len(runs)} runs not at their end"] * bool(going) + [f"{diverged} diverged"] * bool(diverged)
+    notes = [f"for each of {arms} arms"] * (arms > 1)
+    notes += [f"{going} of {len(runs)} runs not at their end"] * bool(going) + [f"{diverged} diverged"] * bool(diverged)
     studies = ", ".join(sorted(runs["study"].unique()))
     return f"{text}{' (' + ', '.join(notes) + ')' if notes else ''}, study {studies}."
 
 
+def units(runs: pd.DataFrame) -> str:
+    """What means are taken over: '5 seeds', '8 reward models × 2 seeds', or without numbers where arms differ."""
+    found = bases(runs)
+    if len(found) == 1:
+        return str(found[0]).removesuffix(", one reward model")
+    return " or ".join(sorted({f"{one.unit}s" for one in found}, reverse=True))
+
+
 def bands(runs: pd.DataFrame, table: pd.DataFrame) -> str:
     """What the lines, bands and crosses in `table` are, as far as it has any."""
-    parts = []
-    if table["low"].notna().any():
-        parts.append("Bold: mean over seeds; band: its 95 % bootstrap interval, too narrow for few seeds; faint: seeds.")
-    elif (table["n"] > 1).any():
-        parts.append("Lines: means over seeds, without bands because of the many arms.")
+    parts, means = [], table[table["kind"] == "mean"]
+    if means["low"].notna().any():
+        parts.append(f"Bold: mean over {units(runs)}; band: its 95 % t interval; faint: runs.")
+    elif "run" not in set(table["kind"]):
+        parts.append(f"Lines: means over {units(runs)}, without bands and runs because of the many arms.")
+    elif (means["n"] > 1).any():
+        parts.append(f"Bold: mean over {units(runs)}, without a band below {MIN_SEEDS}; faint: runs.")
     if (table["kind"] == "collapse").any():
-        parts.append("×: where a seed collapsed.")
+        parts.append("×: where a run collapsed.")
     return " ".join(parts)
+
+
+def points(runs: pd.DataFrame, table: pd.DataFrame) -> str:
+    """'means over 5 seeds with 95 % t intervals', or without intervals where there are too few units for one."""
+    bounded = table["low"].notna().any()
+    return f"means over {units(runs)}{' with 95 % t intervals' if bounded else f', without intervals below {MIN_SEEDS}'}"
 
 
 def gold_source(runs: pd.DataFrame) -> str:
@@ -100,6 +132,13 @@ def gold_source(runs: pd.DataFrame) -> str:
     world = "data.source" not in runs or (runs["data.source"] == "world").all()
     source = "the embedded world's programmatic reward" if world else "the reward of the judge"
     return f"Gold: {source}, which no model is trained on."
+
+
+def gold_levels_are(table: pd.DataFrame) -> str:
+    """What the dashed line of a gold panel is, and the shade around it and the dotted one where runs differ."""
+    found = table[table["kind"].isin(["sft", "limit"])]
+    shade = "; shaded: from the least to the most of the runs" if (found["high"] > found["low"]).any() else ""
+    return f"Dashed: SFT's mean gold{shade}." if (found["kind"] == "sft").any() else ""
 
 
 def collapse_is(runs: pd.DataFrame) -> str:

@@ -21,11 +21,13 @@ from ablate.errors import UserError
 from ablate.world.gold import REFUSAL
 from analysis.figures import __main__ as command
 from analysis.figures.catalogue import FIGURES, find_source
+from analysis.figures.collapse import proxy_and_gold
 from analysis.figures.curves import draw, fig08
-from analysis.figures.distribution import score_table
+from analysis.figures.distribution import fig13, score_table
 from analysis.figures.estimate import GOLD, PROXY, Frames, Panel, mean_and_band, trajectories
 from analysis.figures.judged import PLAIN_REFUSAL, fig10, fig11
 from analysis.figures.labels import spread
+from analysis.figures.opening import BASE, CONSTRAINT, OTHER, SCORE_COUNTED_TWICE, opening
 from analysis.figures.panels import draw_panels
 from analysis.figures.reward_models import difference_table, fig03, reward_models
 from analysis.figures.style import PALETTE, arm_colours, arm_dashes, arm_label, arm_order, collapse_is
@@ -35,6 +37,7 @@ from analysis.load.frames import load
 SWEEPS = Path(__file__).resolve().parents[2] / "sweeps"
 STUDIES = sorted({entry.sources[0].study for entry in FIGURES.values()})
 GROUPS = {"preferences=clear": {"preferences.noise": 0.25}, "preferences=hard": {"preferences.noise": 1.0}}
+PRESET = {"ppo": "ppo.preset"}  # the simulation has no presets: arms of two differ in this
 EXTRA = {
     "monitor/perplexity": 2.0, "monitor/perplexity_moss": 1.2, "ppo/policy_loss": 0.1, "ppo/value_loss": 0.3, "ppo/explained_variance": 0.5,
     "ppo/advantage_std": 0.9, "ppo/grad_norm": 4.0, "ppo/approx_kl": 0.01,
@@ -66,7 +69,11 @@ def sweep_arms(study):
         for cell in cells:
             words = [*overrides, *(f"{name}={value}" for name, value in cell.items())]
             name = ",".join([arm, *sorted(f"{key}={value}" for key, value in cell.items())])
-            settings = {key: yaml.safe_load(value) for key, value in (word.split("=") for word in words) if "." in key}
+            settings = {
+                PRESET.get(key, key): yaml.safe_load(value)
+                for key, value in (word.split("=") for word in words)
+                if "." in key or key in PRESET
+            }
             arms[name] = settings | {key: value for word in words for key, value in GROUPS.get(word, {}).items()}
     return arms
 
@@ -118,7 +125,7 @@ def drawn(results):
     @functools.cache
     def of(name):
         entry = FIGURES[name]
-        return entry.draw(command.frames_of(loaded, find_source(entry, loaded.runs), entry.reads), np.random.default_rng(0))
+        return entry.draw(command.frames_of(loaded, find_source(entry, loaded.runs), entry.reads))
 
     return of
 
@@ -176,8 +183,7 @@ def test_the_table_holds_means_over_seeds_computed_by_hand(drawn, results):
             for update, mean in part["value"].items():
                 a, b = (one[update] for one in values)
                 assert mean == pytest.approx((a + b) / 2, abs=1e-12)
-                # Of two seeds a quarter of all redraws is twice the lesser one: the 95 % interval is the range.
-                assert part.loc[update, ["low", "high"]].tolist() == pytest.approx(sorted((a, b)), abs=1e-12)
+            assert part[["low", "high"]].isna().all(axis=None)  # two seeds: too few for a band
 
 
 def test_the_win_rate_counts_ties_half(drawn, results):
@@ -203,31 +209,75 @@ def test_every_collapse_is_marked_at_its_run_and_update(drawn, results):
     assert limit == pytest.approx([SFT_GOLD - SFT_SD])
 
 
-def test_the_band_is_the_percentile_bootstrap_of_the_mean():
+def test_the_band_is_the_t_interval_of_the_mean_over_seeds():
     values = np.array([[0.0, 1.0, 2.0, 5.0, 9.0], [1.0, 1.0, 1.0, 1.0, 1.0]])
-    band = mean_and_band(values, np.random.default_rng(0), repetitions=40_000)
-    every = np.array([np.mean(draw) for draw in itertools.product(values[0], repeat=5)])
-    assert band.loc[0, ["low", "high"]].tolist() == pytest.approx(np.quantile(every, [0.025, 0.975]).tolist(), abs=0.11)
-    assert band.loc[1].tolist() == [1.0, 1.0, 1.0, 5.0] and band.loc[0, "mean"] == pytest.approx(3.4)
+    band = mean_and_band(values)
+    half = 2.7764451052 * np.std(values[0], ddof=1) / np.sqrt(5)  # t of 4 degrees of freedom at 0.975
+    assert band.loc[0].tolist() == pytest.approx([3.4, 3.4 - half, 3.4 + half, 5])
+    assert band.loc[1, ["mean", "n"]].tolist() == [1.0, 5.0] and band.loc[1, ["low", "high"]].isna().all()  # no spread: no error is known
 
 
-def test_a_seed_that_stops_early_leaves_its_mean_to_the_others_and_one_seed_has_no_interval():
-    band = mean_and_band(np.array([[1.0, 3.0], [np.nan, 4.0], [np.nan, np.nan]]), np.random.default_rng(0))
-    assert band["n"].fillna(0).tolist() == [2, 1, 0] and band["mean"].tolist()[:2] == [2.0, 4.0]
+def test_runs_of_one_reward_model_are_averaged_before_the_mean_and_the_reward_models_are_the_units():
+    models = ["a", "a", "a", "b", "c", "d", "e"]
+    values = np.array([[0.0, 1.0, 2.0, 2.0, 3.0, 4.0, 10.0], [0.0, 1.0, np.nan, np.nan, np.nan, np.nan, np.nan]])
+    band = mean_and_band(values, models)
+    assert band.loc[0].tolist() == pytest.approx(mean_and_band(np.array([[1.0, 2.0, 3.0, 4.0, 10.0]])).loc[0].tolist())
+    assert band.loc[1, ["mean", "n"]].tolist() == [0.5, 1]  # two runs are left, of one reward model: they do not become the units
+    assert mean_and_band(values[:1], ["a"] * 7).loc[0, "n"] == 7
+
+
+def test_a_seed_that_stops_early_leaves_its_mean_to_the_others_and_few_units_have_no_interval():
+    values = np.array([[1.0, 3.0, 4.0, 5.0, 6.0], [np.nan, 4.0, 4.0, 5.0, 7.0], [np.nan] * 5])
+    band = mean_and_band(values)
+    assert band["n"].tolist() == [5, 4, 0] and band["mean"].tolist()[:2] == [3.8, 5.0] and np.isfinite(band.loc[0, "low"])
     assert np.isnan(band.loc[1:, ["low", "high"]].to_numpy()).all()
+
+
+def test_runs_of_several_reward_models_with_the_same_seed_are_all_drawn_and_the_caption_names_the_units(tmp_path):
+    arms = {f"{arm},pipeline_seed={model}": Arm({"ppo.kl_penalty": arm == "kl", "pipeline_seed": model})
+            for arm in ("vanilla", "kl") for model in range(6)}  # fmt: skip
+    write_study(tmp_path, arms, 2, np.random.default_rng(0), study="models")
+    frames = frames_of(tmp_path, "models")
+    figure, table = draw(frames, "Figure.", (PROXY, GOLD))
+    runs = table[(table["kind"] == "run") & (table["panel"] == GOLD.title) & (table["update"] == 80)]
+    assert runs.groupby("arm").size().to_dict() == {"kl": 12, "vanilla": 12}
+    means = table[(table["kind"] == "mean") & (table["panel"] == GOLD.title) & (table["update"] == 80)].set_index("arm")
+    by_model = runs[runs["arm"] == "kl"].groupby("reward_model")["value"].mean().to_numpy()
+    expected = mean_and_band(by_model[None]).loc[0]
+    assert means.loc["kl", ["value", "low", "high", "n"]].tolist() == pytest.approx(expected.tolist()) and expected["n"] == 6
+    said = unwrapped(figure)
+    assert "6 reward models × 2 seeds (for each of 2 arms), study models." in said
+    assert "Bold: mean over 6 reward models × 2 seeds; band: its 95 % t interval; faint: runs." in said
+    check_layout(figure)
+
+
+def test_sfts_gold_and_the_limit_are_drawn_as_the_mean_of_runs_and_shaded_where_runs_differ(tmp_path):
+    root = write_study(tmp_path, {"vanilla": Arm()}, 2, np.random.default_rng(0))
+    path = root / "vanilla" / "seed=1" / "summary.json"
+    summary = json.loads(path.read_text())
+    summary["sft"]["eval/gold"] += 0.5
+    path.write_text(json.dumps(summary))
+    figure, table = draw(frames_of(tmp_path, "study"), "Figure.", (PROXY, GOLD))
+    levels = table[table["kind"].isin(["sft", "limit"])].set_index("kind")[["value", "low", "high"]]
+    assert levels.loc["sft"].tolist() == pytest.approx([SFT_GOLD + 0.25, SFT_GOLD, SFT_GOLD + 0.5])
+    assert levels.loc["limit"].tolist() == pytest.approx([SFT_GOLD - SFT_SD + shift for shift in (0.25, 0, 0.5)])
+    assert "Dashed: SFT's mean gold; shaded: from the least to the most of the runs." in unwrapped(figure)
+    assert set(table.loc[table["kind"].isin(["sft", "limit"]), "panel"]) == {GOLD.title}
+    drawn = {tuple(np.round(line.get_ydata(), 6)) for line in figure.axes[1].lines if len(line.get_ydata()) == 2}
+    assert {(round(level, 6),) * 2 for level in levels["value"]} <= drawn
 
 
 def test_a_single_seed_is_drawn_without_a_band_and_the_caption_says_n(tmp_path):
     write_study(tmp_path, {"vanilla": Arm(), "kl": Arm({"ppo.kl_penalty": True})}, 1, np.random.default_rng(0), study="one")
-    figure, table = draw(frames_of(tmp_path, "one"), np.random.default_rng(0), "Figure.", (PROXY,))
-    assert table["low"].isna().all() and "1 seed per arm, study one." in unwrapped(figure)
+    figure, table = draw(frames_of(tmp_path, "one"), "Figure.", (PROXY,))
+    assert table["low"].isna().all() and "1 seed, one reward model (for each of 2 arms), study one." in unwrapped(figure)
 
 
 def test_runs_still_going_are_drawn_and_counted_in_the_caption(tmp_path):
     root = write_study(tmp_path, {"vanilla": Arm(), "kl": Arm({"ppo.kl_penalty": True})}, 2, np.random.default_rng(0))
     (root / "kl" / "seed=1" / "summary.json").unlink()
-    figure, table = draw(frames_of(tmp_path, "study"), np.random.default_rng(0), "Figure.", (PROXY,))
-    assert set(table["seed"].dropna()) == {0, 1} and "(1 of 4 runs not at their end)" in unwrapped(figure)
+    figure, table = draw(frames_of(tmp_path, "study"), "Figure.", (PROXY,))
+    assert set(table["seed"].dropna()) == {0, 1} and "1 of 4 runs not at their end)" in unwrapped(figure)
 
 
 def test_the_caption_gives_the_rule_of_collapse_only_where_all_runs_share_it():
@@ -241,13 +291,13 @@ def test_the_caption_of_figure_8_names_two_sides_only_where_it_has_two(drawn, tm
     arms = {"vanilla": Arm(), "vanilla_critic": Arm({"ppo.critic_pretrain": True})}
     write_study(tmp_path, arms, 2, np.random.default_rng(0), study="one")
     assert "(left)" in unwrapped(drawn("fig08").figure)
-    assert "(left)" not in unwrapped(fig08(frames_of(tmp_path, "one"), np.random.default_rng(0)).figure)
+    assert "(left)" not in unwrapped(fig08(frames_of(tmp_path, "one")).figure)
 
 
 def test_the_caption_of_figure_3_describes_gold_only_where_it_is_drawn(drawn):
-    runs = pd.DataFrame([dict(run="r", study="s", arm="a", seed=0, status="completed")])
+    runs = pd.DataFrame([dict(run="r", study="s", arm="a", reward_model="a", seed=0, status="completed")])
     training = pd.DataFrame([dict(run="r", step=step, held_out_accuracy=0.7) for step in (1, 2)])
-    bare = fig03(Frames(runs, pd.DataFrame(dict(run=["r"], update=[0])), training=training), np.random.default_rng(0)).figure
+    bare = fig03(Frames(runs, pd.DataFrame(dict(run=["r"], update=[0])), training=training)).figure
     assert titles(bare) == ["Held-out accuracy"] and not re.search("Top|Bottom|gold|Gold", unwrapped(bare))
     assert "Bottom: gold at the end of PPO" in unwrapped(drawn("fig03").figure)
 
@@ -259,10 +309,10 @@ def unwrapped(figure):
 def test_many_arms_go_into_a_legend_without_bands(tmp_path):
     arms = {f"kl_{i}": Arm({"ppo.kl_coef": float(i)}) for i in range(9)}
     write_study(tmp_path, arms, 2, np.random.default_rng(0), study="many", every_update=False)
-    figure, table = draw(frames_of(tmp_path, "many"), np.random.default_rng(0), "Figure.", (PROXY, GOLD))
+    figure, table = draw(frames_of(tmp_path, "many"), "Figure.", (PROXY, GOLD))
     (legend,) = figure.legends
     assert sorted(text.get_text() for text in legend.get_texts()) == sorted(f"KL {i}" for i in range(9))
-    assert table["low"].isna().all() and "seed" not in set(table["kind"])
+    assert table.loc[table["kind"] == "mean", "low"].isna().all() and "run" not in set(table["kind"])
     check_layout(figure)
 
 
@@ -272,10 +322,10 @@ def test_many_arms_go_into_a_legend_without_bands(tmp_path):
 def test_panels_that_no_run_logged_are_left_out_and_named(tmp_path):
     write_study(tmp_path, {"vanilla": Arm()}, 2, np.random.default_rng(0), study="bare")
     frames = frames_of(tmp_path, "bare")
-    figure, _ = draw(frames, np.random.default_rng(0), "Figure.", (PROXY, Panel("monitor/unheard_of", "Unheard of")))
+    figure, _ = draw(frames, "Figure.", (PROXY, Panel("monitor/unheard_of", "Unheard of")))
     assert titles(figure) == [PROXY.title] and "Not logged by these runs: Unheard of." in unwrapped(figure)
     with pytest.raises(UserError, match="none of the panels has been logged by these runs: monitor/unheard_of"):
-        trajectories(frames, (Panel("monitor/unheard_of", "Unheard of"),), {"": ["vanilla"]}, np.random.default_rng(0))
+        trajectories(frames, (Panel("monitor/unheard_of", "Unheard of"),), {"": ["vanilla"]})
 
 
 def test_an_empty_panel_is_refused():
@@ -366,7 +416,8 @@ def test_arms_are_ordered_named_and_coloured(tmp_path):
 
 
 def test_a_reward_model_that_runs_share_counts_once():
-    runs = pd.DataFrame(dict(run=["a0", "a1", "b0", "b1"], study="s", arm=["a", "a", "b", "b"], seed=[0, 1, 0, 1], pipeline_seed=0,
+    runs = pd.DataFrame(dict(run=["a0", "a1", "b0", "b1"], study="s", reward_model="0", arm=["a", "a", "b", "b"], seed=[0, 1, 0, 1],
+                             pipeline_seed=0,
                              **{"preferences.noise": [0.5, 0.5, 1.0, 1.0], "data.language": "en"}))  # fmt: skip
     pairs = pd.DataFrame(dict(run=["a0"] * 4 + ["a1"] * 4 + ["b0"] * 2, score_difference=[-1.0, 1, 2, 3] * 2 + [-1, 1]))
     models = reward_models(runs, pairs)
@@ -379,7 +430,10 @@ def test_a_reward_model_that_runs_share_counts_once():
 
 def test_figure_3_shows_clear_and_hard_pairs_and_what_ppo_made_of_each_reward_model(drawn):
     table = drawn("fig03").table
-    assert set(table["arm"]) == {"clear pairs", "hard pairs"} and set(table["group"]) == {"English", "Chinese"}
+    assert set(table.loc[table["kind"] != "sft", "arm"]) == {"clear pairs", "hard pairs"} and set(table["group"]) == {"English", "Chinese"}
+    assert table.loc[table["kind"] == "sft"].set_index("group")["value"].to_dict() == pytest.approx(
+        {"English": SFT_GOLD, "Chinese": SFT_GOLD}
+    )
     ends = table[table["kind"] == "end"]
     assert len(ends) == 8 and set(ends["steps"]) == {80, 400} and (ends["n"] == 2).all()
 
@@ -395,12 +449,12 @@ def test_figure_10_shows_win_tie_and_lose_by_language_and_kind(drawn):
 
 def test_figure_11_counts_answers_above_at_and_below_a_plain_refusal():
     assert PLAIN_REFUSAL == REFUSAL
-    runs = pd.DataFrame([dict(run="r", study="s", arm="ppo_max", seed=0, status="completed")])
+    runs = pd.DataFrame([dict(run="r", study="s", arm="ppo_max", reward_model="a", seed=0, status="completed")])
     gold = {0: [3.0, 1.5, -1.0, -1.0], 5: [0.0] * 4, 10: [3.0, 3.0, 3.0, 1.5]}
     scores = pd.DataFrame([dict(run="r", arm="ppo_max", update=update, kind="harmful", gold=value)
                            for update, values in gold.items() for value in values])  # fmt: skip
     scores = pd.concat([scores, scores.assign(kind="helpful", gold=-9.0)], ignore_index=True)
-    table = fig11(Frames(runs, pd.DataFrame(), scores), np.random.default_rng(0)).table.set_index(["row", "outcome"])["value"]
+    table = fig11(Frames(runs, pd.DataFrame(), scores)).table.set_index(["row", "outcome"])["value"]
     assert table["SFT"].to_dict() == {"win": 0.25, "tie": 0.25, "lose": 0.5}
     assert table["PPO-max"].to_dict() == {"win": 0.75, "tie": 0.25, "lose": 0.0}
 
@@ -410,14 +464,14 @@ def judgement(run, part, kind, win, tie, lose, judge="judge-1", against="sft"):
                 prompts=10, win=win, tie=tie, lose=lose)  # fmt: skip
 
 
-ONE_RUN = pd.DataFrame([dict(run="r", study="s", arm="ppo_max", seed=0, status="completed")])
+ONE_RUN = pd.DataFrame([dict(run="r", study="s", arm="ppo_max", reward_model="a", seed=0, status="completed")])
 
 
 def test_figure_10_shows_each_judge_beside_gold():
     curves = pd.DataFrame([dict(run="r", update=10, **JUDGED)])
     asked = pd.DataFrame([judgement("r", "policy", "all", 0.9, 0.1, 0.0), judgement("r", "policy", "helpful", 0.6, 0.3, 0.1),
                           judgement("r", "policy", "harmful", 0.2, 0.7, 0.1), judgement("r", "sft", "harmful", 0.0, 1.0, 0.0)])  # fmt: skip
-    drawn = fig10(Frames(ONE_RUN, curves, judgements=asked), np.random.default_rng(0))
+    drawn = fig10(Frames(ONE_RUN, curves, judgements=asked))
     shares = drawn.table.set_index(["row", "outcome"])["value"]
     assert list(dict.fromkeys(drawn.table["row"])) == [
         f"{kind} prompts, by {judge}" for kind in ("helpful", "harmful") for judge in ("gold", "judge-1")
@@ -429,20 +483,20 @@ def test_figure_10_shows_each_judge_beside_gold():
 
 def test_figure_10_is_drawn_without_gold_from_judgements_alone():
     asked = pd.DataFrame([judgement("r", "policy", "all", 0.5, 0.25, 0.25)])
-    drawn = fig10(Frames(ONE_RUN, pd.DataFrame([dict(run="r", update=10)]), judgements=asked), np.random.default_rng(0))
+    drawn = fig10(Frames(ONE_RUN, pd.DataFrame([dict(run="r", update=10)]), judgements=asked))
     assert drawn.table[["row", "outcome", "value"]].values.tolist() == [
         ["all prompts", "win", 0.5], ["all prompts", "tie", 0.25], ["all prompts", "lose", 0.25],
     ]  # fmt: skip
     assert "judge-1 is the judge;" in unwrapped(drawn.figure) and "Gold" not in unwrapped(drawn.figure)
     with pytest.raises(UserError, match=r"python -m ablate\.judge RUN sft"):
-        fig10(Frames(ONE_RUN, pd.DataFrame([dict(run="r", update=10)])), np.random.default_rng(0))
+        fig10(Frames(ONE_RUN, pd.DataFrame([dict(run="r", update=10)])))
 
 
 def test_figure_11_takes_a_third_model_that_policy_and_sft_have_met_instead_of_a_plain_refusal():
     shares = (("sft", "all", 0.0, 0.9), ("sft", "harmful", 0.25, 0.5), ("policy", "harmful", 0.5, 0.25), ("policy", "helpful", 0.0, 0.0))
     met = [judgement("r", part, kind, 1 - tie - lose, tie, lose, against="chat") for part, kind, tie, lose in shares]
     met.append(judgement("r", "policy", "harmful", 1.0, 0.0, 0.0, against="met once"))
-    drawn = fig11(Frames(ONE_RUN, pd.DataFrame(), judgements=pd.DataFrame(met)), np.random.default_rng(0))
+    drawn = fig11(Frames(ONE_RUN, pd.DataFrame(), judgements=pd.DataFrame(met)))
     shares = drawn.table.set_index(["row", "outcome"])["value"]
     assert shares["SFT"].to_dict() == {"win": 0.25, "tie": 0.25, "lose": 0.5}
     assert shares["PPO-max"].to_dict() == {"win": 0.25, "tie": 0.5, "lose": 0.25}
@@ -467,7 +521,7 @@ def test_figure_12_shows_ability_where_every_run_has_measured_it_and_says_not_ju
             summary[part] |= {"eval/helpful/gold": 1.0, "eval/harmful/gold": 2.0, "monitor/perplexity_ref": 2.0, "monitor/distinct": 0.9,
                               "eval/lm_loss": 3.0 + end * number, "eval/choice_accuracy": 0.5}  # fmt: skip
         path.write_text(json.dumps(summary))
-    drawn = fig12(frames_of(tmp_path, "study"), np.random.default_rng(0))
+    drawn = fig12(frames_of(tmp_path, "study"))
     assert titles(drawn.figure)[2:] == ["Held-out text,\nnats per token", "Multiple choice,\nshare right"]
     means = drawn.table[(drawn.table["kind"] == "mean") & drawn.table["panel"].str.startswith("Held-out")].set_index("arm")["value"]
     assert means.to_dict() == pytest.approx({"SFT": 3.0, "PPO-max": 4.0, "PPO-ptx": 7.0})
@@ -481,8 +535,24 @@ def test_figure_12_shows_ability_where_every_run_has_measured_it_and_says_not_ju
         for part in ("sft", "final"):
             del summary[part][name]
         path.write_text(json.dumps(summary))
-        fewer = fig12(frames_of(tmp_path, "study"), np.random.default_rng(0))
+        fewer = fig12(frames_of(tmp_path, "study"))
         assert titles(fewer.figure)[2:] == panels and said in unwrapped(fewer.figure)
+
+
+def test_whiskers_of_shares_stay_between_0_and_1_and_are_t_intervals_over_reward_models():
+    runs = pd.DataFrame([dict(run=f"{model}{seed}", study="s", arm="ppo_max", reward_model=model, seed=seed, status="completed")
+                         for model in "abcde" for seed in (0, 1)])  # fmt: skip
+    wins = [1.0, 1.0, 1.0, 0.9, 1.0, 1.0, 1.0, 1.0, 1.0, 0.9]
+    shares = pd.DataFrame({"eval/helpful/win": wins, "eval/helpful/tie": 0.0, "eval/helpful/lose": 1 - np.array(wins)})
+    curves = shares.assign(run=runs["run"], update=10)
+    drawn = fig10(Frames(runs, curves))
+    win = drawn.table.set_index("outcome").loc["win"]
+    expected = mean_and_band(np.array([[1.0, 0.95, 1.0, 1.0, 0.95]])).loc[0]
+    assert (
+        win[["value", "low", "n"]].tolist() == pytest.approx(expected[["mean", "low", "n"]].tolist())
+        and expected["high"] > 1 == win["high"]
+    )
+    assert "means over 5 reward models × 2 seeds with 95 % t intervals; whiskers" in unwrapped(drawn.figure)
 
 
 def test_a_ridge_is_the_mean_of_its_runs_histograms():
@@ -491,6 +561,70 @@ def test_a_ridge_is_the_mean_of_its_runs_histograms():
     assert set(table["panel"]) == {"proxy"} and table["share"].sum() == pytest.approx(1.0)
     filled = table[table["share"] > 0]["share"].tolist()
     assert filled == pytest.approx([(1 / 3 + 1) / 2, (2 / 3) / 2]) and (table["n"] == 2).all()
+
+
+def test_figure_13_shows_only_evaluations_that_all_runs_have_kept_and_counts_them():
+    kept = {"a": (0, 10, 20), "b": (0, 5, 20)}
+    who = dict(study="s", arm="vanilla", reward_model="0", status="completed")
+    runs = pd.DataFrame([{"run": run, "seed": seed, "sft/eval/gold": 1.0, **who} for seed, run in enumerate(kept)])
+    scores = pd.DataFrame([dict(run=run, arm="vanilla", update=update, proxy=value, gold=value)
+                           for run, updates in kept.items() for update in updates for value in (0.0, 1.0, 2.0)])  # fmt: skip
+    figure, table = fig13(Frames(runs, pd.DataFrame(), scores))
+    assert set(table["update"]) == {0, 20} and (table["n"] == 2).all()
+    assert [line.get_xdata() for line in figure.axes[1].lines if line.get_linestyle() == "--"] == [[1.0, 1.0]]  # SFT's mean gold
+    assert "Ridges: 2 of the 2 evaluations that all 2 runs have kept (2 more were kept by some runs only)" in unwrapped(figure)
+    with pytest.raises(UserError, match="no evaluation of vanilla whose scores all 2 runs have kept"):
+        fig13(Frames(runs, pd.DataFrame(), scores[scores["update"].isin([5, 10])]))
+
+
+# --- the picture that opens the README
+
+
+def test_the_opening_figure_colours_every_constraint_and_leaves_out_what_names_share(tmp_path):
+    arms = {
+        "vanilla": {},
+        "kl_penalty": {"ppo.kl_penalty": True},
+        "policy_kl": {"ppo.policy_kl": True},
+        "reward_norm": {"ppo.reward_norm": True},
+    }
+    base = {"ppo.policy_kl": False, "ppo.updates": 40}
+    write_study(
+        tmp_path, {f"{arm},updates=40": Arm(base | own) for arm, own in arms.items()}, 2, np.random.default_rng(0), study="add_one_in"
+    )
+    loaded = load(tmp_path)
+    lives, _ = opening(loaded.runs, loaded.curves).axes
+    colours = {tick.get_text(): tick.get_color() for tick in lives.get_yticklabels()}
+    assert colours == {"vanilla": BASE, "+ KL penalty": CONSTRAINT, "+ policy KL": CONSTRAINT, "+ reward norm": OTHER}
+
+
+def test_the_opening_figure_does_not_call_runs_too_short_to_collapse_held(tmp_path):
+    short = {"ppo.updates": 10, "evaluation.every": 5}  # three evaluations with that before training, and a patience of three
+    write_study(
+        tmp_path, {"vanilla": Arm(short), "kl": Arm(short | {"ppo.kl_penalty": True})}, 2, np.random.default_rng(0), study="add_one_in"
+    )
+    loaded = load(tmp_path)
+    figure = opening(loaded.runs, loaded.curves)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["2 too short to collapse"] * 2
+    assert "Dotted runs: too short to collapse" in unwrapped(figure)
+
+
+def test_the_opening_figure_says_which_runs_counted_a_score_twice(tmp_path):
+    arms = {"vanilla": Arm({"ppo.bootstrap_truncated": False}), "bootstrap_truncated": Arm({"ppo.bootstrap_truncated": True})}
+    write_study(tmp_path, arms, 5, np.random.default_rng(0), study="add_one_in")
+    loaded = load(tmp_path)
+    wrong = "+ bootstrap truncated: run by code that counted the score of a truncated answer twice."
+    said = unwrapped(opening(loaded.runs, loaded.curves))
+    assert wrong not in said and "Means over 5 seeds, with 95 % t intervals." in said
+    assert wrong in unwrapped(opening(loaded.runs.assign(git_commit=SCORE_COUNTED_TWICE[0]), loaded.curves))
+
+
+def test_the_world_check_figure_draws_runs_of_one_seed_with_other_reward_models_and_sfts_level():
+    rows = [dict(run=f"{model}", arm="a", reward_model=model, seed=0, update=update,
+                 **{"eval/proxy": model * 1.0, "eval/gold": model + update})
+            for model in (0, 1) for update in (0, 10)]  # fmt: skip
+    left, right = proxy_and_gold(pd.DataFrame(rows), {"a": "arm"}, -1.0).axes
+    assert [line.get_ydata().tolist() for line in left.lines] == [[0, 0], [1, 1], [0.5, 0.5]]
+    assert [0.5, 0.5] in [list(line.get_ydata()) for line in right.lines] and "SFT" in [text.get_text() for text in right.texts]
 
 
 def test_sources_are_sweeps_and_arms_that_exist_and_each_figure_is_its_sweeps():

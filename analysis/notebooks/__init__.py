@@ -43,4 +43,4 @@ def paper_figure(name: str, loaded: Loaded, study: str | None = None) -> Image:
     source = Source(study) if study else find_source(entry, loaded.runs)
     if source is None:
         raise UserError(f"{name} needs runs of {' or '.join(source.study for source in entry.sources)}")
-    return show(entry.draw(frames_of(loaded, source, entry.reads), np.random.default_rng(0)).figure)
+    return show(entry.draw(frames_of(loaded, source, entry.reads)).figure)

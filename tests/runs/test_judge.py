@@ -7,7 +7,6 @@ import re
 import shutil
 from importlib.util import find_spec
 
-import numpy as np
 import pytest
 import torch
 from judge_server import longer, serving, status
@@ -281,7 +280,7 @@ def test_the_analysis_reads_what_was_judged(study, stage_folders, tmp_path):
     record = json.loads((root / "seed=1" / "judgements" / "policy-vs-pretrained.gold.json").read_text())
     row = found[(found["seed"] == 1) & (found["part"] == "policy") & (found["kind"] == "harmful")].iloc[0]
     assert row["lose"] == counted(record)["harmful"]["lose"] / counted(record)["harmful"]["prompts"]
-    table = fig11(Frames(loaded.runs, loaded.curves, judgements=found), np.random.default_rng(0)).table
+    table = fig11(Frames(loaded.runs, loaded.curves, judgements=found)).table
     assert list(dict.fromkeys(table["row"])) == ["English, SFT", "English, a"] and (table["n"] == 2).all()
 
 

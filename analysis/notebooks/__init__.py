@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
-import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image as Picture
 

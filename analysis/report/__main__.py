@@ -15,8 +15,6 @@ import webbrowser
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from ablate.errors import UserError
 from analysis.load.frames import load
 from analysis.load.packed import resolve
@@ -25,7 +23,7 @@ from analysis.report.page import page
 from analysis.report.watch import SECONDS, marks, watch, write_page
 
 
-def build(root: Path, out: Path, *, base: str | None, seed: int, reload_seconds: int = 0) -> str:
+def build(root: Path, out: Path, *, base: str | None, reload_seconds: int = 0) -> str:
     """Read the study, write its page to `out`, and return one line with the number of runs, the size and the time taken.
 
     Raises:
@@ -41,8 +39,9 @@ def build(root: Path, out: Path, *, base: str | None, seed: int, reload_seconds:
     if len(studies) > 1:
         names = " or ".join(str(root / study) for study in studies)
         raise UserError(f"{root} holds {len(studies)} studies, a page shows one: name {names}")
-    data = report_data(loaded, studies[0], np.random.default_rng(seed), base=base)
-    text = page(data, built=time.strftime("%Y-%m-%d %H:%M"), reload_seconds=reload_seconds)
+    command = f"python -m analysis.report {root}" + (f" --base {base}" if base else "")
+    data = report_data(loaded, studies[0], base=base)
+    text = page(data, built=time.strftime("%Y-%m-%d %H:%M"), command=command, reload_seconds=reload_seconds)
     write_page(out, text)
     return f"{out}: {len(loaded.runs)} runs, {len(text.encode()) / 1e6:.1f} MB, {time.monotonic() - started:.1f} s"
 
@@ -56,12 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--base", help="arm that the others are compared with (default: the most central one)")
     parser.add_argument("--watch", action="store_true", help="write it again whenever runs go on, until Ctrl-C; the open page follows")
     parser.add_argument("--open", action="store_true", help="open it in the browser")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
     options = parser.parse_args(arguments)
     out = options.out or (options.study / "report.html" if resolve(options.study) == options.study else Path(f"{options.study.name}.html"))
 
     def rebuild(reload_seconds: int = 0) -> None:
-        print(build(options.study, out, base=options.base, seed=options.seed, reload_seconds=reload_seconds), flush=True)
+        print(build(options.study, out, base=options.base, reload_seconds=reload_seconds), flush=True)
 
     try:
         known = marks(resolve(options.study)) if options.watch else {}

@@ -57,9 +57,9 @@ def short(values: np.ndarray | Sequence[float], digits: int = 4) -> list:
 
 
 def mean_and_half_width(values: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """(seeds, updates) → (updates,) twice: the mean over the seeds measured at each update, and half the width of its t interval.
+    """(units, updates) → (updates,) twice: the mean over the units measured at each update, and half the width of its t interval.
 
-    The mean is NaN where no seed was measured, and the width where fewer than two were.
+    The mean is NaN where no unit was measured, and the width where fewer than two were.
     """
     n = np.isfinite(values).sum(axis=0)
     mean = np.divide(np.nansum(values, axis=0), n, out=np.full(values.shape[1], np.nan), where=n > 0)
@@ -71,18 +71,31 @@ def mean_and_half_width(values: np.ndarray, level: float = 0.95) -> tuple[np.nda
     return mean, half
 
 
+def per_unit(values: np.ndarray, reward_models: np.ndarray) -> np.ndarray:
+    """(runs, updates) of one arm → (units, updates): means per reward model where the arm has several, else the runs themselves."""
+    models, of = np.unique(reward_models.astype(str), return_inverse=True)
+    if len(models) < 2:
+        return values
+    known = np.isfinite(values)
+    sums, counts = np.zeros((2, len(models), values.shape[1]))
+    np.add.at(sums, of, np.where(known, values, 0.0))
+    np.add.at(counts, of, known)
+    return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+
+
 def curve_data(runs: pd.DataFrame, curves: pd.DataFrame, arms: Sequence[str]) -> dict[str, Any]:
     """{metrics, every, fixed, free}, the curves of the page.
 
     metrics: name → {label, unit, x, seeds, mean, half, n}. x: updates. seeds: one list of values per run, in the order of `runs`.
-        mean, half, n: one list per arm, with the mean, half the width of its 95 % interval, and the number of seeds.
+        mean, half, n: one list per arm, with the mean, half the width of its 95 % interval, and the number of units: reward models
+        where an arm has several, else runs.
     every: in a thinned metric only updates divisible by it, and the last, are kept. fixed, free: the metrics of the panels.
     """
     shown = [name for name in METRICS if name in curves and curves[name].notna().any()]
     every = max(1, -(-len(curves) * len(shown) // MAX_NUMBERS))
     row_of = {run: index for index, run in enumerate(runs["run"])}
     rows, updates = curves["run"].astype(str).map(row_of).to_numpy(), curves["update"].to_numpy()
-    arm_of = runs["arm"].to_numpy()
+    arm_of, model_of = runs["arm"].to_numpy(), runs["reward_model"].to_numpy()
     metrics = {}
     for name in shown:
         values = curves[name].to_numpy(dtype=float)
@@ -93,11 +106,12 @@ def curve_data(runs: pd.DataFrame, curves: pd.DataFrame, arms: Sequence[str]) ->
         if len(x) * len(shown) * len(runs) > MAX_NUMBERS:
             kept = (x % every == 0) | (x == x[-1])
             x, table = x[kept], table[:, kept]
-        bands = [mean_and_half_width(table[arm_of == arm]) for arm in arms]
+        units = [per_unit(table[arm_of == arm], model_of[arm_of == arm]) for arm in arms]
+        bands = [mean_and_half_width(values) for values in units]
         metrics[name] = {
             "label": METRICS[name].panel, "unit": unit_of(name), "x": x.tolist(), "seeds": [_trimmed(row) for row in table],
             "mean": [_trimmed(mean) for mean, _ in bands], "half": [_trimmed(half, 3) for _, half in bands],
-            "n": [np.isfinite(table[arm_of == arm]).sum(axis=0).tolist() for arm in arms],
+            "n": [np.isfinite(values).sum(axis=0).tolist() for values in units],
         }  # fmt: skip
     fixed = [name for name in FIXED if name in metrics]
     free = [name for name in FREE if name in metrics] or [name for name in metrics if name not in fixed][:3]

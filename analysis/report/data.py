@@ -10,26 +10,29 @@ import numpy as np
 import pandas as pd
 
 from ablate.errors import UserError
+from ablate.sweeps.study import study_names
+from analysis.claims.answer import answer, arm_answers, question_of
 from analysis.claims.judge import NAMES
 from analysis.claims.study import LEVELS, StudyVerdicts, runs_to_score, study_verdicts
 from analysis.estimate.effects import base_arm, change, differing
 from analysis.estimate.equivalence import margin_of
-from analysis.estimate.outcomes import with_shared_runs
 from analysis.estimate.overoptimisation import GOLD, KL, fit_arms, gao, points
 from analysis.estimate.survival import kaplan_meier
+from analysis.estimate.units import MIN_SEEDS
 from analysis.figures.style import arm_colours, arm_dashes, arm_order
-from analysis.load.designs import arm_settings
+from analysis.load.designs import arm_settings, design_of
 from analysis.load.frames import Loaded, load_rows
 from analysis.load.judgements import load_judgements
 from analysis.report.curves import curve_data, short
-from analysis.report.texts import text_data
+from analysis.report.texts import draws, text_data
 
-UNITS = {"collapsed": "share of runs", "stable_updates": "updates", "gold": "gold", "win": "share of prompts", "gold_at_kl": "gold"}
+MANY = 6  # arms; of more only the base and those that differ from it are drawn at the start
+UNITS = {"collapsed": "share of runs", "gold": "gold", "win": "share of prompts", "gold_at_kl": "gold"}
 MEDIAN_TIME = ("median_time", "median_time_low", "median_time_high")
-RUN_COLUMNS = ("collapsed", "time", "gold", "win", "kl", "proxy", "length")
+RUN_COLUMNS = ("collapsed", "end_update", "gold", "win", "kl", "proxy", "length")
 
 
-def report_data(loaded: Loaded, study: str, generator: np.random.Generator, *, base: str | None = None) -> dict[str, Any]:
+def report_data(loaded: Loaded, study: str, *, base: str | None = None) -> dict[str, Any]:
     """Everything that the page shows of one study, each part as the function that makes it describes it.
 
     Lists of arms begin with the base arm. Lists of runs have the order of arms, and within an arm that of seeds.
@@ -40,22 +43,25 @@ def report_data(loaded: Loaded, study: str, generator: np.random.Generator, *, b
     runs = loaded.runs[loaded.runs["study"] == study].reset_index(drop=True)
     if runs.empty:
         raise UserError(f"no run folder of {study} could be used")
-    own = len(runs)
     scores, judgements = load_rows(runs_to_score(loaded, study), "scores"), load_judgements(runs)
-    verdicts = study_verdicts(loaded, study, generator, base=base, scores=scores, judgements=judgements)
-    runs, curves = with_shared_runs(runs, loaded.curves[loaded.curves["study"] == study])
+    verdicts = study_verdicts(loaded, study, base=base, scores=scores, judgements=judgements)
+    curves = loaded.curves[loaded.curves["study"] == study]
     settings = arm_settings(runs)
     base = base_arm(settings) if base is None else base
     arms = sorted(arm_order(runs), key=lambda arm: arm != base)
     index = {arm: position for position, arm in enumerate(arms)}
-    runs = runs.sort_values("seed", kind="stable").sort_values("arm", key=lambda names: names.map(index), kind="stable", ignore_index=True)
+    runs = runs.sort_values(["reward_model", "seed"], kind="stable")
+    runs = runs.sort_values("arm", key=lambda names: names.map(index), kind="stable", ignore_index=True)
+    answers = arm_answers(verdicts)
     return {
-        "study": study, "base": base, "arms": arm_rows(verdicts.arms, settings, arms, base), "facts": facts(runs[:own], verdicts),
+        "study": study, "base": base, "arms": arm_rows(verdicts.arms, settings, arms, base), "facts": facts(runs, verdicts),
+        "question": question_of(study), "answer": answer(verdicts), "setup": setup(runs, study),
+        "answers": answer_rows(answers, index, verdicts.outcomes), "start": arms_at_start(answers, index),
         "claims": [claim_row(claim, verdict) for claim, verdict in verdicts.claims], "remarks": verdicts.remarks,
         "left_out": loaded.left_out.to_dict("records"), "runs": run_rows(runs, verdicts.outcomes, settings, index),
         "curves": curve_data(runs, curves, arms), "lines": gold_lines(runs), "effects": effect_panels(verdicts, index),
         "factorial": factorial_panels(verdicts), "thresholds": threshold_lines(verdicts.thresholds, arms),
-        "survival": survival_steps(verdicts.outcomes, arms), "over": over_optimisation(runs, curves, arms, generator),
+        "survival": survival_steps(verdicts.outcomes, arms), "over": over_optimisation(curves, arms),
         "frontier": plain(verdicts.frontier), "warnings": plain(verdicts.warnings), "texts": text_data(runs, load_rows(runs, "samples")),
     }  # fmt: skip
 
@@ -69,18 +75,59 @@ def plain(frame: pd.DataFrame, digits: int = 4) -> list[dict[str, Any]]:
 def facts(runs: pd.DataFrame, verdicts: StudyVerdicts) -> dict[str, Any]:
     """Counts for the head of the page and for captions.
 
-    runs, arms, updates: their number. seeds: the least and the greatest number per arm. status: status → number of runs. rule: threshold
-    and patience of collapse, None where runs differ in them. commits: of the code. matched_kl: nats. has_gold: whether any run has gold.
+    runs, arms, updates: their number. basis: the design of an arm's runs, '' where arms differ in it. seeds: the least and the greatest
+    number of runs per arm. units: the least number of units of inference per arm (reward models where an arm has several). status: status → number of runs. rule: threshold
+    and patience of collapse, None where runs differ in them. commits: of the code. matched_kl: nats. time_unit: of times to collapse.
+    reward_models: their number.
     """
     rules = runs[[name for name in ("collapse.threshold", "collapse.patience") if name in runs]].drop_duplicates()
-    seeds = verdicts.arms["runs"]
+    seeds, bases, models = verdicts.arms["runs"], verdicts.arms["basis"].unique(), runs.groupby("arm", observed=True)["reward_model"].nunique()
+    units = models.where(models > 1, runs.groupby("arm", observed=True).size())
     return {
         "runs": len(runs), "arms": len(verdicts.arms), "seeds": [int(seeds.min()), int(seeds.max())],
+        "basis": bases[0] if len(bases) == 1 else "", "units": int(units.min()), "reward_models": design_of(runs)[0],
         "updates": int(runs["last_update"].max()), "status": runs["status"].value_counts().to_dict(),
         "rule": [float(value) for value in rules.iloc[0]] if rules.shape == (1, 2) else None,
         "commits": sorted({str(commit)[:10] for commit in runs["git_commit"].dropna()}),
-        "matched_kl": number(verdicts.outcomes["matched_kl"].iloc[0]), "has_gold": bool(verdicts.outcomes["gold"].notna().any()),
+        "matched_kl": number(verdicts.outcomes["matched_kl"].iloc[0]), "time_unit": verdicts.outcomes["time_unit"].iloc[0],
     }  # fmt: skip
+
+
+def setup(runs: pd.DataFrame, study: str) -> dict[str, str]:
+    """{model, data, amount, accuracy, command}: what the runs have in common, each as text, '' where it is not known or differs."""
+
+    def one(name: str) -> str:
+        values = runs[name].dropna().unique() if name in runs else ()
+        return f"{values[0]}" if len(values) == 1 else ""
+
+    layers, hidden = one("model.layers"), one("model.hidden_size")
+    size = f"a Llama of {layers} layers and width {hidden}" if layers and hidden else ""
+    data = "the embedded world" if one("data.source") == "world" else one("data.source")
+    amount = [f"{value} {label}" for name, label in (("ppo.batch_size", "responses per update"), ("ppo.updates", "updates")) if (value := one(name))]
+    accuracy = runs["rm/held_out_accuracy"].dropna().astype(float) if "rm/held_out_accuracy" in runs else pd.Series(dtype=float)
+    told = ""
+    if len(accuracy):
+        low, high = (f"{value:.0%}" for value in (accuracy.min(), accuracy.max()))
+        told = f"reward model right on {low if low == high else f'{low} to {high}'} of held-out pairs"
+    seeds = sorted(runs["seed"].unique())
+    which = f"'seed=range({len(seeds)})'" if seeds == list(range(len(seeds))) else f"seed={','.join(map(str, seeds))}"
+    models = sorted(runs["pipeline_seed"].dropna().astype(int).unique()) if "pipeline_seed" in runs else []
+    drawn = f" pipeline_seed={','.join(map(str, models))}" if len(models) > 1 else ""
+    command = f"python -m ablate.run -m sweep={study}{drawn} {which}" if study in study_names() else ""
+    return {"model": one("model.path") or size, "data": data, "amount": " × ".join(amount), "accuracy": told, "command": command}
+
+
+def answer_rows(answers: pd.DataFrame, index: dict[str, int], outcomes: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of `arm_answers` with arm as an index and followed, the longest time known of a run of the arm."""
+    last = outcomes.groupby("arm", observed=True)["time"].max()
+    return [row | {"arm": index[row["arm"]], "followed": float(last[row["arm"]])} for row in plain(answers)]
+
+
+def arms_at_start(answers: pd.DataFrame, index: dict[str, int]) -> list[int]:
+    """The arms drawn when the page opens: all up to `MANY`, else the base and those that differ from it in collapses or gold."""
+    apart = answers["versus"].isin(["base", "fewer", "more"]) | answers["gold_versus"].isin(["higher", "lower"])
+    chosen = answers["arm"][apart] if len(answers) > MANY else answers["arm"]
+    return sorted(index[arm] for arm in chosen)
 
 
 def number(value: Any) -> float | None:
@@ -97,7 +144,7 @@ def arm_rows(table: pd.DataFrame, settings: pd.DataFrame, arms: Sequence[str], b
     numbers = [name for name in table.columns if name.startswith((*LEVELS, "rate"))]
     rows = []
     for arm, row in ((arm, table.set_index("arm").loc[arm]) for arm in arms):
-        entry = {name: int(row[name]) for name in ("runs", "unfinished", "diverged", "collapses", "n")}
+        entry = {name: int(row[name]) for name in ("runs", "unfinished", "diverged", "too_short", "collapses", "n")} | {"basis": row["basis"]}
         entry |= dict(zip(numbers, short(row[numbers].astype(float)), strict=True))
         entry |= {name: "never" if row[name] == np.inf else number(row[name]) for name in MEDIAN_TIME}
         dash = "" if dashes[arm] == "-" else " ".join(f"{2 * length:g}" for length in dashes[arm][1])
@@ -118,11 +165,11 @@ def on_dark(colour: str, contrast: float = 4.5, paper: float = 0.009) -> str:
 
 
 def claim_row(claim: Any, verdict: Any) -> dict[str, Any]:
-    """{verdict, text, figure, parts} of one claim of the paper. parts: {verdict, sentence, seeds}.
+    """{verdict, text, figure, parts} of one claim of the paper. parts: {verdict, sentence, needed}, needed: units that would decide.
 
     A sentence does not begin with its verdict, which the page shows as a badge.
     """
-    parts = [{"verdict": part.verdict, "sentence": part.sentence.removeprefix(f"{part.verdict}: "), "seeds": part.seeds}
+    parts = [{"verdict": part.verdict, "sentence": part.sentence.removeprefix(f"{part.verdict}: "), "needed": part.needed}
              for part in verdict.parts]  # fmt: skip
     return {"verdict": verdict.verdict, "text": claim.text, "figure": claim.figure, "parts": parts}
 
@@ -131,29 +178,28 @@ def run_rows(runs: pd.DataFrame, outcomes: pd.DataFrame, settings: pd.DataFrame,
     """{settings, base, rows}. settings: names of those that differ between arms. base: their values in the first arm.
 
     rows: one dict per run, in the order of `runs`: arm (index), seed, status, reason, updates, event, collapsed, time, gold, win, kl,
-    proxy, length and settings (values).
+    proxy, length and settings (values); reward_model; time: the update of the collapse or the last one; draw: see `draws`.
     """
     different, rows = differing(settings), []
-    table = outcomes.set_index("run")
+    table, labels = outcomes.set_index("run"), draws(runs)
     for run in runs.itertuples():
         known = table.loc[run.run]
         reason = run.reason if isinstance(run.reason, str) else ""
-        entry = {"arm": index[run.arm], "seed": int(run.seed), "status": run.status, "reason": reason,
+        entry = {"arm": index[run.arm], "seed": int(run.seed), "reward_model": run.reward_model, "draw": labels[run.run], "status": run.status, "reason": reason,
                  "updates": int(run.last_update), "event": bool(known["event"])}  # fmt: skip
         entry |= dict(zip(RUN_COLUMNS, short(known[list(RUN_COLUMNS)].astype(float), 3), strict=True))
+        entry["time"] = entry.pop("end_update")
         rows.append(entry | {"settings": different.loc[run.arm].tolist()})
     base = min(index, key=index.__getitem__)
     return {"settings": list(different.columns), "base": different.loc[base].tolist(), "rows": rows}
 
 
 def gold_lines(runs: pd.DataFrame) -> dict[str, Any]:
-    """{sft, limit}: SFT's gold, and the gold below which a run counts as collapsed. None where runs differ by over 0.01 SD."""
+    """{sft, limit}: SFT's gold, and the gold below which a run counts as collapsed, each [mean, least, greatest] over runs, or None."""
     mean, deviation = runs["sft/eval/gold"].astype(float), runs["sft/eval/gold_sd"].astype(float)
-    if "collapse.threshold" not in runs or mean.isna().all() or not (mean.max() - mean.min() <= 0.01 * deviation.mean()):
-        return {"sft": None, "limit": None}
-    limits = mean - runs["collapse.threshold"].astype(float) * deviation
-    same = limits.max() - limits.min() <= 0.01 * deviation.mean()
-    return {"sft": number(mean.mean()), "limit": number(limits.mean()) if same else None}
+    threshold = runs["collapse.threshold"].astype(float) if "collapse.threshold" in runs else np.nan
+    levels = {"sft": mean, "limit": mean - threshold * deviation}
+    return {name: short([level.mean(), level.min(), level.max()]) if level.notna().any() else None for name, level in levels.items()}
 
 
 def effect_panels(verdicts: StudyVerdicts, index: dict[str, int]) -> list[dict[str, Any]]:
@@ -179,7 +225,7 @@ def factorial_panels(verdicts: StudyVerdicts) -> list[dict[str, Any]]:
 
 def _panel(outcome: str, rows: list[dict[str, Any]], verdicts: StudyVerdicts) -> dict[str, Any]:
     margin = number(margin_of(outcome, verdicts.outcomes))
-    return {"outcome": outcome, "label": NAMES.get(outcome, outcome), "unit": UNITS.get(outcome, ""), "margin": margin, "rows": rows}
+    return {"outcome": outcome, "label": NAMES.get(outcome, outcome), "unit": verdicts.outcomes["time_unit"].iloc[0] if outcome == "stable_updates" else UNITS.get(outcome, ""), "margin": margin, "rows": rows}
 
 
 def threshold_lines(table: pd.DataFrame, arms: Sequence[str]) -> list[dict[str, list]] | None:
@@ -194,30 +240,27 @@ def threshold_lines(table: pd.DataFrame, arms: Sequence[str]) -> list[dict[str, 
 def survival_steps(outcomes: pd.DataFrame, arms: Sequence[str]) -> list[dict[str, list]] | None:
     """Kaplan–Meier estimate: per arm {time, survival, low, high, at_risk, events, censored}, each a list. None without a gold reward.
 
-    censored: the times, in updates, of runs that did not collapse.
+    censored: the times of runs that did not collapse.
     """
     if outcomes["collapsed"].isna().all() and not outcomes["event"].any():
         return None
     steps = []
     for part in (outcomes[outcomes["arm"] == arm] for arm in arms):
-        table = kaplan_meier(part["time"].to_numpy(), part["event"].to_numpy())
+        table = kaplan_meier(part["time"].to_numpy(), part["event"].to_numpy(), part["reward_model"].to_numpy())
         lists = {name: short(table[name]) for name in ("time", "survival", "low", "high", "at_risk", "events")}
         steps.append(lists | {"censored": sorted(part.loc[~part["event"], "time"].astype(int).tolist())})
     return steps
 
 
-def over_optimisation(runs: pd.DataFrame, curves: pd.DataFrame, arms: Sequence[str], generator: np.random.Generator) -> list | None:
+def over_optimisation(curves: pd.DataFrame, arms: Sequence[str]) -> list | None:
     """Gain over SFT in gold and in proxy against d = √KL(π‖SFT): per arm {gold, proxy, fit, line}. None if no run has gold.
 
     gold, proxy: one path {seed, x, y, update} per run. fit: the row of `fit_arms`, gold gained = d (α − β log d), or None. line: {x, y}.
-    Runs measured at fewer than two distances above 0 are left out of the fits, because one of them alone does not determine α and β.
     """
     if not {KL, GOLD} <= set(curves.columns):
         return None
     table = points(curves)
-    distances = table[table["d"] > 0].groupby("run", observed=True)["d"].nunique()
-    enough = curves[curves["run"].isin(distances.index[distances >= 2])]
-    fits = {row["arm"]: row for row in plain(fit_arms(enough, generator))} if len(enough) else {}
+    fits = {row["arm"]: row for row in plain(fit_arms(curves))}
     proxy = points(curves.assign(**{GOLD: curves["eval/proxy"]})) if "eval/proxy" in curves else table.iloc[:0]
     entries = []
     for arm in arms:

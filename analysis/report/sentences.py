@@ -1,39 +1,17 @@
-"""The computed sentences of the page as plain text: the lead, the frontier test, and the cautions."""
+"""The computed sentences of the page as plain text: the set-up, the frontier test, and the cautions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from analysis.estimate.stats import MIN_SEEDS
+from analysis.estimate.units import MIN_SEEDS
 from analysis.report.cells import decimal, ends
 
 
-def lead(data: dict[str, Any]) -> str:
-    """The first sentences of the page: how many claims have which verdict, and which arms collapsed."""
-    verdicts = [claim["verdict"] for claim in data["claims"]]
-    judged = "These arms test no claim of the paper."
-    if verdicts:
-        which = f"Of the {len(verdicts)} claims" if len(verdicts) > 1 else "Of the one claim"
-        fared = [_count(verdicts.count(word), f"is {word}", f"are {word}") for word in ("supported", "contradicted")]
-        judged = (
-            f"{which} of the paper that these arms can test, {', '.join(fared)}, and {verdicts.count('cannot tell')} cannot be told yet."
-        )
-    known = [arm for arm in data["arms"] if arm["n"]]
-    if not known:
-        return f"{judged} Nothing can be said about collapse yet."
-    groups = {
-        "every run that ended collapsed in": [arm for arm in known if arm["collapses"] == arm["n"]],
-        "some did in": [arm for arm in known if 0 < arm["collapses"] < arm["n"]],
-        "none did in": [arm for arm in known if not arm["collapses"]],
-    }
-    told = "; ".join(f"{words} {_names(group)}" for words, group in groups.items() if group)
-    return f"{judged} {sum(arm['collapses'] for arm in known)} of {sum(arm['n'] for arm in known)} runs that ended collapsed: {told}."
-
-
-def _names(arms: Sequence[dict[str, Any]]) -> str:
-    names = [arm["arm"] for arm in arms]
-    return f"{len(names)} arms" if len(names) > 4 else ", ".join(names[:-1]) + (" and " if len(names) > 1 else "") + names[-1]
+def setup(data: dict[str, Any]) -> str:
+    """The set-up in one line: model, data, responses per update × updates, and the accuracy of the reward model."""
+    told = [data["setup"][name] for name in ("model", "data", "amount", "accuracy") if data["setup"][name]]
+    return f"{' · '.join(told)}." if told else ""
 
 
 def _count(number: int, one: str, several: str) -> str:
@@ -44,11 +22,17 @@ def frontier(data: dict[str, Any]) -> list[dict[str, str]]:
     """{arm, sentence} per arm with a KL penalty. The sentence says whether gold at equal KL differs from that without the penalty."""
     items = []
     for row in data["frontier"]:
-        seeds = f"; about {row['seeds']:.0f} seeds would do" if row["seeds"] else ""
-        at = f"gold at equal KL {_signed(row, 'estimate', '')} against {row['control']}, {row['n']} seeds{seeds}"
+        at = f"gold at equal KL {_signed(row, 'estimate', '')} against {row['control']}, {row['basis']}{_would_do(row)}"
         end = f"gold at its end {_signed(row, 'over_stopping', 'over_stopping_')} over {row['control']} stopped early"
         items.append({"arm": row["arm"], "sentence": f"{row['verdict']}: {at}; {end}."})
     return items
+
+
+def _would_do(row: dict[str, Any]) -> str:
+    if row["unmeasured"]:
+        return f"; {_count(row['unmeasured'], 'pair was', 'pairs were')} not measured in that range: evaluation.every={row['every']:.0f} would do"
+    unit = "reward models" if "reward models" in row["basis"] else "seeds"
+    return f"; about {row['needed']:.0f} {unit} would do" if row["needed"] else ""
 
 
 def _signed(row: dict[str, Any], name: str, prefix: str) -> str:
@@ -59,14 +43,16 @@ def _signed(row: dict[str, Any], name: str, prefix: str) -> str:
 
 
 def cautions(data: dict[str, Any]) -> list[str]:
-    """What the data cannot tell: remarks of the analysis, comparisons with too few seeds, and every folder that was left out."""
+    """What the numbers rest on: remarks of the analysis, comparisons with too few units, and every folder that was left out."""
     items = list(data["remarks"])
-    if data["facts"]["seeds"][0] < MIN_SEEDS:
-        items.append(f"Some arms have fewer than {MIN_SEEDS} seeds: nothing is decided from so few, whatever the curves look like.")
-    wanted = [part["seeds"] for claim in data["claims"] for part in claim["parts"] if part["seeds"]]
+    if data["facts"]["units"] < MIN_SEEDS:
+        items.append(f"Some arms have fewer than {MIN_SEEDS} units of inference (reward models where they vary, else seeds), so their "
+                     "means have wide intervals or none.")  # fmt: skip
+    wanted = [part["needed"] for claim in data["claims"] for part in claim["parts"] if part["needed"]]
     if wanted:
         many = f"{min(wanted)} to {max(wanted)}" if min(wanted) < max(wanted) else f"{max(wanted)}"
-        items.append(f"{_count(len(wanted), 'comparison is', 'comparisons are')} undecided that {many} seeds per arm would decide, "
+        unit = "reward models" if data["facts"]["reward_models"] > 1 else "seeds per arm"
+        items.append(f"{_count(len(wanted), 'comparison is', 'comparisons are')} undecided that {many} {unit} would decide, "
                      "if the effects are as large as they look now.")  # fmt: skip
     items += [f"Left out ({row['what']}): {row['folder']}: {row['reason']}" for row in data["left_out"]]
     return items

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from analysis.report.cells import LAST, Cell, Table, amount, arm_name, decimal, dot, interval, share, text
+from analysis.report.cells import LAST, Cell, Table, amount, arm_name, decimal, dot, ends, interval, share, text
 from analysis.report.curves import METRICS
 
 MATCHED = ("arm", "gold at matched KL", "win rate at matched KL", "gold at matched proxy", "win rate at matched proxy", "proxy at the end")

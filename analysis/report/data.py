@@ -181,7 +181,7 @@ def run_rows(runs: pd.DataFrame, outcomes: pd.DataFrame, settings: pd.DataFrame,
     proxy, length and settings (values); reward_model; time: the update of the collapse or the last one; draw: see `draws`.
     """
     different, rows = differing(settings), []
-    table, labels = outcomes.set_index("run"), draws(runs)
+    table, labels = outcomes.set_index("run"), draws(runs).to_dict()
     for run in runs.itertuples():
         known = table.loc[run.run]
         reason = run.reason if isinstance(run.reason, str) else ""

@@ -101,7 +101,7 @@ def setup(runs: pd.DataFrame, study: str) -> dict[str, str]:
         return f"{values[0]}" if len(values) == 1 else ""
 
     layers, hidden = one("model.layers"), one("model.hidden_size")
-    size = f"a Llama of {layers} layers and width {hidden}" if layers and hidden else ""
+    size = f"Llama of {layers} layers and width {hidden}" if layers and hidden else ""
     data = "the embedded world" if one("data.source") == "world" else one("data.source")
     amount = [f"{value} {label}" for name, label in (("ppo.batch_size", "responses per update"), ("ppo.updates", "updates")) if (value := one(name))]
     accuracy = runs["rm/held_out_accuracy"].dropna().astype(float) if "rm/held_out_accuracy" in runs else pd.Series(dtype=float)
@@ -120,7 +120,7 @@ def setup(runs: pd.DataFrame, study: str) -> dict[str, str]:
 def answer_rows(answers: pd.DataFrame, index: dict[str, int], outcomes: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows of `arm_answers` with arm as an index and followed, the longest time known of a run of the arm."""
     last = outcomes.groupby("arm", observed=True)["time"].max()
-    return [row | {"arm": index[row["arm"]], "followed": float(last[row["arm"]])} for row in plain(answers)]
+    return [row | {"arm": index[row["arm"]], "followed": float(last[row["arm"]])} for row in plain(answers, 8)]  # rounded once, where it is shown
 
 
 def arms_at_start(answers: pd.DataFrame, index: dict[str, int]) -> list[int]:
@@ -145,7 +145,7 @@ def arm_rows(table: pd.DataFrame, settings: pd.DataFrame, arms: Sequence[str], b
     rows = []
     for arm, row in ((arm, table.set_index("arm").loc[arm]) for arm in arms):
         entry = {name: int(row[name]) for name in ("runs", "unfinished", "diverged", "too_short", "collapses", "n")} | {"basis": row["basis"]}
-        entry |= dict(zip(numbers, short(row[numbers].astype(float)), strict=True))
+        entry |= dict(zip(numbers, short(row[numbers].astype(float), 8), strict=True))
         entry |= {name: "never" if row[name] == np.inf else number(row[name]) for name in MEDIAN_TIME}
         dash = "" if dashes[arm] == "-" else " ".join(f"{2 * length:g}" for length in dashes[arm][1])
         colour = [colours[arm], on_dark(colours[arm])]

@@ -16,7 +16,7 @@ function frame(parent, title, note = "", kind = null) {
 }
 
 // Shares in 0…1 that coincide are drawn apart, downwards from 1 and upwards from 0, so that no line leaves the range.
-function hairline(order, count) { return value => (order - (count - 1) * (1 - value)) * Math.min(2.5, 22 / count); }
+function hairline(order, count) { return value => (order - (count - 1) * (1 - value)) * Math.min(2.5, 14 / count); }
 
 // The arms' values told at one x, the nearest to the pointer marked.
 function told(x, title, entries, distance) {

@@ -12,15 +12,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from report_study import PROMPTS, small_study, unfinish
 from scipy import stats
 from simulate import CONFIG, Arm, override, write_study
 
+from ablate.sweeps.study import load_study
+from analysis.claims.answer import arm_answers
+from analysis.claims.study import study_verdicts
 from analysis.figures.style import PALETTE, arm_colours, arm_order
 from analysis.load.frames import load
 from analysis.report import curves, texts
 from analysis.report.__main__ import main
-from analysis.report.data import on_dark, report_data
+from analysis.report.data import arms_at_start, gold_lines, on_dark, report_data
 from analysis.report.page import page
 from analysis.report.watch import marks, watch, write_page
 
@@ -48,7 +52,7 @@ class Parsed(HTMLParser):
 
 def data_of(study: Path, **options) -> dict:
     loaded = load(study)
-    return report_data(loaded, loaded.runs["study"].iloc[0], np.random.default_rng(0), **options)
+    return report_data(loaded, loaded.runs["study"].iloc[0], **options)
 
 
 def page_of(study: Path, **options) -> str:
@@ -78,13 +82,70 @@ def test_the_page_holds_every_arm_and_every_verdict_with_its_sentence(data, text
         assert claim["text"] in said
         for part in claim["parts"]:
             assert f"</b> {part['verdict']}</span> <span>{part['sentence']}" in said
-    assert text.index('id="verdicts"') < text.index('id="curves"') < text.index('id="text"')
+    assert text.index('id="answer"') < text.index('id="claims"') < text.index('id="curves"') < text.index('id="text"')
 
 
-def test_the_first_sentences_say_which_arms_collapsed(data, text):
-    supported = sum(claim["verdict"] == "supported" for claim in data["claims"])
-    assert f"Of the {len(data['claims'])} claims of the paper that these arms can test, {supported} " in text
-    assert "5 of 10 runs that ended collapsed: every run that ended collapsed in vanilla; none did in kl_penalty." in text
+def test_the_page_opens_with_the_question_and_the_answer(tmp_path, data, text):
+    assert "Given one reward model, vanilla collapsed in 5 of 5 runs; fewer runs collapse with kl_penalty (0 of 5)" in unescape(text)
+    places = [unescape(text).index(f'<p class="lead">{sentence}') for sentence in data["answer"]]
+    assert places == sorted(places) and places[-1] < text.index('id="arms-table"') < text.index('id="claims"')
+    assert "arXiv:2307.04964" in text and 'class="question"' not in text  # a study of this name has no file with a question
+    known = unescape(page_of(small_study(tmp_path, seeds=2, study="kl_coef"), command="python -m analysis.report here"))
+    assert f'<p class="question">{load_study("kl_coef").question}</p>' in known
+    assert "python -m ablate.run -m sweep=kl_coef 'seed=range(2)'</code>" in known and "python -m analysis.report here</code>" in known
+
+
+def test_the_table_of_arms_says_the_numbers_of_the_answer(study, data, text):
+    verdicts = study_verdicts(load(study), "study")
+    table = arm_answers(verdicts)
+    assert [data["arms"][row["arm"]]["arm"] for row in data["answers"]] == list(table["arm"])
+    body = text[text.index('<table id="arms-table"') : text.index('id="claims"')]
+    for row in table.to_dict("records"):
+        mean, low, high = (f"{row[name]:.2f}".replace("-", "−") for name in ("gold_gain", "gold_gain_low", "gold_gain_high"))
+        assert f"{mean} <small>[{low}, {high}]</small>" in body
+        assert f"{mean.replace('−', '-')} [" in data["answer"][1]
+
+
+def test_a_mean_is_over_reward_models_where_an_arm_has_several():
+    values = np.array([[1.0, 1.0], [3.0, np.nan], [10.0, 4.0]])
+    models = np.array(["a", "a", "b"])
+    assert curves.per_unit(values, models).tolist() == [[2, 1], [10, 4]]
+    assert curves.per_unit(values, np.array(["a", "a", "a"])) is values
+
+
+def test_runs_of_one_seed_with_two_reward_models_are_two_runs_on_the_page(tmp_path):
+    folder = small_study(tmp_path, seeds=2)
+    for path in sorted(folder.glob("*/seed=1/config.yaml")):  # the second run of each arm becomes seed 0 with another reward model
+        arm = path.parent.parent.name
+        other = folder / f"{arm},pipeline_seed=7" / "seed=0"
+        other.parent.mkdir()
+        path.parent.rename(other)
+        config = yaml.safe_load((other / "config.yaml").read_text())
+        (other / "config.yaml").write_text(yaml.safe_dump(config | {"seed": 0, "pipeline_seed": 7}))
+    for path in folder.glob("*/seed=0/config.yaml"):
+        config = yaml.safe_load(path.read_text())
+        path.write_text(yaml.safe_dump({"pipeline_seed": 0} | config))
+    found = data_of(folder)
+    assert [arm["arm"] for arm in found["arms"]] == ["vanilla", "kl_penalty"] and len(found["runs"]["rows"]) == 4
+    assert found["texts"]["seeds"] == ["seed 0, pipeline_seed=0", "seed 0, pipeline_seed=7"]
+    assert [row["draw"] for row in found["runs"]["rows"]] == 2 * found["texts"]["seeds"]
+    gold = found["curves"]["metrics"]["eval/gold"]
+    assert gold["n"][0][-1] == 2 and gold["mean"][0][-1] == pytest.approx(np.mean([gold["seeds"][0][-1], gold["seeds"][1][-1]]), rel=1e-3)
+    assert "2 reward models, one seed each" in page(found, built="today")
+
+
+def test_gold_lines_are_means_over_runs_with_the_least_and_the_greatest():
+    runs = pd.DataFrame({"sft/eval/gold": [1.0, 3.0], "sft/eval/gold_sd": [2.0, 1.0], "collapse.threshold": [1.0, 1.0]})
+    assert gold_lines(runs) == {"sft": [2, 1, 3], "limit": [0.5, -1, 2]}
+    assert gold_lines(runs.drop(columns="collapse.threshold"))["limit"] is None
+
+
+def test_of_many_arms_those_that_differ_from_the_base_are_drawn_at_the_start():
+    index = {name: place for place, name in enumerate("abcdefg")}
+    answers = pd.DataFrame({"arm": list("agfedcb"), "versus": ["base", "fewer", "", "", "more", "", ""],
+                            "gold_versus": ["", "", "", "lower", "", "", ""]})  # fmt: skip
+    assert arms_at_start(answers, index) == [0, 3, 4, 6]
+    assert arms_at_start(answers[:6], index) == [0, 2, 3, 4, 5, 6]
 
 
 def test_the_page_loads_nothing_and_runs_nothing_but_its_own_script_and_style(text):
@@ -195,17 +256,17 @@ def test_a_run_still_going_is_shown_and_said_to_have_no_end(tmp_path):
     assert text.count("1 of 10 runs have not ended") == 1
     assert "metrics.jsonl: torn last line left out" in text
     assert [(row["updates"], row["gold"]) for row in found["runs"]["rows"] if row["status"] == "running"] == [(20, None)]
-    assert "1 of 5 runs unfinished" in text
+    assert "1 unfinished of 5" in text
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"without": ("eval/",)}, "Nothing can be said about collapse yet."),
-        ({"seeds": 2}, "Some arms have fewer than 5 seeds"),
+        ({"without": ("eval/",)}, "Nothing is known about collapse yet"),
+        ({"seeds": 2}, "Some arms have fewer than 5 units of inference"),
         ({"seeds": 1}, "No early warning can be learned"),
-        ({"arms": {"vanilla": Arm(collapse_probability=0.999)}}, "every run that ended collapsed in vanilla."),
-        ({"arms": {"only": Arm()}, "seeds": 1}, "none did in only."),
+        ({"arms": {"vanilla": Arm(collapse_probability=0.999)}}, "vanilla collapsed in 5 of 5 runs."),
+        ({"arms": {"only": Arm()}, "seeds": 1}, "only collapsed in 0 of 1 runs."),
     ],
     ids=["no gold", "two seeds", "one seed", "one arm", "one run"],
 )
@@ -218,8 +279,8 @@ def test_runs_seen_at_their_first_evaluations_only_are_still_a_page(tmp_path):
     for run in folder.glob("*/seed=*"):
         unfinish(run, 6 if run.name == "seed=0" else 11)
     found = data_of(folder)
-    assert all(entry["fit"] is None or entry["fit"]["seeds"] == 4 for entry in found["over"])
-    assert "Nothing can be said about collapse yet." in page(found, built="today")
+    assert all(entry["fit"] is None or entry["fit"]["basis"] == "5 seeds, one reward model" for entry in found["over"])
+    assert "Nothing is known about collapse yet" in page(found, built="today")
 
 
 def test_runs_without_samples_are_still_a_page(tmp_path):
@@ -245,7 +306,7 @@ def answers_at(updates: range, seeds: range, response: str = "yes") -> pd.DataFr
 
 
 def test_texts_keep_sixteen_evaluations_with_the_first_and_the_last():
-    runs = pd.DataFrame({"run": ["s/a/seed=0"]})
+    runs = pd.DataFrame({"run": ["s/a/seed=0"], "seed": [0], "reward_model": [""]})
     found = texts.text_data(runs, answers_at(range(0, 151, 5), range(1)))
     assert len(found["updates"]) == 16 and found["updates"][0] == 0 and found["updates"][-1] == 150
     assert found["of"] == {"updates": 31, "seeds": 1}
@@ -253,7 +314,7 @@ def test_texts_keep_sixteen_evaluations_with_the_first_and_the_last():
 
 def test_texts_leave_out_the_last_seeds_and_the_ends_of_long_answers(monkeypatch):
     monkeypatch.setattr(texts, "MAX_ANSWERS", 10)
-    runs = pd.DataFrame({"run": [f"s/a/seed={seed}" for seed in range(4)]})
+    runs = pd.DataFrame({"run": [f"s/a/seed={seed}" for seed in range(4)], "seed": range(4), "reward_model": [""] * 4})
     found = texts.text_data(runs, answers_at(range(0, 20, 5), range(4), "x" * 700))
     assert found["seeds"] == [0, 1] and found["answers"][2] is None and found["of"]["seeds"] == 4
     assert found["strings"] == ["x" * 600 + " …"]

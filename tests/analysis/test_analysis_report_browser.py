@@ -27,7 +27,7 @@ PANELS = ["#curve-panels figure", "#forest figure", "#thresholds", "#survival-pa
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> dict:
     folder = small_study(tmp_path_factory.mktemp("results"), arms=ARMS, seeds=3, hostile=HOSTILE)
-    return report_data(load(folder), "study", np.random.default_rng(0))
+    return report_data(load(folder), "study")
 
 
 @pytest.fixture(scope="module")

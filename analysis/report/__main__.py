@@ -39,8 +39,9 @@ def build(root: Path, out: Path, *, base: str | None, reload_seconds: int = 0) -
     if len(studies) > 1:
         names = " or ".join(str(root / study) for study in studies)
         raise UserError(f"{root} holds {len(studies)} studies, a page shows one: name {names}")
+    command = f"python -m analysis.report {root}" + (f" --base {base}" if base else "")
     data = report_data(loaded, studies[0], base=base)
-    text = page(data, built=time.strftime("%Y-%m-%d %H:%M"), reload_seconds=reload_seconds)
+    text = page(data, built=time.strftime("%Y-%m-%d %H:%M"), command=command, reload_seconds=reload_seconds)
     write_page(out, text)
     return f"{out}: {len(loaded.runs)} runs, {len(text.encode()) / 1e6:.1f} MB, {time.monotonic() - started:.1f} s"
 
@@ -56,8 +57,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--open", action="store_true", help="open it in the browser")
     options = parser.parse_args(arguments)
     out = options.out or (options.study / "report.html" if resolve(options.study) == options.study else Path(f"{options.study.name}.html"))
-
-    print(f"reading {options.study}", flush=True)
 
     def rebuild(reload_seconds: int = 0) -> None:
         print(build(options.study, out, base=options.base, reload_seconds=reload_seconds), flush=True)

@@ -72,7 +72,7 @@ function track(xs, ys, X, Y, { step = false, log = false } = {}) {
 let clips = 0;
 
 // spec: {x: {domain, label}, y: {domain, log}, marks, rules, hover(x, y) → {title, rows} | null, brush(from, to), height, label}
-// marks: {kind: line | seed | point | step | band | cross | tick, arm, x, y, low, high, shift}
+// marks: {kind: line | seed | step | band | cross | tick | points, arm, x, y, low, high, shift}; shift: value → pixels
 function plot(box, spec) {
   const width = Math.max(box.clientWidth, 240), height = spec.height || 230, left = 44, right = 8, top = 8, bottom = spec.x.label ? 36 : 22;
   const X = scale(spec.x.domain, [left, width - right]), Y = scale(spec.y.domain, [height - bottom, top], spec.y.log);
@@ -88,6 +88,7 @@ function plot(box, spec) {
   if (spec.x.label) make("text", { x: width - right, y: height - 3, "text-anchor": "end" }, svg, spec.x.label);
   const inner = make("g", { "clip-path": `url(#${clip})` }, svg);
   for (const rule of spec.rules || []) {
+    if (rule.high > rule.low) make("rect", { class: "margin", x: left, y: Y(rule.high), width: width - left - right, height: Y(rule.low) - Y(rule.high) }, inner);
     make("path", { class: "rule", d: `M${left} ${Y(rule.y)}H${width - right}` }, inner);
     make("text", { x: width - right - 2, y: Y(rule.y) - 4, "text-anchor": "end" }, inner, rule.text);
   }
@@ -99,15 +100,15 @@ function plot(box, spec) {
 }
 
 function draw(parent, mark, X, Y, log) {
-  const shifted = mark.shift ? value => Y(value) + mark.shift * (2 * value - 1) : Y; // shares: lines apart, and none outside 0 to 1
+  const shifted = mark.shift ? value => Y(value) + mark.shift(value) : Y;
   const base = { "data-arm": mark.arm, class: mark.kind };
   if (mark.kind === "band") {
     const whole = mark.x.map((x, index) => [x, mark.low[index], mark.high[index]]).filter(([, low, high]) => low !== null && low !== undefined && high !== null && (!log || low > 0));
     if (whole.length < 2) return;
     const there = whole.map(([x, , high]) => `${X(x).toFixed(1)} ${Y(high).toFixed(1)}`), back = whole.map(([x, low]) => `${X(x).toFixed(1)} ${Y(low).toFixed(1)}`).reverse();
     paint(make("path", { ...base, d: `M${there.join("L")}L${back.join("L")}Z` }, parent), mark.arm, "fill");
-  } else if (["cross", "tick", "point"].includes(mark.kind)) {
-    const shape = { cross: "m-3.5 -3.5l7 7m0 -7l-7 7", tick: "m0 -4v8", point: "h0.01" }[mark.kind];
+  } else if (mark.kind === "cross" || mark.kind === "tick" || mark.kind === "points") {
+    const shape = { cross: "m-3.5 -3.5l7 7m0 -7l-7 7", tick: "m0 -4v8", points: "h.01" }[mark.kind];
     const d = mark.x.map((x, index) => `M${X(x).toFixed(1)} ${shifted(mark.y[index]).toFixed(1)}${shape}`).join("");
     paint(make("path", { ...base, d }, parent), mark.arm, "stroke");
   } else {

@@ -71,12 +71,24 @@ def mean_and_half_width(values: np.ndarray, level: float = 0.95) -> tuple[np.nda
     return mean, half
 
 
+def per_unit(values: np.ndarray, reward_models: np.ndarray) -> np.ndarray:
+    """(runs, updates) of one arm → (units, updates): means per reward model where the arm has several, else the runs themselves."""
+    models, of = np.unique(reward_models.astype(str), return_inverse=True)
+    if len(models) < 2:
+        return values
+    known = np.isfinite(values)
+    sums, counts = np.zeros((2, len(models), values.shape[1]))
+    np.add.at(sums, of, np.where(known, values, 0.0))
+    np.add.at(counts, of, known)
+    return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+
+
 def curve_data(runs: pd.DataFrame, curves: pd.DataFrame, arms: Sequence[str]) -> dict[str, Any]:
     """{metrics, every, fixed, free}, the curves of the page.
 
-    metrics: name → {label, unit, x, runs, mean, half, n}. x: updates. runs: one list of values per run, in the order of `runs`.
-        mean, half, n: one list per arm, with the mean, half the width of its 95 % interval, and the number of units (reward models
-        where the arm's runs have several, else seeds).
+    metrics: name → {label, unit, x, seeds, mean, half, n}. x: updates. seeds: one list of values per run, in the order of `runs`.
+        mean, half, n: one list per arm, with the mean, half the width of its 95 % interval, and the number of units: reward models
+        where an arm has several, else runs.
     every: in a thinned metric only updates divisible by it, and the last, are kept. fixed, free: the metrics of the panels.
     """
     shown = [name for name in METRICS if name in curves and curves[name].notna().any()]
@@ -94,24 +106,16 @@ def curve_data(runs: pd.DataFrame, curves: pd.DataFrame, arms: Sequence[str]) ->
         if len(x) * len(shown) * len(runs) > MAX_NUMBERS:
             kept = (x % every == 0) | (x == x[-1])
             x, table = x[kept], table[:, kept]
-        units = [_per_unit(table[arm_of == arm], model_of[arm_of == arm]) for arm in arms]
+        units = [per_unit(table[arm_of == arm], model_of[arm_of == arm]) for arm in arms]
         bands = [mean_and_half_width(values) for values in units]
         metrics[name] = {
-            "label": METRICS[name].panel, "unit": unit_of(name), "x": x.tolist(), "runs": [_trimmed(row) for row in table],
+            "label": METRICS[name].panel, "unit": unit_of(name), "x": x.tolist(), "seeds": [_trimmed(row) for row in table],
             "mean": [_trimmed(mean) for mean, _ in bands], "half": [_trimmed(half, 3) for _, half in bands],
             "n": [np.isfinite(values).sum(axis=0).tolist() for values in units],
         }  # fmt: skip
     fixed = [name for name in FIXED if name in metrics]
     free = [name for name in FREE if name in metrics] or [name for name in metrics if name not in fixed][:3]
     return {"metrics": metrics, "every": every, "fixed": fixed, "free": free}
-
-
-def _per_unit(values: np.ndarray, reward_models: np.ndarray) -> np.ndarray:
-    """(runs, updates) → (units, updates): the runs of each reward model averaged where there are several, else the runs."""
-    models = list(dict.fromkeys(reward_models))
-    if len(models) < 2:
-        return values
-    return np.stack([mean_and_half_width(values[reward_models == model])[0] for model in models])
 
 
 def _trimmed(values: np.ndarray, digits: int = 4) -> list:

@@ -10,31 +10,32 @@ import numpy as np
 import pandas as pd
 
 from ablate.errors import UserError
+from ablate.sweeps.study import study_names
 from analysis.claims.answer import answer, arm_answers, question_of
-from analysis.claims.judge import outcome_name
+from analysis.claims.judge import NAMES
 from analysis.claims.study import LEVELS, StudyVerdicts, runs_to_score, study_verdicts
 from analysis.estimate.effects import base_arm, change, differing
 from analysis.estimate.equivalence import margin_of
 from analysis.estimate.overoptimisation import GOLD, KL, fit_arms, gao, points
 from analysis.estimate.survival import kaplan_meier
-from analysis.estimate.units import MIN_SEEDS, levels
+from analysis.estimate.units import MIN_SEEDS
 from analysis.figures.style import arm_colours, arm_dashes, arm_order
-from analysis.load.designs import arm_settings
+from analysis.load.designs import arm_settings, design_of
 from analysis.load.frames import Loaded, load_rows
 from analysis.load.judgements import load_judgements
 from analysis.report.curves import curve_data, short
-from analysis.report.texts import text_data
+from analysis.report.texts import draws, text_data
 
+MANY = 6  # arms; of more only the base and those that differ from it are drawn at the start
 UNITS = {"collapsed": "share of runs", "gold": "gold", "win": "share of prompts", "gold_at_kl": "gold"}
-MOST_LINES = 6  # arms drawn when the page opens
 MEDIAN_TIME = ("median_time", "median_time_low", "median_time_high")
-RUN_COLUMNS = ("collapsed", "time", "gold", "win", "kl", "proxy", "length")
+RUN_COLUMNS = ("collapsed", "end_update", "gold", "win", "kl", "proxy", "length")
 
 
 def report_data(loaded: Loaded, study: str, *, base: str | None = None) -> dict[str, Any]:
     """Everything that the page shows of one study, each part as the function that makes it describes it.
 
-    Lists of arms begin with the base arm. Lists of runs have the order of arms, and within an arm that of reward models and seeds.
+    Lists of arms begin with the base arm. Lists of runs have the order of arms, and within an arm that of seeds.
 
     Raises:
         UserError: there is no run of the study, or `base` is not one of its arms.
@@ -53,9 +54,9 @@ def report_data(loaded: Loaded, study: str, *, base: str | None = None) -> dict[
     runs = runs.sort_values("arm", key=lambda names: names.map(index), kind="stable", ignore_index=True)
     answers = arm_answers(verdicts)
     return {
-        "study": study, "base": base, "question": question_of(study), "answer": answer(verdicts), "setup": setup(runs),
-        "arms": arm_rows(verdicts.arms, settings, arms, base), "answers": plain(answers), "shown": shown_first(answers, index),
-        "facts": facts(runs, verdicts),
+        "study": study, "base": base, "arms": arm_rows(verdicts.arms, settings, arms, base), "facts": facts(runs, verdicts),
+        "question": question_of(study), "answer": answer(verdicts), "setup": setup(runs, study),
+        "answers": answer_rows(answers, index, verdicts.outcomes), "start": arms_at_start(answers, index),
         "claims": [claim_row(claim, verdict) for claim, verdict in verdicts.claims], "remarks": verdicts.remarks,
         "left_out": loaded.left_out.to_dict("records"), "runs": run_rows(runs, verdicts.outcomes, settings, index),
         "curves": curve_data(runs, curves, arms), "lines": gold_lines(runs), "effects": effect_panels(verdicts, index),
@@ -74,52 +75,59 @@ def plain(frame: pd.DataFrame, digits: int = 4) -> list[dict[str, Any]]:
 def facts(runs: pd.DataFrame, verdicts: StudyVerdicts) -> dict[str, Any]:
     """Counts for the head of the page and for captions.
 
-    runs, arms, updates: their number. basis: what each arm rests on, as far as arms agree. few: whether some arm has fewer units than
-    `MIN_SEEDS`. status: status → number of runs. rule: threshold and patience of collapse, None where runs differ in them. commits:
-    of the code. matched_kl: nats. has_gold: whether any run has gold. time_unit: of times to collapse, and horizon: the last of them.
+    runs, arms, updates: their number. basis: the design of an arm's runs, '' where arms differ in it. seeds: the least and the greatest
+    number of runs per arm. units: the least number of units of inference per arm (reward models where an arm has several). status: status → number of runs. rule: threshold
+    and patience of collapse, None where runs differ in them. commits: of the code. matched_kl: nats. time_unit: of times to collapse.
+    reward_models: their number.
     """
     rules = runs[[name for name in ("collapse.threshold", "collapse.patience") if name in runs]].drop_duplicates()
-    bases = list(dict.fromkeys(verdicts.arms["basis"]))
-    units = [levels(verdicts.outcomes, "time", [arm]).basis.units for arm in verdicts.arms["arm"]]
+    seeds, bases, models = verdicts.arms["runs"], verdicts.arms["basis"].unique(), runs.groupby("arm", observed=True)["reward_model"].nunique()
+    units = models.where(models > 1, runs.groupby("arm", observed=True).size())
     return {
-        "runs": len(runs), "arms": len(verdicts.arms), "basis": bases[0] if len(bases) == 1 else "between arms: " + "; ".join(bases),
-        "few": min(units) < MIN_SEEDS, "time_unit": str(verdicts.outcomes["time_unit"].iloc[0]),
-        "horizon": float(verdicts.outcomes["time"].max()),
+        "runs": len(runs), "arms": len(verdicts.arms), "seeds": [int(seeds.min()), int(seeds.max())],
+        "basis": bases[0] if len(bases) == 1 else "", "units": int(units.min()), "reward_models": design_of(runs)[0],
         "updates": int(runs["last_update"].max()), "status": runs["status"].value_counts().to_dict(),
         "rule": [float(value) for value in rules.iloc[0]] if rules.shape == (1, 2) else None,
         "commits": sorted({str(commit)[:10] for commit in runs["git_commit"].dropna()}),
-        "matched_kl": number(verdicts.outcomes["matched_kl"].iloc[0]), "has_gold": bool(verdicts.outcomes["gold"].notna().any()),
+        "matched_kl": number(verdicts.outcomes["matched_kl"].iloc[0]), "time_unit": verdicts.outcomes["time_unit"].iloc[0],
     }  # fmt: skip
 
 
-def setup(runs: pd.DataFrame) -> str:
-    """How the runs were made, as far as they agree: model, data, responses per update, updates, accuracy of the reward model."""
+def setup(runs: pd.DataFrame, study: str) -> dict[str, str]:
+    """{model, data, amount, accuracy, command}: what the runs have in common, each as text, '' where it is not known or differs."""
 
-    def one(name: str) -> Any:
+    def one(name: str) -> str:
         values = runs[name].dropna().unique() if name in runs else ()
-        return values[0] if len(values) == 1 else None
+        return f"{values[0]}" if len(values) == 1 else ""
 
-    world = one("data.source") == "world"
-    path, language, size, updates = (one(name) for name in ("model.path", "data.language", "ppo.batch_size", "ppo.updates"))
-    parts = [f"model {path}" if path else "the embedded world's model" if world else ""]
-    parts.append(
-        {"en": "in English", "zh": "in Chinese"}.get(str(language), "") if world else f"data {one('data.path') or 'of several files'}"
-    )
-    parts += [f"{size:g} responses per update"] if size else []
-    parts += [f"{updates:g} updates"] if updates else []
-    accuracy = pd.to_numeric(runs.get("rm/held_out_accuracy", pd.Series(dtype=float)), errors="coerce").dropna()
+    layers, hidden = one("model.layers"), one("model.hidden_size")
+    size = f"Llama of {layers} layers and width {hidden}" if layers and hidden else ""
+    data = "the embedded world" if one("data.source") == "world" else one("data.source")
+    amount = [f"{value} {label}" for name, label in (("ppo.batch_size", "responses per update"), ("ppo.updates", "updates")) if (value := one(name))]
+    accuracy = runs["rm/held_out_accuracy"].dropna().astype(float) if "rm/held_out_accuracy" in runs else pd.Series(dtype=float)
+    told = ""
     if len(accuracy):
-        least, most = accuracy.min(), accuracy.max()
-        parts.append(f"the reward model right on {least:.0%}" + (f" to {most:.0%}" if most - least > 0.005 else "") + " of held-out pairs")
-    return ", ".join(part for part in parts if part)
+        low, high = (f"{value:.0%}" for value in (accuracy.min(), accuracy.max()))
+        told = f"reward model right on {low if low == high else f'{low} to {high}'} of held-out pairs"
+    seeds = sorted(runs["seed"].unique())
+    which = f"'seed=range({len(seeds)})'" if seeds == list(range(len(seeds))) else f"seed={','.join(map(str, seeds))}"
+    models = sorted(runs["pipeline_seed"].dropna().astype(int).unique()) if "pipeline_seed" in runs else []
+    drawn = f" pipeline_seed={','.join(map(str, models))}" if len(models) > 1 else ""
+    command = f"python -m ablate.run -m sweep={study}{drawn} {which}" if study in study_names() else ""
+    return {"model": one("model.path") or size, "data": data, "amount": " × ".join(amount), "accuracy": told, "command": command}
 
 
-def shown_first(answers: pd.DataFrame, index: dict[str, int]) -> list[int]:
-    """Indices of the arms whose lines are drawn when the page opens: all of up to six, else the base and those that differ from it."""
-    if len(answers) <= MOST_LINES:
-        return sorted(index.values())
-    differ = answers[(answers["versus"] != "") | (answers["gold_versus"] != "")]["arm"]
-    return sorted(index[arm] for arm in differ)
+def answer_rows(answers: pd.DataFrame, index: dict[str, int], outcomes: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of `arm_answers` with arm as an index and followed, the longest time known of a run of the arm."""
+    last = outcomes.groupby("arm", observed=True)["time"].max()
+    return [row | {"arm": index[row["arm"]], "followed": float(last[row["arm"]])} for row in plain(answers, 8)]  # rounded once, where it is shown
+
+
+def arms_at_start(answers: pd.DataFrame, index: dict[str, int]) -> list[int]:
+    """The arms drawn when the page opens: all up to `MANY`, else the base and those that differ from it in collapses or gold."""
+    apart = answers["versus"].isin(["base", "fewer", "more"]) | answers["gold_versus"].isin(["higher", "lower"])
+    chosen = answers["arm"][apart] if len(answers) > MANY else answers["arm"]
+    return sorted(index[arm] for arm in chosen)
 
 
 def number(value: Any) -> float | None:
@@ -133,15 +141,15 @@ def arm_rows(table: pd.DataFrame, settings: pd.DataFrame, arms: Sequence[str], b
     An infinite median time is an estimate and not a missing one. It is given as 'never'.
     """
     colours, dashes = arm_colours(arms), arm_dashes(arms)
-    numbers = [name for name in table.columns if name.startswith((*LEVELS, "rate")) and name != "reward_model"]
+    numbers = [name for name in table.columns if name.startswith((*LEVELS, "rate"))]
     rows = []
     for arm, row in ((arm, table.set_index("arm").loc[arm]) for arm in arms):
-        entry = {name: int(row[name]) for name in ("runs", "unfinished", "diverged", "collapses", "n")}
-        entry |= dict(zip(numbers, short(row[numbers].astype(float)), strict=True))
+        entry = {name: int(row[name]) for name in ("runs", "unfinished", "diverged", "too_short", "collapses", "n")} | {"basis": row["basis"]}
+        entry |= dict(zip(numbers, short(row[numbers].astype(float), 8), strict=True))
         entry |= {name: "never" if row[name] == np.inf else number(row[name]) for name in MEDIAN_TIME}
         dash = "" if dashes[arm] == "-" else " ".join(f"{2 * length:g}" for length in dashes[arm][1])
         colour = [colours[arm], on_dark(colours[arm])]
-        rows.append({"arm": arm, "change": change(settings, arm, base), "basis": row["basis"], "colour": colour, "dash": dash, **entry})
+        rows.append({"arm": arm, "change": change(settings, arm, base), "colour": colour, "dash": dash, **entry})
     return rows
 
 
@@ -157,42 +165,41 @@ def on_dark(colour: str, contrast: float = 4.5, paper: float = 0.009) -> str:
 
 
 def claim_row(claim: Any, verdict: Any) -> dict[str, Any]:
-    """{verdict, text, figure, scope, parts} of one claim of the paper. parts: {verdict, sentence, needed}.
+    """{verdict, text, figure, parts} of one claim of the paper. parts: {verdict, sentence, needed}, needed: units that would decide.
 
     A sentence does not begin with its verdict, which the page shows as a badge.
     """
     parts = [{"verdict": part.verdict, "sentence": part.sentence.removeprefix(f"{part.verdict}: "), "needed": part.needed}
              for part in verdict.parts]  # fmt: skip
-    scope = verdict.sentence.partition(f": {claim.text}")[0].removeprefix(verdict.verdict).removeprefix(", ")
-    return {"verdict": verdict.verdict, "text": claim.text, "figure": claim.figure, "scope": scope, "parts": parts}
+    return {"verdict": verdict.verdict, "text": claim.text, "figure": claim.figure, "parts": parts}
 
 
 def run_rows(runs: pd.DataFrame, outcomes: pd.DataFrame, settings: pd.DataFrame, index: dict[str, int]) -> dict[str, Any]:
     """{settings, base, rows}. settings: names of those that differ between arms. base: their values in the first arm.
 
-    rows: one dict per run, in the order of `runs`: arm (index), seed, reward_model, status, reason, updates, event, update (of the
-    collapse, or the last), collapsed, time, gold, win, kl, proxy, length and settings (values).
+    rows: one dict per run, in the order of `runs`: arm (index), seed, status, reason, updates, event, collapsed, time, gold, win, kl,
+    proxy, length and settings (values); reward_model; time: the update of the collapse or the last one; draw: see `draws`.
     """
     different, rows = differing(settings), []
-    table = outcomes.set_index("run")
+    table, labels = outcomes.set_index("run"), draws(runs).to_dict()
     for run in runs.itertuples():
         known = table.loc[run.run]
         reason = run.reason if isinstance(run.reason, str) else ""
-        entry = {"arm": index[run.arm], "seed": int(run.seed), "reward_model": run.reward_model, "status": run.status, "reason": reason,
-                 "updates": int(run.last_update), "event": bool(known["event"]), "update": float(known["end_update"])}  # fmt: skip
+        entry = {"arm": index[run.arm], "seed": int(run.seed), "reward_model": run.reward_model, "draw": labels[run.run], "status": run.status, "reason": reason,
+                 "updates": int(run.last_update), "event": bool(known["event"])}  # fmt: skip
         entry |= dict(zip(RUN_COLUMNS, short(known[list(RUN_COLUMNS)].astype(float), 3), strict=True))
+        entry["time"] = entry.pop("end_update")
         rows.append(entry | {"settings": different.loc[run.arm].tolist()})
     base = min(index, key=index.__getitem__)
     return {"settings": list(different.columns), "base": different.loc[base].tolist(), "rows": rows}
 
 
 def gold_lines(runs: pd.DataFrame) -> dict[str, Any]:
-    """{sft, limit}: the runs' mean of SFT's gold, and of the gold below which a run counts as collapsed; each [mean, least, greatest]."""
+    """{sft, limit}: SFT's gold, and the gold below which a run counts as collapsed, each [mean, least, greatest] over runs, or None."""
     mean, deviation = runs["sft/eval/gold"].astype(float), runs["sft/eval/gold_sd"].astype(float)
-    if "collapse.threshold" not in runs or mean.isna().all():
-        return {"sft": None, "limit": None}
-    limits = mean - runs["collapse.threshold"].astype(float) * deviation
-    return {name: short([values.mean(), values.min(), values.max()]) for name, values in (("sft", mean), ("limit", limits))}
+    threshold = runs["collapse.threshold"].astype(float) if "collapse.threshold" in runs else np.nan
+    levels = {"sft": mean, "limit": mean - threshold * deviation}
+    return {name: short([level.mean(), level.min(), level.max()]) if level.notna().any() else None for name, level in levels.items()}
 
 
 def effect_panels(verdicts: StudyVerdicts, index: dict[str, int]) -> list[dict[str, Any]]:
@@ -218,8 +225,7 @@ def factorial_panels(verdicts: StudyVerdicts) -> list[dict[str, Any]]:
 
 def _panel(outcome: str, rows: list[dict[str, Any]], verdicts: StudyVerdicts) -> dict[str, Any]:
     margin = number(margin_of(outcome, verdicts.outcomes))
-    unit = UNITS.get(outcome, "") if outcome != "stable_updates" else str(verdicts.outcomes["time_unit"].iloc[0])
-    return {"outcome": outcome, "label": outcome_name(outcome, verdicts.outcomes), "unit": unit, "margin": margin, "rows": rows}
+    return {"outcome": outcome, "label": NAMES.get(outcome, outcome), "unit": verdicts.outcomes["time_unit"].iloc[0] if outcome == "stable_updates" else UNITS.get(outcome, ""), "margin": margin, "rows": rows}
 
 
 def threshold_lines(table: pd.DataFrame, arms: Sequence[str]) -> list[dict[str, list]] | None:
@@ -234,7 +240,7 @@ def threshold_lines(table: pd.DataFrame, arms: Sequence[str]) -> list[dict[str, 
 def survival_steps(outcomes: pd.DataFrame, arms: Sequence[str]) -> list[dict[str, list]] | None:
     """Kaplan–Meier estimate: per arm {time, survival, low, high, at_risk, events, censored}, each a list. None without a gold reward.
 
-    Times are in the study's unit. censored: those of runs that did not collapse.
+    censored: the times of runs that did not collapse.
     """
     if outcomes["collapsed"].isna().all() and not outcomes["event"].any():
         return None
@@ -250,14 +256,11 @@ def over_optimisation(curves: pd.DataFrame, arms: Sequence[str]) -> list | None:
     """Gain over SFT in gold and in proxy against d = √KL(π‖SFT): per arm {gold, proxy, fit, line}. None if no run has gold.
 
     gold, proxy: one path {seed, x, y, update} per run. fit: the row of `fit_arms`, gold gained = d (α − β log d), or None. line: {x, y}.
-    Runs measured at fewer than two distances above 0 are left out of the fits, because one of them alone does not determine α and β.
     """
     if not {KL, GOLD} <= set(curves.columns):
         return None
     table = points(curves)
-    distances = table[table["d"] > 0].groupby("run", observed=True)["d"].nunique()
-    enough = curves[curves["run"].isin(distances.index[distances >= 2])]
-    fits = {row["arm"]: row for row in plain(fit_arms(enough))} if len(enough) else {}
+    fits = {row["arm"]: row for row in plain(fit_arms(curves))}
     proxy = points(curves.assign(**{GOLD: curves["eval/proxy"]})) if "eval/proxy" in curves else table.iloc[:0]
     entries = []
     for arm in arms:

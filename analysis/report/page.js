@@ -17,15 +17,17 @@ function buildLegend() {
     const button = make("button", { type: "button", "data-legend": arm, title: data.arms[arm].change || "the base", "aria-pressed": "true" }, legend);
     button.append(key(arm));
     make("span", {}, button, name);
-    button.addEventListener("click", event => { event.shiftKey ? only(arm) : state.hidden.has(arm) ? state.hidden.delete(arm) : state.hidden.add(arm); redraw(); });
-    button.addEventListener("dblclick", () => { only(arm); redraw(); });
+    button.addEventListener("click", event => { event.shiftKey ? only(arm) : state.hidden.has(arm) ? state.hidden.delete(arm) : state.hidden.add(arm); chosen(); });
+    button.addEventListener("dblclick", () => { only(arm); chosen(); });
     for (const [happens, hot] of [["pointerenter", arm], ["focus", arm], ["pointerleave", null], ["blur", null]]) button.addEventListener(happens, () => heat(hot));
   });
   const all = make("button", { type: "button", class: "all", id: "all-arms", title: "click an arm to hide it, shift-click or double-click to see it alone" }, legend, "all");
-  all.addEventListener("click", () => { state.hidden.clear(); redraw(); });
+  all.addEventListener("click", () => { state.hidden.clear(); chosen(); });
   const none = make("button", { type: "button", class: "all", id: "no-arms" }, legend, "none");
-  none.addEventListener("click", () => { names.forEach((_, arm) => state.hidden.add(arm)); redraw(); });
+  none.addEventListener("click", () => { names.forEach((_, arm) => state.hidden.add(arm)); chosen(); });
 }
+
+function chosen() { state.touched = true; redraw(); }
 
 function only(arm) { names.forEach((_, other) => other === arm ? state.hidden.delete(other) : state.hidden.add(other)); }
 
@@ -74,7 +76,7 @@ function filterRuns() {
   let count = 0;
   for (const row of rows) {
     const text = row.textContent.toLowerCase();
-    row.hidden = state.hidden.has(Number(row.dataset.arm)) || !words.every(word => text.includes(word));
+    row.hidden = rowHidden(Number(row.dataset.arm)) || !words.every(word => text.includes(word));
     count += !row.hidden;
   }
   byId("run-count").textContent = `${count} of ${rows.length} runs`;
@@ -94,7 +96,7 @@ function buildTexts() {
   };
   choose("text-view", "show", [["arms", "all arms at one update"], ["updates", "one arm over the updates"]], "view", String);
   choose("text-prompt", "prompt", texts.prompts.map((prompt, index) => [index, `${prompt.length > 60 ? prompt.slice(0, 59) + "…" : prompt}${texts.kinds[index] ? ` (${texts.kinds[index]})` : ""}`]), "prompt");
-  choose("text-seed", "seed", texts.seeds.map(seed => [seed, seed]), "seed");
+  choose("text-seed", "seed", texts.seeds.map((seed, index) => [index, seed]), "seed", value => texts.seeds[Number(value)]);
   choose("text-arm", "arm", names.map((name, arm) => [arm, name]), "arm");
   make("p", { class: "prompt", id: "text-shown-prompt" }, parent);
   const slider = make("label", { class: "slider", id: "text-slider" }, parent);
@@ -112,14 +114,14 @@ function drawTexts() {
   const texts = data.texts;
   if (!texts) return;
   const cards = byId("text-cards"), updates = texts.updates, over = reading.view === "updates";
-  for (const [id, value] of [["text-view", reading.view], ["text-prompt", reading.prompt], ["text-seed", reading.seed], ["text-arm", reading.arm], ["text-update", reading.update]]) byId(id).value = value;
+  for (const [id, value] of [["text-view", reading.view], ["text-prompt", reading.prompt], ["text-seed", texts.seeds.indexOf(reading.seed)], ["text-arm", reading.arm], ["text-update", reading.update]]) byId(id).value = value;
   byId("text-arm").parentNode.hidden = !over;
   byId("text-slider").hidden = over;
   byId("text-update-name").textContent = `update ${updates[reading.update]}`;
   byId("text-update").setAttribute("aria-valuetext", `update ${updates[reading.update]}`);
   byId("text-shown-prompt").textContent = texts.prompts[reading.prompt];
   cards.replaceChildren();
-  const runOf = arm => runsOf[arm].find(run => data.runs[run].seed === reading.seed), answer = (run, at) => run === undefined ? null : texts.answers[run]?.[reading.prompt]?.[at] ?? null;
+  const runOf = arm => runsOf[arm].find(run => data.runs[run].draw === reading.seed), answer = (run, at) => run === undefined ? null : texts.answers[run]?.[reading.prompt]?.[at] ?? null;
   if (over) {
     const run = runOf(reading.arm);
     updates.forEach((update, at) => { const cell = answer(run, at); if (cell) card(cards, `update ${update}`, reading.arm, run, cell, update, "card whole"); });
@@ -141,7 +143,7 @@ function card(parent, title, arm, run, [string, proxy, gold, length], update, ki
   write(make("p", { class: "answer" }, box), data.texts.strings[string]);
   const numbers = make("p", { class: "numbers" }, box, [["gold", gold], ["proxy", proxy], ["length", length]].filter(([, value]) => value !== null).map(([name, value]) => `${name} ${shown(value)}`).join(" · "));
   const known = run !== undefined ? data.runs[run] : null;
-  if (known?.event && update >= known.update) { numbers.append(" · "); make("span", { class: "state" }, numbers, `collapsed at ${known.update}`); }
+  if (known?.event && update >= known.time) { numbers.append(" · "); make("span", { class: "state" }, numbers, `collapsed at ${known.time}`); }
 }
 
 // Words, or characters where nothing is spaced; a pair that the answer has already used is marked.
@@ -166,7 +168,7 @@ function write(parent, text) {
 }
 
 function remember() {
-  const kept = { ...reading, hidden: [...state.hidden].map(arm => names[arm]), armName: names[reading.arm], promptText: data.texts?.prompts[reading.prompt], atEnd: data.texts && reading.update === data.texts.updates.length - 1,
+  const kept = { ...reading, hidden: [...state.hidden].map(arm => names[arm]), touched: state.touched, armName: names[reading.arm], promptText: data.texts?.prompts[reading.prompt], atEnd: data.texts && reading.update === data.texts.updates.length - 1,
     updateName: data.texts?.updates[reading.update], seeds: state.seeds, bands: state.bands, zoom: state.zoom, log: [...state.log], free: state.free, filter: byId("run-filter").value, scroll: scrollY, theme: root.dataset.theme };
   try { sessionStorage.setItem(memory, JSON.stringify(kept)); } catch { /* storage may be forbidden for local files: nothing is kept then */ }
 }
@@ -178,7 +180,7 @@ function recall() {
   if (!kept) return null;
   state.hidden.clear();
   kept.hidden.map(name => names.indexOf(name)).filter(arm => arm >= 0).forEach(arm => state.hidden.add(arm));
-  Object.assign(state, { seeds: kept.seeds, bands: kept.bands, zoom: kept.zoom, log: new Set(kept.log) });
+  Object.assign(state, { touched: kept.touched, seeds: kept.seeds, bands: kept.bands, zoom: kept.zoom, log: new Set(kept.log) });
   if (kept.free.length === state.free.length && kept.free.every(name => name in data.curves.metrics)) state.free = kept.free;
   byId("run-filter").value = kept.filter;
   if (kept.theme) root.dataset.theme = kept.theme;

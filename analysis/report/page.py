@@ -17,47 +17,42 @@ from typing import Any
 
 import jinja2
 
+from analysis.estimate.units import MIN_SEEDS
 from analysis.report import sentences, tables
 
 SCRIPTS = ("charts.js", "panels.js", "page.js")
 MARKS = {"supported": "✓", "contradicted": "✗", "cannot tell": "?"}
 
 
-def page(data: dict[str, Any], *, built: str, reload_seconds: int = 0) -> str:
+def page(data: dict[str, Any], *, built: str, command: str = "", reload_seconds: int = 0) -> str:
     """The page as HTML text.
 
     Args:
         data: what `analysis.report.data.report_data` returns.
         built: the time at which the page is built, as text.
+        command: the command that makes the page.
         reload_seconds: after so many seconds the open page reloads itself. 0: never.
     """
     style, script = _file("page.css"), "\n".join(_file(name) for name in SCRIPTS)
     policy = f"style-src '{_hash(style)}'; script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'"
     return _templates().get_template("page.html").render(
         policy=f"default-src 'none'; img-src data:; {policy}", style=style, script=script, data=shown(data),
-        reload=reload_seconds, study=data["study"], facts=_facts(data, built), base=data["base"],
-        question=data["question"], answer=data["answer"], setup=data["setup"],
-        claims=data["claims"], arms=tables.arms(data), cautions=sentences.cautions(data), warnings=tables.warnings(data),
-        fits=tables.fits(data), frontier=sentences.frontier(data), runs=tables.runs(data), collapse=_rule(data),
-        basis=data["facts"]["basis"],
-        matched=_matched(data), thinned=_thinned(data),
+        reload=reload_seconds, study=data["study"], facts=_facts(data, built), base=data["base"], question=data["question"],
+        answer=data["answer"], setup=sentences.setup(data), commands=[line for line in (data["setup"]["command"], command) if line],
+        claims=data["claims"], arms=tables.arms(data), matched_table=tables.matched(data),
+        changes=[(row["arm"], data["arms"][row["arm"]]) for row in data["answers"]], cautions=sentences.cautions(data), warnings=tables.warnings(data),
+        fits=tables.fits(data), frontier=sentences.frontier(data), runs=tables.runs(data), collapse=_rule(data), seeds=_seeds(data),
+        matched=_matched(data), start=_start(data), thinned=_thinned(data),
     )  # fmt: skip
 
 
 def shown(data: dict[str, Any]) -> dict[str, Any]:
     """The part of `data` that the scripts draw. The rest stands in the HTML."""
     arms = [{name: arm[name] for name in ("arm", "change", "colour", "dash", "runs")} for arm in data["arms"]]
-    runs = [{name: run[name] for name in ("arm", "seed", "event", "update", "status")} for run in data["runs"]["rows"]]
-    rest = ("study", "base", "shown", "lines", "curves", "effects", "factorial", "thresholds", "survival", "over", "texts")
-    return {
-        "arms": arms,
-        "runs": runs,
-        "updates": data["facts"]["updates"],
-        "few": data["facts"]["few"],
-        "unit": data["facts"]["time_unit"],
-        "horizon": data["facts"]["horizon"],
-        **{name: data[name] for name in rest},
-    }
+    runs = [{name: run[name] for name in ("arm", "draw", "event", "time", "status")} for run in data["runs"]["rows"]]
+    rest = ("study", "base", "start", "lines", "curves", "effects", "factorial", "thresholds", "survival", "over", "texts")
+    return {"arms": arms, "runs": runs, "updates": data["facts"]["updates"], "bands": data["facts"]["units"] >= MIN_SEEDS,
+            "time_unit": data["facts"]["time_unit"], **{name: data[name] for name in rest}}
 
 
 @lru_cache
@@ -79,13 +74,16 @@ def _hash(content: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
 
 
+def _seeds(data: dict[str, Any]) -> str:
+    low, high = data["facts"]["seeds"]
+    return f"per arm {data['facts']['basis'] or f'{low} to {high} runs'}"
+
+
 def _facts(data: dict[str, Any], built: str) -> str:
     facts = data["facts"]
     status = ", ".join(f"{count} {word}" for word, count in facts["status"].items())
     code = f"code {', '.join(facts['commits'])}" if facts["commits"] else "code unknown"
-    return (
-        f"{facts['runs']} runs ({status}) · {facts['arms']} arms · {facts['basis']} · {facts['updates']} updates · {code} · built {built}"
-    )
+    return f"{facts['runs']} runs ({status}) · {facts['arms']} arms · {_seeds(data)} · {facts['updates']} updates · {code} · built {built}"
 
 
 def _rule(data: dict[str, Any]) -> str:
@@ -97,6 +95,13 @@ def _rule(data: dict[str, Any]) -> str:
 
 def _matched(data: dict[str, Any]) -> str:
     return "" if data["facts"]["matched_kl"] is None else f" (here {data['facts']['matched_kl']:.2f} nats)"
+
+
+def _start(data: dict[str, Any]) -> str:
+    some, every = len(data["start"]), len(data["arms"])
+    if some == every:
+        return ""
+    return f" At the start {some} of {every} arms are drawn: {data['base']} and those that differ from it; the legend turns on the others."
 
 
 def _thinned(data: dict[str, Any]) -> str:

@@ -2,8 +2,10 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const names = data.arms.map(arm => arm.arm);
-const state = { hidden: new Set(names.map((_, arm) => arm).filter(arm => !data.shown.includes(arm))), hot: null, seeds: true, bands: !data.few, zoom: null, log: new Set(), free: [...data.curves.free] };
+// touched: the reader has chosen arms. Until then forests and the table of runs show all of them, and line charts those of the start.
+const state = { hidden: new Set(names.map((_, arm) => arm).filter(arm => !data.start.includes(arm))), touched: false, hot: null, seeds: true, bands: data.bands && data.start.length <= 8, zoom: null, log: new Set(), free: [...data.curves.free] };
 const visible = () => names.map((_, arm) => arm).filter(arm => !state.hidden.has(arm));
+const rowHidden = arm => state.touched && state.hidden.has(arm);
 const runsOf = names.map((_, arm) => data.runs.map((run, index) => [run, index]).filter(([run]) => run.arm === arm).map(([, index]) => index));
 
 function frame(parent, title, note = "", kind = null) {
@@ -13,7 +15,8 @@ function frame(parent, title, note = "", kind = null) {
   return { figure, head, small, box: make("div", {}, figure) };
 }
 
-function hairline(order, count) { return order * Math.min(2.5, 22 / count); }
+// Shares in 0…1 that coincide are drawn apart, downwards from 1 and upwards from 0, so that no line leaves the range.
+function hairline(order, count) { return value => (order - (count - 1) * (1 - value)) * Math.min(2.5, 14 / count); }
 
 // The arms' values told at one x, the nearest to the pointer marked.
 function told(x, title, entries, distance) {
@@ -57,19 +60,19 @@ function drawCurve(panel) {
   const see = ys => ys.forEach((value, index) => { const x = metric.x[index]; if (x >= domain[0] && x <= domain[1] && !(log && value <= 0)) values.push(value); });
   for (const arm of arms) {
     see(metric.mean[arm]);
-    if (state.seeds) for (const run of runsOf[arm]) { see(metric.runs[run]); marks.push({ kind: "seed", arm, x: metric.x, y: metric.runs[run] }); }
+    if (state.seeds) for (const run of runsOf[arm]) { see(metric.seeds[run]); marks.push({ kind: "seed", arm, x: metric.x, y: metric.seeds[run] }); }
   }
   for (const arm of arms) {
     const mean = metric.mean[arm], half = metric.half[arm];
     if (state.bands) marks.push({ kind: "band", arm, x: metric.x.slice(0, half.length), low: half.map((h, i) => h === null ? null : mean[i] - h), high: half.map((h, i) => h === null ? null : mean[i] + h) });
     marks.push({ kind: "line", arm, x: metric.x, y: mean });
-    const fallen = runsOf[arm].filter(run => data.runs[run].event).map(run => [data.runs[run].update, metric.runs[run][metric.x.indexOf(data.runs[run].update)] ?? null]).filter(([, y]) => y !== null && !(log && y <= 0));
+    const fallen = runsOf[arm].filter(run => data.runs[run].event).map(run => [data.runs[run].time, metric.seeds[run][metric.x.indexOf(data.runs[run].time)] ?? null]).filter(([, y]) => y !== null && !(log && y <= 0));
     if (fallen.length && state.seeds) marks.push({ kind: "cross", arm, x: fallen.map(([x]) => x), y: fallen.map(([, y]) => y) });
   }
   marks.sort((a, b) => ["seed", "band", "line", "cross"].indexOf(a.kind) - ["seed", "band", "line", "cross"].indexOf(b.kind));
   const reach = extent(metric.mean.flat()) || [0, 0];
   panel.button.hidden = reach[0] < -0.01 * reach[1]; // an estimate of 0 may be a hair below it
-  const rules = name === "eval/gold" ? [["sft", "SFT"], ["limit", "limit of collapse"]].filter(([line]) => data.lines[line] !== null).map(([line, text]) => ({ y: data.lines[line][0], text })) : [];
+  const rules = name === "eval/gold" ? [["sft", "SFT"], ["limit", "limit of collapse"]].filter(([line]) => data.lines[line] !== null).map(([line, text]) => ({ y: data.lines[line][0], low: data.lines[line][1], high: data.lines[line][2], text })) : [];
   if (!log) values.push(...rules.map(rule => rule.y));
   const range = extent(values) || [0, 1];
   plot(panel.box, {
@@ -95,7 +98,7 @@ function redrawCurves() {
 function drawForests(parent, panels) {
   parent.replaceChildren();
   for (const panel of panels) {
-    const rows = panel.rows.filter(row => row.arm === undefined || !state.hidden.has(row.arm));
+    const rows = panel.rows.filter(row => row.arm === undefined || !rowHidden(row.arm));
     if (!rows.length) continue;
     const { box } = frame(parent, panel.label, panel.margin ? `a difference: ± ${shown(panel.margin)}` : "");
     forest(box, { label: panel.label, unit: `difference, ${panel.unit}`, margin: panel.margin, rows: rows.map(row => ({ ...row, filled: row.p_holm !== null && row.p_holm < 0.05 && row.n > 1, told: [
@@ -113,7 +116,7 @@ function drawThresholds(parent) {
   if (!xs) return;
   const marks = arms.map((arm, order) => ({ kind: "line", arm, x: lines[arm].threshold, y: lines[arm].rate, shift: hairline(order, arms.length) }));
   plot(box, {
-    x: { domain: [xs[0], xs.at(-1)], label: "threshold: SDs of SFT's gold below SFT's mean" }, y: { domain: [-0.06, 1.06] }, height: 260, marks, label: "collapse rate by threshold",
+    x: { domain: [xs[0], xs.at(-1)], label: "threshold: SDs of SFT's gold below SFT's mean" }, y: { domain: [-0.02, 1.02] }, height: 260, marks, label: "collapse rate by threshold",
     hover: (x, distance) => {
       const at = nearest(xs, x);
       const entries = arms.filter(arm => lines[arm].n[at]).map(arm => ({ arm, y: lines[arm].rate[at], text: `${lines[arm].collapses[at]} of ${lines[arm].n[at]} [${shown(lines[arm].low[at], 2)}, ${shown(lines[arm].high[at], 2)}]` }));
@@ -138,11 +141,11 @@ function drawSurvival(parent) {
     if (line.censored.length) marks.push({ kind: "tick", arm, x: line.censored, y: line.censored.map(time => line.survival[until(line, time)]), shift });
   });
   plot(box, {
-    x: { domain: [0, Math.max(data.horizon, 1)], label: data.unit }, y: { domain: [-0.06, 1.06] }, height: 280, marks, label: "Kaplan–Meier estimate per arm",
+    x: { domain: [0, Math.max(...data.survival.flatMap(line => line.time), 1)], label: data.time_unit }, y: { domain: [-0.02, 1.02] }, height: 280, marks, label: "Kaplan–Meier estimate per arm",
     hover: (x, distance) => {
       const time = Math.round(x);
       const entries = arms.map(arm => { const line = data.survival[arm], at = until(line, time); return { arm, y: line.survival[at], text: shown(line.survival[at], 2) + (line.low[at] === null ? "" : ` [${shown(line.low[at], 2)}, ${shown(line.high[at], 2)}]`) }; });
-      return told(time, `not collapsed by ${time} ${data.unit}`, entries, distance);
+      return told(time, `share not collapsed after ${time} ${data.time_unit}`, entries, distance);
     },
   });
 }
@@ -155,7 +158,7 @@ function drawOver(parent) {
   for (const [kind, title] of [["gold", "Gold gained over SFT"], ["proxy", "Proxy gained over SFT"]]) {
     const found = paths(kind);
     if (!found.length) continue;
-    const { box } = frame(parent, title), marks = found.flatMap(path => [{ kind: "seed", arm: path.arm, x: path.x, y: path.y }, { kind: "point", arm: path.arm, x: path.x, y: path.y }]);
+    const { box } = frame(parent, title), marks = found.flatMap(path => ["seed", "points"].map(kind => ({ kind, arm: path.arm, x: path.x, y: path.y })));
     if (kind === "gold") for (const arm of arms) if (data.over[arm].line) marks.push({ kind: "line", arm, x: data.over[arm].line.x, y: data.over[arm].line.y });
     plot(box, {
       x: { domain: [0, most * 1.02], label: "√KL to SFT" }, y: { domain: padded(extent([0, ...found.flatMap(path => path.y)])) }, height: 320, marks, rules: [{ y: 0, text: "SFT" }], label: `${title} against distance`,

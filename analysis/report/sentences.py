@@ -1,4 +1,4 @@
-"""The computed sentences of the page as plain text: the frontier test, and the cautions."""
+"""The computed sentences of the page as plain text: the set-up, the frontier test, and the cautions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ from typing import Any
 
 from analysis.estimate.units import MIN_SEEDS
 from analysis.report.cells import decimal, ends
+
+
+def setup(data: dict[str, Any]) -> str:
+    """The set-up in one line: model, data, responses per update × updates, and the accuracy of the reward model."""
+    told = [data["setup"][name] for name in ("model", "data", "amount", "accuracy") if data["setup"][name]]
+    return f"{' · '.join(told)}." if told else ""
 
 
 def _count(number: int, one: str, several: str) -> str:
@@ -16,15 +22,17 @@ def frontier(data: dict[str, Any]) -> list[dict[str, str]]:
     """{arm, sentence} per arm with a KL penalty. The sentence says whether gold at equal KL differs from that without the penalty."""
     items = []
     for row in data["frontier"]:
-        known = f"gold at equal KL {_signed(row, 'estimate', '')} against {row['control']}, {row['basis']}"
-        if row["unmeasured"]:
-            missing = _count(row["unmeasured"], "pair was", "pairs were")
-            at = f"{known}; {missing} not measured where they are compared: evaluation.every={row['every']:.0f} would do"
-        else:
-            at = known + (f"; about {row['needed']:.0f} would do" if row["needed"] else "")
+        at = f"gold at equal KL {_signed(row, 'estimate', '')} against {row['control']}, {row['basis']}{_would_do(row)}"
         end = f"gold at its end {_signed(row, 'over_stopping', 'over_stopping_')} over {row['control']} stopped early"
         items.append({"arm": row["arm"], "sentence": f"{row['verdict']}: {at}; {end}."})
     return items
+
+
+def _would_do(row: dict[str, Any]) -> str:
+    if row["unmeasured"]:
+        return f"; {_count(row['unmeasured'], 'pair was', 'pairs were')} not measured in that range: evaluation.every={row['every']:.0f} would do"
+    unit = "reward models" if "reward models" in row["basis"] else "seeds"
+    return f"; about {row['needed']:.0f} {unit} would do" if row["needed"] else ""
 
 
 def _signed(row: dict[str, Any], name: str, prefix: str) -> str:
@@ -35,17 +43,16 @@ def _signed(row: dict[str, Any], name: str, prefix: str) -> str:
 
 
 def cautions(data: dict[str, Any]) -> list[str]:
-    """What the data cannot tell: remarks of the analysis, comparisons with too few units, and every folder that was left out."""
+    """What the numbers rest on: remarks of the analysis, comparisons with too few units, and every folder that was left out."""
     items = list(data["remarks"])
-    if data["facts"]["few"]:
-        items.append(
-            f"Some arms have fewer than {MIN_SEEDS} runs or reward models: little is decided from so few, whatever the curves look like."
-        )
+    if data["facts"]["units"] < MIN_SEEDS:
+        items.append(f"Some arms have fewer than {MIN_SEEDS} units of inference (reward models where they vary, else seeds), so their "
+                     "means have wide intervals or none.")  # fmt: skip
     wanted = [part["needed"] for claim in data["claims"] for part in claim["parts"] if part["needed"]]
     if wanted:
         many = f"{min(wanted)} to {max(wanted)}" if min(wanted) < max(wanted) else f"{max(wanted)}"
-        items.append(f"{_count(len(wanted), 'comparison is', 'comparisons are')} undecided that {many} seeds or reward models "
-                     "would decide, "
+        unit = "reward models" if data["facts"]["reward_models"] > 1 else "seeds per arm"
+        items.append(f"{_count(len(wanted), 'comparison is', 'comparisons are')} undecided that {many} {unit} would decide, "
                      "if the effects are as large as they look now.")  # fmt: skip
     items += [f"Left out ({row['what']}): {row['folder']}: {row['reason']}" for row in data["left_out"]]
     return items

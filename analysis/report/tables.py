@@ -4,45 +4,62 @@ from __future__ import annotations
 
 from typing import Any
 
-from analysis.report.cells import LAST, Cell, Table, amount, arm_name, decimal, dot, interval, share, text
+from analysis.report.cells import LAST, Cell, Table, amount, arm_name, decimal, dot, ends, interval, share, text
 from analysis.report.curves import METRICS
 
-ARMS = ("arm", "collapsed", "rate", "than the base", "median time to collapse", "gold gained over SFT", "than the base", "win rate, end",
-        "KL spent", "proxy, end", "gold, matched KL", "change against the base")  # fmt: skip
+MATCHED = ("arm", "gold at matched KL", "win rate at matched KL", "gold at matched proxy", "win rate at matched proxy", "proxy at the end")
 WARNINGS = ("monitor", "before collapse it", "ROC area", "area", "collapses seen", "lead", "false alarms")
 FITS = ("arm", "α", "β", "peak at √KL", "gold gained there", "R²", "rests on")
-RUNS = ("arm", "reward model", "seed", "status", "update", "collapsed at", "gold", "win rate", "KL", "proxy", "length")
+RUNS = ("arm", "seed", "status", "update", "collapsed at", "gold", "win rate", "KL", "proxy", "length")
 
 
 def arms(data: dict[str, Any]) -> Table:
-    """Table 1: one row per arm, the base first and then by collapse rate and gold gained, with the columns `ARMS`."""
-    rows, order, place = [], [], {arm["arm"]: index for index, arm in enumerate(data["arms"])}
-    for found in data["answers"]:
-        index = place[found["arm"]]
-        arm = data["arms"][index]
-        order.append(index)
-        unfinished = f"{arm['unfinished']} of {arm['runs']} runs unfinished" if arm["unfinished"] else ""
-        collapsed = Cell(f"{arm['collapses']} of {arm['n']}", arm["rate"], "number", small=unfinished)
-        rate = interval(arm, "rate")._replace(dot=dot(arm["rate"], arm["rate_low"], arm["rate_high"]))
-        gain, win, kl, proxy, matched = (interval(arm, name) for name in ("gold_gain", "win", "kl", "proxy", "gold_at_kl"))
-        versus = text("base" if found["versus"] == "base" else f"{found['versus']}, p = {found['p_holm']:.2g}" if found["versus"] else "")
-        rows.append([arm_name(data, index), collapsed, rate, versus, _median_time(arm), gain, text(found["gold_versus"]), win, kl, proxy,
-                     matched, text(arm["change"])])  # fmt: skip
-    return Table("arms-table", ARMS, rows, order)
+    """Table 1: one row per arm in the order of `arm_answers`: collapses, median time, gold gained over SFT, win rate and KL."""
+    several = not data["facts"]["basis"]
+    rows = []
+    for row in data["answers"]:
+        told = ", ".join(f"{row[name]} {what}" for name, what in (("unfinished", "unfinished"), ("too_short", "too short")) if row[name])
+        small = f"{told} of {row['runs']}" if told else ends(row["rate_low"], row["rate_high"])
+        collapsed = Cell(f"{row['collapses']} of {row['n']}" if row["n"] else "–", row["rate"], "number", small=small,
+                         dot=dot(row["rate"], row["rate_low"], row["rate_high"]))  # fmt: skip
+        versus = Cell({"base": "the base", "": "–"}.get(row["versus"], row["versus"]), row["versus"],
+                      small=f"p = {row['p_holm']:.2g}" if row["versus"] in ("fewer", "more") else "")  # fmt: skip
+        gold = Cell("the base" if row["versus"] == "base" else row["gold_versus"] or "–", row["gold_versus"])
+        basis = [text(row["basis"])] if several else []
+        cells = [arm_name(data, row["arm"]), *basis, collapsed, versus, _median_time(row), interval(row, "gold_gain"), gold]
+        rows.append([*cells, interval(row, "win"), interval(row, "kl")])
+    head = ("arm", *(["rests on"] if several else []), "collapsed", "than the base", f"median {data['facts']['time_unit']} to collapse",
+            "gold gained over SFT", "than the base", "win rate", "KL spent")  # fmt: skip
+    return Table("arms-table", head, rows, [row["arm"] for row in data["answers"]])
 
 
-def _median_time(arm: dict[str, Any]) -> Cell:
-    if arm["median_time"] is None:
+def _median_time(row: dict[str, Any]) -> Cell:
+    if row["n"] == 0 and row["unfinished"] == 0:
         return amount(None)
-    low, high = ("∞" if arm[f"median_time_{end}"] == "never" else decimal(arm[f"median_time_{end}"], 0) for end in ("low", "high"))
-    small = f"[{low}, {high}]" if low not in ("∞", "–") else ""
-    if arm["median_time"] == "never":
-        return Cell("not reached", LAST, "number", small)
-    return Cell(decimal(arm["median_time"], 0), arm["median_time"], "number", small)
+    low, high = ("∞" if row[f"median_time_{end}"] is None else decimal(row[f"median_time_{end}"], 0) for end in ("low", "high"))
+    if row["median_time"] is None:
+        return Cell(f"> {decimal(row['followed'], 0)}", LAST, "number")
+    return Cell(decimal(row["median_time"], 0), row["median_time"], "number", f"[{low}, {high}]")
+
+
+def matched(data: dict[str, Any]) -> Table:
+    """Table 2: one row per arm, with the columns `MATCHED`. It has no rows where nothing was measured at a matched KL or proxy."""
+    names = ("gold_at_kl", "win_at_kl", "gold_at_proxy", "win_at_proxy")
+    order = [row["arm"] for row in data["answers"]]
+    if all(arm[name] is None for arm in data["arms"] for name in names):
+        return Table("matched-table", MATCHED, [])
+    rows = [[arm_name(data, index), *(_of_runs(data["arms"][index], name) for name in (*names, "proxy"))] for index in order]
+    return Table("matched-table", MATCHED, rows, order)
+
+
+def _of_runs(arm: dict[str, Any], name: str) -> Cell:
+    """The mean with its interval, or where not every run is known with the number of those that are."""
+    cell, known = interval(arm, name), int(arm[f"{name}_n"])
+    return cell if known in (0, arm["runs"]) else cell._replace(small=f"{cell.small} {known} of {arm['runs']} runs".strip())
 
 
 def warnings(data: dict[str, Any]) -> Table:
-    """Table 3: one row per monitor, best first, with the columns `WARNINGS`. It has no rows if no early warning can be learned."""
+    """Table 4: one row per monitor, best first, with the columns `WARNINGS`. It has no rows if no early warning can be learned."""
     rows = []
     for row in data["warnings"]:
         label = METRICS[row["monitor"]].panel if row["monitor"] in METRICS else ""
@@ -55,7 +72,7 @@ def warnings(data: dict[str, Any]) -> Table:
 
 
 def fits(data: dict[str, Any]) -> Table:
-    """Table 2: the fit of Gao et al. (2023), one row per arm that has one, with the columns `FITS`."""
+    """Table 3: the fit of Gao et al. (2023), one row per arm that has one, with the columns `FITS`."""
     found = [(index, entry["fit"]) for index, entry in enumerate(data["over"] or ()) if entry["fit"]]
     rows = []
     for index, fit in found:
@@ -67,8 +84,8 @@ def fits(data: dict[str, Any]) -> Table:
 
 
 def runs(data: dict[str, Any]) -> Table:
-    """Table 4: one row per run, with the columns `RUNS` and the settings that differ between arms."""
-    rows = []
+    """Table 5: one row per run, with the columns `RUNS`, its reward model where runs differ in it, and the settings that differ between arms."""
+    rows, several = [], data["facts"]["reward_models"] > 1
     for run in data["runs"]["rows"]:
         when = f"{run['time']:g}" if run["event"] else "no" if run["collapsed"] == 0 else "–"
         collapse = Cell(when, run["time"] if run["event"] else LAST, "number")
@@ -76,7 +93,8 @@ def runs(data: dict[str, Any]) -> Table:
         pairs = zip(run["settings"], data["runs"]["base"], strict=True)
         settings = [text(value, "same" if value == base else "") for value, base in pairs]
         status = Cell(run["status"], run["status"], small=run["reason"][:160])
-        who = [arm_name(data, run["arm"]), text(run["reward_model"]), amount(run["seed"], 0), status]
-        rows.append([*who, amount(run["updates"], 0), collapse, *measured, *settings])
-    head = (*RUNS, *(name.removeprefix("ppo.") for name in data["runs"]["settings"]))
+        who = [arm_name(data, run["arm"]), amount(run["seed"], 0), status]
+        model = [text(run["reward_model"])] if several else []
+        rows.append([*who, amount(run["updates"], 0), collapse, *measured, *model, *settings])
+    head = (*RUNS, *(["reward model"] if several else []), *(name.removeprefix("ppo.") for name in data["runs"]["settings"]))
     return Table("run-table", head, rows, [run["arm"] for run in data["runs"]["rows"]])

@@ -16,22 +16,32 @@ MAX_CHARACTERS = 600  # of one answer
 RULE = "of the prompts that most arms answer, the one on which gold falls most from SFT to the last evaluation, averaged over runs"
 
 
+def draws(runs: pd.DataFrame) -> pd.Series:
+    """What tells the runs of one arm apart, by run: the seed, and where runs differ in reward model 'seed 0, pipeline_seed=3'."""
+    labels = runs["seed"]
+    if runs["reward_model"].nunique() > 1:
+        labels = "seed " + labels.astype(str) + ", " + runs["reward_model"].astype(str)
+    return pd.Series(labels.to_numpy(), index=runs["run"].astype(str))
+
+
 def text_data(runs: pd.DataFrame, samples: pd.DataFrame) -> dict[str, Any] | None:
     """Samples as {prompts, kinds, updates, seeds, strings, answers, default, rule, of}. None if there are none.
 
+    seeds: the labels of `draws`.
     answers: `answers[run][prompt][update]` is [index into strings, proxy, gold, length], or None. Runs have the order of `runs`. That of
         a seed which is left out is None.
-    default: [index of the prompt, seed] shown first, chosen by `rule`. of: the numbers of updates and seeds before the limits.
+    default: [index of the prompt, one of seeds] shown first, chosen by `rule`. of: the numbers of updates and seeds before the limits.
     """
     if samples.empty or not {"update", "prompt", "response"} <= set(samples.columns):
         return None
     samples = samples.drop_duplicates(["run", "prompt", "update"], keep="last")
-    updates, seeds = np.sort(samples["update"].unique()), np.sort(samples["seed"].unique())
+    samples = samples.assign(draw=samples["run"].astype(str).map(draws(runs)))
+    updates, seeds = np.sort(samples["update"].unique()), np.sort(samples["draw"].unique())
     kept_updates = updates[np.unique(np.round(np.linspace(0, len(updates) - 1, MAX_UPDATES)).astype(int))]
     samples = samples[samples["update"].isin(kept_updates)]
-    counts = samples.groupby("seed").size().reindex(seeds, fill_value=0).cumsum()
+    counts = samples.groupby("draw").size().reindex(seeds, fill_value=0).cumsum()
     kept_seeds = seeds[: max(1, int((counts <= MAX_ANSWERS).sum()))]
-    samples = samples[samples["seed"].isin(kept_seeds)]
+    samples = samples[samples["draw"].isin(kept_seeds)]
     prompts = list(dict.fromkeys(samples["prompt"]))
     first = samples.drop_duplicates("prompt").set_index("prompt")
     kinds = first["kind"].to_dict() if "kind" in first else {}
@@ -42,7 +52,7 @@ def text_data(runs: pd.DataFrame, samples: pd.DataFrame) -> dict[str, Any] | Non
     }  # fmt: skip
 
 
-def default(samples: pd.DataFrame, prompts: list[str]) -> list[int]:
+def default(samples: pd.DataFrame, prompts: list[str]) -> list:
     """[index of the prompt chosen by `RULE`, the first seed with which most arms answer it].
 
     Without gold it is the first prompt that most arms answer. Arms and seeds of different worlds have different prompts.
@@ -54,8 +64,8 @@ def default(samples: pd.DataFrame, prompts: list[str]) -> list[int]:
         ordered = samples[samples["prompt"].isin(shared)].sort_values("update").groupby(["prompt", "run"], observed=True)["gold"]
         fall = (ordered.last() - ordered.first()).groupby(level="prompt").mean().reindex(shared).fillna(np.inf)
         chosen = shared[int(fall.to_numpy().argmin())]
-    seeds = samples[samples["prompt"] == chosen].groupby("seed")["arm"].nunique()
-    return [prompts.index(chosen), int(seeds.index[seeds.to_numpy().argmax()])]
+    seeds = samples[samples["prompt"] == chosen].groupby("draw")["arm"].nunique()
+    return [prompts.index(chosen), seeds.index.tolist()[seeds.to_numpy().argmax()]]
 
 
 def _answers(runs: pd.DataFrame, samples: pd.DataFrame, prompts: list[str], updates: np.ndarray) -> dict[str, Any]:

@@ -12,15 +12,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from report_study import PROMPTS, small_study, unfinish
 from scipy import stats
 from simulate import CONFIG, Arm, override, write_study
 
+from ablate.sweeps.study import load_study
+from analysis.claims.answer import arm_answers
+from analysis.claims.study import study_verdicts
 from analysis.figures.style import PALETTE, arm_colours, arm_order
 from analysis.load.frames import load
 from analysis.report import curves, texts
 from analysis.report.__main__ import main
-from analysis.report.data import gold_lines, on_dark, report_data
+from analysis.report.data import arms_at_start, gold_lines, on_dark, report_data
 from analysis.report.page import page
 from analysis.report.watch import marks, watch, write_page
 
@@ -78,44 +82,70 @@ def test_the_page_holds_every_arm_and_every_verdict_with_its_sentence(data, text
         assert claim["text"] in said
         for part in claim["parts"]:
             assert f"</b> {part['verdict']}</span> <span>{part['sentence']}" in said
-    assert text.index('id="verdicts"') < text.index('id="curves"') < text.index('id="text"')
+    assert text.index('id="answer"') < text.index('id="claims"') < text.index('id="curves"') < text.index('id="text"')
 
 
-def test_the_page_opens_with_the_answer_and_the_arms_in_its_order(data, text):
-    assert text.index(
-        "Given one reward model, vanilla collapsed in 5 of 5 runs; fewer runs collapse with kl_penalty (0 of 5)"
-    ) < text.index("<h3")
-    assert (
-        text.index("Gold gained over SFT at the end, and the KL spent: vanilla ") < text.index('<table id="arms-table"') < text.index("<h3")
-    )
-    supported = sum(claim["verdict"] == "supported" for claim in data["claims"])
-    assert f"Of {len(data['claims'])} claims of the paper that these arms test {supported} " in text
-    body = text[text.index('<table id="arms-table"') :]
-    assert body.index("vanilla") < body.index("kl_penalty") and "fewer, p = 0.002" in unescape(body) and "arXiv 2307.04964" in text
+def test_the_page_opens_with_the_question_and_the_answer(tmp_path, data, text):
+    assert "Given one reward model, vanilla collapsed in 5 of 5 runs; fewer runs collapse with kl_penalty (0 of 5)" in unescape(text)
+    places = [unescape(text).index(f'<p class="lead">{sentence}') for sentence in data["answer"]]
+    assert places == sorted(places) and places[-1] < text.index('id="arms-table"') < text.index('id="claims"')
+    assert "arXiv:2307.04964" in text and 'class="question"' not in text  # a study of this name has no file with a question
+    known = unescape(page_of(small_study(tmp_path, seeds=2, study="kl_coef"), command="python -m analysis.report here"))
+    assert f'<p class="question">{load_study("kl_coef").question}</p>' in known
+    assert "python -m ablate.run -m sweep=kl_coef 'seed=range(2)'</code>" in known and "python -m analysis.report here</code>" in known
 
 
-def test_levels_of_sft_are_drawn_whatever_differs_between_runs(study):
-    runs = load(study).runs
-    same = gold_lines(runs)
-    assert same == {"sft": [0.9, 0.9, 0.9], "limit": [-1.1, -1.1, -1.1]}
-    runs.loc[0, "sft/eval/gold"] = 1.9
-    assert gold_lines(runs) == {"sft": [1.0, 0.9, 1.9], "limit": [-1.0, -1.1, -0.1]}
+def test_the_table_of_arms_says_the_numbers_of_the_answer(study, data, text):
+    verdicts = study_verdicts(load(study), "study")
+    table = arm_answers(verdicts)
+    assert [data["arms"][row["arm"]]["arm"] for row in data["answers"]] == list(table["arm"])
+    body = text[text.index('<table id="arms-table"') : text.index('id="claims"')]
+    for row in table.to_dict("records"):
+        mean, low, high = (f"{row[name]:.2f}".replace("-", "−") for name in ("gold_gain", "gold_gain_low", "gold_gain_high"))
+        assert f"{mean} <small>[{low}, {high}]</small>" in body
+        assert f"{mean.replace('−', '-')} [" in data["answer"][1]
 
 
-def test_bands_are_over_reward_models_where_an_arm_has_several():
-    """Two reward models of two seeds and one: their means 1 and 4, and the mean over them 2.5, not the runs' 2."""
-    runs = pd.DataFrame(dict(run=["a", "b", "c"], arm="x", reward_model=["p", "p", "q"], seed=[0, 1, 0]))
-    rows = pd.DataFrame(dict(run=["a", "b", "c"], update=0, **{"eval/gold": [0.0, 2.0, 4.0]}))
-    metric = curves.curve_data(runs, rows, ["x"])["metrics"]["eval/gold"]
-    half = stats.t.ppf(0.975, 1) * np.std([1.0, 4.0], ddof=1) / np.sqrt(2)
-    assert (metric["mean"], metric["n"]) == ([[2.5]], [[2]]) and metric["half"][0][0] == pytest.approx(half, rel=1e-2)
+def test_a_mean_is_over_reward_models_where_an_arm_has_several():
+    values = np.array([[1.0, 1.0], [3.0, np.nan], [10.0, 4.0]])
+    models = np.array(["a", "a", "b"])
+    assert curves.per_unit(values, models).tolist() == [[2, 1], [10, 4]]
+    assert curves.per_unit(values, np.array(["a", "a", "a"])) is values
 
 
-def test_a_large_study_opens_with_the_base_and_the_arms_that_differ(tmp_path):
-    arms = {"vanilla": Arm(collapse_probability=0.999), "kl": Arm({"ppo.kl_penalty": True}, collapse_probability=0.001)}
-    arms |= {f"other {n}": Arm({"ppo.gae_lambda": 0.9 - n / 10}, collapse_probability=0.999) for n in range(5)}
-    found = data_of(write_study(tmp_path, arms, 8, np.random.default_rng(0)))
-    assert [found["arms"][index]["arm"] for index in found["shown"]] == ["vanilla", "kl"]
+def test_runs_of_one_seed_with_two_reward_models_are_two_runs_on_the_page(tmp_path):
+    folder = small_study(tmp_path, seeds=2)
+    for path in sorted(folder.glob("*/seed=1/config.yaml")):  # the second run of each arm becomes seed 0 with another reward model
+        arm = path.parent.parent.name
+        other = folder / f"{arm},pipeline_seed=7" / "seed=0"
+        other.parent.mkdir()
+        path.parent.rename(other)
+        config = yaml.safe_load((other / "config.yaml").read_text())
+        (other / "config.yaml").write_text(yaml.safe_dump(config | {"arm": other.parent.name, "seed": 0, "pipeline_seed": 7}))
+    for path in folder.glob("*/seed=0/config.yaml"):
+        config = yaml.safe_load(path.read_text())
+        path.write_text(yaml.safe_dump({"pipeline_seed": 0} | config))
+    found = data_of(folder)
+    assert [arm["arm"] for arm in found["arms"]] == ["vanilla", "kl_penalty"] and len(found["runs"]["rows"]) == 4
+    assert found["texts"]["seeds"] == ["seed 0, pipeline_seed=0", "seed 0, pipeline_seed=7"]
+    assert [row["draw"] for row in found["runs"]["rows"]] == 2 * found["texts"]["seeds"]
+    gold = found["curves"]["metrics"]["eval/gold"]
+    assert gold["n"][0][-1] == 2 and gold["mean"][0][-1] == pytest.approx(np.mean([gold["seeds"][0][-1], gold["seeds"][1][-1]]), rel=1e-3)
+    assert "2 reward models, one seed each" in page(found, built="today")
+
+
+def test_gold_lines_are_means_over_runs_with_the_least_and_the_greatest():
+    runs = pd.DataFrame({"sft/eval/gold": [1.0, 3.0], "sft/eval/gold_sd": [2.0, 1.0], "collapse.threshold": [1.0, 1.0]})
+    assert gold_lines(runs) == {"sft": [2, 1, 3], "limit": [0.5, -1, 2]}
+    assert gold_lines(runs.drop(columns="collapse.threshold"))["limit"] is None
+
+
+def test_of_many_arms_those_that_differ_from_the_base_are_drawn_at_the_start():
+    index = {name: place for place, name in enumerate("abcdefg")}
+    answers = pd.DataFrame({"arm": list("agfedcb"), "versus": ["base", "fewer", "", "", "more", "", ""],
+                            "gold_versus": ["", "", "", "lower", "", "", ""]})  # fmt: skip
+    assert arms_at_start(answers, index) == [0, 3, 4, 6]
+    assert arms_at_start(answers[:6], index) == [0, 2, 3, 4, 5, 6]
 
 
 def test_the_page_loads_nothing_and_runs_nothing_but_its_own_script_and_style(text):
@@ -152,7 +182,7 @@ def test_curves_hold_every_seed_to_four_digits_and_only_what_was_measured(study,
     metric = data["curves"]["metrics"]["eval/gold"]
     assert metric["x"] == list(range(0, 81, 5))
     runs = [f"study/{data['arms'][run['arm']]['arm']}/seed={run['seed']}" for run in data["runs"]["rows"]]
-    for run, values in zip(runs, metric["runs"], strict=True):
+    for run, values in zip(runs, metric["seeds"], strict=True):
         expected = loaded.curves[(loaded.curves["run"] == run)].set_index("update")["eval/gold"].dropna()
         assert values == pytest.approx(expected.to_numpy(), rel=1e-3)
     assert data["curves"]["metrics"]["monitor/entropy"]["x"] == list(range(1, 81))
@@ -226,17 +256,17 @@ def test_a_run_still_going_is_shown_and_said_to_have_no_end(tmp_path):
     assert text.count("1 of 10 runs have not ended") == 1
     assert "metrics.jsonl: torn last line left out" in text
     assert [(row["updates"], row["gold"]) for row in found["runs"]["rows"] if row["status"] == "running"] == [(20, None)]
-    assert "1 of 5 runs unfinished" in text
+    assert "1 unfinished of 5" in text
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"without": ("eval/",)}, "Nothing is known about collapse yet"),
-        ({"seeds": 2}, "Some arms have fewer than 5 runs or reward models"),
+        ({"seeds": 2}, "Some arms have fewer than 5 units of inference"),
         ({"seeds": 1}, "No early warning can be learned"),
-        ({"arms": {"vanilla": Arm(collapse_probability=0.999)}}, "Given one reward model, vanilla collapsed in 5 of 5 runs."),
-        ({"arms": {"only": Arm()}, "seeds": 1}, "Given one reward model, only collapsed in 0 of 1 runs."),
+        ({"arms": {"vanilla": Arm(collapse_probability=0.999)}}, "vanilla collapsed in 5 of 5 runs."),
+        ({"arms": {"only": Arm()}, "seeds": 1}, "only collapsed in 0 of 1 runs."),
     ],
     ids=["no gold", "two seeds", "one seed", "one arm", "one run"],
 )
@@ -249,7 +279,7 @@ def test_runs_seen_at_their_first_evaluations_only_are_still_a_page(tmp_path):
     for run in folder.glob("*/seed=*"):
         unfinish(run, 6 if run.name == "seed=0" else 11)
     found = data_of(folder)
-    assert all(entry["fit"] is None or entry["fit"]["units"] == 4 for entry in found["over"])
+    assert all(entry["fit"] is None or entry["fit"]["basis"] == "5 seeds, one reward model" for entry in found["over"])
     assert "Nothing is known about collapse yet" in page(found, built="today")
 
 
@@ -276,7 +306,7 @@ def answers_at(updates: range, seeds: range, response: str = "yes") -> pd.DataFr
 
 
 def test_texts_keep_sixteen_evaluations_with_the_first_and_the_last():
-    runs = pd.DataFrame({"run": ["s/a/seed=0"]})
+    runs = pd.DataFrame({"run": ["s/a/seed=0"], "seed": [0], "reward_model": [""]})
     found = texts.text_data(runs, answers_at(range(0, 151, 5), range(1)))
     assert len(found["updates"]) == 16 and found["updates"][0] == 0 and found["updates"][-1] == 150
     assert found["of"] == {"updates": 31, "seeds": 1}
@@ -284,7 +314,7 @@ def test_texts_keep_sixteen_evaluations_with_the_first_and_the_last():
 
 def test_texts_leave_out_the_last_seeds_and_the_ends_of_long_answers(monkeypatch):
     monkeypatch.setattr(texts, "MAX_ANSWERS", 10)
-    runs = pd.DataFrame({"run": [f"s/a/seed={seed}" for seed in range(4)]})
+    runs = pd.DataFrame({"run": [f"s/a/seed={seed}" for seed in range(4)], "seed": range(4), "reward_model": [""] * 4})
     found = texts.text_data(runs, answers_at(range(0, 20, 5), range(4), "x" * 700))
     assert found["seeds"] == [0, 1] and found["answers"][2] is None and found["of"]["seeds"] == 4
     assert found["strings"] == ["x" * 600 + " …"]
@@ -336,7 +366,7 @@ def test_the_command_writes_the_page_beside_the_runs_and_says_its_size(tmp_path,
     folder = small_study(tmp_path, seeds=1)
     assert main([str(folder)]) == 0
     told = capsys.readouterr().out
-    assert re.fullmatch(r"reading .*study\n.*report\.html: 2 runs, \d\.\d MB, \d+\.\d s\n", told)
+    assert re.fullmatch(r".*report\.html: 2 runs, \d\.\d MB, \d+\.\d s\n", told)
     assert 'data-reload="0"' in (folder / "report.html").read_text(encoding="utf-8")
     assert main([str(folder), "--out", str(tmp_path / "other.html"), "--base", "kl_penalty"]) == 0
     assert (tmp_path / "other.html").exists()

@@ -18,7 +18,6 @@ from analysis.estimate.effects import base_arm, change, differing
 from analysis.estimate.equivalence import margin_of
 from analysis.estimate.overoptimisation import GOLD, KL, fit_arms, gao, points
 from analysis.estimate.survival import kaplan_meier
-from analysis.estimate.units import MIN_SEEDS
 from analysis.figures.style import arm_colours, arm_dashes, arm_order
 from analysis.load.designs import arm_settings, design_of
 from analysis.load.frames import Loaded, load_rows
@@ -76,12 +75,16 @@ def facts(runs: pd.DataFrame, verdicts: StudyVerdicts) -> dict[str, Any]:
     """Counts for the head of the page and for captions.
 
     runs, arms, updates: their number. basis: the design of an arm's runs, '' where arms differ in it. seeds: the least and the greatest
-    number of runs per arm. units: the least number of units of inference per arm (reward models where an arm has several). status: status → number of runs. rule: threshold
-    and patience of collapse, None where runs differ in them. commits: of the code. matched_kl: nats. time_unit: of times to collapse.
+    number of runs per arm. units: the least number of units of inference per arm (reward models where an arm has several).
+    status: status → number of runs. rule: threshold and patience of collapse, None where runs differ in them. commits: of the code. matched_kl: nats. time_unit: of times to collapse.
     reward_models: their number.
     """
     rules = runs[[name for name in ("collapse.threshold", "collapse.patience") if name in runs]].drop_duplicates()
-    seeds, bases, models = verdicts.arms["runs"], verdicts.arms["basis"].unique(), runs.groupby("arm", observed=True)["reward_model"].nunique()
+    seeds, bases, models = (
+        verdicts.arms["runs"],
+        verdicts.arms["basis"].unique(),
+        runs.groupby("arm", observed=True)["reward_model"].nunique(),
+    )
     units = models.where(models > 1, runs.groupby("arm", observed=True).size())
     return {
         "runs": len(runs), "arms": len(verdicts.arms), "seeds": [int(seeds.min()), int(seeds.max())],
@@ -103,7 +106,11 @@ def setup(runs: pd.DataFrame, study: str) -> dict[str, str]:
     layers, hidden = one("model.layers"), one("model.hidden_size")
     size = f"Llama of {layers} layers and width {hidden}" if layers and hidden else ""
     data = "the embedded world" if one("data.source") == "world" else one("data.source")
-    amount = [f"{value} {label}" for name, label in (("ppo.batch_size", "responses per update"), ("ppo.updates", "updates")) if (value := one(name))]
+    amount = [
+        f"{value} {label}"
+        for name, label in (("ppo.batch_size", "responses per update"), ("ppo.updates", "updates"))
+        if (value := one(name))
+    ]
     accuracy = runs["rm/held_out_accuracy"].dropna().astype(float) if "rm/held_out_accuracy" in runs else pd.Series(dtype=float)
     told = ""
     if len(accuracy):
@@ -120,7 +127,9 @@ def setup(runs: pd.DataFrame, study: str) -> dict[str, str]:
 def answer_rows(answers: pd.DataFrame, index: dict[str, int], outcomes: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows of `arm_answers` with arm as an index and followed, the longest time known of a run of the arm."""
     last = outcomes.groupby("arm", observed=True)["time"].max()
-    return [row | {"arm": index[row["arm"]], "followed": float(last[row["arm"]])} for row in plain(answers, 8)]  # rounded once, where it is shown
+    return [
+        row | {"arm": index[row["arm"]], "followed": float(last[row["arm"]])} for row in plain(answers, 8)
+    ]  # rounded once, where it is shown
 
 
 def arms_at_start(answers: pd.DataFrame, index: dict[str, int]) -> list[int]:
@@ -144,7 +153,9 @@ def arm_rows(table: pd.DataFrame, settings: pd.DataFrame, arms: Sequence[str], b
     numbers = [name for name in table.columns if name.startswith((*LEVELS, "rate"))]
     rows = []
     for arm, row in ((arm, table.set_index("arm").loc[arm]) for arm in arms):
-        entry = {name: int(row[name]) for name in ("runs", "unfinished", "diverged", "too_short", "collapses", "n")} | {"basis": row["basis"]}
+        entry = {name: int(row[name]) for name in ("runs", "unfinished", "diverged", "too_short", "collapses", "n")} | {
+            "basis": row["basis"]
+        }
         entry |= dict(zip(numbers, short(row[numbers].astype(float), 8), strict=True))
         entry |= {name: "never" if row[name] == np.inf else number(row[name]) for name in MEDIAN_TIME}
         dash = "" if dashes[arm] == "-" else " ".join(f"{2 * length:g}" for length in dashes[arm][1])
@@ -185,7 +196,8 @@ def run_rows(runs: pd.DataFrame, outcomes: pd.DataFrame, settings: pd.DataFrame,
     for run in runs.itertuples():
         known = table.loc[run.run]
         reason = run.reason if isinstance(run.reason, str) else ""
-        entry = {"arm": index[run.arm], "seed": int(run.seed), "reward_model": run.reward_model, "draw": labels[run.run], "status": run.status, "reason": reason,
+        entry = {"arm": index[run.arm], "seed": int(run.seed), "reward_model": run.reward_model, "draw": labels[run.run],
+                 "status": run.status, "reason": reason,
                  "updates": int(run.last_update), "event": bool(known["event"])}  # fmt: skip
         entry |= dict(zip(RUN_COLUMNS, short(known[list(RUN_COLUMNS)].astype(float), 3), strict=True))
         entry["time"] = entry.pop("end_update")
@@ -225,7 +237,13 @@ def factorial_panels(verdicts: StudyVerdicts) -> list[dict[str, Any]]:
 
 def _panel(outcome: str, rows: list[dict[str, Any]], verdicts: StudyVerdicts) -> dict[str, Any]:
     margin = number(margin_of(outcome, verdicts.outcomes))
-    return {"outcome": outcome, "label": NAMES.get(outcome, outcome), "unit": verdicts.outcomes["time_unit"].iloc[0] if outcome == "stable_updates" else UNITS.get(outcome, ""), "margin": margin, "rows": rows}
+    return {
+        "outcome": outcome,
+        "label": NAMES.get(outcome, outcome),
+        "unit": verdicts.outcomes["time_unit"].iloc[0] if outcome == "stable_updates" else UNITS.get(outcome, ""),
+        "margin": margin,
+        "rows": rows,
+    }
 
 
 def threshold_lines(table: pd.DataFrame, arms: Sequence[str]) -> list[dict[str, list]] | None:

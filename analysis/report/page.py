@@ -40,7 +40,8 @@ def page(data: dict[str, Any], *, built: str, command: str = "", reload_seconds:
         reload=reload_seconds, study=data["study"], facts=_facts(data, built), base=data["base"], question=data["question"],
         answer=data["answer"], setup=sentences.setup(data), commands=[line for line in (data["setup"]["command"], command) if line],
         claims=data["claims"], arms=tables.arms(data), matched_table=tables.matched(data),
-        changes=[(row["arm"], data["arms"][row["arm"]]) for row in data["answers"]], cautions=sentences.cautions(data), warnings=tables.warnings(data),
+        changes=[(row["arm"], data["arms"][row["arm"]]) for row in data["answers"]], cautions=sentences.cautions(data),
+        warnings=tables.warnings(data),
         fits=tables.fits(data), frontier=sentences.frontier(data), runs=tables.runs(data), collapse=_rule(data), seeds=_seeds(data),
         matched=_matched(data), start=_start(data), thinned=_thinned(data),
     )  # fmt: skip
@@ -51,8 +52,14 @@ def shown(data: dict[str, Any]) -> dict[str, Any]:
     arms = [{name: arm[name] for name in ("arm", "change", "colour", "dash", "runs")} for arm in data["arms"]]
     runs = [{name: run[name] for name in ("arm", "draw", "event", "time", "status")} for run in data["runs"]["rows"]]
     rest = ("study", "base", "start", "lines", "curves", "effects", "factorial", "thresholds", "survival", "over", "texts")
-    return {"arms": arms, "runs": runs, "updates": data["facts"]["updates"], "bands": data["facts"]["units"] >= MIN_SEEDS,
-            "time_unit": data["facts"]["time_unit"], **{name: data[name] for name in rest}}
+    return {
+        "arms": arms,
+        "runs": runs,
+        "updates": data["facts"]["updates"],
+        "bands": data["facts"]["units"] >= MIN_SEEDS,
+        "time_unit": data["facts"]["time_unit"],
+        **{name: data[name] for name in rest},
+    }
 
 
 @lru_cache

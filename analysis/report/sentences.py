@@ -30,7 +30,8 @@ def frontier(data: dict[str, Any]) -> list[dict[str, str]]:
 
 def _would_do(row: dict[str, Any]) -> str:
     if row["unmeasured"]:
-        return f"; {_count(row['unmeasured'], 'pair was', 'pairs were')} not measured in that range: evaluation.every={row['every']:.0f} would do"
+        missing = _count(row["unmeasured"], "pair was", "pairs were")
+        return f"; {missing} not measured in that range: evaluation.every={row['every']:.0f} would do"
     unit = "reward models" if "reward models" in row["basis"] else "seeds"
     return f"; about {row['needed']:.0f} {unit} would do" if row["needed"] else ""
 

@@ -84,7 +84,7 @@ def fits(data: dict[str, Any]) -> Table:
 
 
 def runs(data: dict[str, Any]) -> Table:
-    """Table 5: one row per run, with the columns `RUNS`, its reward model where runs differ in it, and the settings that differ between arms."""
+    """Table 5: one row per run, with the columns `RUNS`, its reward model where runs differ in it, and settings that arms differ in."""
     rows, several = [], data["facts"]["reward_models"] > 1
     for run in data["runs"]["rows"]:
         when = f"{run['time']:g}" if run["event"] else "no" if run["collapsed"] == 0 else "–"

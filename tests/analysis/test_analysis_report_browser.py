@@ -106,8 +106,11 @@ def test_the_legend_hides_an_arm_in_every_panel_table_of_runs_and_text(browser):
 
 
 def test_seeds_and_intervals_can_be_hidden(browser):
+    """Three seeds are few: the page opens without bands."""
+    assert count(browser, "#curve-panels svg .seed") > 0 == count(browser, "#curve-panels svg .band")
+    click(browser, "#show-bands")
+    assert count(browser, "#curve-panels svg .band") > 0
     for box, kind in (("#show-seeds", "seed"), ("#show-bands", "band")):
-        assert count(browser, f"#curve-panels svg .{kind}") > 0
         click(browser, box)
         assert count(browser, f"#curve-panels svg .{kind}") == 0
 
@@ -231,7 +234,7 @@ def test_a_watched_page_reloads_itself_until_the_watch_has_ended(chromium, data,
     for _ in range(2):  # one load may have begun before the page was replaced
         if chromium.run("document.documentElement.dataset.reload") != "0":
             chromium.wait_for_load()
-    assert chromium.run("document.querySelector('.facts').textContent").endswith("built last")
+    assert chromium.run("document.querySelector('#facts').textContent").endswith("built last")
 
 
 def test_a_rebuilt_page_keeps_what_the_reader_chose(chromium, data, tmp_path):
@@ -245,7 +248,7 @@ def test_a_rebuilt_page_keeps_what_the_reader_chose(chromium, data, tmp_path):
     chromium.run("scrollTo(0, 900)")
     watched.write_text(page(data, built="second", reload_seconds=3600), encoding="utf-8")
     chromium.open(watched)
-    assert "built second" in chromium.run("document.querySelector('.facts').textContent")
+    assert "built second" in chromium.run("document.querySelector('#facts').textContent")
     assert chromium.run("document.querySelector('#legend [data-legend=\"1\"]').getAttribute('aria-pressed')") == "false"
     assert count(chromium, "#curve-panels svg [data-arm='1']") == 0 and count(chromium, "#run-table tbody tr:not([hidden])") == 3
     assert chromium.run("document.querySelector('#text-update-name').textContent") == "update 40"

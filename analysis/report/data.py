@@ -76,8 +76,8 @@ def facts(runs: pd.DataFrame, verdicts: StudyVerdicts) -> dict[str, Any]:
 
     runs, arms, updates: their number. basis: the design of an arm's runs, '' where arms differ in it. seeds: the least and the greatest
     number of runs per arm. units: the least number of units of inference per arm (reward models where an arm has several).
-    status: status → number of runs. rule: threshold and patience of collapse, None where runs differ in them. commits: of the code. matched_kl: nats. time_unit: of times to collapse.
-    reward_models: their number.
+    status: status → number of runs. rule: threshold and patience of collapse, None where runs differ in them.
+    commits: of the code. matched_kl: nats. time_unit: of times to collapse. reward_models: their number.
     """
     rules = runs[[name for name in ("collapse.threshold", "collapse.patience") if name in runs]].drop_duplicates()
     seeds, bases, models = (

@@ -73,7 +73,7 @@ def _three_things(verdicts: StudyVerdicts) -> str:
         collapsed = f"{row['collapses']} of {row['n']} {_interval(row, 'rate').partition(' ')[2]}" if row["n"] else "–"
         never = np.isinf(row["median_time"])
         versus = {"base": "(base)", "": ""}.get(row["versus"], f"{row['versus']}, p = {row['p_holm']:.2g}")
-        rows.append([row["arm"], row["basis"], collapsed, versus, f"> {last[row['arm']]:g}" if never else f"{row['median_time']:g}",
+        rows.append([row["name"], row["basis"], collapsed, versus, f"> {last[row['arm']]:g}" if never else f"{row['median_time']:g}",
                      _interval(row, "gold_gain"), row["gold_versus"], _interval(row, "win"), _interval(row, "kl")])  # fmt: skip
     header = [
         "arm",

@@ -9,6 +9,7 @@ import pandas as pd
 
 from ablate.errors import UserError
 from ablate.sweeps.study import load_study, study_names
+from ablate.sweeps.summary import without_shared_parts
 from analysis.claims.judge import CANNOT_TELL, CONTRADICTED, SUPPORTED, scope
 from analysis.claims.study import StudyVerdicts
 from analysis.estimate.equivalence import ALPHA
@@ -35,13 +36,15 @@ def answer(verdicts: StudyVerdicts) -> list[str]:
 def arm_answers(verdicts: StudyVerdicts) -> pd.DataFrame:
     """One row per arm, the base first, then by collapse rate and by gold gained.
 
-    Columns: arm, basis, runs, collapses, n, rate, rate_low, rate_high; versus ('base', 'fewer', 'more', 'same' or '' of collapses
-    against the base, after Holm over arms), p_holm; gold_gain and kl with _low, _high and _n; gold_versus ('higher', 'lower' or '' of
-    gold at the end against the base, after Holm).
+    Columns: arm, name (without the parts that all arms' names share), basis, runs, collapses, n, rate, rate_low, rate_high; versus
+    ('base', 'fewer' or 'more' collapses than the base after Holm over arms, else ''), p_holm; gold_gain, win and kl with _low, _high and
+    _n; gold_versus ('higher' or 'lower' gold at the end than the base after Holm, else ''); median_time with _low and _high, unfinished,
+    too_short.
     """
     names = ["arm", "basis", "runs", "collapses", "n", "rate", "rate_low", "rate_high"]
     names += [f"{level}{end}" for level in ("gold_gain", "win", "kl") for end in ("", "_low", "_high", "_n")]
     table = verdicts.arms[[*names, "median_time", "median_time_low", "median_time_high", "unfinished", "too_short"]].copy()
+    table.insert(1, "name", without_shared_parts(list(table["arm"])))
     table["versus"], table["p_holm"], table["gold_versus"] = "", np.nan, ""
     for row in verdicts.effects.itertuples() if len(verdicts.effects) else ():
         at = table["arm"] == row.arm
@@ -89,12 +92,12 @@ def _each(group: pd.DataFrame) -> str:
     """'vanilla collapsed in 5 of 5 runs', 'kl_penalty and kl_adaptive (0 of 5 each)'."""
     counts = [f"{row.collapses} of {row.n}" for row in group.itertuples()]
     if len(group) == 1 and group["versus"].iloc[0] == "base":
-        return f"{group['arm'].iloc[0]} collapsed in {counts[0]} runs"
+        return f"{group['name'].iloc[0]} collapsed in {counts[0]} runs"
     if len(group) > SHOWN:
         return f"{len(group)} arms ({_range(group)})"
     if len(set(counts)) == 1:
-        return f"{_listed(list(group['arm']))} ({counts[0]}{' each' * (len(group) > 1)})"
-    return _listed([f"{arm} ({count})" for arm, count in zip(group["arm"], counts, strict=True)])
+        return f"{_listed(list(group['name']))} ({counts[0]}{' each' * (len(group) > 1)})"
+    return _listed([f"{arm} ({count})" for arm, count in zip(group["name"], counts, strict=True)])
 
 
 def _range(group: pd.DataFrame) -> str:
@@ -114,7 +117,7 @@ def _gain(arms: pd.DataFrame) -> str:
         return ""
     base, others = known[known["versus"] == "base"], known[known["versus"] != "base"]
     chosen = pd.concat([base, others.sort_values(["rate", "gold_gain"], ascending=[True, False], kind="stable").head(SHOWN)])
-    told = [f"{row.arm} {row.gold_gain:+.2f}{_bounds(row)} for {row.kl:.2g} nats" for row in chosen.itertuples()]
+    told = [f"{row.name} {row.gold_gain:+.2f}{_bounds(row)} for {row.kl:.2g} nats" for row in chosen.itertuples(index=False)]
     if len(base) and len(chosen) < len(known):
         told[1] = f"of the others those that hold best and gain most are {told[1]}"
     return f"Gold gained over SFT at the end, and the KL spent: {'; '.join(told)}."

@@ -28,6 +28,7 @@ from analysis.load.judgements import third_losses, third_parties
 from analysis.load.packed import is_packed
 
 FACTORIAL_OUTCOMES = ("collapsed", "stable_updates", "gold", "win")
+BOUNDS = {"win": (0.0, 1.0), "win_at_kl": (0.0, 1.0), "win_at_proxy": (0.0, 1.0), "kl": (0.0, np.inf), "stable_updates": (0.0, np.inf)}
 LEVELS = ("gold", "gold_gain", "win", "proxy", "kl", "gold_at_kl", "win_at_kl", "gold_at_proxy", "win_at_proxy")
 
 
@@ -112,11 +113,16 @@ def arm_table(table: pd.DataFrame) -> pd.DataFrame:
         intervals["median_time"] = median_time(times, part["event"].to_numpy(), part["reward_model"].to_numpy())
         for name in ("stable_updates", *LEVELS):
             row[f"{name}_n"] = counts[name].basis.runs
-            intervals[name] = mean_interval(counts[name].values)
+            intervals[name] = _within(mean_interval(counts[name].values), *BOUNDS.get(name, (-np.inf, np.inf)))
         for name, interval in intervals.items():
             row |= {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _within(interval: Interval, low: float, high: float) -> Interval:
+    """The interval cut at the bounds of what it is an interval of."""
+    return interval if np.isinf(interval.low) else Interval(interval.estimate, max(interval.low, low), min(interval.high, high))
 
 
 def frontier_table(table: pd.DataFrame, curves: pd.DataFrame, settings: pd.DataFrame) -> pd.DataFrame:

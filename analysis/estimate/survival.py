@@ -63,7 +63,11 @@ def _exact_band(survival: np.ndarray, variance: np.ndarray, followed: np.ndarray
 
 
 def median_time(times: np.ndarray, events: np.ndarray, reward_models: np.ndarray | None = None, level: float = 0.95) -> Interval:
-    """First time with S(t) ≤ ½, and the times where the band's ends cross it (Brookmeyer & Crowley 1982); ∞ if never."""
+    """First time with S(t) ≤ ½, and the times where the band's ends cross it (Brookmeyer & Crowley 1982); ∞ if never.
+
+    With fewer than four runs the lower end is 0: the first event of three comes after the median in one study of eight.
+    """
     table = kaplan_meier(times, events, reward_models, level)
     first = [table["time"][(table[column] <= 0.5 + 1e-12)].min() for column in ("survival", "low", "high")]
-    return Interval(*(np.inf if np.isnan(value) else float(value) for value in first))
+    median, low, high = (np.inf if np.isnan(value) else float(value) for value in first)
+    return Interval(median, low if len(times) > 3 else 0.0, high)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from simulate import Arm, write_study
 
+from analysis.claims.answer import arm_answers
 from analysis.claims.study import runs_to_score, study_verdicts
 from analysis.load.foreign import combine, load_wandb_export
 from analysis.load.frames import load, load_rows
@@ -189,3 +190,12 @@ def test_a_foreign_run_beside_ours_breaks_neither_study(tmp_path, study):
     verdicts = study_verdicts(combine(ours, load_wandb_export(tmp_path / "e.csv")), study)
     assert verdicts.arms["runs"].tolist() == [2 if study == "study" else 1]
     assert as_text(verdicts).startswith(f"== {study} ==")
+
+
+def test_intervals_end_where_what_they_are_of_ends_and_names_lose_what_all_share(tmp_path):
+    """Two seeds: a t interval of a win rate near 0.6 would reach beyond 0 and 1."""
+    arms = {"a=1,updates=80": Arm(lift_sd=4), "a=2,updates=80": Arm({"ppo.gae_lambda": 0.5}, lift_sd=4)}
+    found = verdicts_of(write_study(tmp_path, arms, 2, np.random.default_rng(3)))
+    assert (found.arms["win_low"] >= 0).all() and (found.arms["win_high"] <= 1).all()
+    assert ((found.arms["win_low"] == 0) | (found.arms["win_high"] == 1)).any()
+    assert sorted(arm_answers(found)["name"]) == ["a=1", "a=2"]

@@ -122,3 +122,9 @@ def test_a_median_that_was_never_reached_is_infinite():
 
 def test_a_median_at_one_half_exactly_is_reached():
     assert median_time(np.array([10.0, 80.0]), np.array([1, 0])).estimate == 10.0
+
+
+def test_below_four_runs_the_interval_of_the_median_begins_at_zero():
+    """Three runs: the first event comes after the median in one study of eight."""
+    three, four = np.array([10.0, 20, 30]), np.array([10.0, 20, 30, 40])
+    assert median_time(three, np.ones(3))[:2] == (20.0, 0.0) and median_time(four, np.ones(4)).low == 10.0

@@ -99,7 +99,7 @@ def test_a_reward_model_and_a_gold_model_of_other_tokenizers_score_the_text_in_t
         f"gold.path={gold}", "ppo.critic_init=sft", "ppo.updates=1",
     )  # fmt: skip
     summary = execute(config)
-    assert summary["status"] == "completed" and summary["collapsed"] is False
+    assert summary["status"] == "completed" and summary["collapsed"] is None  # too short
     assert "eval/win" in summary["final"] and "eval/gold_sd" in summary["sft"]
     samples = read_rows(run_folder(config) / "samples.jsonl")
     ended = {(row["update"], row["prompt"]): row["ended"] for row in read_rows(run_folder(config) / "scores.jsonl")}

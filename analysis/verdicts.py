@@ -67,7 +67,7 @@ def as_text(verdicts: StudyVerdicts, *, everything: bool = False) -> str:
 def _three_things(verdicts: StudyVerdicts) -> str:
     """Survival, gold and KL of every arm, the base first."""
     table, rows = arm_answers(verdicts), []
-    last = verdicts.outcomes.groupby("arm", observed=True)["time"].max()
+    last = dict(verdicts.outcomes.groupby("arm", observed=True)["time"].max())
     unit = verdicts.outcomes["time_unit"].iloc[0]
     for row in table.to_dict("records"):
         collapsed = f"{row['collapses']} of {row['n']} {_interval(row, 'rate').partition(' ')[2]}" if row["n"] else "–"

@@ -65,7 +65,8 @@ def _length_of_updates(runs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     if "ppo.batch_size" not in runs:
         return np.ones(len(runs)), np.full(len(runs), "updates")
     size = pd.to_numeric(runs["ppo.batch_size"], errors="coerce").fillna(1.0)
-    several = size.groupby(runs["study"].to_numpy()).transform("nunique") > 1
+    sizes = size.groupby(runs["study"].to_numpy()).nunique()
+    several = runs["study"].map(sizes > 1).to_numpy(dtype=bool)
     return np.where(several, size, 1.0), np.where(several, "responses", "updates")
 
 

@@ -145,7 +145,7 @@ def frontier_test(curves: pd.DataFrame, treatment: str, control: str, margin: fl
     else 'moves' or 'lowers the frontier' if the 95 % interval excludes 0.
     """
     wide = curves[curves["arm"].isin([treatment, control]) & curves[GOLD].notna() & curves[KL].notna()]
-    paths = {key: (np.sqrt(part[KL].to_numpy().clip(min=0)), part[GOLD].to_numpy(), part["update"].to_numpy())
+    paths = {tuple(key): (np.sqrt(part[KL].to_numpy().clip(min=0)), part[GOLD].to_numpy(), part["update"].to_numpy())
              for key, part in wide.sort_values("update").groupby(["arm", "reward_model", "seed"], observed=True)}  # fmt: skip
     models, found, wanted = [], [], []
     for model, seed in sorted({key[1:] for key in paths if key[0] == treatment} & {key[1:] for key in paths if key[0] == control}):

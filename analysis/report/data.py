@@ -126,7 +126,7 @@ def setup(runs: pd.DataFrame, study: str) -> dict[str, str]:
 
 def answer_rows(answers: pd.DataFrame, index: dict[str, int], outcomes: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows of `arm_answers` with arm as an index and followed, the longest time known of a run of the arm."""
-    last = outcomes.groupby("arm", observed=True)["time"].max()
+    last = dict(outcomes.groupby("arm", observed=True)["time"].max())
     return [
         row | {"arm": index[row["arm"]], "followed": float(last[row["arm"]])} for row in plain(answers, 8)
     ]  # rounded once, where it is shown

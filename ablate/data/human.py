@@ -107,14 +107,17 @@ class HumanSource:
 
         Raises UserError where the data has none.
         """
-        examples = (self.held_out if held_out else self.train).examples
-        found = [(e.prompt, e.chosen, e.rejected) for e in examples if e.chosen is not None and e.rejected is not None]
-        if half != "all":
-            found = [pair for pair in found if (position(pair[0], "half") < 0.5) == (half == "first")]
+        found = self.all_pairs(held_out, half)
         if not found:
             side = "held-out" if held_out else "training"
             raise UserError(f"data.path={self.data.path} holds no {side} pairs: set preferences.path or reward_model.path")
         return drawn(found, count, rng)
+
+    def all_pairs(self, held_out: bool = False, half: str = "all") -> list[Pair]:
+        """Every pair of a side, or of one half of its prompts; none where the data has none."""
+        examples = (self.held_out if held_out else self.train).examples
+        found = [(e.prompt, e.chosen, e.rejected) for e in examples if e.chosen is not None and e.rejected is not None]
+        return found if half == "all" else [pair for pair in found if (position(pair[0], "half") < 0.5) == (half == "first")]
 
     def gold(self, prompt: HumanPrompt, response: str, ended: bool) -> None:
         """None: human data has no gold reward of its own."""

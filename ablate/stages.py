@@ -99,7 +99,9 @@ def build_stage(stage: str, overrides: Sequence[str], to: Path, cache: Path) -> 
     validate(config)
     from ablate.session import prepare
 
-    source: Path = getattr(prepare(config), STAGES[stage])
+    source: Path | None = getattr(prepare(config), STAGES[stage])
+    if source is None:
+        raise UserError(f"these settings build no {stage}, since a later stage is given: leave sft.path and reward_model.path out")
     if to.exists():
         if content(to) == content(source):
             return f"{to} holds this {stage} already"

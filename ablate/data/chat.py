@@ -1,10 +1,12 @@
 """Tokenizers with the end, pad and chat template that a run needs, and turns or text → token ids. No torch here.
 
-A prompt is one user turn as a string, or a list of messages (`role`, `content`) that ends with the user's.
+A prompt is one user turn as a string, or a list of messages (`role`, `content`) that ends with the user's. Only a chat template makes
+special tokens: where a text spells one, as in "<eos>", it is encoded as the letters that it is.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from jinja2 import TemplateError
@@ -36,6 +38,8 @@ MOSS_TEMPLATE = (
     "{%- if add_generation_prompt %}{{ 'Assistant:' }}{% endif -%}"
 )
 PROBE_TOKENS = 200
+PRIVATE_USE = range(0xF0000, 0xFFFFE)  # Unicode's plane 15, whose characters mean nothing by themselves
+TOKEN_LETTERS = 100  # a text with more characters than this per token of a limit is beyond it, and is not encoded to find out
 
 
 def prepare(tokenizer: PreTrainedTokenizerBase, where: object, template: str | None = None) -> PreTrainedTokenizerBase:
@@ -59,14 +63,77 @@ def beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [bos] if bos is not None and tokenizer("")["input_ids"][:1] == [bos] else []
 
 
+def spellings(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """How the special tokens are spelt."""
+    added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return list(dict.fromkeys([*added, *tokenizer.all_special_tokens]))
+
+
+def one_of(names: Sequence[str]) -> re.Pattern[str]:
+    """What finds any of the names in a text, longer ones first, and nothing where there is no name."""
+    return re.compile("|".join(map(re.escape, sorted(filter(None, names), key=len, reverse=True))) or r"(?!)")
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **how) -> list[list[int]]:
+    """Token ids per text, as it stands. Raises UserError where the tokenizer lacks a word of it and has no unknown token."""
+    try:
+        return tokenizer(list(texts), add_special_tokens=False, **how)["input_ids"] if len(texts) else []
+    except Exception as error:
+        if type(error) is not Exception:  # the library `tokenizers` raises no other kind
+            raise
+        raise UserError(f"the tokenizer cannot encode a text of the data ({error}): name a model whose tokenizer knows any text") from error
+
+
+def encode_plain(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids per text, in which the spelling of a special token is text like any other.
+
+    A tokenizer of whole words knows no other way to write one: see `unwritable`.
+    """
+    named, rows = one_of(spellings(tokenizer)), encode(tokenizer, texts)
+    for i, text in enumerate(texts):
+        if named.search(text):
+            (rows[i],) = encode(tokenizer, [text], split_special_tokens=True)
+    return rows
+
+
+def unwritable(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+    """What finds the spelling of a special token that this tokenizer cannot write as plain text, as one of whole words cannot."""
+    names = spellings(tokenizer)
+    plain = [encode(tokenizer, [name], split_special_tokens=True)[0] for name in names]
+    return one_of([name for name, ids in zip(names, plain, strict=True) if tokenizer.convert_tokens_to_ids(name) in ids])
+
+
 def encode_turns(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Turns]) -> list[list[int]]:
     """Token ids per prompt, up to and with the mark before the response. Raises UserError where the chat template refuses a prompt."""
     turns = [[{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt for prompt in prompts]
+    named = one_of(spellings(tokenizer))
+    marked = [marked_messages(messages, named) for messages in turns]
     try:
-        texts = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-    except TemplateError as error:
+        texts = tokenizer.apply_chat_template([messages for messages, _ in marked], add_generation_prompt=True, tokenize=False)
+    except (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise UserError(f"the tokenizer's chat template refuses a prompt of the data ({error}): change the template or the data") from error
-    return tokenizer(texts, add_special_tokens=False)["input_ids"]
+    rows = encode(tokenizer, texts)
+    for i, (_, marks) in enumerate(marked):
+        if marks:
+            parts = re.split(f"([{''.join(marks)}])", texts[i])
+            plain = encode_plain(tokenizer, [marks[part] for part in parts[1::2]])
+            between = [encode(tokenizer, [part])[0] if part else [] for part in parts[0::2]]
+            rows[i] = between[0] + [token for name, rest in zip(plain, between[1:], strict=True) for token in name + rest]
+    return rows
+
+
+def marked_messages(messages: Messages, named: re.Pattern[str]) -> tuple[Messages, dict[str, str]]:
+    """(messages, mark → spelling): each special token that a message spells becomes a character for private use, which no message holds.
+
+    Then the chat template can be told from the text that it was given.
+    """
+    found = dict.fromkeys(name for message in messages for name in named.findall(message["content"]))
+    if not found:
+        return messages, {}
+    free = (mark for mark in map(chr, PRIVATE_USE) if not any(mark in message["content"] for message in messages))
+    marks = dict(zip(found, free, strict=False))
+    changed = [{**message, "content": named.sub(lambda spelt: marks[spelt[0]], message["content"])} for message in messages]
+    return changed, {mark: name for name, mark in marks.items()}
 
 
 def encode_dialogues(
@@ -74,15 +141,20 @@ def encode_dialogues(
 ) -> list[tuple[list[int], int]]:
     """(token ids of prompt and response, how many of them are the prompt's) per dialogue. Without `ended`, no end token is added."""
     turns = encode_turns(tokenizer, prompts)
-    answers = tokenizer(list(responses), add_special_tokens=False)["input_ids"]
+    answers = encode_plain(tokenizer, responses)
     end = [tokenizer.eos_token_id]
     return [(turn + answer + end * whole, len(turn)) for turn, answer, whole in zip(turns, answers, ended, strict=True)]
 
 
 def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], limit: int | None = None) -> list[list[int]]:
-    """Token ids per plain text, opened as the tokenizer does, closed by the end token, and cut to `limit` tokens."""
+    """Token ids per plain text, opened as the tokenizer does, closed by the end token, and cut to `limit` tokens.
+
+    Of a longer text no more than TOKEN_LETTERS characters per token are encoded.
+    """
     opening, end = beginning(tokenizer), [tokenizer.eos_token_id]
-    return [(opening + ids + end)[:limit] for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+    if limit is not None:
+        texts = [text[: limit * TOKEN_LETTERS] for text in texts]
+    return [(opening + ids + end)[:limit] for ids in encode_plain(tokenizer, texts)]
 
 
 def same_vocabulary(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:

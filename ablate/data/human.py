@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ablate.config import DataConfig
-from ablate.data.chat import encode_turns, prepare
+from ablate.data.chat import TOKEN_LETTERS, encode_plain, encode_turns, prepare, unwritable
 from ablate.data.dialogues import Example, HumanPrompt, transcript
 from ablate.data.files import read_table
 from ablate.errors import UserError
@@ -50,13 +51,15 @@ class HumanSource:
         """
         self.data = data
         table = read_table(data)
-        kept = table.examples if tokenizer is None else within_limits(table.examples, data, tokenizer)
+        written, names = (table.examples, set()) if tokenizer is None else writable(table.examples, tokenizer)
+        kept = written if tokenizer is None else within_limits(written, data, tokenizer)
         held_out = [is_held_out(example.prompt, data.held_out_share) for example in kept]
         self.train = Split.of([example for example, out in zip(kept, held_out, strict=True) if not out])
         self.held_out = Split.of([example for example, out in zip(kept, held_out, strict=True) if out])
         self.report = {
             "rows": table.rows, "malformed": len(table.malformed), "malformed_rows": [": ".join(row) for row in table.malformed[:20]],
-            "too_long": len(table.examples) - len(kept), "train_examples": len(self.train.examples),
+            "too_long": len(written) - len(kept), "spell_special_tokens": len(table.examples) - len(written),
+            "train_examples": len(self.train.examples),
             "held_out_examples": len(self.held_out.examples), "train_prompts": len(self.train.prompts),
             "held_out_prompts": len(self.held_out.prompts),
         }  # fmt: skip
@@ -65,6 +68,9 @@ class HumanSource:
                 f"data.path={data.path} leaves {len(self.train.prompts)} training and {len(self.held_out.prompts)} held-out prompts "
                 f"({table}; {self.report['too_long']} too long): raise data.max_prompt_tokens or change data.held_out_share"
             )
+        if names:
+            print(f"data: {self.report['spell_special_tokens']:,} dialogues left out, since they spell special tokens that the tokenizer "
+                  f"cannot write as text: {', '.join(sorted(names))}", file=sys.stderr, flush=True)  # fmt: skip
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """A byte-level BPE of data.vocabulary tokens, trained on the training dialogues."""
@@ -101,14 +107,17 @@ class HumanSource:
 
         Raises UserError where the data has none.
         """
-        examples = (self.held_out if held_out else self.train).examples
-        found = [(e.prompt, e.chosen, e.rejected) for e in examples if e.chosen is not None and e.rejected is not None]
-        if half != "all":
-            found = [pair for pair in found if (position(pair[0], "half") < 0.5) == (half == "first")]
+        found = self.all_pairs(held_out, half)
         if not found:
             side = "held-out" if held_out else "training"
             raise UserError(f"data.path={self.data.path} holds no {side} pairs: set preferences.path or reward_model.path")
         return drawn(found, count, rng)
+
+    def all_pairs(self, held_out: bool = False, half: str = "all") -> list[Pair]:
+        """Every pair of a side, or of one half of its prompts; none where the data has none."""
+        examples = (self.held_out if held_out else self.train).examples
+        found = [(e.prompt, e.chosen, e.rejected) for e in examples if e.chosen is not None and e.rejected is not None]
+        return found if half == "all" else [pair for pair in found if (position(pair[0], "half") < 0.5) == (half == "first")]
 
     def gold(self, prompt: HumanPrompt, response: str, ended: bool) -> None:
         """None: human data has no gold reward of its own."""
@@ -137,18 +146,35 @@ def position(prompt: HumanPrompt, what: str) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
+def writable(examples: list[Example], tokenizer: PreTrainedTokenizerBase) -> tuple[list[Example], set[str]]:
+    """(the examples whose every text this tokenizer can write without a special token, the special tokens that the others spell)."""
+    named = unwritable(tokenizer)
+    spelt = [{name for text in texts_of(example) for name in named.findall(text)} for example in examples]
+    return [example for example, names in zip(examples, spelt, strict=True) if not names], set().union(*spelt)
+
+
+def texts_of(example: Example) -> list[str]:
+    """Every turn and answer of an example."""
+    answers = [answer for answer in (example.chosen, example.rejected) if answer is not None]
+    return [text for _, text in example.prompt.messages] + answers
+
+
 def within_limits(examples: list[Example], data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
     """Examples whose prompt has at most data.max_prompt_tokens, and whose answers have at most data.max_response_tokens.
 
-    A prompt counts in the chat template, and an answer with its end token.
+    A prompt counts in the chat template, and an answer with its end token. What has more than TOKEN_LETTERS characters per token of its
+    limit is too long without being encoded.
     """
-    prompts = list(dict.fromkeys(example.prompt for example in examples))
+    prompts = list(dict.fromkeys(e.prompt for e in examples if len(e.prompt.text) <= data.max_prompt_tokens * TOKEN_LETTERS))
     lengths = dict(zip(prompts, map(len, encode_turns(tokenizer, [prompt.turns for prompt in prompts])), strict=True))
-    answers = list({answer for e in examples for answer in (e.chosen, e.rejected) if answer is not None})
-    encoded = tokenizer(answers, add_special_tokens=False)["input_ids"] if answers else []
+    fits = {prompt for prompt, length in lengths.items() if length <= data.max_prompt_tokens}
+    most = data.max_response_tokens * TOKEN_LETTERS
+    answers = list({answer for e in examples for answer in (e.chosen, e.rejected) if answer is not None and len(answer) <= most})
     # One token of the limit is left for the end.
-    short = {answer for answer, ids in zip(answers, encoded, strict=True) if len(ids) < data.max_response_tokens} | {None}
-    return [e for e in examples if lengths[e.prompt] <= data.max_prompt_tokens and e.chosen in short and e.rejected in short]
+    short = {
+        answer for answer, ids in zip(answers, encode_plain(tokenizer, answers), strict=True) if len(ids) < data.max_response_tokens
+    } | {None}
+    return [e for e in examples if e.prompt in fits and e.chosen in short and e.rejected in short]
 
 
 def train_bpe(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:

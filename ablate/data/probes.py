@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.system.jsonl import numbered_lines
+from ablate.system.jsonl import decoded, numbered_lines
 from ablate.world import grammar as world
 from ablate.world.structure import Grammar
 
@@ -99,13 +98,13 @@ def read_questions(path: Path) -> list[Question]:
 def numbered_rows(path: Path, setting: str) -> list[tuple[int, object]]:
     """(line number, value) of every line that is not empty. Raises UserError where it cannot be read, or a line is no JSON."""
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{setting}={path} cannot be read ({error}): name a JSONL file") from error
     rows = []
     for number, line in numbered_lines(text):
         try:
-            rows.append((number, json.loads(line)))
+            rows.append((number, decoded(line)))
         except ValueError as error:
             raise UserError(f"{setting}={path}: line {number} is not JSON: mend it") from error
     if not rows:

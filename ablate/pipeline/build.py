@@ -17,11 +17,11 @@ from ablate.settings.identity import PPO_ONLY, identity
 
 @dataclass(frozen=True)
 class Stages:
-    """Folders of the finished stages."""
+    """Folders of the finished stages. None stands for one that nothing needs: see `build`."""
 
-    pretrained: Path
+    pretrained: Path | None
     sft: Path
-    preferences: Path
+    preferences: Path | None
     reward_model: Path
     gold: Path | None = None  # a second reward model, the judge of human data
 
@@ -50,7 +50,8 @@ def shape_settings(config: Config) -> dict:
 def build(config: Config) -> Stages:
     """The folders of all stages, built in turn where the cache lacks them. Raises UserError.
 
-    A stage whose `path` is set is that path, and the stages after it are keyed by its content.
+    A stage whose `path` is set is that path, and the stages after it are keyed by its content. With sft.path nothing needs pretraining,
+    unless ppo.policy_init asks for it, and with reward_model.path nothing needs pairs; human data is still read for its report.
     """
     cache, device = Path(config.cache).expanduser(), choose_device(config)
     found = resolve_provided(config)
@@ -63,19 +64,24 @@ def build(config: Config) -> Stages:
         key = stage_key(name, settings, upstream)
         return cached(cache, name, key, settings, make), key
 
-    pretrained, pretrained_key = stage(
-        "pretrain", found.pretrained, {"model": shape_settings(config), "pretrain": asdict(config.pretrain)}, [],
-        lambda folder: pretrain.pretrain(config, folder, device),
-    )  # fmt: skip
+    pretrained, pretrained_key = found.pretrained, ""
+    if found.sft is None or config.ppo.policy_init == "pretrained":
+        pretrained, pretrained_key = stage(
+            "pretrain", found.pretrained, {"model": shape_settings(config), "pretrain": asdict(config.pretrain)}, [],
+            lambda folder: pretrain.pretrain(config, folder, device),
+        )  # fmt: skip
     sft_folder, sft_key = stage(
         "sft", found.sft, {"sft": asdict(config.sft)}, [pretrained_key],
         lambda folder: sft.sft(config, pretrained, folder, device),
     )  # fmt: skip
-    pairs, pairs_key = stage(
-        "preferences", found.preferences,
-        {"preferences": identity(config)["preferences"], "sampling": {"max_new_tokens": config.sampling.max_new_tokens}}, [sft_key],
-        lambda folder: preferences.preferences(config, sft_folder, folder, device),
-    )  # fmt: skip
+    pairs, pairs_key = found.preferences, ""
+    if found.reward_model is None or (found.preferences is None and config.data.source != "world"):
+        optional = {} if found.reward_model is None else {"optional": True}
+        pairs, pairs_key = stage(
+            "preferences", found.preferences,
+            {"preferences": identity(config)["preferences"], "sampling": {"max_new_tokens": config.sampling.max_new_tokens}, **optional},
+            [sft_key], lambda folder: preferences.preferences(config, sft_folder, folder, device),
+        )  # fmt: skip
     reward, _ = stage(
         "reward_model", found.reward_model, {"reward_model": asdict(config.reward_model)}, [sft_key, pairs_key],
         lambda folder: reward_model.reward_model(config, sft_folder, pairs, folder, device),

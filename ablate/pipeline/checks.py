@@ -14,6 +14,7 @@ from ablate.models.folder import check_length, read_shape
 from ablate.models.hub import resolve
 from ablate.models.load import load_tokenizer
 from ablate.models.lora import require_peft
+from ablate.pipeline.preferences import read as read_pairs
 from ablate.pipeline.pretrain import longest_dialogue
 from ablate.ppo.scoring import needs_retokenizing
 
@@ -41,6 +42,8 @@ def resolve_provided(config: Config) -> Provided:
     pairs = config.preferences.path
     if pairs is not None and not Path(pairs).exists():
         raise UserError(f"preferences.path={pairs} does not exist: correct the path, or leave it out to build the stage")
+    for name in ("train.jsonl", "held_out.jsonl") if pairs is not None and folders["reward_model"] is None else ():
+        read_pairs(Path(pairs) / name)
     for read, path in ((read_texts, config.evaluation.text_path), (read_questions, config.evaluation.choices_path)):
         if path is not None:
             read(Path(path))

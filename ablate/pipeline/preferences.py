@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from itertools import chain, islice
 from pathlib import Path
@@ -11,13 +12,15 @@ import numpy as np
 import torch
 
 from ablate.config import Config, SamplingConfig
+from ablate.data.dialogues import Example, Malformed, messages_of, parse_generic, prompt_of
+from ablate.data.files import bounded
 from ablate.data.human import HumanSource
 from ablate.data.source import open_source
 from ablate.errors import UserError
 from ablate.models.load import load_policy, load_tokenizer
 from ablate.ppo.rollout import decode_responses, encode_prompts
 from ablate.ppo.sampling import sample
-from ablate.system.jsonl import numbered_lines, to_lines
+from ablate.system.jsonl import decoded, numbered_lines, to_lines
 from ablate.system.progress import track
 from ablate.system.seeding import numpy_generator, torch_generator
 
@@ -47,19 +50,27 @@ def preferences(config: Config, sft: Path, folder: Path, device: torch.device) -
 
 
 def human_pairs(config: Config, source: HumanSource, folder: Path) -> None:
-    """Write pairs as people ranked them, held-out ones from held-out prompts, and in report.json what was read, skipped and dropped."""
+    """Write pairs as people ranked them, held-out ones from held-out prompts, and in report.json what was read, skipped and dropped.
+
+    Where reward_model.path is set nothing reads them, so data without pairs is no error.
+    """
     settings, report = config.preferences, dict(source.report)
     print("data: {too_long:,} dialogues too long; prompts: {train_prompts:,} for training, {held_out_prompts:,} held out".format(**report),
           file=sys.stderr, flush=True)  # fmt: skip
-    train = source.pairs(settings.pairs, numpy_generator(config.pipeline_seed, "train pairs"), half=settings.half)
-    held_out = source.pairs(settings.held_out_pairs, numpy_generator(config.pipeline_seed, "held-out pairs"), held_out=True)
-    for name, pairs in (("train", train), ("held_out", held_out)):
+    sides = [
+        ("train", settings.pairs, "train pairs", False, settings.half),
+        ("held_out", settings.held_out_pairs, "held-out pairs", True, "all"),
+    ]
+    for name, count, stream, held_out, half in sides:
+        if config.reward_model.path is not None and not source.all_pairs(held_out, half):
+            continue
+        pairs = source.pairs(count, numpy_generator(config.pipeline_seed, stream), held_out, half)
         report[f"{name}_pairs"] = len(pairs)
         write(folder / f"{name}.jsonl", [
             {"prompt": prompt.turns, "kind": prompt.kind, "chosen": {"response": chosen}, "rejected": {"response": rejected}}
             for prompt, chosen, rejected in pairs
         ])  # fmt: skip
-    (folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False))
+    (folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def draw_pairs(config: Config, source, tokenizer, policy, step: int, device: torch.device) -> list[dict]:
@@ -100,21 +111,65 @@ def label(pairs: list[dict], noise: float, rng: np.random.Generator) -> None:
 
 def write(path: Path, rows: list[dict]) -> None:
     """Write one line of JSON per row."""
-    path.write_text(to_lines(rows))
+    path.write_text(to_lines(rows), encoding="utf-8")
 
 
 def read(path: Path) -> list[dict]:
-    """The rows of a pairs file. Raises UserError where it is missing, and for the first line that is not a pair."""
+    """The rows of a pairs file, each with `prompt`, `chosen` and `rejected`, whose text is their `response`.
+
+    Rows of any form that data.source=jsonl reads are brought into this one. Raises UserError where the file is missing, holds no pair or
+    cannot be read, and for the first line that is not a pair.
+    """
     if not path.is_file():
         raise UserError(f"{path} does not exist: a folder of pairs holds train.jsonl and held_out.jsonl")
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path} ({error}): write the pairs as JSON lines in UTF-8") from error
     rows = []
-    for number, line in numbered_lines(path.read_text()):
+    for number, line in numbered_lines(text):
         try:
-            row = json.loads(line)
-            texts = [row["chosen"]["response"], row["rejected"]["response"]]
-            if not all(isinstance(text, str) for text in texts) or not isinstance(row["prompt"], str | list):
-                raise TypeError
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}, line {number}, is not a pair (prompt, chosen, rejected): mend or remove it") from error
-        rows.append(row)
+            rows.append(pair_of(decoded(line)))
+        except ValueError as error:
+            reason = "not JSON" if isinstance(error, json.JSONDecodeError) else error
+            raise UserError(f"{path}, line {number}, is not a pair (prompt, chosen, rejected): {reason}; mend or remove it") from error
+    if not rows:
+        raise UserError(f"{path} holds no pairs: write one line of JSON per pair (prompt, chosen, rejected)")
     return rows
+
+
+def pair_of(row: object) -> dict:
+    """The row in the form that `read` returns. Raises Malformed.
+
+    One that this stage wrote stays as it is: its answers may be empty where they were sampled, which their gold shows.
+    """
+    own = isinstance(row, dict) and all(isinstance(row.get(side), dict) and "response" in row[side] for side in ("chosen", "rejected"))
+    if not own:
+        found = bounded(parse_generic(row, "any"))
+        if found.chosen is None or found.rejected is None:
+            raise Malformed("chosen or rejected is missing")
+        answers = {"chosen": {"response": found.chosen}, "rejected": {"response": found.rejected}}
+        return {"prompt": found.prompt.turns, "kind": found.prompt.kind, **answers}
+    assert isinstance(row, dict)
+    answers = [row["chosen"], row["rejected"]]
+    for answer in answers:
+        check_answer(answer)
+    if answers[0]["response"] == answers[1]["response"]:
+        raise Malformed("chosen and rejected are the same")
+    given = row.get("prompt")
+    prompt = prompt_of([("user", given)] if isinstance(given, str) else messages_of(given), "any")
+    bounded(Example(prompt, answers[0]["response"], answers[1]["response"]))
+    return row
+
+
+def check_answer(answer: dict) -> None:
+    """Raises Malformed for one side of a pair without a text, or with an `ended` or a `gold` that is none."""
+    if not isinstance(answer["response"], str):
+        raise Malformed("`response` is no text")
+    gold = answer.get("gold")
+    if gold is not None and (isinstance(gold, bool) or not isinstance(gold, int | float) or not math.isfinite(gold)):
+        raise Malformed("`gold` is no finite number")
+    if not isinstance(answer.get("ended", True), bool):
+        raise Malformed("`ended` is neither true nor false")
+    if gold is None and not answer["response"].strip():
+        raise Malformed("an answer is empty")

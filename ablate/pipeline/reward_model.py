@@ -9,10 +9,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ablate.config import Config
-from ablate.data.chat import encode_dialogues
+from ablate.data.chat import TOKEN_LETTERS, encode_dialogues, unwritable
+from ablate.errors import UserError
 from ablate.models.folder import SCORE_SHIFT, check_length
 from ablate.models.forward import packed_states, vocabulary_head
 from ablate.models.load import load_policy, load_scorer, load_tokenizer
@@ -33,9 +34,11 @@ def reward_model(config: Config, sft: Path, pairs: Path, folder: Path, device: t
     stage, seed = config.reward_model, config.pipeline_seed
     nn.init.zeros_(scorer.score.weight)
     head = vocabulary_head(load_policy(sft, device))
-    train, held_out = (encode_pairs(tokenizer, read(pairs / name)) for name in ("train.jsonl", "held_out.jsonl"))
-    longest = max(len(ids) for pair in train + held_out for ids, _ in pair)
-    check_length(longest, scorer.config, "a preference pair", "shorten the pairs or name a model with a longer context in model.path")
+    files = [read(pairs / name) for name in ("train.jsonl", "held_out.jsonl")]
+    letters = max(len(row[side]["response"]) for rows in files for row in rows for side in ("chosen", "rejected"))
+    check_pair_length(letters // TOKEN_LETTERS, scorer.config)  # before it is encoded, which can take minutes
+    train, held_out = (encode_pairs(tokenizer, rows) for rows in files)
+    check_pair_length(max(len(ids) for pair in train + held_out for ids, _ in pair), scorer.config)
     order = batches(len(train), stage.batch_size, numpy_generator(seed, "reward model order"))
     pad = tokenizer.pad_token_id
 
@@ -65,8 +68,22 @@ def reward_model(config: Config, sft: Path, pairs: Path, folder: Path, device: t
     tokenizer.save_pretrained(folder)
 
 
+def check_pair_length(longest: int, shape: PretrainedConfig) -> None:
+    """Raises UserError where a preference pair of `longest` tokens does not fit into the model's positions."""
+    check_length(longest, shape, "a preference pair", "shorten the pairs or name a model with a longer context in model.path")
+
+
 def encode_pairs(tokenizer: PreTrainedTokenizerBase, rows: list[dict]) -> list[tuple[tuple[list[int], int], tuple[list[int], int]]]:
-    """(chosen, rejected) per pair, each as (token ids, prompt length). An answer without `ended` counts as ended."""
+    """(chosen, rejected) per pair, each as (token ids, prompt length). An answer without `ended` counts as ended.
+
+    Raises UserError where people's text, which has no gold, spells a special token that the tokenizer cannot write as text.
+    """
+    named = unwritable(tokenizer)
+    for row in rows:
+        texts = [row["prompt"]] if isinstance(row["prompt"], str) else [message["content"] for message in row["prompt"]]
+        texts += [row[side]["response"] for side in ("chosen", "rejected") if row[side].get("gold") is None]
+        if spelt := next(filter(None, map(named.search, texts)), None):
+            raise UserError(f"a preference pair spells {spelt[0]}, which the tokenizer cannot write as text: remove it from the pairs")
     prompts = [row["prompt"] for row in rows]
     sides = [[row[side] for row in rows] for side in ("chosen", "rejected")]
     encoded = [

@@ -14,15 +14,34 @@ def complete_lines(data: bytes) -> list[bytes]:
 
 
 def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
-    """(number, line) of every line that is not blank, counted from 1, for messages about files written by hand."""
-    return ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+    """(number, line) of every line that is not blank, counted from 1, for messages about files written by hand.
+
+    A byte order mark before the first line is no part of it.
+    """
+    return ((number, line) for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1) if line.strip())
+
+
+def decoded(line: str | bytes) -> Any:
+    """The value of a line of JSON. Raises ValueError, also for nesting deeper than Python's stack and for half of a surrogate pair.
+
+    Such a half, as in "\\ud83d" without its other half, cannot be written as UTF-8.
+    """
+    try:
+        value = json.loads(line)
+        if (b"\\u" in line) if isinstance(line, bytes) else ("\\u" in line):
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    except UnicodeEncodeError as error:
+        raise ValueError("half of a surrogate pair, which is no text") from error
+    return value
 
 
 def readable_rows(lines: Iterable[bytes]) -> Iterator[Any]:
     """The value of every line that is JSON; a line that a kill tore is passed over, and so is a blank one."""
     for line in lines:
         try:
-            row = json.loads(line)
+            row = decoded(line)
         except ValueError:
             continue
         yield row

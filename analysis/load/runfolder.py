@@ -135,7 +135,7 @@ def read_config(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise NotARun("no config.yaml") from None
     blocks: list[list[str]] = []
-    for line in text.splitlines():
+    for line in text.split("\n"):
         if line[:1] not in ("", " ", "-", "#") or not blocks:
             blocks.append([])
         blocks[-1].append(line)

@@ -145,7 +145,8 @@ def compressed(contents: dict[str, bytes]) -> bytes:
 def _without_clock(name: str, content: bytes) -> bytes:
     """Digest of a file without its wall-clock metrics. Files of one name and digest are stored once."""
     if name.endswith("/metrics.jsonl"):
-        rows = [{key: value for key, value in json.loads(line).items() if not key.startswith(CLOCK)} for line in content.splitlines()]
+        lines = [line for line in content.split(b"\n") if line]
+        rows = [{key: value for key, value in json.loads(line).items() if not key.startswith(CLOCK)} for line in lines]
         content = json.dumps(rows).encode()
     return hashlib.sha256(content).digest()
 

@@ -21,7 +21,7 @@ from ablate.runs.folder import run_folder
 from ablate.runs.fork import forked
 from ablate.settings.arms import arm_name
 from ablate.settings.groups import CONF
-from ablate.settings.overrides import check_overrides, quoted
+from ablate.settings.overrides import check_overrides, composition_errors, is_multirun, quoted
 from ablate.settings.validation import validate
 from ablate.sweeps.study import check_sweep_choice
 from ablate.sweeps.summary import sweep_summary
@@ -37,10 +37,11 @@ def task(composed: DictConfig) -> None:
 
     Raises SystemExit with a sentence on a UserError, and with status 130 if the run was interrupted.
     """
-    settings = HydraConfig.get()
-    overrides = list(settings.overrides.task)
     with command_errors():  # Hydra adds lines of its own to any exception but SystemExit
-        config = forked(OmegaConf.to_object(composed), overrides)
+        with composition_errors():
+            settings = HydraConfig.get()
+            overrides = list(settings.overrides.task)  # ${…} in them are resolved here
+            config = forked(OmegaConf.to_object(composed), overrides)
         if config.arm is None:
             config.arm = arm_name(overrides, settings.runtime.choices["ppo"])
         validate(config)
@@ -74,14 +75,16 @@ def main() -> None:
 
 def command_line() -> None:
     """Check the command line, then let Hydra compose it. A UserError becomes one sentence on standard error and exit status 1."""
-    arguments = [quoted(argument) for argument in sys.argv[1:]]
+    arguments = [quoted(argument) for argument in sys.argv[1:] if argument != "sweep=null"]  # the default, which Hydra refuses as a choice
     arguments = sys.argv[1:] = sorted(arguments, key=lambda argument: argument not in MULTIRUN)  # argparse wants flags first or last
     with command_errors():
         try:
-            check_overrides(arguments)
-            check_sweep_choice(arguments, multirun=any(flag in arguments for flag in MULTIRUN))
+            multirun = is_multirun(arguments)
+            check_sweep_choice(arguments, multirun)
+            check_overrides(arguments, multirun)
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # of an exception other than UserError the traceback is shown
-            task()
+            with composition_errors():
+                task()
         except KeyboardInterrupt:
             sys.exit(130)
 

@@ -10,9 +10,8 @@ from omegaconf import OmegaConf
 from ablate.config import Config, ModelConfig, PPOConfig
 from ablate.errors import UserError
 from ablate.runs.folder import read_config, typed
-from ablate.settings.fields import spelled
+from ablate.settings.fields import cut, spelled
 from ablate.settings.identity import LORA, OUTSIDE_IDENTITY
-from ablate.settings.validation import cut
 from ablate.system.files import is_path
 
 GROUPS = ("ppo", "model", "data", "preferences", "sweep")

@@ -6,7 +6,7 @@ import math
 
 from ablate.config import Config, ModelConfig, PPOConfig, PreferencesConfig
 from ablate.errors import UserError
-from ablate.settings.fields import walk
+from ablate.settings.fields import cut, is_path_setting, walk
 from ablate.system.files import is_folder_name, is_path
 
 
@@ -60,17 +60,11 @@ def check_paths(config: Config) -> None:
         if text is not None and not is_folder_name(text):
             raise UserError(f"{name}={cut(text)} is not the name of one folder: leave out separators and control characters")
     for name, _, value in walk(config):
-        if isinstance(value, str) and (name in ("results", "cache", "fork") or name.endswith("path")):
+        if isinstance(value, str) and is_path_setting(name):
             if value == "":
                 raise UserError(f"{name} is empty: name a folder, a file or a hub name")
             if not is_path(value):
                 raise UserError(f"{name}={cut(value)} is too long for a path or has control characters: name another")
-
-
-def cut(text: str) -> str:
-    """A text as a message has it: at most 60 characters, and in quotes where it is empty or has characters that are not printable."""
-    short = text if len(text) <= 60 else f"{text[:59]}…"
-    return short if short and short.isprintable() else repr(short)
 
 
 def check_ppo(ppo: PPOConfig) -> None:

@@ -8,9 +8,12 @@ from difflib import get_close_matches
 from typing import Any
 
 import yaml
+from hydra.core.override_parser.types import Glob
 
 from ablate.errors import UserError
+from ablate.settings.fields import cut, spelled
 from ablate.settings.groups import sweep_folder, sweep_names
+from ablate.settings.overrides import parsed, values
 
 SEARCH = "tune_"  # how the name of a search begins
 
@@ -39,7 +42,7 @@ def load_study(name: str) -> Study:
             raise UserError(f"sweep={name} is a search, not a study: run python -m ablate.tune sweep={name}")
         near = get_close_matches(name, study_names(), n=1)
         meant = f"did you mean {near[0]}? The studies are" if near else "the studies are"
-        raise UserError(f"sweep={name} is not a study: {meant} {', '.join(study_names())}")
+        raise UserError(f"sweep={cut(name)} is not a study: {meant} {', '.join(study_names())}")
     content = yaml.safe_load((sweep_folder() / f"{name}.yaml").read_text(encoding="utf-8"))
     known = {"question", "figure", "claim", "base", "arms", "grid"}
     if set(content) - known or not {"question", "figure", "claim"} <= set(content):
@@ -57,8 +60,10 @@ def check_sweep_choice(overrides: Sequence[str], multirun: bool) -> None:
     """
     for argument in overrides:
         if argument.startswith("sweep=") and argument != "sweep=null":
-            for name in argument.removeprefix("sweep=").split(","):
-                load_study(name)
+            override = parsed(argument)
+            pattern = override.value()
+            for name in pattern.filter(study_names()) if isinstance(pattern, Glob) else values(override):
+                load_study(spelled(name))
             if not multirun:
                 raise UserError(f"{argument} is a study of several arms: add -m to run them all")
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from ablate.errors import UserError
 
-
 NAME_BYTES, PATH_BYTES = 255, 4095  # the longest name and path of Linux's file systems
 UNPRINTED = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories of control characters, surrogates and line separators
 

@@ -1,10 +1,13 @@
 """Slips on the command line: each is one sentence that says what to write instead."""
 
 import sys
+from dataclasses import fields
 
 import pytest
 
 import ablate.run
+from ablate.config import Config, PPOConfig
+from ablate.settings.identity import inert
 
 SENTENCES = {
     "several values without -m": (["ppo.kl_penalty=true,false"], "ppo.kl_penalty=true,false has several values: add -m"),
@@ -27,6 +30,12 @@ SENTENCES = {
     "nesting": (["ppo.adam_betas=" + "[" * 3000 + "]" * 3000], "ppo.adam_betas=[["),
     "a number of many digits": (["seed=" + "9" * 5000], "seed=999"),
     "another configuration": (["--config-name", "x"], "--config-name names another configuration than ablate's: leave it out"),
+    "an amount whose toggle is off": (["ppo=vanilla", "ppo.kl_coef=0.2"], "ppo.kl_coef acts only with ppo.kl_penalty=true: set that too"),
+    "an amount of two toggles": (
+        ["ppo.kl_penalty=false", "ppo.kl_target=3"],
+        "ppo.kl_target acts only with ppo.kl_penalty=true and ppo.kl_adaptive=true: set that too",
+    ),
+    "a form whose amount is off": (["ppo.missing_eos_form=replace"], "ppo.missing_eos_form acts only with ppo.missing_eos_penalty=<value>"),
     "two flags": (["--run", "-m"], "--run and --multirun exclude each other"),
 }
 
@@ -52,3 +61,17 @@ def test_a_pattern_chooses_presets_and_studies_of_a_sweep(monkeypatch, tmp_path)
         with pytest.raises(SystemExit, match="nothing was started") as ended:
             ablate.run.main()
         assert [line.split(":")[0].strip() for line in str(ended.value.code).splitlines()[1:]] == arms
+
+
+def test_every_amount_whose_toggle_is_off_is_inert_by_name_and_none_whose_toggles_are_on():
+    needs = {f"ppo.{f.name}": f.metadata["needs"] for f in fields(PPOConfig)}
+    toggles = {toggle for names in needs.values() for toggle in names}
+    on, off = (
+        PPOConfig(**{name: state if isinstance(getattr(PPOConfig, name), bool) else amount for name in toggles})
+        for state, amount in ((True, 1.0), (False, None))
+    )
+    assert inert(Config(ppo=on), needs) == {}
+    assert set(inert(Config(ppo=off), needs)) == {name for name, names in needs.items() if names}
+    assert inert(Config(ppo=PPOConfig(ratio_clip=False)), ["seed", "ppo.clip_range"]) == {
+        "ppo.clip_range": "ppo.clip_range acts only with ppo.ratio_clip=true"
+    }

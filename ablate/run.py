@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -17,12 +18,15 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from ablate.config import Config
+from ablate.errors import UserError
 from ablate.runs.folder import run_folder
 from ablate.runs.fork import forked
 from ablate.settings.arms import arm_name
 from ablate.settings.groups import CONF
-from ablate.settings.overrides import check_overrides, quoted
+from ablate.settings.identity import inert
+from ablate.settings.overrides import check_overrides, composition_errors, is_multirun, quoted
 from ablate.settings.validation import validate
+from ablate.sweeps.expand import by_setting
 from ablate.sweeps.study import check_sweep_choice
 from ablate.sweeps.summary import sweep_summary
 from ablate.system.commands import command_errors
@@ -37,13 +41,15 @@ def task(composed: DictConfig) -> None:
 
     Raises SystemExit with a sentence on a UserError, and with status 130 if the run was interrupted.
     """
-    settings = HydraConfig.get()
-    overrides = list(settings.overrides.task)
     with command_errors():  # Hydra adds lines of its own to any exception but SystemExit
-        config = forked(OmegaConf.to_object(composed), overrides)
+        with composition_errors():
+            settings = HydraConfig.get()
+            overrides = list(settings.overrides.task)  # ${…} in them are resolved here
+            config = forked(OmegaConf.to_object(composed), overrides)
         if config.arm is None:
             config.arm = arm_name(overrides, settings.runtime.choices["ppo"])
         validate(config)
+        refuse_inert(config, overrides)
         with gc_paused():
             from ablate.session import execute
             from ablate.system.distributed import is_main
@@ -53,6 +59,12 @@ def task(composed: DictConfig) -> None:
         print(sweep_summary([run_folder(config)]))
     if summary["status"] == "interrupted":
         raise SystemExit(130)
+
+
+def refuse_inert(config: Config, overrides: Sequence[str]) -> None:
+    """Raises UserError for an override of a setting that does nothing, since a toggle that it needs is off."""
+    for name, sentence in inert(config, by_setting(overrides)).items():
+        raise UserError(f"{sentence}: set that too, or leave {name} out")
 
 
 ConfigStore.instance().store(name="schema", node=Config, provider="ablate")
@@ -74,14 +86,16 @@ def main() -> None:
 
 def command_line() -> None:
     """Check the command line, then let Hydra compose it. A UserError becomes one sentence on standard error and exit status 1."""
-    arguments = [quoted(argument) for argument in sys.argv[1:]]
+    arguments = [quoted(argument) for argument in sys.argv[1:] if argument != "sweep=null"]  # the default, which Hydra refuses as a choice
     arguments = sys.argv[1:] = sorted(arguments, key=lambda argument: argument not in MULTIRUN)  # argparse wants flags first or last
     with command_errors():
         try:
-            check_overrides(arguments)
-            check_sweep_choice(arguments, multirun=any(flag in arguments for flag in MULTIRUN))
+            multirun = is_multirun(arguments)
+            check_sweep_choice(arguments, multirun)
+            check_overrides(arguments, multirun)
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # of an exception other than UserError the traceback is shown
-            task()
+            with composition_errors():
+                task()
         except KeyboardInterrupt:
             sys.exit(130)
 

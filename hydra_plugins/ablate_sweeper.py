@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from ablate.errors import UserError
 from ablate.runs.folder import is_finished, run_folder
+from ablate.settings.identity import inert
 from ablate.settings.overrides import spelled_values
 from ablate.sweeps.compose import Composed, Composer
 from ablate.sweeps.expand import distinct, expand, refuse_invalid
@@ -92,6 +93,10 @@ class AblateSweeper(Sweeper):
         composed = [compose(overrides) for overrides in expanded]
         configs = [job.config for job in composed]
         refuse_invalid(configs)
+        for name in choices:
+            sentences = {inert(config, [name]).get(name) for config in configs}
+            if None not in sentences:
+                print(f"{sorted(map(str, sentences))[0]}, so it changes no arm here")
         kept, notes = distinct(configs)
         for note in notes:
             print(note)

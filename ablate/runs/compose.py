@@ -7,14 +7,12 @@ from contextlib import AbstractContextManager
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from ablate.config import Config
-from ablate.errors import UserError
 from ablate.runs.fork import forked
 from ablate.settings.groups import CONF
+from ablate.settings.overrides import composition_errors
 
 
 def composing() -> AbstractContextManager:
@@ -25,7 +23,5 @@ def composing() -> AbstractContextManager:
 
 def composed(overrides: Sequence[str]) -> Config:
     """The Config of one run, from overrides as `ablate.run` takes them. Raises UserError, also for what Hydra refuses."""
-    try:
+    with composition_errors():
         return forked(OmegaConf.to_object(compose("config", overrides=list(overrides))), overrides)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(str(error).splitlines()[0]) from error

@@ -10,8 +10,9 @@ from omegaconf import OmegaConf
 from ablate.config import Config, ModelConfig, PPOConfig
 from ablate.errors import UserError
 from ablate.runs.folder import read_config, typed
-from ablate.settings.fields import spelled
+from ablate.settings.fields import cut, spelled
 from ablate.settings.identity import LORA, OUTSIDE_IDENTITY
+from ablate.system.files import is_path
 
 GROUPS = ("ppo", "model", "data", "preferences", "sweep")
 STARTS = ("policy_init", "critic_init", "critic_pretrain", "critic_pretrain_updates")  # act before the first update, which a fork is past
@@ -24,10 +25,10 @@ def forked(config: Config, overrides: Sequence[str]) -> Config:
     """
     if config.fork is None:
         return config
-    run = Path(config.fork).resolve().parents[1]
-    known = read_config(run) if (Path(config.fork) / "state.json").is_file() else None
+    run = forked_run(config.fork)
+    known = None if run is None else read_config(run)
     if known is None:
-        raise UserError(f"fork={config.fork} is not a checkpoint of a run: name a folder results/…/checkpoints/<update>")
+        raise UserError(f"fork={cut(config.fork)} is not a checkpoint of a run: name a folder results/…/checkpoints/<update>")
     keys = [override.lstrip("+").partition("=")[0] for override in overrides]
     preset = next((key for key in keys if key in GROUPS), None)
     if preset:
@@ -52,3 +53,14 @@ def forked(config: Config, overrides: Sequence[str]) -> Config:
     if update.isdigit() and branch.ppo.updates <= int(update):
         raise UserError(f"ppo.updates={branch.ppo.updates} leaves nothing to do after update {update} of the fork: raise ppo.updates")
     return branch
+
+
+def forked_run(fork: str) -> Path | None:
+    """The folder of the run whose checkpoint `fork` names; None where it is no folder <run>/checkpoints/<update> with a state.json."""
+    try:
+        if not is_path(fork) or not (Path(fork) / "state.json").is_file():
+            return None
+    except OSError:  # a folder that may not be read
+        return None
+    parents = Path(fork).resolve().parents
+    return parents[1] if len(parents) > 1 else None

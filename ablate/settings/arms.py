@@ -50,5 +50,5 @@ def _folder_name(name: str) -> str:
     safe = re.sub(r"[^A-Za-z0-9=,.@+_~\[\]-]+", "-", name.replace("'", "").replace('"', "")).lstrip(".")
     if safe == name and len(name) <= MAX_LENGTH:
         return name
-    digits = hashlib.sha256(name.encode()).hexdigest()[:8]
+    digits = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
     return f"{safe[: MAX_LENGTH - 9]}-{digits}"

@@ -42,6 +42,17 @@ def setting_names() -> list[str]:
     return [setting.name for setting in walk(Config())]
 
 
+def is_path_setting(name: str) -> bool:
+    """Whether the value of a setting is a path or a hub name."""
+    return name in ("results", "cache", "fork") or name.endswith("path")
+
+
+def cut(text: str, width: int = 60) -> str:
+    """A text as a message has it: at most `width` characters, and in quotes where it is empty or has characters that are not printable."""
+    short = text if len(text) <= width else f"{text[: width - 1]}…"
+    return short if short and short.isprintable() else repr(short)
+
+
 def spelled(value: Any) -> str:
     """A value as an override writes it: null, true and false where Python writes None, True and False."""
     if value is None:

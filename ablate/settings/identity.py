@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, fields
 
 from ablate.config import Config, PPOConfig
@@ -14,6 +15,7 @@ AMOUNTS = {
     toggle: tuple(f.name for f in fields(PPOConfig) if toggle in f.metadata["needs"])
     for toggle in dict.fromkeys(name for f in fields(PPOConfig) for name in f.metadata["needs"])
 }
+_NEEDS = {f"ppo.{f.name}": f.metadata["needs"] for f in fields(PPOConfig)}
 # Settings of data that one kind of source reads and the other ignores.
 WORLD_ONLY = ("language",)
 HUMAN_ONLY = ("path", "split", "max_malformed", "max_prompt_tokens", "max_response_tokens", "held_out_share", "vocabulary")
@@ -43,10 +45,27 @@ def identity(config: Config) -> dict:
                 del tree[name][f.name]
     ppo = tree["ppo"]
     for toggle, amounts in AMOUNTS.items():
-        if ppo.get(toggle) in (False, None):
+        if _is_off(config, toggle):
             for amount in amounts:
                 ppo.pop(amount, None)
     return tree
+
+
+def inert(config: Config, names: Iterable[str]) -> dict[str, str]:
+    """Setting → `ppo.kl_coef acts only with ppo.kl_penalty=true`, for those of `names` that need a toggle which is off."""
+    found = {}
+    for name in names:
+        needs = _NEEDS.get(name, ())
+        off = [
+            f"ppo.{toggle}={'true' if getattr(config.ppo, toggle) is False else '<value>'}" for toggle in needs if _is_off(config, toggle)
+        ]
+        if off:
+            found[name] = f"{name} acts only with {' and '.join(off)}"
+    return found
+
+
+def _is_off(config: Config, toggle: str) -> bool:
+    return getattr(config.ppo, toggle) in (False, None)
 
 
 def config_hash(config: Config) -> str:

@@ -6,7 +6,8 @@ import math
 
 from ablate.config import Config, ModelConfig, PPOConfig, PreferencesConfig
 from ablate.errors import UserError
-from ablate.settings.fields import walk
+from ablate.settings.fields import cut, is_path_setting, walk
+from ablate.system.files import is_folder_name, is_path
 
 
 def validate(config: Config) -> None:
@@ -15,6 +16,7 @@ def validate(config: Config) -> None:
     Raises UserError, one sentence that names the setting to change.
     """
     check_values(config)
+    check_paths(config)
     check_ppo(config.ppo)
     check_sampling(config)
     check_data(config)
@@ -39,7 +41,7 @@ def check_values(config: Config) -> None:
             continue
         meta = field.metadata
         if meta.get("choices") and value not in meta["choices"]:
-            raise UserError(f"{name}={value} is not one of {', '.join(meta['choices'])}")
+            raise UserError(f"{name}={cut(value)} is not one of {', '.join(meta['choices'])}")
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, float) and not math.isfinite(number):
                 raise UserError(f"{name}={number} is not a finite number: give it one")
@@ -49,6 +51,20 @@ def check_values(config: Config) -> None:
             raise UserError(f"{name}={value} is too large: the greatest value is {meta['high']}")
         if meta.get("above") is not None and value <= meta["above"]:
             raise UserError(f"{name}={value} must be greater than {meta['above']}")
+
+
+def check_paths(config: Config) -> None:
+    """Raises UserError for a study or arm that is not the name of one folder, and for a path that no file can have."""
+    for name in ("study", "arm"):
+        text = getattr(config, name)
+        if text is not None and not is_folder_name(text):
+            raise UserError(f"{name}={cut(text)} is not the name of one folder: leave out separators and control characters")
+    for name, _, value in walk(config):
+        if isinstance(value, str) and is_path_setting(name):
+            if value == "":
+                raise UserError(f"{name} is empty: name a folder, a file or a hub name")
+            if not is_path(value):
+                raise UserError(f"{name}={cut(value)} is too long for a path or has control characters: name another")
 
 
 def check_ppo(ppo: PPOConfig) -> None:
@@ -126,9 +142,6 @@ def check_sampling(config: Config) -> None:
 def check_data(config: Config) -> None:
     """Raises UserError where human data has no path, and where a setting belongs to the other source of data, human or the world."""
     data = config.data
-    for name in ("model", "pretrain", "sft", "preferences", "reward_model", "gold", "data"):
-        if getattr(config, name).path == "":
-            raise UserError(f"{name}.path is empty: name a folder, a file or a hub name")
     if data.source == "world":
         if data.path is not None:
             raise UserError(f"data.path={data.path} is not read by data.source=world: set data=hh_rlhf, moss, jsonl or hub")

@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 
 from ablate.config import Config, PPOConfig
+from ablate.errors import UserError
 from ablate.runs.folder import read_config
 from ablate.runs.summary import read_summary
 from ablate.sweeps.expand import by_setting, cores, expand
@@ -57,12 +58,17 @@ def listing(results: Path, at_a_time: int) -> str:
     """Every study with its figure, its question, its number of runs per seed, and the time per seed after its stages are built.
 
     The last line is the sum over the studies. A run that two studies share is computed once, so all studies together take less.
-    at_a_time: how many runs are active at once. Raises UserError for a damaged run folder or study file.
+    at_a_time: how many runs are active at once. A study file that cannot be read has the reason in its line. Raises UserError for a
+    damaged run folder.
     """
     speed = measured_speed(results)
     lines, runs, seconds = [], 0, 0.0
     for name in study_names():
-        study = load_study(name)
+        try:
+            study = load_study(name)
+        except UserError as error:
+            lines.append(f"{name}  ({error})")
+            continue
         jobs = expand(study, {}, preset="ppo_max")
         on_world = not any(setting.startswith(("data", "model")) for setting in study.base)
         time = "time not measured yet" if on_world else "its own model and data"
@@ -70,8 +76,8 @@ def listing(results: Path, at_a_time: int) -> str:
             estimate = sum(responses(job) for job in jobs) / speed / min(at_a_time, len(jobs))
             runs, seconds = runs + len(jobs), seconds + estimate
             time = f"about {duration(estimate)} per seed"
-        figure = f"Fig. {study.figure}" if study.figure[0].isdigit() else study.figure
-        lines += [f"{name}  ({figure}; {len(jobs)} runs per seed, {time})", f"    {study.question}"]
+        figure = f"Fig. {study.figure}" if study.figure[:1].isdigit() else study.figure
+        lines += [f"{name}  ({f'{figure}; ' if figure else ''}{len(jobs)} runs per seed, {time})", f"    {study.question}"]
     if speed:
         lines.append(f"all on the world: {runs} runs, about {duration(seconds)} per seed, {duration(8 * seconds)} for 8 seeds")
     return "\n".join(lines)

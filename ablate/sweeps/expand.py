@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from itertools import product
 
 from ablate.config import Config
 from ablate.errors import UserError
 from ablate.settings.arms import arm_name
-from ablate.settings.fields import spelled
-from ablate.settings.identity import config_hash, identity
+from ablate.settings.fields import flat, spelled
+from ablate.settings.identity import config_hash, identity, inert
 from ablate.settings.validation import validate
 from ablate.sweeps.study import Study
 
@@ -71,13 +72,20 @@ def distinct(configs: Sequence[Config]) -> tuple[list[int], list[str]]:
     for index, config in enumerate(configs):
         same = first.setdefault((config.study, config_hash(config)), index)
         if same != index:
-            note = f"{config.arm} is {configs[same].arm} under these settings: run once"
+            note = f"{config.arm} is {configs[same].arm} under these settings{why_equal(config, configs[same])}: run once"
             if config.arm != configs[same].arm and note not in notes:
                 notes.append(note)
             continue
         if folders.setdefault((config.study, config.arm, config.seed), index) != index:
             raise UserError(f"two different runs would be written to arm={config.arm} seed={config.seed}: leave arm= out")
     return sorted(first.values()), notes
+
+
+def why_equal(one: Config, other: Config) -> str:
+    """`, since ppo.kl_coef acts only with ppo.kl_penalty=true` for the settings in which two configs of one run differ; "" without any."""
+    here, there = dict(flat(asdict(one))), dict(flat(asdict(other)))
+    reasons = inert(one, [name for name in here if here[name] != there[name]]).values()
+    return f", since {' and '.join(reasons)}" if reasons else ""
 
 
 def pipeline_key(config: Config) -> str:

@@ -7,10 +7,12 @@ import select
 import signal
 import sys
 import traceback
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ablate.errors import UserError
+from ablate.system.files import UNPRINTED
 
 TRACEBACK = "ABLATE_TRACEBACK"  # environment variable
 
@@ -28,7 +30,12 @@ def command_errors() -> Iterator[None]:
     except UserError as error:
         if os.environ.get(TRACEBACK) == "1":
             traceback.print_exception(error)
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {without_controls(str(error))}")
+
+
+def without_controls(text: str) -> str:
+    """A text whose control characters but line ends are escaped, so that what a message quotes cannot act on the terminal."""
+    return "".join(repr(c)[1:-1] if c != "\n" and unicodedata.category(c) in UNPRINTED else c for c in text)
 
 
 @contextmanager

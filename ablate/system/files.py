@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import os
 import shutil
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ablate.errors import UserError
+
+NAME_BYTES, PATH_BYTES = 255, 4095  # the longest name and path of Linux's file systems
+UNPRINTED = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories of control characters, surrogates and line separators
+
+
+def is_folder_name(name: object) -> bool:
+    """Whether `name` is the name of one folder: text of 1 to 255 bytes without separators or control characters, not `.` or `..`."""
+    return isinstance(name, str) and is_path(name) and name not in (".", "..") and "/" not in name and "\\" not in name
+
+
+def is_path(path: str) -> bool:
+    """Whether `path` can name a file: 1 to 4,095 bytes, at most 255 in each part, without control characters."""
+    if not path or any(unicodedata.category(character) in UNPRINTED for character in path):
+        return False
+    return len(path.encode()) <= PATH_BYTES and all(len(part.encode()) <= NAME_BYTES for part in path.split("/"))
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import numpy as np
 import yaml
 
 from ablate.settings.fields import flat
+from ablate.system.files import is_folder_name
 from ablate.system.jsonl import readable_rows
 
 RUN_FILES = ("config.yaml", "metrics.jsonl", "summary.json")
@@ -84,9 +85,15 @@ def read_run(folder: Path) -> Record:
     run = config.get("seed", summary.get("seed"))
     if not isinstance(run, int):
         raise NotARun("config.yaml names no integer seed: written by another tool or version")
-    row = {
+    names_of_folders = {
         "study": config.get("study") or summary.get("study") or folder.parent.parent.name,
         "arm": config.get("arm") or summary.get("arm") or folder.parent.name,
+    }
+    for name, value in names_of_folders.items():  # tables are written to a folder of the study's name
+        if not is_folder_name(value):
+            raise NotARun(f"its {name} {str(value)[:60]!r} is not the name of one folder")
+    row = {
+        **names_of_folders,
         **{name: summary.get(name) for name in _SUMMARY_FIELDS},
         "version": (summary.get("versions") or {}).get("ppo-ablation"),
         **made_by(config, summary),

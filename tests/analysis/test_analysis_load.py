@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import yaml
 from simulate import SFT_GOLD, SFT_SD, Arm, write_run, write_study
 
 from ablate.errors import UserError
@@ -51,6 +52,16 @@ def test_a_torn_last_line_costs_that_line_and_is_reported(study):
     loaded = load(study)
     assert loaded.curves[loaded.curves["run"] == "study/kl/seed=0"]["update"].max() == 79
     assert reasons(loaded) == {"kl/seed=0": "metrics.jsonl: torn last line left out"}
+
+
+@pytest.mark.parametrize("name", ["../../x", "/abs", "..", "a/b", ["a"]])
+@pytest.mark.parametrize("which", ["study", "arm"])
+def test_a_run_whose_study_or_arm_is_no_folders_name_is_left_out(which, name, study):
+    path = study / "kl" / "seed=0" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({**config, which: name}))
+    loaded = load(study)
+    assert reasons(loaded) == {"kl/seed=0": f"its {which} {str(name)!r} is not the name of one folder"} and len(loaded.runs) == 3
 
 
 def test_a_whole_last_line_without_its_newline_counts(study):

@@ -123,3 +123,12 @@ def test_a_fork_names_a_checkpoint_that_is_not_there(place, original, tmp_path):
     with pytest.raises(UserError, match=r"is not a checkpoint of a run: name a folder results/…/checkpoints/<update>$"):
         fork(tmp_path, run_folder(original) / place)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["/", ".", "..", "x" * 10_000, "a\nb", "/proc/1/fd", "loop"])
+def test_a_fork_of_what_is_no_checkpoint_is_one_sentence(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(UserError, match=r"^fork=.* is not a checkpoint of a run") as caught:
+        forked(Config(fork=name), [])
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 200

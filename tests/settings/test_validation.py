@@ -71,8 +71,37 @@ REFUSALS = {
     "an adapter over another policy": ({"model.lora_rank": 8, "ppo.policy_init": "pretrained"}, "set ppo.policy_init=sft or"),
     "an adapter over noise": ({"model.lora_rank": 8, "ppo.critic_init": "random"}, "set ppo.critic_init=reward or sft"),
     "offload of what is shared": ({"model.lora_rank": 8, "offload": True}, "offload has nothing to move, .*: set offload=false"),
+    "a study elsewhere": ({"study": "../x"}, "study=../x is not the name of one folder: leave out separators"),
+    "an arm of several folders": ({"arm": "a/b"}, "arm=a/b is not the name of one folder"),
+    "a path too long for any file": ({"results": "x" * 10_000}, "results=x{59}… is too long for a path"),
     "an empty path": ({"model.path": ""}, r"model.path is empty: name a folder, a file or a hub name"),
 }
+
+
+NO_FOLDERS = ["", ".", "..", "../x", "/abs", "a/b", "a/", "a\\b", "a\nb", "a\0", "a\x1b[31m", "\ud800", "\u2028", "ä" * 128]
+
+
+@pytest.mark.parametrize("name", NO_FOLDERS)
+def test_a_study_and_an_arm_are_the_name_of_one_folder(name):
+    for which in ("study", "arm"):
+        with pytest.raises(UserError, match=f"^{which}=.* is not the name of one folder") as caught:
+            validate(setting(Config(), which, name))
+        assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["a", "...", ".hidden", "vanilla,kl_coef=0.2", "fork=y@40", "ünï 1", "研究", "ä" * 127])
+def test_other_names_of_folders_are_accepted_and_can_be_made(name, tmp_path):
+    validate(Config(study=name, arm=name))
+    (tmp_path / name).mkdir()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("path", ["a\0b", "a\nb", "\udcff", "x/" * 2048, f"a/{'ä' * 128}/b"])
+def test_a_path_that_no_file_can_have_is_refused_by_its_setting(path):
+    for name in ("results", "cache", "fork", "data.path", "model.path", "evaluation.text_path"):
+        with pytest.raises(UserError, match=f"^{name}=.* is too long for a path or has control characters") as caught:
+            validate(setting(Config(), name, path))
+        assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize("name", REFUSALS)

@@ -24,7 +24,7 @@ from ablate.settings.overrides import spelled_values
 from ablate.sweeps import study as sweeps_study
 from ablate.sweeps.__main__ import listing, main
 from ablate.sweeps.expand import distinct, expand, pipeline_key, refuse_invalid
-from ablate.sweeps.study import Study, check_sweep_choice, load_study
+from ablate.sweeps.study import Study, check_sweep_choice, load_study, register
 
 STUDY = Study(
     name="study", question="?", figure="0", claim="!", base=("ppo=vanilla", "ppo.updates=5"),
@@ -150,7 +150,10 @@ def test_arms_that_are_one_run_are_kept_once_and_named():
     off = [arm("a", kl_penalty=False, kl_coef=0.1), arm("b", kl_penalty=False, kl_coef=0.2), arm("c")]
     assert config_hash(off[0]) == config_hash(off[1])
     seeds = [*off, *(replace(config, seed=1) for config in off)]
-    assert distinct(seeds) == ([0, 2, 3, 5], ["b is a under these settings: run once"])
+    assert distinct(seeds) == (
+        [0, 2, 3, 5],
+        ["b is a under these settings, since ppo.kl_coef acts only with ppo.kl_penalty=true: run once"],
+    )
 
 
 def test_two_different_runs_never_share_a_folder():
@@ -196,13 +199,35 @@ def test_the_study_folder_is_no_package():
     assert not (sweep_folder() / "__init__.py").exists()
 
 
-@pytest.mark.parametrize("content", ["question: a\nfigure: b\n", "question: a\nfigure: b\nclaim: c\narm: {}\n"])
-def test_a_study_of_another_form_is_refused(content, tmp_path, monkeypatch):
-    (tmp_path / "odd.yaml").write_text(content)
+BROKEN = {
+    "figure: b\nclaim: c\n": "lacks the key question: add what the study asks",
+    "question: a\narm: {}\n": "has the unknown key arm: it may hold question, figure, claim, base, arms, grid",
+    "question: a\nbase: ppo=vanilla\n": ": base must be a list of overrides, arms and grid mappings to lists",
+    "question: a\narms: [a, b]\n": ": base must be a list of overrides",
+    "question: a\ngrid: {ppo.gamma: 1}\n": r": ppo.gamma must be a list: write \[1\]",
+    "question: [a\n": r"is not readable \(while parsing a flow sequence\): correct or remove it",
+    "- question\n": "is no mapping of keys",
+    "": "is no mapping of keys",
+}
+
+
+@pytest.fixture
+def study_files(tmp_path, monkeypatch):
     for module in (groups, sweeps_study):
         monkeypatch.setattr(module, "sweep_folder", lambda: tmp_path)
-    with pytest.raises(UserError, match=r"sweeps/odd\.yaml must hold"):
+    return tmp_path
+
+
+@pytest.mark.parametrize("content", BROKEN)
+def test_a_study_of_another_form_is_refused_and_disturbs_no_other(content, study_files):
+    (study_files / "odd.yaml").write_text(content)
+    (study_files / "plain.yaml").write_text("question: does it hold?\narms: {a: , b: [ppo=vanilla]}\n")
+    with pytest.raises(UserError, match=r"^sweeps/odd\.yaml ?" + BROKEN[content]) as caught:
         load_study("odd")
+    register()
+    lines = listing(study_files / "results", at_a_time=1).splitlines()
+    assert lines == [f"odd  ({caught.value})", "plain  (2 runs per seed, time not measured yet)", "    does it hold?"]
+    assert load_study("plain") == Study("plain", "does it hold?", "", "", arms={"a": (), "b": ("ppo=vanilla",)})
 
 
 def test_the_list_estimates_time_from_measured_speed_only(tmp_path):
@@ -230,7 +255,7 @@ def test_the_list_of_studies_is_a_command_with_a_help(arguments, beginning, tmp_
 
 def test_a_sweep_tells_of_equal_arms_and_runs_them_once(tmp_path):
     result = run_sweep(tmp_path, "sweep=kl_coef", "ppo.kl_penalty=false", "seed=0,8")
-    same = "is kl_0.05,kl_penalty=false under these settings: run once"
+    same = "is kl_0.05,kl_penalty=false under these settings, since ppo.kl_coef acts only with ppo.kl_penalty=true: run once"
     assert result.returncode == 0
     assert result.stdout.splitlines()[:2] == [f"kl_0.1,kl_penalty=false {same}", f"kl_0.2,kl_penalty=false {same}"]
     assert [path.name for path in (tmp_path / "results" / "kl_coef").iterdir()] == ["kl_0.05,kl_penalty=false"]

@@ -26,6 +26,12 @@ def test_a_user_error_ends_the_command_with_its_sentence_alone(monkeypatch, caps
     assert capsys.readouterr() == ("", "")
 
 
+def test_control_characters_that_a_message_quotes_are_escaped(capsys):
+    with pytest.raises(SystemExit) as ended, command_errors():
+        raise UserError("ünï \x1b[31m\r\udcff\u2028 is absent:\n  name another")
+    assert ended.value.code == "error: ünï \\x1b[31m\\r\\udcff\\u2028 is absent:\n  name another"
+
+
 @pytest.mark.parametrize("value", ["0", ""])
 def test_only_the_value_1_asks_for_a_traceback(monkeypatch, capsys, value):
     monkeypatch.setenv("ABLATE_TRACEBACK", value)

@@ -163,8 +163,8 @@ def values(override: Override) -> list:
     argument = override.input_line or ""
     if not override.is_sweep_override():
         return [override.value()]
-    if isinstance(override.value(), Glob):
-        found = override.value().filter(groups().get(override.key_or_group, []))
+    if isinstance(value := override.value(), Glob):
+        found = value.filter(groups().get(override.key_or_group, []))
     elif override.is_discrete_sweep():
         try:
             found = list(islice(override.sweep_iterator(), MOST_VALUES + 1))

@@ -173,12 +173,12 @@ def parse_generic(row: object, kind: str) -> Example:
     check_columns(row, READ)
     kind = row["kind"] if isinstance(row.get("kind"), str) else kind
     found = {meaning: column(row, names) for meaning, names in COLUMNS.items()}
+    if row.get("label") is not None and (row["label"] is not True or found["rejected"] is not None):
+        refuse("label", "says that this answer is no demonstration, or means something else")
     if found["chosen"] is not None and found["prompt"] is None is found["dialogue"] and isinstance(found["chosen"], str):
         if found["system"]:
             refuse("system", "cannot open a transcript")
         return parse_hh({name: found[name] for name in ("chosen", "rejected")}, kind)
-    if row.get("label") is not None and (row["label"] is not True or found["rejected"] is not None):
-        refuse("label", "says that this answer is no demonstration, or means something else")
     given = None if found["prompt"] is None else prompt_turns(with_input(found["prompt"], row.get("input")))
     if found["dialogue"] is not None:
         given, found["chosen"] = joined(messages_of(found["dialogue"]), given, found["chosen"])

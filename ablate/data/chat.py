@@ -37,6 +37,7 @@ MOSS_TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt %}{{ 'Assistant:' }}{% endif -%}"
 )
+TEMPLATE_ERRORS = (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 PROBE_TOKENS = 200
 PRIVATE_USE = range(0xF0000, 0xFFFFE)  # Unicode's plane 15, whose characters mean nothing by themselves
 TOKEN_LETTERS = 100  # a text with more characters than this per token of a limit is beyond it, and is not encoded to find out
@@ -64,9 +65,22 @@ def beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def spellings(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """How the special tokens are spelt."""
+    """How the special tokens are spelt, and the template's marks of turns, which are not special everywhere."""
     added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-    return list(dict.fromkeys([*added, *tokenizer.all_special_tokens]))
+    return list(dict.fromkeys([*added, *tokenizer.all_special_tokens, *turn_marks(tokenizer)]))
+
+
+def turn_marks(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Added tokens that are not special and that the chat template puts around turns, as DeepSeek's "<｜User｜>" is."""
+    added = [token.content for token in tokenizer.added_tokens_decoder.values() if not token.special]
+    if not added or tokenizer.chat_template is None:
+        return []
+    turns = [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]
+    try:
+        text = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    except TEMPLATE_ERRORS:
+        return []
+    return [name for name in added if name.strip() and name in text]
 
 
 def one_of(names: Sequence[str]) -> re.Pattern[str]:
@@ -92,14 +106,23 @@ def encode_plain(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> li
     named, rows = one_of(spellings(tokenizer)), encode(tokenizer, texts)
     for i, text in enumerate(texts):
         if named.search(text):
-            (rows[i],) = encode(tokenizer, [text], split_special_tokens=True)
+            rows[i] = letters(tokenizer, text)
     return rows
+
+
+def letters(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a text without special tokens. What the tokenizer cuts out though it is not special is encoded in two parts."""
+    cut = one_of(turn_marks(tokenizer))
+    parts = []
+    for part in re.split(f"({cut.pattern})", text):
+        parts += [part[:1], part[1:]] if cut.fullmatch(part) else [part]
+    return [token for ids in encode(tokenizer, [part for part in parts if part], split_special_tokens=True) for token in ids]
 
 
 def unwritable(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
     """What finds the spelling of a special token that this tokenizer cannot write as plain text, as one of whole words cannot."""
     names = spellings(tokenizer)
-    plain = [encode(tokenizer, [name], split_special_tokens=True)[0] for name in names]
+    plain = [letters(tokenizer, name) for name in names]
     return one_of([name for name, ids in zip(names, plain, strict=True) if tokenizer.convert_tokens_to_ids(name) in ids])
 
 
@@ -110,7 +133,7 @@ def encode_turns(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Turns]) -
     marked = [marked_messages(messages, named) for messages in turns]
     try:
         texts = tokenizer.apply_chat_template([messages for messages, _ in marked], add_generation_prompt=True, tokenize=False)
-    except (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+    except TEMPLATE_ERRORS as error:
         raise UserError(f"the tokenizer's chat template refuses a prompt of the data ({error}): change the template or the data") from error
     rows = encode(tokenizer, texts)
     for i, (_, marks) in enumerate(marked):

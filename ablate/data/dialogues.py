@@ -30,6 +30,7 @@ MEANING = re.compile(
     r"system|instruct|prompt|question|query|^input|^output|respon|answer|complet|repl(y|ies)|reject|chosen|accepted|label|prefer|winner"
     r"|better|worse|choice|rank|message|conversation|dialog|transcript|histor|context|turn|tool|function|image|audio|video|document"
     r"|passage|article|think|reasoning|weight|^text|target|persona|human|assistant|^gpt"
+    r"|positive|negative|^good|^bad|quality|correct|swap|flip|invert|vote"
 )
 ABOUT = re.compile(
     r"(^|_)(ids?|uid|scores?|ratings?|models?|source|sources|len|lengths?|tokens?|count|num|hash|type|lang|language|category|url|date|time"
@@ -39,7 +40,7 @@ ROLES = {
     "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant",
     "system": "system",
 }  # fmt: skip
-MESSAGE_EXTRAS = {"tool_calls", "function_call", "tools", "weight", "reasoning_content", "thinking", "images", "audio", "prefix"}
+MESSAGE_EXTRAS = {"tool_calls", "function_call", "tools", "weight", "reasoning_content", "thinking", "images", "audio", "label"}
 WRITTEN_MESSAGES = re.compile(r"""\s*\[?\s*\{\s*["'](role|from)["']\s*:""")
 SHOWN = {"user": "Human", "assistant": "Assistant", "system": "System"}
 
@@ -173,13 +174,14 @@ def parse_generic(row: object, kind: str) -> Example:
     check_columns(row, READ)
     kind = row["kind"] if isinstance(row.get("kind"), str) else kind
     found = {meaning: column(row, names) for meaning, names in COLUMNS.items()}
-    if found["chosen"] is not None and found["prompt"] is None is found["dialogue"] and isinstance(found["chosen"], str):
+    if row.get("label") is not None and (row["label"] is not True or found["rejected"] is not None):
+        refuse("label", "says that this answer is no demonstration, or means something else")
+    if isinstance(found["chosen"], str) and found["prompt"] is found["dialogue"] is None and not row.get("input"):
         if found["system"]:
             refuse("system", "cannot open a transcript")
         return parse_hh({name: found[name] for name in ("chosen", "rejected")}, kind)
-    if row.get("label") is not None and (row["label"] is not True or found["rejected"] is not None):
-        refuse("label", "says that this answer is no demonstration, or means something else")
-    given = None if found["prompt"] is None else prompt_turns(with_input(found["prompt"], row.get("input")))
+    prompt = with_input(found["prompt"], row.get("input"))
+    given = None if prompt is None else prompt_turns(prompt)
     if found["dialogue"] is not None:
         given, found["chosen"] = joined(messages_of(found["dialogue"]), given, found["chosen"])
     if found["chosen"] is None:
@@ -221,7 +223,7 @@ def with_input(prompt: object, more: object) -> object:
     if more is None or more == "":
         return prompt
     if not isinstance(prompt, str) or not isinstance(more, str):
-        refuse("input", "is no text after an instruction")
+        refuse("input", "is no text that follows an instruction")
     return f"{prompt}\n{more}"
 
 

@@ -55,8 +55,8 @@ def read_table(data: DataConfig) -> Table:
         rows += 1
         try:
             examples.append(bounded(parse(read(), kind)))
-        except Malformed as error:
-            malformed.append((place, str(error)))
+        except (Malformed, RecursionError) as error:
+            malformed.append((place, str(error) if isinstance(error, Malformed) else "nested too deeply"))
             if len(malformed) >= HOPELESS and len(malformed) > max(data.max_malformed, 0.5) * rows:
                 break
     table = Table(examples, rows, malformed, [] if data.source == "hub" else without_rows(Path(str(data.path))))
@@ -116,7 +116,13 @@ def reading(file: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {file} ({error}): name another with data.path") from error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise UserError(f"cannot read {shown(file)} ({reason}): name another with data.path") from error
+
+
+def shown(file: Path, most: int = 300) -> str:
+    """The path, or the end of one too long for a message."""
+    return str(file) if len(str(file)) <= most else f"…{str(file)[-most:]}"
 
 
 def lines_of(file: Path, stream, digest) -> Iterator[tuple[int, bytes]]:
@@ -229,9 +235,10 @@ def parquet_rows(file: Path, digest) -> Iterator[tuple[str, Callable[[], object]
 
 def data_files(path: Path) -> list[Path]:
     """The file, or the data files of the folder, without hidden ones and those of NOT_ROWS. Raises UserError where there are none."""
-    if not path.exists():
-        raise UserError(f"data.path={path} does not exist: correct the path")
-    files = [path] if path.is_file() else [file for file in found_in(path) if not no_rows(file.relative_to(path))]
+    with reading(path):
+        if not path.exists():
+            raise UserError(f"data.path={path} does not exist: correct the path")
+        files = [path] if path.is_file() else [file for file in found_in(path) if not no_rows(file.relative_to(path))]
     if not files or not files[0].name.endswith(SUFFIXES):
         raise UserError(f"data.path={path} is no data file and holds none ({', '.join(SUFFIXES)}): name another")
     return files
@@ -290,6 +297,6 @@ def content_key(data: DataConfig) -> str:
             digest.update(json.dumps(read(), sort_keys=True, default=str).encode())
     else:
         for file in data_files(Path(str(data.path))):
-            with open(file, "rb") as handle:
+            with reading(file), open(file, "rb") as handle:
                 digest.update(kind_of(f"{file.parent.name}/{file.name}").encode() + hashlib.file_digest(handle, "sha256").digest())
     return digest.hexdigest()[:16]

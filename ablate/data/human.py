@@ -58,8 +58,7 @@ class HumanSource:
         self.held_out = Split.of([example for example, out in zip(kept, held_out, strict=True) if out])
         self.report = {
             "rows": table.rows, "malformed": len(table.malformed), "malformed_rows": [": ".join(row) for row in table.malformed[:20]],
-            "too_long": len(written) - len(kept), "spell_special_tokens": len(table.examples) - len(written),
-            "train_examples": len(self.train.examples),
+            "too_long": len(written) - len(kept), "train_examples": len(self.train.examples),
             "held_out_examples": len(self.held_out.examples), "train_prompts": len(self.train.prompts),
             "held_out_prompts": len(self.held_out.prompts),
         }  # fmt: skip
@@ -69,6 +68,7 @@ class HumanSource:
                 f"({table}; {self.report['too_long']} too long): raise data.max_prompt_tokens or change data.held_out_share"
             )
         if names:
+            self.report["spell_special_tokens"] = len(table.examples) - len(written)
             print(f"data: {self.report['spell_special_tokens']:,} dialogues left out, since they spell special tokens that the tokenizer "
                   f"cannot write as text: {', '.join(sorted(names))}", file=sys.stderr, flush=True)  # fmt: skip
 

@@ -40,7 +40,7 @@ def resolve_provided(config: Config) -> Provided:
         require_peft()
     folders = {name: model_folder(config, name) for name in ("model", "pretrain", "sft", "reward_model", "gold")}
     pairs = config.preferences.path
-    if pairs is not None and not Path(pairs).exists():
+    if pairs is not None and not exists(Path(pairs)):
         raise UserError(f"preferences.path={pairs} does not exist: correct the path, or leave it out to build the stage")
     for name in ("train.jsonl", "held_out.jsonl") if pairs is not None and folders["reward_model"] is None else ():
         read_pairs(Path(pairs) / name)
@@ -54,6 +54,14 @@ def resolve_provided(config: Config) -> Provided:
     start = folders["model"] or folders["pretrain"]
     check_models(config, folders["sft"] or start, folders["reward_model"])
     return Provided(start, folders["sft"], None if pairs is None else Path(pairs), folders["reward_model"], folders["gold"], data)
+
+
+def exists(path: Path) -> bool:
+    """Whether the path can be reached; one that is too long, or behind a folder that may not be entered, cannot."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def model_folder(config: Config, name: str) -> Path | None:

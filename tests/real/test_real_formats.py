@@ -12,7 +12,7 @@ from families import hh_rows, write_lines
 from ablate.config import DataConfig
 from ablate.data import files
 from ablate.data.dialogues import Example, HumanPrompt, Malformed, parse_generic, parse_hh, parse_moss
-from ablate.data.files import read_table
+from ablate.data.files import content_key, read_table
 from ablate.data.human import HumanSource, train_bpe
 from ablate.errors import UserError
 
@@ -78,7 +78,11 @@ REFUSED = {
     "`system` differs": {"system": "be rude", "messages": [{"role": "system", "content": "be kind"}, USER, YES]},
     "`system` is no text": {"system": 3, "messages": [USER, YES]},
     "`input` is no text": {"prompt": [USER], "input": "x", "chosen": "yes"},
+    "`input` is no text that": {"input": "a ?", "output": "yes"},
+    "`negative` is not read": {"prompt": "a ?", "positive": None, "chosen": "yes", "negative": "no"},
+    "`label` of a message": {"messages": [USER, {**YES, "label": False}]},
     "`history` is not read": {"instruction": "a ?", "output": "yes", "history": [["b", "c"]]},
+    "`swapped` is not read": {"prompt": "a ?", "chosen": "yes", "rejected": "no", "swapped": True},
     "`response_0` is not read": {"prompt": "a ?", "response_0": "yes", "response_1": "no", "better_response_id": 1},
     "`tools` is not read": {"messages": [USER, YES], "tools": "[{}]"},
     "`tool_calls` of a message": {"messages": [USER, {**YES, "tool_calls": [{"name": "f"}]}]},
@@ -167,6 +171,28 @@ def test_a_small_file_that_unpacks_to_gigabytes_is_refused_after_a_part_of_them(
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(fill * ((1 << 24) // len(fill))) * 64)
     with pytest.raises(UserError, match=r"a.jsonl.gz unpacks to more than 200 times its size"):
         read_table(data(tmp_path / "a.jsonl.gz"))
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".jsonl", "x/" * 5000 + "a.jsonl", "a.jsonl/b.jsonl", "loop", "a\0b"])
+def test_a_path_that_cannot_be_is_one_short_sentence(name, tmp_path):
+    (tmp_path / "a.jsonl").write_text(LINES)
+    (tmp_path / "loop").symlink_to("loop")
+    for read in (read_table, content_key):
+        with pytest.raises(UserError) as caught:
+            read(data(tmp_path / name))
+        assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_may_not_be_read_is_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "a.jsonl").write_text(LINES)
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    for read in (read_table, content_key):
+        with pytest.raises(UserError, match=r"cannot read .*a.jsonl \(Permission denied\)"):
+            read(data(tmp_path / "a.jsonl"))
 
 
 def test_a_file_of_malformed_rows_alone_is_refused_before_its_end(tmp_path, monkeypatch):

@@ -204,7 +204,7 @@ def judge_part(part: Part, outcomes: pd.DataFrame, treated: Sequence[str], contr
     equal = bool(controls) and identical(outcomes, treated, controls)
     same = equal or (bool(controls) and shown_same(part.outcome, outcomes, treated, controls, margin))
     strict = at(1 - ALPHA / parts) if parts > 1 else effect
-    decidable = equal or effect.basis.enough(rate=part.outcome == "collapsed")
+    decidable = effect.basis.enough(rate=part.outcome == "collapsed") or (equal and effect.basis.runs >= MIN_SEEDS)
     verdict = decide(part, effect, strict, ALPHA / parts, margin, same, equal) if decidable else CANNOT_TELL
     needed = None if verdict != CANNOT_TELL else units_needed(part, outcomes, treated, controls, effect.basis, margin)
     sentence = f"{verdict}: {_describe(part, outcomes, treated, controls, effect)}"

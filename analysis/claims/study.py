@@ -222,7 +222,8 @@ def design_remarks(runs: pd.DataFrame) -> list[str]:
                    "reward model where the compared runs have several."]  # fmt: skip
     else:
         which = f" ({runs['reward_model'].iloc[0]})" if runs["reward_model"].iloc[0] else ""
-        remarks = [f"Given one reward model{which}, which every run has: what is said need not hold with another."]
+        has = "which every run has" if all(scales_of_proxy(runs).values()) else "in each arm that of its settings"
+        remarks = [f"Given one reward model{which}, {has}: what is said need not hold with another."]
     names = merged_names(runs)
     listed = [
         f"{arm} ({', '.join(folders)})" for arm, folders in names.items() if not all("pipeline_seed=" in folder for folder in folders)

@@ -199,3 +199,11 @@ def test_intervals_end_where_what_they_are_of_ends_and_names_lose_what_all_share
     assert (found.arms["win_low"] >= 0).all() and (found.arms["win_high"] <= 1).all()
     assert ((found.arms["win_low"] == 0) | (found.arms["win_high"] == 1)).any()
     assert sorted(arm_answers(found)["name"]) == ["a=1", "a=2"]
+
+
+def test_arms_with_reward_models_of_their_own_settings_are_not_said_to_share_one(tmp_path):
+    arms = {"few": Arm({"preferences.pairs": 100}), "many": Arm({"preferences.pairs": 900})}
+    said = " ".join(verdicts_of(write_study(tmp_path / "a", arms, 2, np.random.default_rng(0))).remarks)
+    assert "in each arm that of its settings" in said and "which every run has" not in said
+    shared = " ".join(verdicts_of(write_study(tmp_path / "b", {"one": Arm()}, 2, np.random.default_rng(0))).remarks)
+    assert "which every run has" in shared

@@ -261,6 +261,13 @@ def test_arms_equal_to_the_bit_are_the_same_and_the_reason_is_told(outcome, expe
     assert found.verdict == verdict and found.sentence.endswith("; the runs of both are equal to the bit")
 
 
+def test_one_pair_equal_to_the_bit_decides_nothing():
+    one = equal_arms()
+    one = one[one["seed"] == one["seed"].min()]
+    found = judge_part(Part("gold", "higher", {}, {}), one, ["kl"], ["base"])
+    assert found.verdict == "cannot tell" and found.sentence.endswith("; the runs of both are equal to the bit")
+
+
 def test_arms_that_differ_in_one_bit_of_one_run_are_not_identical():
     table = equal_arms()
     table.loc[(table["arm"] == "kl") & (table["seed"] == 3), "kl"] += 1e-9

@@ -295,13 +295,15 @@ def readings() -> dict[str, set[str]]:
 
 
 def test_each_toggle_and_choice_is_read_in_exactly_one_function():
-    """But three: whether the whole minibatch's entropy is needed is asked before its micro-batches run, a fork keeps a steered η, and a
-    truncated response that goes on has no score among its rewards and a value in its targets.
+    """But four: whether the whole minibatch's entropy is needed is asked before its micro-batches run, a fork keeps a steered η, a
+    truncated response that goes on has no score among its rewards and a value in its targets, and the stage that a policy starts from
+    is built only where one does.
     """
     once = {name: functions for name, functions in readings().items() if name in TOGGLES | CHOICES}
     assert once.keys() == TOGGLES.keys() | CHOICES.keys()
     assert once.pop("entropy_clip") == {"shaping.ppo_loss", "update.backward_minibatch"}
     assert once.pop("bootstrap_truncated") == {"shaping.shape_rewards", "shaping.estimate_targets"}
+    assert once.pop("policy_init") == {"build.build", "trainer.load_models"}
     assert once.pop("kl_adaptive") == {"shaping.shape_rewards", "trainer.restore"}
     assert {name: functions for name, functions in once.items() if len(functions) != 1} == {}
 

@@ -7,15 +7,19 @@ it is: each archive is unpacked once, into the user's cache. `results/reference/
 from __future__ import annotations
 
 import hashlib
+import io
+import lzma
 import os
+import shutil
 import tarfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ablate.errors import UserError
 from ablate.system.files import atomic_folder
 from ablate.system.locks import locked
 
 ARCHIVE, SUMS = "runs.tar.xz", "SHA256SUMS"
+MOST_BYTES, MOST_MEMBERS, LONGEST_NAME = 1 << 34, 1_000_000, 1000  # of an archive that is unpacked
 REFERENCE = Path(__file__).resolve().parents[2] / "results" / "reference"  # the set that is committed; a wheel has none
 
 
@@ -70,25 +74,49 @@ def checksum(packed: Path) -> str:
 def unpack(packed: Path, to: Path) -> None:
     """Write the run folders of a packed set to `to`/<study>/<arm>/seed=<n>/.
 
-    No member can be written outside `to` (tarfile's data filter). Files that runs share are hard links in the archive and copies
-    in `to`, so that a change to one run changes no other.
+    A packed set holds plain files, folders and hard links to plain files before them, named by parts that are plain names. Any other
+    member is refused before anything is written, and nothing that the archive says of links, owners or modes is followed: contents
+    are written to paths made here. A file that runs share is written once per run, so that a change to one run changes no other.
 
     Raises:
         UserError: one of the set's studies is in `to` already.
-        UserError: the archive is damaged or unsafe.
+        UserError: the archive is damaged, unsafe or larger than `MOST_BYTES` or `MOST_MEMBERS`.
     """
     checksum(packed)
-    with tarfile.open(packed / ARCHIVE) as archive:
-        members = archive.getmembers()
-        for study in sorted({member.name.lstrip("/").partition("/")[0] for member in members}):
-            if (to / study).exists():
-                raise UserError(f"{to / study} exists: name another folder with --to, or move that one away")
-        try:
-            archive.extractall(to, filter="data")
-        except tarfile.FilterError as error:
-            raise UserError(f"{packed / ARCHIVE} is unsafe and was not unpacked: {error}") from None
-    for member in members:
-        if member.islnk():
-            own = (to / member.name).read_bytes()
-            (to / member.name).unlink()
-            (to / member.name).write_bytes(own)
+    try:
+        with tarfile.open(packed / ARCHIVE) as archive:
+            files = _plain_files(archive, packed / ARCHIVE)
+            for study in sorted({name.parts[0] for name in files}):
+                if (to / study).exists():
+                    raise UserError(f"{to / study} exists: name another folder with --to, or move that one away")
+            for name, member in files.items():
+                content = archive.extractfile(member)
+                (to / name).parent.mkdir(parents=True, exist_ok=True)
+                with open(to / name, "xb") as file:
+                    shutil.copyfileobj(content or io.BytesIO(), file)
+    except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
+        raise UserError(f"{packed / ARCHIVE} is damaged and cannot be unpacked ({error}): fetch it again") from error
+
+
+def _plain_files(archive: tarfile.TarFile, where: Path) -> dict[PurePosixPath, tarfile.TarInfo]:
+    """Name → the member that holds its content, a hard link's being that of the file it names. Raises UserError for anything else."""
+    found: dict[PurePosixPath, tarfile.TarInfo] = {}
+    size = 0
+    for count, member in enumerate(archive, 1):
+        name = PurePosixPath(member.name)
+        linked = found.get(PurePosixPath(member.linkname)) if member.islnk() else None
+        if member.isdir() and _is_plain(name):
+            continue
+        if not (member.isreg() or linked) or not _is_plain(name) or name in found:
+            raise UserError(f"{where} is unsafe and was not unpacked: {member.name[:80]!r} is no plain file of a run")
+        found[name] = linked or member
+        size += found[name].size
+        if size > MOST_BYTES or count > MOST_MEMBERS:
+            raise UserError(f"{where} is unsafe and was not unpacked: it holds more than {MOST_BYTES >> 30} GiB or {MOST_MEMBERS:,} files")
+    return found
+
+
+def _is_plain(name: PurePosixPath) -> bool:
+    """Whether a member's name is relative, and each of its parts is the name of a file or folder."""
+    text = str(name)
+    return bool(name.parts) and not name.is_absolute() and ".." not in name.parts and "\0" not in text and len(text) < LONGEST_NAME

@@ -14,6 +14,7 @@ from simulate import Arm, write_study
 
 from ablate.errors import UserError
 from analysis.estimate.outcomes import outcomes
+from analysis.load import packed as packed_module
 from analysis.load.frames import load, load_reward_models, load_rows
 from analysis.load.packed import ARCHIVE, REFERENCE, SUMS, unpack
 from analysis.reference.__main__ import main
@@ -177,22 +178,53 @@ def test_a_damaged_archive_is_refused(packed):
         load(packed)
 
 
-@pytest.mark.parametrize("name", ["../outside", "one/../../outside", "/tmp/outside-of-the-set"])
-def test_an_archive_never_writes_outside_its_folder(name, tmp_path):
+def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", size: int = 0) -> tarfile.TarInfo:
+    found = tarfile.TarInfo(name)
+    found.type, found.linkname, found.size = kind, link, size
+    return found
+
+
+HOSTILE = {
+    "upwards": [member("../outside", size=1)],
+    "upwards from within": [member("one/../../outside", size=1)],
+    "absolute": [member("/tmp/outside-of-the-set", size=1)],
+    "symbolic link": [member("one/link", tarfile.SYMTYPE, "/tmp"), member("one/link/outside", size=1)],
+    "chain of links": [member(f"one/{n}", tarfile.SYMTYPE, f"{n + 1}/" + "a" * 200) for n in range(30)],
+    "hard link with an absolute name": [member("one/link", tarfile.LNKTYPE, "/etc/hostname")],
+    "hard link upwards": [member("one/link", tarfile.LNKTYPE, "../../outside")],
+    "hard link to what comes later": [member("one/link", tarfile.LNKTYPE, "one/file"), member("one/file", size=1)],
+    "device": [member("one/null", tarfile.CHRTYPE)],
+    "pipe": [member("one/pipe", tarfile.FIFOTYPE)],
+    "one name twice": [member("one/file", size=1), member("one/file", size=1)],
+    "a name of a thousand characters": [member("one/" + "a/" * 600 + "b", size=1)],
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_an_archive_holds_plain_files_below_its_folder_or_nothing_is_written(case, tmp_path):
     packed, to = tmp_path / "packed", tmp_path / "to" / "here"
     packed.mkdir()
     with tarfile.open(packed / ARCHIVE, "w:xz") as archive:
-        member = tarfile.TarInfo(name)
-        member.size = 1
-        archive.addfile(member, io.BytesIO(b"x"))
+        archive.addfile(member("one/good", size=1), io.BytesIO(b"x"))
+        for info in HOSTILE[case]:
+            archive.addfile(info, io.BytesIO(b"x" * info.size))
     (packed / SUMS).write_text(sha256((packed / ARCHIVE).read_bytes()).hexdigest())
-    if name.startswith("/"):  # an absolute name is taken as one below the folder
+    with pytest.raises(UserError, match="is unsafe and was not unpacked"):
         unpack(packed, to)
-        assert (to / name[1:]).is_file() and not Path(name).exists()
-    else:
-        with pytest.raises(UserError, match="unsafe"):
-            unpack(packed, to)
-        assert not list(tmp_path.rglob("outside"))
+    assert not to.exists() and not list(tmp_path.rglob("outside")) and not Path("/tmp/outside-of-the-set").exists()
+
+
+def test_an_archive_of_too_many_bytes_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(packed_module, "MOST_BYTES", 5)
+    packed, to = tmp_path / "packed", tmp_path / "to"
+    packed.mkdir()
+    with tarfile.open(packed / ARCHIVE, "w:xz") as archive:
+        for number in range(2):
+            archive.addfile(member(f"one/{number}", size=3), io.BytesIO(b"xyz"))
+    (packed / SUMS).write_text(sha256((packed / ARCHIVE).read_bytes()).hexdigest())
+    with pytest.raises(UserError, match="it holds more than"):
+        unpack(packed, to)
+    assert not to.exists()
 
 
 needs_reference = pytest.mark.skipif(not (REFERENCE / ARCHIVE).is_file(), reason="results/reference is not in this checkout")

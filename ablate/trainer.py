@@ -20,7 +20,7 @@ from ablate.models.recompute import checkpoint_gradients
 from ablate.pipeline.build import Stages, choose_device
 from ablate.pipeline.supervised import language_model_loss, pad_right, response_targets
 from ablate.ppo.collapse import CollapseDetector, deviation
-from ablate.ppo.evaluate import Evaluation, HeldOut, evaluate, sample_rows, score_rows, summarise
+from ablate.ppo.evaluate import Evaluation, HeldOut, check_finite, evaluate, sample_rows, score_rows, summarise
 from ablate.ppo.models import Models
 from ablate.ppo.monitor import advantage_metrics, monitors, reward_metrics
 from ablate.ppo.rollout import encode_prompts, gather_rollout, generate_responses, score_responses
@@ -137,7 +137,8 @@ class Trainer:
         return every > 0 and self.progress.update % every == 0
 
     def before_first_update(self) -> None:
-        """Before the first update: pre-train the critic, and evaluate the policy as it starts."""
+        """Before the first update: pre-train the critic, and evaluate the policy as it starts. Raises Diverged."""
+        check_finite(self.baseline)
         ppo = self.config.ppo
         if ppo.critic_pretrain and self.config.fork is None:
             self.pretrain_critic()
@@ -225,9 +226,13 @@ class Trainer:
         return share * language_model_loss(policy, vocabulary_head(policy), tokens, real)
 
     def evaluate(self, counts: bool = True) -> dict[str, float]:
-        """Evaluate the policy, write scores and samples, and update the collapse verdict if the evaluation counts for it."""
+        """Evaluate the policy, write scores and samples, and update the collapse verdict if the evaluation counts for it.
+
+        Raises Diverged where gold is not finite.
+        """
         config, number = self.config, self.progress.update
         evaluation = evaluate(self.models, self.held_out, self.gold, config, self.offloaded)
+        check_finite(evaluation)
         scores = score_rows(number, self.held_out, evaluation)
         samples = sample_rows(number, self.held_out, evaluation, config.evaluation.samples)
         with raise_on_all_ranks():

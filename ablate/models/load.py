@@ -45,6 +45,7 @@ def load_policy(folder: str | Path, device: torch.device) -> PreTrainedModel:
     for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
         if getattr(model.config, name, None) not in (None, 1, 1.0):
             raise UserError(f"{folder} rescales its logits ({name}), which the vocabulary head here does not: use another architecture")
+    check_finite(model, folder)
     return model
 
 
@@ -58,7 +59,15 @@ def load_scorer(folder: str | Path, device: torch.device, new_head: bool = False
         raise UserError(f"{folder} has no linear `score` head: a reward model must be a decoder with a one-label score")
     if not new_head:
         load_score_head(model, folder)
+    check_finite(model.base_model if new_head else model, folder)
     return model
+
+
+def check_finite(model: PreTrainedModel, folder: str | Path) -> None:
+    """Raises UserError for a weight that is NaN or infinite: every answer and score would be so too."""
+    for name, weight in model.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise UserError(f"the weights in {folder} are not finite ({name}): restore the folder or name another")
 
 
 def load(kind: type, folder: str | Path, device: torch.device, **settings) -> PreTrainedModel:

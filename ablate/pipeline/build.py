@@ -27,8 +27,10 @@ class Stages:
 
 
 def choose_device(config: Config) -> torch.device:
-    """The device of a run. Raises UserError for `offload` on the CPU."""
+    """The device of a run. Raises UserError for a device that this machine lacks, and for `offload` on the CPU."""
     name = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
+    if not {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[name]:
+        raise UserError(f"device={name}, and torch finds no such device here: set device=auto or cpu")
     if config.offload and name == "cpu":
         raise UserError("offload keeps frozen models off the GPU, and this run is on the CPU: set offload=false")
     return torch.device(name)

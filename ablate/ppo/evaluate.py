@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from ablate.config import Config
 from ablate.data.source import Prompt, Source
+from ablate.errors import Diverged
 from ablate.models.offload import OffloadedModel, loaded_on_device
 from ablate.ppo.alignment_tax import HeldOutTasks
 from ablate.ppo.collapse import mean
@@ -77,6 +79,13 @@ def evaluate(models: Models, held_out: HeldOut, gold: Gold, config: Config, offl
     responses, golds = (list(chain.from_iterable(all_gather_object(part))) for part in (responses, golds))
     ended = rollout.ended.tolist()
     return Evaluation(responses, rollout.score.tolist(), golds, rollout.lengths.tolist(), ended, monitors(rollout), tax)
+
+
+def check_finite(evaluation: Evaluation) -> None:
+    """Raises Diverged for gold that is not finite, of which neither a collapse nor its absence could be told."""
+    count = sum(value is not None and not math.isfinite(value) for value in evaluation.gold)
+    if count:
+        raise Diverged(f"gold is not finite for {count} of {len(evaluation.gold)} held-out answers")
 
 
 def summarise(evaluation: Evaluation, baseline: Evaluation, prompts: Sequence[Prompt], margin: float) -> dict[str, float]:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from processes import CONTEXT, command_line, limited
 
+from ablate.errors import UserError
 from ablate.run import main
 from ablate.runs.folder import run_folder
 from ablate.runs.summary import read_summary
@@ -304,6 +305,41 @@ def test_a_score_that_is_not_finite_ends_the_run_as_diverged(make_config, stage_
     config = make_config(tmp_path, f"reward_model.path={folder}", "ppo.critic_init=sft", "ppo.critic_pretrain=false")
     summary = execute(config)
     assert (summary["status"], summary["reason"]) == ("diverged", "update 1: the reward model's score is not finite")
+
+
+@pytest.mark.parametrize(("first", "update"), [(0, 1), (1, 3)], ids=["of SFT", "of the policy"])
+def test_gold_that_is_not_finite_ends_the_run_as_diverged_and_never_as_held(first, update, make_config, tmp_path, monkeypatch):
+    """The `first` evaluations have gold; then one answer's is NaN, which no comparison tells from a run that held."""
+    calls = []
+
+    def gold(prompts, responses, ended):
+        calls.append(len(responses))
+        return [1.0] * (len(responses) - 1) + [float("nan") if len(calls) > first + bool(first) else 2.0]
+
+    monkeypatch.setattr("ablate.trainer.open_gold", lambda *_: gold)
+    config = make_config(tmp_path, "ppo.critic_pretrain=false")
+    summary = execute(config)
+    assert (summary["status"], summary["collapsed"]) == ("diverged", None)
+    assert summary["reason"] == f"update {update}: gold is not finite for 1 of 8 held-out answers"
+    json.loads((run_folder(config) / "summary.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_weights_that_are_not_finite_are_refused_by_the_folder_and_the_name_of_the_weight(make_config, stage_folders, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = copied(stage_folders["reward_model"], tmp_path / "reward_model")
+    weights = load_file(folder / "model.safetensors")
+    weights["score.weight"][0, 0] = float("inf")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config = make_config(tmp_path, f"reward_model.path={folder}", "ppo.critic_init=sft", "ppo.critic_pretrain=false")
+    with pytest.raises(UserError, match=r"reward_model are not finite \(score.weight\): restore the folder or name another"):
+        execute(config)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")
+def test_a_device_that_is_not_there_is_refused(make_config, tmp_path):
+    with pytest.raises(UserError, match="device=cuda, and torch finds no such device here: set device=auto or cpu"):
+        execute(make_config(tmp_path, "device=cuda"))
 
 
 def test_the_command_itself_says_one_sentence_on_stderr_and_exits_with_1(arguments, tmp_path):

@@ -47,9 +47,16 @@ STAGES = [
 ]  # fmt: skip
 RUN = [
     "tracker=none", "device=cpu", "ppo.updates=3", "ppo.batch_size=16", "ppo.minibatch_size=8", "ppo.micro_batch_size=8",
-    "ppo.critic_pretrain_updates=1", "sampling.max_new_tokens=12", "evaluation.every=1", "evaluation.prompts=16", "evaluation.samples=4",
+    "sampling.max_new_tokens=12", "evaluation.every=1", "evaluation.prompts=16", "evaluation.samples=4",
     "checkpoint.every=1", "checkpoint.keep=0",
 ]  # fmt: skip
+WITHOUT_PRETRAINING = (
+    "ppo=vanilla",
+    "ppo=instructgpt",
+    "ppo=n_details",
+    "ppo=moss_script",
+    "fork=",
+)  # of the critic: its amount is refused
 HUMAN = ["data.source=hh_rlhf", "data.held_out_share=0.4", "data.max_prompt_tokens=128", "data.max_response_tokens=64"]
 PRESETS = ("vanilla", "ppo_max", "instructgpt", "n_details", "moss_script")
 
@@ -66,7 +73,8 @@ class Side:
         return {**os.environ, "PYTHONPATH": str(self.checkout), "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "PYTHONWARNINGS": "ignore"}
 
     def overrides(self, study: str, cache: str, *overrides: str) -> list[str]:
-        return [*STAGES, *RUN, "results=results", f"cache=cache/{cache}", f"study={study}", "arm=a", *overrides]
+        pretraining = [] if any(one.startswith(WITHOUT_PRETRAINING) for one in overrides) else ["ppo.critic_pretrain_updates=1"]
+        return [*STAGES, *RUN, *pretraining, "results=results", f"cache=cache/{cache}", f"study={study}", "arm=a", *overrides]
 
     def run(self, study: str, cache: str, *overrides: str, launcher: tuple[str, ...] = ()) -> None:
         self.call(study, *launcher, "ablate.run", *self.overrides(study, cache, *overrides))

@@ -38,7 +38,7 @@ def with_pads(rollout: Rollout, fill: float) -> Rollout:
     changed = {
         f.name: torch.where(rollout.mask, value, fill)
         for f in fields(rollout)
-        if (value := getattr(rollout, f.name)).dim() == 2 and value.is_floating_point()
+        if (value := getattr(rollout, f.name)) is not None and value.dim() == 2 and value.is_floating_point()
     }
     return replace(rollout, tokens=torch.where(rollout.attention, rollout.tokens, 1), **changed)
 

@@ -130,6 +130,8 @@ def gather_rollout(rollout: Rollout, pad: int) -> Rollout:
     gathered = {}
     for field in fields(rollout):
         rows = getattr(rollout, field.name)
+        if rows is None:  # in all processes alike, since the settings decide it
+            continue
         if rows.dim() == 2:
             rows = nn.functional.pad(rows, (0, steps - rollout.mask.shape[1]), value=pad if field.name == "tokens" else 0)
         gathered[field.name] = gather_rows(rows, counts)

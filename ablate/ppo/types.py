@@ -20,14 +20,17 @@ class Rollout:
     attention: Tensor  # [B, P+T] bool: a real token
     mask: Tensor  # [B, T] bool: a token the policy chose, its end token included
     ended: Tensor  # [B] bool: the response closed with the end token
-    logprobs: Tensor  # [B, T] log π(y_t) of the behaviour policy, under the training distribution
-    ref_logprobs: Tensor  # [B, T] log π_SFT(y_t), same distribution
-    kl: Tensor  # [B, T] KL(π‖π_SFT) over the full vocabulary, nats
+    logprobs: Tensor  # [B, T] log π(y_t) of the policy as it is before the update, under the training distribution
+    ref_logprobs: Tensor  # [B, T] log π_ref(y_t), same distribution; π_ref is SFT unless ppo.reference_update moves it
+    kl: Tensor  # [B, T] KL(π‖π_ref) over the full vocabulary, nats
     entropy: Tensor  # [B, T] entropy of π, nats
     values: Tensor  # [B, T] critic's value of the state each token was chosen from
     last_value: Tensor  # [B] critic's value after the last token
     score: Tensor  # [B] the reward model's
     prompt_nll: Tensor  # [B] summed NLL of the prompt's tokens after its first, nats (for MOSS's perplexity only)
+    sft_logprobs: Tensor | None = None  # [B, T] log π_SFT(y_t) where the reference moves; null where it is SFT
+    sft_kl: Tensor | None = None  # [B, T] KL(π‖π_SFT) where the reference moves; null where it is SFT
+    sampler_logprobs: Tensor | None = None  # [B, T] log π_sampler(y_t) of a sampler with other weights than the policy; null without one
 
     @property
     def lengths(self) -> Tensor:
@@ -40,8 +43,10 @@ class Rollout:
         prompt = self.tokens.shape[1] - self.mask.shape[1]
         selected = {}
         for field in fields(self):
-            rows = getattr(self, field.name)[index]
-            wide = field.name in ("tokens", "attention")
+            values = getattr(self, field.name)
+            if values is None:
+                continue
+            rows, wide = values[index], field.name in ("tokens", "attention")
             selected[field.name] = rows[:, : prompt + steps] if wide else rows[:, :steps] if rows.dim() == 2 else rows
         return Rollout(**selected)
 

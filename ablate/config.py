@@ -131,6 +131,27 @@ class PPOConfig:
         False, "a truncated response goes on: it gets no score, and the critic's value after its last token takes its place",
         source="Pardo et al. 1712.00378, §3",
     )  # fmt: skip
+    reference_update: str = setting(
+        "none", "whether π_ref of the penalties moves: ema: π_ref ← α π + (1 − α) π_ref on weights; reset: π_ref ← π; none: it stays SFT",
+        choices=("none", "ema", "reset"), source="TR-DPO 2404.09656, §3; ProRL 2505.24864, §2.3; TRL sync_ref_model", later=True,
+    )  # fmt: skip
+    reference_update_rate: float = setting(
+        0.6, "α of ema", above=0, high=1, source="TRL ref_model_mixup_alpha", needs=("reference_update",), later=True
+    )
+    reference_update_every: int = setting(
+        10, "updates between two moves of the reference", low=1, source="TRL ref_model_sync_steps", needs=("reference_update",), later=True
+    )
+    mismatch_correction: str = setting(
+        "none", "where the sampler has other weights than the policy: the policy's loss is weighted by w = π_old / π_sampler, or (bypass) "
+        "its ratio is to the sampler", choices=("none", "bypass", "tis", "icepop", "sequence_mask"),
+        source="TIS 2510.18855; IcePop; 2512.23075; AReaL 2505.24298", later=True,
+    )  # fmt: skip
+    mismatch_low: float = setting(
+        0.5, "a, the least weight that icepop and sequence_mask keep", low=0, needs=("mismatch_correction",), later=True
+    )
+    mismatch_high: float = setting(
+        2.0, "b, the greatest weight that icepop and sequence_mask keep; C of tis", above=0, needs=("mismatch_correction",), later=True
+    )
     updates: int = setting(150, "PPO updates", low=1)
     batch_size: int = setting(128, "responses sampled per update (the experience buffer)", low=1, source=f"{PAPER} code")
     minibatch_size: int = setting(32, "responses per gradient step", low=1, source=f"{PAPER} code")
@@ -147,6 +168,11 @@ class PPOConfig:
     adam_eps: float = setting(1e-6, "Adam's ε for the policy", above=0, source=f"{PAPER} code")
     critic_adam_eps: float = setting(1e-8, "Adam's ε for the critic", above=0, source=f"{PAPER} code")
 
+    @property
+    def moves_reference(self) -> bool:
+        """Whether the reference has weights of its own, which are SFT's at the start."""
+        return self.reference_update != "none"
+
 
 @dataclass
 class SamplingConfig:
@@ -159,6 +185,19 @@ class SamplingConfig:
     match_training_distribution: bool = setting(
         True, "log-probs of policy and reference are those of the distribution sampled from; false reproduces MOSS's mismatch (raw T = 1)"
     )
+    staleness: int = setting(
+        0, "n: rollouts come from the policy n updates ago, as in asynchronous training", unit="updates", low=0, high=64,
+        source="AReaL 2505.24298", later=True,
+    )  # fmt: skip
+    sampler_precision: str = setting(
+        "fp32", "rollouts come from a copy of the policy whose weights are rounded: bf16, int8 per output channel, or fp32: not at all",
+        choices=("fp32", "bf16", "int8"), source="2510.18855; 2512.23075", later=True,
+    )  # fmt: skip
+
+    @property
+    def has_own_weights(self) -> bool:
+        """Whether rollouts are sampled by other weights than the policy's."""
+        return self.staleness > 0 or self.sampler_precision != "fp32"
 
     @property
     def training_temperature(self) -> float:

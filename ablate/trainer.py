@@ -23,13 +23,25 @@ from ablate.ppo.collapse import CollapseDetector, deviation
 from ablate.ppo.evaluate import Evaluation, HeldOut, check_finite, evaluate, sample_rows, score_rows, summarise
 from ablate.ppo.models import Models
 from ablate.ppo.monitor import advantage_metrics, monitors, reward_metrics
+from ablate.ppo.reference import move_reference
 from ablate.ppo.rollout import encode_prompts, gather_rollout, generate_responses, score_responses
+from ablate.ppo.sampler import fill, new_sampler, remembered
 from ablate.ppo.sampling import EncodedPrompts
 from ablate.ppo.scoring import Gold, open_gold, open_scorer
 from ablate.ppo.shaping import estimate_targets, initial_state, shape_rewards
 from ablate.ppo.types import Rollout
 from ablate.ppo.update import critic_update, new_optimizer, steps_per_update, update
-from ablate.runs.checkpoint import TrainState, load_adapted, load_optimizer, load_weights, progress_from, read_state, save
+from ablate.runs.checkpoint import (
+    TrainState,
+    load_adapted,
+    load_history,
+    load_optimizer,
+    load_weights,
+    moved_reference,
+    progress_from,
+    read_state,
+    save,
+)
 from ablate.runs.folder import checkpoint_folder, checkpoints, config_of, run_folder
 from ablate.runs.store import ReadOnlyRunStore, RunStore
 from ablate.runs.summary import Outcome, Status
@@ -57,6 +69,7 @@ class Trainer:
     baseline: Evaluation  # of SFT
     progress: TrainState
     resumed: bool  # whether the run goes on from a checkpoint of its own
+    history: list[list[torch.Tensor]] = field(default_factory=list)  # weights of the policies before the last updates, for a stale sampler
     tracker: Tracker = field(default_factory=lambda: Trackers([]))
 
     @classmethod
@@ -76,7 +89,7 @@ class Trainer:
             shard(models.critic)
         optimizer = new_optimizer(models, config.ppo)
         with loaded_on_device(offloaded):
-            baseline = evaluate(replace(models, policy=models.reference), held_out, gold, config)
+            baseline = evaluate(models.of_sft(), held_out, gold, config)
         detector = CollapseDetector.from_baseline(baseline.gold, config.collapse)
         progress = TrainState(update=0, shaping=initial_state(config.ppo), watch=detector)
         trainer = cls(config, store, device, models, offloaded, source, gold, held_out, optimizer, baseline, progress, resumed)
@@ -94,6 +107,7 @@ class Trainer:
         """
         state, detector = read_state(start), self.progress.watch
         load_optimizer(start, self.optimizer, self.device)
+        self.history = load_history(start, self.models.policy, self.config.sampling.staleness)
         self.progress = progress_from(start, state)
         if self.resumed:
             self.store.truncate_to(state["offsets"])
@@ -150,7 +164,7 @@ class Trainer:
         The adaptive KL coefficient stays: SFT's KL to itself is 0 and says nothing of how far the policy will go.
         """
         config, settings = self.config, self.config.ppo_settings()
-        teacher = replace(self.models, policy=self.models.reference)
+        teacher = self.models.of_sft()
         for step in range(config.ppo.critic_pretrain_updates):
             rollout = self.collect(teacher, *self.sample_prompts("critic pre-training", step), Timer())
             rewards, shaping = shape_rewards(rollout, settings, self.progress.shaping)
@@ -180,7 +194,7 @@ class Trainer:
         """
         settings = self.config.ppo_settings()
         with inference(models.policy, models.critic):
-            sampled = generate_responses(models.policy, models.tokenizer, prompts, noise, settings.sampling)
+            sampled = generate_responses(models.sampling, models.tokenizer, prompts, noise, settings.sampling)
             timer.lap("time/rollout_s")
             with loaded_on_device(self.offloaded):
                 rollout = score_responses(models, prompts, sampled, settings)
@@ -192,13 +206,17 @@ class Trainer:
     def step(self) -> None:
         """One update, from prompts to a row of metrics: collect → shape → estimate → update → log. Raises UserError, Diverged."""
         ppo, settings, number, timer = self.config.ppo, self.config.ppo_settings(), self.progress.update + 1, Timer()
+        if self.models.sampler is not None:
+            fill(self.models.sampler, self.models.policy, self.history, settings.sampling)
         rollout = self.collect(self.models, *self.sample_prompts("rollout", number), timer)
+        self.history = remembered(self.history, self.models.policy, settings.sampling.staleness)
         rewards, shaping = shape_rewards(rollout, settings, self.progress.shaping)
         targets = estimate_targets(rollout, rewards, ppo)
         row = {"update": number} | monitors(rollout) | reward_metrics(rollout, rewards) | advantage_metrics(rollout, targets)
         timer.lap("time/score_s")
         order, first_step = torch_generator(self.config.seed, "minibatches", number), (number - 1) * steps_per_update(ppo)
         row |= update(self.models, self.optimizer, rollout, targets, settings, order, first_step, self.ptx_loss)
+        move_reference(self.models, ppo, number)
         timer.lap("time/update_s")
         self.progress.advance(number, shaping, ppo.batch_size, timer.total)
         row |= {"ppo/kl_coef": shaping.kl_coef} | self.evaluate_if_due(timer) | timer.metrics(ppo.batch_size)
@@ -231,7 +249,7 @@ class Trainer:
         Raises Diverged where gold is not finite.
         """
         config, number = self.config, self.progress.update
-        evaluation = evaluate(self.models, self.held_out, self.gold, config, self.offloaded)
+        evaluation = evaluate(replace(self.models, sampler=None), self.held_out, self.gold, config, self.offloaded)
         check_finite(evaluation)
         scores = score_rows(number, self.held_out, evaluation)
         samples = sample_rows(number, self.held_out, evaluation, config.evaluation.samples)
@@ -254,7 +272,7 @@ class Trainer:
         store, progress = self.store, self.progress
         folder = store.checkpoint_folder(progress.update)
         if not from_main(folder.exists):
-            save(folder, self.models, self.optimizer, progress, store.offsets(), store.hash)
+            save(folder, self.models, self.optimizer, self.history, progress, store.offsets(), store.hash)
         store.prune(self.config.checkpoint.keep)
 
     def outcome(self, status: Status, reason: str) -> Outcome:
@@ -321,7 +339,11 @@ def load_models(config: Config, stages: Stages, start: Path | None, device: torc
         raise UserError(
             f"the policy has {policy.config.vocab_size} tokens and SFT {reference.config.vocab_size}: they must share a tokenizer"
         )
-    return Models(policy, reference, scorer, critic, tokenizer)
+    sft = None
+    if ppo.moves_reference:
+        moved = None if start is None else moved_reference(start)
+        sft, reference = reference, freeze(load_policy(stages.sft if moved is None else moved, frozen))
+    return Models(policy, reference, scorer, critic, tokenizer, sft, new_sampler(policy, config.sampling))
 
 
 def offload_frozen(models: Models, config: Config, device: torch.device) -> list[OffloadedModel]:
@@ -331,4 +353,6 @@ def offload_frozen(models: Models, config: Config, device: torch.device) -> list
     frozen = [models.scorer.model]
     if not config.model.lora_rank:
         frozen.append(models.reference)
+    if models.moved_from is not None:
+        frozen.append(models.moved_from)
     return [OffloadedModel(model, device) for model in frozen]

@@ -19,11 +19,12 @@ def random_rollout(seed: int = 0, lengths: tuple[int, ...] = (5, 2, 7, 1, 7, 4),
         return torch.randn(*shape, generator=generator)
 
     mask = torch.arange(steps)[None] < torch.tensor(lengths)[:, None]
+    mismatch = 0.3 * torch.randn(rows, steps, generator=torch.Generator().manual_seed(seed + 100))
     logprobs = -0.2 - 2 * torch.rand(rows, steps, generator=generator)
     per_token = dict(
         logprobs=logprobs, ref_logprobs=(logprobs + drift * normal(rows, steps)).clamp(max=-0.01),
         kl=drift * torch.rand(rows, steps, generator=generator), entropy=1 + torch.rand(rows, steps, generator=generator),
-        values=normal(rows, steps),
+        values=normal(rows, steps), sampler_logprobs=logprobs + mismatch,
     )  # fmt: skip
     return Rollout(
         tokens=torch.randint(2, 9, (rows, prompt + steps), generator=generator),

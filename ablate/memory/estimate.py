@@ -62,6 +62,9 @@ class Run:
     lora_targets: list[str] | None = None
     shared_critic: bool = True  # with LoRA: the critic's adapter lies on the reward model's weights
     offload: bool = False
+    sft_copy: bool = False  # the reference moves, so SFT is one more model
+    sampler: bool = False  # rollouts are sampled by weights of their own
+    earlier_policies: int = 0  # whose weights are kept for a stale sampler, on the CPU also where the run is on a GPU
     held_out: int = 0  # prompts of an evaluation, answered all at once; 0 leaves that phase out
 
 
@@ -73,6 +76,7 @@ def run_of(config: Config, policy: Shape, reward: Shape) -> Run:
         response=config.sampling.max_new_tokens, batch=ppo.batch_size, minibatch=ppo.minibatch_size,
         micro=min(ppo.micro_batch_size, ppo.minibatch_size), precision=config.precision, checkpointing=model.gradient_checkpointing,
         lora_rank=model.lora_rank, lora_targets=model.lora_targets, shared_critic=ppo.critic_init == "reward", offload=config.offload,
+        sft_copy=ppo.moves_reference, sampler=config.sampling.has_own_weights, earlier_policies=config.sampling.staleness,
         held_out=config.evaluation.prompts,
     )  # fmt: skip
 
@@ -80,7 +84,7 @@ def run_of(config: Config, policy: Shape, reward: Shape) -> Run:
 def estimate(run: Run) -> MemoryEstimate:
     """Bytes per phase and item. The reference has the policy's shape, the critic the reward model's."""
     always = weights_and_optimizer(run)
-    frozen = {name: always.pop(name) for name in ("reference", "reward model")}
+    frozen = {name: always.pop(name) for name in ("reference", "SFT", "reward model") if name in always}
     frozen_on_device = {} if run.offload else frozen
     kept = {"kept distributions": kept_distributions(run)}
     phases = {
@@ -118,6 +122,10 @@ def weights_and_optimizer(run: Run) -> dict[str, float]:
             "policy": run.policy.parameters + policy, "reference": 0, "critic": critic + (0 if run.shared_critic else scorer),
             "reward model": scorer,
         }  # fmt: skip
+    whole = run.policy.parameters + (policy if run.lora_rank else 0)
+    own |= {"SFT": whole} if run.sft_copy else {}
+    own |= {"sampler": whole} if run.sampler else {}
+    own |= {"earlier policies": run.earlier_policies * whole} if run.earlier_policies else {}
     return {name: 4.0 * count for name, count in own.items()} | {"optimiser": float(ADAM * (policy + critic))}
 
 

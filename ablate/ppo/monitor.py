@@ -23,22 +23,42 @@ def monitors(rollout: Rollout) -> dict[str, float]:
     kl_k1, kl_k3 and kl_per_token (the mean of k1 over tokens) are estimates from the sampled tokens.
     """
     count, mask = len(rollout.tokens), rollout.mask
-    per_response = {
-        name: float(masked_sum(kl_estimate(rollout.logprobs, rollout.ref_logprobs, rollout.kl, name), mask)) / count
-        for name in ("full", "k1", "k3")
-    }
+    moves = rollout.sft_logprobs is not None and rollout.sft_kl is not None
+    sft, kl = (rollout.sft_logprobs, rollout.sft_kl) if moves else (rollout.ref_logprobs, rollout.kl)
+    per_response = {name: float(masked_sum(kl_estimate(rollout.logprobs, sft, kl, name), mask)) / count for name in ("full", "k1", "k3")}
+    return (
+        {
+            "monitor/perplexity": perplexity(rollout.logprobs, mask),
+            "monitor/perplexity_ref": perplexity(sft, mask),
+            "monitor/perplexity_moss": perplexity_moss(rollout),
+            "monitor/response_length": float(rollout.lengths.float().mean()),
+            "monitor/kl_to_sft": per_response["full"],
+            "monitor/kl_per_token": float(masked_mean(rollout.logprobs - sft, mask)),
+            "monitor/kl_k1": per_response["k1"],
+            "monitor/kl_k3": per_response["k3"],
+            "monitor/entropy": float(masked_mean(rollout.entropy, mask)),
+            "monitor/truncated": 1 - float(rollout.ended.float().mean()),
+            "monitor/distinct": distinct(rollout),
+        }
+        | ({"monitor/kl_to_reference": float(masked_sum(rollout.kl, mask)) / count} if moves else {})
+        | mismatch(rollout)
+    )
+
+
+def mismatch(rollout: Rollout) -> dict[str, float]:
+    """How far the sampler is from the policy: nothing where the policy samples itself. w_t = π_old(y_t) / π_sampler(y_t) at each token.
+
+    mismatch_kl: KL(π_sampler‖π_old) in nats per token by k3, mean(w − 1 − log w). mismatch_ess: the effective sample size of the weights
+    as a share of the tokens, (Σ w)² / (n Σ w²) (Kong 1992); 1 where all are equal.
+    """
+    if rollout.sampler_logprobs is None:
+        return {}
+    log_weight = torch.where(rollout.mask, rollout.logprobs - rollout.sampler_logprobs, 0.0).double()
+    weight = log_weight.exp()
+    total, squares = masked_sum(weight, rollout.mask), masked_sum(weight**2, rollout.mask)
     return {
-        "monitor/perplexity": perplexity(rollout.logprobs, mask),
-        "monitor/perplexity_ref": perplexity(rollout.ref_logprobs, mask),
-        "monitor/perplexity_moss": perplexity_moss(rollout),
-        "monitor/response_length": float(rollout.lengths.float().mean()),
-        "monitor/kl_to_sft": per_response["full"],
-        "monitor/kl_per_token": float(masked_mean(rollout.logprobs - rollout.ref_logprobs, mask)),
-        "monitor/kl_k1": per_response["k1"],
-        "monitor/kl_k3": per_response["k3"],
-        "monitor/entropy": float(masked_mean(rollout.entropy, mask)),
-        "monitor/truncated": 1 - float(rollout.ended.float().mean()),
-        "monitor/distinct": distinct(rollout),
+        "monitor/mismatch_kl": float(masked_mean(torch.expm1(log_weight) - log_weight, rollout.mask)),
+        "monitor/mismatch_ess": float(total**2 / (rollout.mask.sum() * squares)),
     }
 
 

@@ -43,7 +43,7 @@ def decode_responses(tokenizer: PreTrainedTokenizerBase, responses: Tensor, mask
 
 def collect_rollout(models: Models, prompts: EncodedPrompts, noise: Tensor, settings: PPOSettings) -> Rollout:
     """Sample a response to every prompt and measure it. noise: uniform on [0, 1), [B, T]."""
-    sampled = generate_responses(models.policy, models.tokenizer, prompts, noise, settings.sampling)
+    sampled = generate_responses(models.sampling, models.tokenizer, prompts, noise, settings.sampling)
     return score_responses(models, prompts, sampled, settings)
 
 
@@ -64,19 +64,23 @@ def generate_responses(
 def score_responses(models: Models, prompts: EncodedPrompts, sampled: Sampled, settings: PPOSettings) -> Rollout:
     """Measure sampled responses: log-probs under policy and reference, full KL, entropy, values, and the reward model's score.
 
+    Where the reference moves also log-probs under SFT and the KL to it, and where a sampler has weights of its own its log-probs.
     Responses are taken in groups of similar length; no row depends on its neighbours. Raises UserError where the scorer does.
     """
     temperature = settings.sampling.training_temperature
     tokens, attention = concat_prompt_response(prompts.tokens, prompts.attention, sampled)
     mask = sampled.mask
-    out = {name: torch.zeros(mask.shape, device=tokens.device) for name in ("logprobs", "ref_logprobs", "kl", "entropy", "values")}
+    names = ["logprobs", "ref_logprobs", "kl", "entropy", "values"]
+    names += ["sft_logprobs", "sft_kl"] if models.moved_from is not None else []
+    names += ["sampler_logprobs"] if models.sampler is not None else []
+    out = {name: torch.zeros(mask.shape, device=tokens.device) for name in names}
     out["last_value"] = torch.zeros(len(tokens), device=tokens.device)
     for rows, steps in by_length(mask, rows_of_a_pass(mask.shape[1], models.policy.config.vocab_size)):
         part = mask[rows, :steps]
         width = tokens.shape[1] - mask.shape[1] + steps
         view = tokens[rows, :width], attention[rows, :width]
         targets = sampled.responses[rows, :steps][part][:, None]
-        policy = policy_log_probs(models.policy, sampled, rows, steps, view, settings)
+        policy = policy_log_probs(models, sampled, rows, steps, view, settings)
         reference = log_softmax(response_logits(models.reference, *view, part), temperature)
         values, last_value = response_values(models.critic, *view, part)
         measured = {
@@ -86,6 +90,13 @@ def score_responses(models: Models, prompts: EncodedPrompts, sampled: Sampled, s
             "entropy": unflatten(entropy_of(policy), part),
             "values": values,
         }
+        if models.moved_from is not None:
+            sft = log_softmax(response_logits(models.moved_from, *view, part), temperature)
+            measured["sft_logprobs"] = unflatten(sft.gather(1, targets).squeeze(1), part)
+            measured["sft_kl"] = unflatten(full_kl(policy, sft), part)
+        if models.sampler is not None:
+            sampler = sampler_log_probs(models.sampler, sampled, rows, steps, view, settings)
+            measured["sampler_logprobs"] = unflatten(sampler.gather(1, targets).squeeze(1), part)
         for name, value in measured.items():
             out[name][rows, :steps] = value
         out["last_value"][rows] = last_value
@@ -94,14 +105,27 @@ def score_responses(models: Models, prompts: EncodedPrompts, sampled: Sampled, s
 
 
 def policy_log_probs(
-    policy: PreTrainedModel, sampled: Sampled, rows: Tensor, steps: int, view: tuple[Tensor, Tensor], settings: PPOSettings
+    models: Models, sampled: Sampled, rows: Tensor, steps: int, view: tuple[Tensor, Tensor], settings: PPOSettings
 ) -> Tensor:
-    """The behaviour policy's distributions [N, V] at the real tokens of some rows: the sampler's own, or computed again."""
+    """The policy's distributions [N, V] at the real tokens of some rows: kept from sampling, or computed again.
+
+    They are computed again where they were too large to keep, under dropout, and where another model has sampled.
+    """
     part, dropout = sampled.mask[rows, :steps], settings.bugs.dropout_in_rollouts
-    if sampled.log_probs is not None and not dropout:
+    if models.sampler is None and not dropout:
+        return sampler_log_probs(models.policy, sampled, rows, steps, view, settings)
+    with dropout_on(models.policy) if dropout else nullcontext():
+        return log_softmax(response_logits(models.policy, *view, part), settings.sampling.training_temperature)
+
+
+def sampler_log_probs(
+    sampler: PreTrainedModel, sampled: Sampled, rows: Tensor, steps: int, view: tuple[Tensor, Tensor], settings: PPOSettings
+) -> Tensor:
+    """The distributions [N, V] of the model that sampled at the real tokens of some rows: kept, or computed again."""
+    part = sampled.mask[rows, :steps]
+    if sampled.log_probs is not None:
         return sampled.log_probs[rows, :steps][part]
-    with dropout_on(policy) if dropout else nullcontext():
-        return log_softmax(response_logits(policy, *view, part), settings.sampling.training_temperature)
+    return log_softmax(response_logits(sampler, *view, part), settings.sampling.training_temperature)
 
 
 def full_kl(log_probs: Tensor, reference: Tensor) -> Tensor:

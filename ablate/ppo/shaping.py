@@ -105,6 +105,8 @@ def ppo_loss(
     """
     mask = batch.mask
     old = pol.importance_sampling(batch.logprobs, batch.ref_logprobs, ppo.importance_sampling)
+    if ppo.mismatch_correction == "bypass":
+        old = batch.sampler_logprobs
     log_ratio = pol.log_ratio(logprobs, old, mask)
     moved = pol.log_ratio(logprobs, batch.logprobs, mask)
     if ppo.ratio_clip:
@@ -114,6 +116,9 @@ def ppo_loss(
     else:
         policy = pol.policy_gradient(log_ratio, targets.advantages)
         clipped = torch.zeros_like(mask)
+    if ppo.mismatch_correction != "none":
+        weight = batch.logprobs - batch.sampler_logprobs
+        policy = policy * pol.mismatch_correction(weight, mask, ppo.mismatch_correction, ppo.mismatch_low, ppo.mismatch_high)
     policy_loss = masked_sum(policy, mask) / tokens
     total = policy_loss
     if ppo.policy_kl:

@@ -58,6 +58,24 @@ METRICS = (
     Metric(
         "monitor/kl_k3", "nats per response", "the same by k3, r − 1 − log r with r = π_SFT / π, which is never negative", "KL to SFT, k3"
     ),
+    Metric(
+        "monitor/kl_to_reference",
+        "nats per response",
+        "KL(π‖π_ref) to the moving reference of `ppo.reference_update`; absent where the reference is SFT",
+        "KL to the reference",
+    ),
+    Metric(
+        "monitor/mismatch_kl",
+        "nats per token",
+        "KL(π_sampler‖π) by k3 where `sampling.staleness` or `sampling.sampler_precision` gives the sampler other weights; else absent",
+        "KL of the sampler's mismatch",
+    ),
+    Metric(
+        "monitor/mismatch_ess",
+        "share of tokens",
+        "effective sample size of the weights w = π / π_sampler, (Σw)² / (nΣw²); absent where the policy samples itself",
+        "effective sample size",
+    ),
     Metric("monitor/entropy", "nats per token", "of the policy over the full vocabulary", "entropy"),
     Metric("monitor/truncated", "share of responses", "those that never ended", "truncated"),
     Metric("monitor/distinct", "share of bigrams", "different bigrams / bigrams within a response, averaged", "distinct bigrams"),

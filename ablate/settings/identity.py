@@ -39,7 +39,7 @@ def identity(config: Config) -> dict:
     if not config.model.lora_rank:
         for name in LORA:
             del tree["model"][name]
-    for name in ("ppo", "evaluation", "preferences"):
+    for name in ("ppo", "sampling", "evaluation", "preferences"):
         for f in fields(getattr(config, name)):
             if f.metadata["later"] and tree[name][f.name] == f.default:
                 del tree[name][f.name]
@@ -65,7 +65,7 @@ def inert(config: Config, names: Iterable[str]) -> dict[str, str]:
 
 
 def _is_off(config: Config, toggle: str) -> bool:
-    return getattr(config.ppo, toggle) in (False, None)
+    return getattr(config.ppo, toggle) in (False, None, "none")
 
 
 def config_hash(config: Config) -> str:

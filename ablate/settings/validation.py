@@ -19,6 +19,7 @@ def validate(config: Config) -> None:
     check_paths(config)
     check_ppo(config.ppo)
     check_sampling(config)
+    check_sampler(config)
     check_data(config)
     check_lora(config)
     if config.bugs.nested_reward_norm and not config.ppo.reward_norm:
@@ -88,6 +89,13 @@ def check_ppo(ppo: PPOConfig) -> None:
                            ("ptx", "ptx_coef"), ("critic_pretrain", "critic_pretrain_updates")):  # fmt: skip
         if getattr(ppo, toggle) and getattr(ppo, amount) == 0:
             raise UserError(f"ppo.{toggle}=true with ppo.{amount}=0 does nothing: set ppo.{toggle}=false or give an amount")
+    if ppo.moves_reference and not ppo.kl_penalty and ppo.importance_sampling == "behaviour":
+        raise UserError(
+            f"ppo.reference_update={ppo.reference_update} moves a reference that nothing reads: set ppo.kl_penalty=true, "
+            "or reference_update=none"
+        )
+    if ppo.reference_update == "reset" and ppo.reference_update_rate != PPOConfig.reference_update_rate:
+        raise UserError("ppo.reference_update_rate acts only with ppo.reference_update=ema: leave it out")
     if ppo.batch_size % ppo.minibatch_size:
         raise UserError(f"ppo.batch_size={ppo.batch_size} is not a multiple of ppo.minibatch_size={ppo.minibatch_size}: change one")
     if len(ppo.adam_betas) != 2 or not all(0 <= beta < 1 for beta in ppo.adam_betas):
@@ -109,6 +117,16 @@ def check_lora(config: Config) -> None:
         raise UserError(
             f"model.lora_rank makes the SFT reference the policy without its adapter, so ppo.policy_init={config.ppo.policy_init} "
             "cannot be: set ppo.policy_init=sft or model.lora_rank=0"
+        )
+    if config.ppo.moves_reference:
+        raise UserError(
+            "model.lora_rank makes the reference the policy without its adapter, which cannot move: set ppo.reference_update=none or "
+            "model.lora_rank=0"
+        )
+    if config.sampling.sampler_precision != "fp32":
+        raise UserError(
+            f"sampling.sampler_precision={config.sampling.sampler_precision} rounds whole weights, and model.lora_rank keeps base and "
+            "adapter apart: set sampler_precision=fp32 or model.lora_rank=0"
         )
     if config.ppo.critic_init == "random":
         raise UserError(
@@ -136,6 +154,29 @@ def check_sampling(config: Config) -> None:
         raise UserError(
             "sampling.match_training_distribution=false changes nothing at temperature, top_p and repetition_penalty 1: "
             "set one of them, or leave it true"
+        )
+
+
+def check_sampler(config: Config) -> None:
+    """Raises UserError for a correction where there is no mismatch, or with bounds that it does not read or that exclude each other."""
+    ppo, form = config.ppo, config.ppo.mismatch_correction
+    if form == "none":
+        return
+    if not config.sampling.has_own_weights:
+        raise UserError(
+            f"ppo.mismatch_correction={form} corrects nothing where the policy samples itself: set sampling.staleness or "
+            "sampling.sampler_precision, or mismatch_correction=none"
+        )
+    unread = {"bypass": ("mismatch_low", "mismatch_high"), "tis": ("mismatch_low",)}.get(form, ())
+    for name in unread:
+        if getattr(ppo, name) != getattr(PPOConfig, name):
+            raise UserError(f"ppo.{name} is not read by ppo.mismatch_correction={form}: leave it out")
+    if not unread and ppo.mismatch_low >= ppo.mismatch_high:
+        raise UserError(f"ppo.mismatch_low={ppo.mismatch_low} must be below ppo.mismatch_high={ppo.mismatch_high}: change one of them")
+    if form == "bypass" and ppo.importance_sampling != "behaviour":
+        raise UserError(
+            "ppo.mismatch_correction=bypass takes the ratio to the sampler, and ppo.importance_sampling=reference to the reference: "
+            "set one of them back"
         )
 
 

@@ -84,6 +84,8 @@ CHOICES = {
     "critic_init": Flip("sft", "start", function=load.new_critic),
     "policy_init": Flip("pretrained", "start", function=trainer.load_models),
     "lr_schedule": Flip("inverse_sqrt", "update", function=ppo_update.rate_factor),
+    "reference_update": Flip("reset", "run", KL | {"reference_update_every": 1}, policy.reference_update),
+    "mismatch_correction": Flip("tis", "ppo_loss", function=policy.mismatch_correction),
 }
 AMOUNTS = {
     "kl_coef": Flip(0.3, "shape_rewards", KL),
@@ -107,6 +109,10 @@ AMOUNTS = {
     "adam_eps": Flip(1e-2, "update"),
     "critic_adam_eps": Flip(1e-2, "update"),
     "critic_pretrain_updates": Flip(2, "start", {"critic_pretrain": True}),
+    "reference_update_rate": Flip(0.3, "run", KL | {"reference_update": "ema", "reference_update_every": 1}),
+    "reference_update_every": Flip(1, "run", KL | {"reference_update": "ema"}),
+    "mismatch_low": Flip(0.9, "ppo_loss", {"mismatch_correction": "icepop"}),
+    "mismatch_high": Flip(1.1, "ppo_loss", {"mismatch_correction": "tis"}),
 }
 SIZES = {"updates", "batch_size", "micro_batch_size"}  # the run's length, its buffer, and what may change nothing at all
 FLIPS = TOGGLES | CHOICES | AMOUNTS
@@ -198,11 +204,11 @@ def weights_after_update(tiny_models, tiny_config, ppo: PPOConfig) -> list[torch
     return [p.detach().clone() for model in (tiny_models.policy, tiny_models.critic) for p in model.parameters()]
 
 
-def first_update(config) -> dict[str, float]:
-    """The first update's row of a run: its rollout and values are those of policy and critic as they start."""
+def rows_of(config) -> list[dict[str, float]]:
+    """The rows of a run's updates. The first one's rollout and values are those of policy and critic as they start."""
     execute(config)
     rows = [json.loads(line) for line in (run_folder(config) / "metrics.jsonl").read_text().splitlines()]
-    return next(row for row in rows if row["update"] == 1)
+    return [row for row in rows if row["update"] >= 1]
 
 
 def same(left: list[torch.Tensor], right: list[torch.Tensor]) -> bool:
@@ -229,9 +235,16 @@ def test_flipping_a_setting_alone_changes_its_stage_and_no_other(name, tiny_conf
         for arm, ppo in (("off", off), ("on", on)):
             config = tiny_config(f"arm={arm}")
             config.ppo = replace(ppo, updates=1)
-            rows.append(first_update(config))
+            rows.append(rows_of(config)[0])
         changes = "monitor/kl_to_sft" if name == "policy_init" else "ppo/value_mean"
         assert rows[0][changes] != rows[1][changes]
+    if flip.stage == "run":  # acts between updates: the first is the same, the next is not
+        runs = []
+        for arm, ppo in (("off", off), ("on", on)):
+            config = tiny_config(f"arm={arm}")
+            config.ppo = replace(ppo, updates=2)
+            runs.append([row["reward/shaped_mean"] for row in rows_of(config)])
+        assert runs[0][0] == runs[1][0] and runs[0][1] != runs[1][1]
 
 
 def fresh(tiny_models, stage_folders):
@@ -268,7 +281,7 @@ def test_the_amount_of_a_trick_that_is_off_changes_no_number(toggle, amount, tin
     """What lets two configs that differ only there be one run."""
     flip = FLIPS[amount]
     off = replace(VANILLA, **SMALL, ratio_clip=False)
-    assert getattr(off, toggle) in (False, None)
+    assert getattr(off, toggle) in (False, None, "none")
     changed = replace(off, **{amount: flip.to})
     before, after = pure_stages(off), pure_stages(changed)
     if amount == "kl_coef":  # the state carries η whether or not it is used

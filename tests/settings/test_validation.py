@@ -39,6 +39,7 @@ def settings(node: object = None, prefix: str = "") -> list[tuple[str, object, t
 
 MISMATCH = {"sampling.match_training_distribution": False}
 HUMAN = {"data.source": "jsonl", "data.path": "x"}
+STALE = {"sampling.staleness": 1}
 REFUSALS = {
     "norm and scaling": ({"ppo.reward_norm": True, "ppo.reward_scaling": True}, "set ppo.reward_norm=false"),
     "adaptive KL without KL": ({"ppo.kl_penalty": False, "ppo.kl_adaptive": True}, "set ppo.kl_penalty=true"),
@@ -74,6 +75,26 @@ REFUSALS = {
     "a study elsewhere": ({"study": "../x"}, "study=../x is not the name of one folder: leave out separators"),
     "an arm of several folders": ({"arm": "a/b"}, "arm=a/b is not the name of one folder"),
     "a path too long for any file": ({"results": "x" * 10_000}, "results=x{59}… is too long for a path"),
+    "a moving reference that nothing reads": (
+        {"ppo.kl_penalty": False, "ppo.reference_update": "ema"},
+        "moves a reference that nothing reads: set ppo.kl_penalty=true",
+    ),
+    "a rate of a reset": ({"ppo.reference_update": "reset", "ppo.reference_update_rate": 0.1}, "acts only with ppo.reference_update=ema"),
+    "an adapter over a moving reference": ({"model.lora_rank": 8, "ppo.reference_update": "ema"}, "set ppo.reference_update=none or"),
+    "an adapter in a rounded sampler": ({"model.lora_rank": 8, "sampling.sampler_precision": "int8"}, "set sampler_precision=fp32 or"),
+    "a correction of nothing": ({"ppo.mismatch_correction": "tis"}, "set sampling.staleness or sampling.sampler_precision, or"),
+    "a bound that is not read": (
+        {**STALE, "ppo.mismatch_correction": "tis", "ppo.mismatch_low": 0.1},
+        "ppo.mismatch_low is not read by ppo.mismatch_correction=tis",
+    ),
+    "bounds the wrong way round": (
+        {**STALE, "ppo.mismatch_correction": "icepop", "ppo.mismatch_low": 3.0},
+        "ppo.mismatch_low=3.0 must be below ppo.mismatch_high=2.0",
+    ),
+    "a ratio to two": (
+        {**STALE, "ppo.mismatch_correction": "bypass", "ppo.importance_sampling": "reference"},
+        "set one of them back",
+    ),
     "an empty path": ({"model.path": ""}, r"model.path is empty: name a folder, a file or a hub name"),
 }
 
@@ -188,6 +209,8 @@ def everything_on() -> Config:
             setting(config, name, True)
         elif name.startswith("ppo.") and f.default is None:
             setting(config, name, 1.5)
+        elif name.startswith("ppo.") and f.default == "none":
+            setting(config, name, next(choice for choice in f.metadata["choices"] if choice != "none"))
     return config
 
 
@@ -235,6 +258,8 @@ OFF = {
     ("critic_pretrain", False): ("critic_pretrain_updates",),
     ("ptx", False): ("ptx_coef",),
     ("missing_eos_penalty", None): ("missing_eos_form",),
+    ("reference_update", "none"): ("reference_update_rate", "reference_update_every"),
+    ("mismatch_correction", "none"): ("mismatch_low", "mismatch_high"),
 }
 
 

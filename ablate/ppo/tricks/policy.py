@@ -21,6 +21,41 @@ def importance_sampling(logprobs: Tensor, ref_logprobs: Tensor, observations: st
     raise ValueError(f"unknown observations {observations!r}")
 
 
+def reference_update(reference: Tensor, policy: Tensor, form: str, rate: float) -> Tensor:
+    """The reference's weights after a move, from its own and the policy's, tensors of one shape.
+
+    ema: α π + (1 − α) π_ref, α = rate, on weights; reset: π. KL to SFT stays a monitor: the reference may follow a policy that drifts.
+    Off (none): π_ref = π_SFT for good. Source: TR-DPO 2404.09656, §3 (soft and hard updates); ProRL 2505.24864, §2.3.
+    """
+    if form == "ema":
+        return rate * policy + (1 - rate) * reference
+    if form == "reset":
+        return policy
+    raise ValueError(f"unknown update of the reference {form!r}")
+
+
+def mismatch_correction(log_weight: Tensor, mask: Tensor, form: str, low: float, high: float) -> Tensor:
+    """The weight of each token's policy loss, from log w_t = log π_old(y_t) − log π_sampler(y_t). Shapes [B, T].
+
+    tis: min(w_t, b), truncated importance sampling. icepop: w_t where a ≤ w_t ≤ b, else 0. sequence_mask: 1 for all tokens of a response
+    whose geometric mean exp(mean_t log w_t) lies in [a, b], else 0. bypass: 1, since the ratio is then π_θ / π_sampler, which corrects
+    by itself as far as its clip lets it. a = low, b = high. A token of weight 0 still counts in the loss's denominator.
+    Off (none): 1, as if the policy had sampled. Source: TIS 2510.18855; 2512.23075; verl `rollout_correction`.
+    """
+    if form in ("none", "bypass"):
+        return torch.ones_like(log_weight)
+    log_weight = torch.where(mask, log_weight, 0.0)
+    weight = log_weight.exp()
+    if form == "tis":
+        return weight.clamp(max=high)
+    if form == "icepop":
+        return torch.where((weight >= low) & (weight <= high), weight, 0.0)
+    if form == "sequence_mask":
+        mean = (log_weight.sum(1) / mask.sum(1).clamp(min=1)).exp()
+        return ((mean >= low) & (mean <= high)).to(weight.dtype)[:, None].expand_as(weight)
+    raise ValueError(f"unknown correction of the mismatch {form!r}")
+
+
 def log_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
     """log π_θ(y) − log π_old(y), 0 at pads: masked before any exp, since 0 × inf is NaN. Shapes [B, T]."""
     return torch.where(mask, logprobs - old_logprobs, 0.0)

@@ -87,6 +87,30 @@ class PPOConfig:
     reward_clip: Optional[float] = setting(
         3.0, "δ: scores are clipped to ±δ, after norm or scaling; null is off", unit="score", above=0, source=f"{PAPER} eq. 18"
     )
+    reward_shape: str = setting(
+        "none", "a bounded or saturating function of the score, before every other trick on it",
+        choices=("none", "log_sigmoid", "sigmoid", "tanh", "minmax"), source="LSC 2402.00742; PAR 2502.18770", later=True,
+    )  # fmt: skip
+    reward_shape_references: int = setting(
+        1, "k: the shaped score is that of R − R_ref, over k answers of SFT to the same prompt; 0: R_ref = 0", low=0, high=64,
+        source="PAR 2502.18770, §4", needs=("reward_shape",), later=True,
+    )  # fmt: skip
+    ensemble_score: str = setting(
+        "mean", "the score of an ensemble of reward models, each standardised: mean, worst, or the mean less λ × their variance",
+        choices=("mean", "worst", "uncertainty"), source="Coste et al. 2310.02743, §3", later=True,
+    )  # fmt: skip
+    ensemble_coef: float = setting(0.5, "λ of ensemble_score=uncertainty", above=0, source="Coste et al. 2310.02743", later=True)
+    length_penalty: str = setting(
+        "none", "a cost of length on the score: linear in all tokens, or overlong: rising from free to the longest response",
+        choices=("none", "linear", "overlong"), source="Singhal et al. 2310.03716; DAPO 2503.14476, §3.4", later=True,
+    )  # fmt: skip
+    length_penalty_coef: float = setting(
+        0.05, "c of the length penalty, per token (linear) or of a response of the greatest length (overlong)", unit="score", above=0,
+        needs=("length_penalty",), later=True,
+    )  # fmt: skip
+    length_penalty_free: int = setting(
+        32, "L₀, the tokens that overlong leaves free", unit="tokens", low=0, needs=("length_penalty",), later=True
+    )
     advantage_norm: bool = setting(True, "whiten advantages over the tokens of each minibatch", source=f"{PAPER} §5.3.1")
     advantage_clip: Optional[float] = setting(None, "δ: advantages are clipped to ±δ, after norm; null is off", above=0)
     value_clip: bool = setting(
@@ -167,6 +191,11 @@ class PPOConfig:
     adam_betas: List[float] = setting([0.9, 0.95], "Adam's β", source=f"{PAPER} code")
     adam_eps: float = setting(1e-6, "Adam's ε for the policy", above=0, source=f"{PAPER} code")
     critic_adam_eps: float = setting(1e-8, "Adam's ε for the critic", above=0, source=f"{PAPER} code")
+
+    @property
+    def references_per_prompt(self) -> int:
+        """Answers of SFT that are sampled and scored beside each response."""
+        return self.reward_shape_references if self.reward_shape not in ("none", "minmax") else 0
 
     @property
     def moves_reference(self) -> bool:
@@ -328,6 +357,10 @@ class PreferencesConfig:
     )  # fmt: skip
     noise: float = setting(0.5, "labels follow sigmoid(Δgold / noise); 0 is noiseless", unit="gold", low=0)
     margin: float = setting(0.0, "least |Δgold| of a pair", unit="gold", low=0)
+    length_bias: float = setting(
+        0.0, "b: the annotator also likes length, P(first preferred) = sigmoid((Δgold + b Δwords) / noise)", unit="gold per word",
+        source="Singhal et al. 2310.03716", later=True,
+    )  # fmt: skip
 
 
 @dataclass
@@ -337,6 +370,18 @@ class RewardModelConfig:
     batch_size: int = setting(32, "pairs per step", low=1)
     learning_rate: float = setting(1e-3, "peak of a linear warm-up (10 %) and cosine decay", low=0)
     lm_coef: float = setting(1.0, "β_rm, weight of the language-model loss on the preferred response", low=0, source=f"{PAPER} eq. 2")
+    ensemble: int = setting(
+        1, "k reward models in place of one, each a cached stage; ppo.ensemble_score says how their scores become one", low=1, high=64,
+        source="Coste et al. 2310.02743; Eisenstein et al. 2312.09244", later=True,
+    )  # fmt: skip
+    ensemble_varies: str = setting(
+        "initialisation", "what sets member i ≥ 2 apart from the first: a random head and its own order of pairs, its own order alone, or "
+        "order and a bootstrap sample of the pairs", choices=("initialisation", "order", "data"), later=True,
+    )  # fmt: skip
+    average: bool = setting(
+        False, "one reward model whose weights are the mean of the members', which share their initialisation (WARM)",
+        source="Ramé et al. 2401.12187", later=True,
+    )  # fmt: skip
 
 
 @dataclass

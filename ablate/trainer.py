@@ -24,7 +24,7 @@ from ablate.ppo.evaluate import Evaluation, HeldOut, check_finite, evaluate, sam
 from ablate.ppo.models import Models
 from ablate.ppo.monitor import advantage_metrics, monitors, reward_metrics
 from ablate.ppo.reference import move_reference
-from ablate.ppo.rollout import encode_prompts, gather_rollout, generate_responses, score_responses
+from ablate.ppo.rollout import encode_prompts, gather_rollout, generate_responses, score_references, score_responses
 from ablate.ppo.sampler import fill, new_sampler, remembered
 from ablate.ppo.sampling import EncodedPrompts
 from ablate.ppo.scoring import Gold, open_gold, open_scorer
@@ -91,7 +91,7 @@ class Trainer:
         with loaded_on_device(offloaded):
             baseline = evaluate(models.of_sft(), held_out, gold, config)
         detector = CollapseDetector.from_baseline(baseline.gold, config.collapse)
-        progress = TrainState(update=0, shaping=initial_state(config.ppo), watch=detector)
+        progress = TrainState(update=0, shaping=initial_state(config.ppo, baseline.member_scores), watch=detector)
         trainer = cls(config, store, device, models, offloaded, source, gold, held_out, optimizer, baseline, progress, resumed)
         with raise_on_all_ranks():
             if start is not None:
@@ -105,10 +105,11 @@ class Trainer:
 
         An adaptive KL coefficient goes on from where the controller had it, unless the fork sets another. Raises UserError.
         """
-        state, detector = read_state(start), self.progress.watch
+        state, detector, members = read_state(start), self.progress.watch, self.progress.shaping.members
         load_optimizer(start, self.optimizer, self.device)
         self.history = load_history(start, self.models.policy, self.config.sampling.staleness)
         self.progress = progress_from(start, state)
+        self.progress.shaping = replace(self.progress.shaping, members=members)
         if self.resumed:
             self.store.truncate_to(state["offsets"])
             return
@@ -166,7 +167,8 @@ class Trainer:
         config, settings = self.config, self.config.ppo_settings()
         teacher = self.models.of_sft()
         for step in range(config.ppo.critic_pretrain_updates):
-            rollout = self.collect(teacher, *self.sample_prompts("critic pre-training", step), Timer())
+            stream = "critic pre-training"
+            rollout = self.collect(teacher, *self.sample_prompts(stream, step), Timer(), self.reference_noise(stream, step))
             rewards, shaping = shape_rewards(rollout, settings, self.progress.shaping)
             self.progress.shaping = replace(self.progress.shaping, moments=shaping.moments)
             targets = estimate_targets(rollout, rewards, config.ppo)
@@ -187,10 +189,17 @@ class Trainer:
         encoded = encode_prompts(self.models.tokenizer, [prompt.turns for prompt in prompts], self.device)
         return encoded[own], noise[own].to(self.device)
 
-    def collect(self, models: Models, prompts: EncodedPrompts, noise: torch.Tensor, timer: Timer) -> Rollout:
+    def reference_noise(self, stream: str, step: int) -> torch.Tensor:
+        """The noise [k, b, T] of the k answers of SFT that this process's rewards are compared with; k is 0 where none is."""
+        ppo, steps = self.config.ppo, self.config.sampling.max_new_tokens
+        generator = torch_generator(self.config.seed, f"{stream} reference noise", step)
+        noise = torch.rand(ppo.references_per_prompt, ppo.batch_size, steps, generator=generator)
+        return noise[:, rank_slice(ppo.batch_size)].to(self.device)
+
+    def collect(self, models: Models, prompts: EncodedPrompts, noise: torch.Tensor, timer: Timer, references: torch.Tensor) -> Rollout:
         """Responses to this process's prompts, measured and scored; the rows of all processes come back. Raises UserError, Diverged.
 
-        noise: [b, T], uniform on [0, 1), a row for each of the b prompts.
+        noise: [b, T], uniform on [0, 1), a row for each of the b prompts. references: [k, b, T], of SFT's answers to them.
         """
         settings = self.config.ppo_settings()
         with inference(models.policy, models.critic):
@@ -198,6 +207,8 @@ class Trainer:
             timer.lap("time/rollout_s")
             with loaded_on_device(self.offloaded):
                 rollout = score_responses(models, prompts, sampled, settings)
+                if len(references):
+                    rollout = replace(rollout, reference_scores=score_references(models, prompts, references, settings))
         rollout = gather_rollout(rollout, models.tokenizer.pad_token_id)
         if not torch.isfinite(rollout.score).all():
             raise Diverged("the reward model's score is not finite")
@@ -208,7 +219,7 @@ class Trainer:
         ppo, settings, number, timer = self.config.ppo, self.config.ppo_settings(), self.progress.update + 1, Timer()
         if self.models.sampler is not None:
             fill(self.models.sampler, self.models.policy, self.history, settings.sampling)
-        rollout = self.collect(self.models, *self.sample_prompts("rollout", number), timer)
+        rollout = self.collect(self.models, *self.sample_prompts("rollout", number), timer, self.reference_noise("rollout", number))
         self.history = remembered(self.history, self.models.policy, settings.sampling.staleness)
         rewards, shaping = shape_rewards(rollout, settings, self.progress.shaping)
         targets = estimate_targets(rollout, rewards, ppo)
@@ -320,6 +331,7 @@ def load_models(config: Config, stages: Stages, start: Path | None, device: torc
     generator = torch_generator(config.seed, "critic head")
     frozen = torch.device("cpu") if config.offload else device
     scorer = open_scorer(stages.reward_model, tokenizer, ppo.critic_init, frozen)
+    members = tuple(open_scorer(folder, tokenizer, ppo.critic_init, frozen) for folder in stages.ensemble)
     reference = freeze(load_policy(stages.sft, device if lora else frozen))
     if start is not None:
         read_state(start)
@@ -343,14 +355,14 @@ def load_models(config: Config, stages: Stages, start: Path | None, device: torc
     if ppo.moves_reference:
         moved = None if start is None else moved_reference(start)
         sft, reference = reference, freeze(load_policy(stages.sft if moved is None else moved, frozen))
-    return Models(policy, reference, scorer, critic, tokenizer, sft, new_sampler(policy, config.sampling))
+    return Models(policy, reference, scorer, critic, tokenizer, sft, members, new_sampler(policy, config.sampling))
 
 
 def offload_frozen(models: Models, config: Config, device: torch.device) -> list[OffloadedModel]:
     """With `offload`, the reward model, and the reference where its weights are not the policy's as well; else none."""
     if not config.offload:
         return []
-    frozen = [models.scorer.model]
+    frozen = [scorer.model for scorer in models.scorers]
     if not config.model.lora_rank:
         frozen.append(models.reference)
     if models.moved_from is not None:

@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor
 
-from ablate.ppo.types import Rollout, Targets
+from ablate.ppo.types import NOT_PER_TOKEN, Rollout, Targets
 
 
 def random_rollout(seed: int = 0, lengths: tuple[int, ...] = (5, 2, 7, 1, 7, 4), prompt: int = 3, drift: float = 0.5) -> Rollout:
@@ -39,7 +39,10 @@ def with_pads(rollout: Rollout, fill: float) -> Rollout:
     changed = {
         f.name: torch.where(rollout.mask, value, fill)
         for f in fields(rollout)
-        if (value := getattr(rollout, f.name)) is not None and value.dim() == 2 and value.is_floating_point()
+        if f.name not in NOT_PER_TOKEN
+        and (value := getattr(rollout, f.name)) is not None
+        and value.dim() == 2
+        and value.is_floating_point()
     }
     return replace(rollout, tokens=torch.where(rollout.attention, rollout.tokens, 1), **changed)
 

@@ -62,6 +62,7 @@ class Run:
     lora_targets: list[str] | None = None
     shared_critic: bool = True  # with LoRA: the critic's adapter lies on the reward model's weights
     offload: bool = False
+    reward_models: int = 1
     sft_copy: bool = False  # the reference moves, so SFT is one more model
     sampler: bool = False  # rollouts are sampled by weights of their own
     earlier_policies: int = 0  # whose weights are kept for a stale sampler, on the CPU also where the run is on a GPU
@@ -76,6 +77,7 @@ def run_of(config: Config, policy: Shape, reward: Shape) -> Run:
         response=config.sampling.max_new_tokens, batch=ppo.batch_size, minibatch=ppo.minibatch_size,
         micro=min(ppo.micro_batch_size, ppo.minibatch_size), precision=config.precision, checkpointing=model.gradient_checkpointing,
         lora_rank=model.lora_rank, lora_targets=model.lora_targets, shared_critic=ppo.critic_init == "reward", offload=config.offload,
+        reward_models=1 if config.reward_model.average else config.reward_model.ensemble,
         sft_copy=ppo.moves_reference, sampler=config.sampling.has_own_weights, earlier_policies=config.sampling.staleness,
         held_out=config.evaluation.prompts,
     )  # fmt: skip
@@ -116,11 +118,11 @@ def weights_and_optimizer(run: Run) -> dict[str, float]:
     policy, critic = trainable_parameters(run)
     scorer = run.reward.trunk + run.reward.hidden
     if not run.lora_rank:
-        own = {"policy": policy, "reference": policy, "critic": critic, "reward model": scorer}
+        own = {"policy": policy, "reference": policy, "critic": critic, "reward model": scorer * run.reward_models}
     else:
         own = {
             "policy": run.policy.parameters + policy, "reference": 0, "critic": critic + (0 if run.shared_critic else scorer),
-            "reward model": scorer,
+            "reward model": scorer * run.reward_models,
         }  # fmt: skip
     whole = run.policy.parameters + (policy if run.lora_rank else 0)
     own |= {"SFT": whole} if run.sft_copy else {}

@@ -39,7 +39,13 @@ class Models:
     critic: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase  # the policy's; reference and critic read its tokens
     moved_from: PreTrainedModel | None = None  # SFT, where the reference has weights of its own because it moves
+    more_scorers: tuple[Scorer, ...] = ()  # the other members of an ensemble of reward models
     sampler: PreTrainedModel | None = None  # what samples rollouts, where it has other weights than the policy
+
+    @property
+    def scorers(self) -> tuple[Scorer, ...]:
+        """The reward models: one, or the members of an ensemble."""
+        return self.scorer, *self.more_scorers
 
     @property
     def sampling(self) -> PreTrainedModel:
@@ -58,7 +64,8 @@ class Models:
     def check_length(self, longest: int) -> None:
         """Refuse models that cannot take `longest` of the policy's tokens. Raises UserError."""
         check_policy_length(self.reference, longest)
-        self.scorer.check_length(longest)
+        for scorer in self.scorers:
+            scorer.check_length(longest)
         check_policy_length(self.critic, longest)
 
 

@@ -19,7 +19,7 @@ from ablate.models.forward import entropy_of, log_softmax, response_logits, resp
 from ablate.ppo.bugs import dropout_on
 from ablate.ppo.models import Models
 from ablate.ppo.sampling import LOGIT_BYTES, EncodedPrompts, Sampled, concat_prompt_response, sample
-from ablate.ppo.types import Rollout
+from ablate.ppo.types import NOT_PER_TOKEN, Rollout
 from ablate.system.distributed import all_gather_object, gather_rows, world_size
 
 PASS_ROWS = 128  # most rows of one forward pass without gradients
@@ -101,7 +101,17 @@ def score_responses(models: Models, prompts: EncodedPrompts, sampled: Sampled, s
             out[name][rows, :steps] = value
         out["last_value"][rows] = last_value
     out["score"] = models.scorer.scores(prompts, sampled)
+    if models.more_scorers:
+        out["member_scores"] = torch.stack([out["score"], *(scorer.scores(prompts, sampled) for scorer in models.more_scorers)], dim=1)
+        out["score"] = out["member_scores"].mean(1)
     return Rollout(tokens=tokens, attention=attention, mask=mask, ended=sampled.ended, prompt_nll=sampled.prompt_nll, **out)
+
+
+@torch.no_grad()
+def score_references(models: Models, prompts: EncodedPrompts, noise: Tensor, settings: PPOSettings) -> Tensor:
+    """Scores [B, k] of k answers of SFT to each prompt. noise: uniform on [0, 1), [k, B, T]. Raises UserError where the scorer does."""
+    answers = (generate_responses(models.sft, models.tokenizer, prompts, draw, settings.sampling) for draw in noise)
+    return torch.stack([models.scorer.scores(prompts, sampled) for sampled in answers], dim=1)
 
 
 def policy_log_probs(
@@ -156,7 +166,7 @@ def gather_rollout(rollout: Rollout, pad: int) -> Rollout:
         rows = getattr(rollout, field.name)
         if rows is None:  # in all processes alike, since the settings decide it
             continue
-        if rows.dim() == 2:
+        if rows.dim() == 2 and field.name not in NOT_PER_TOKEN:
             rows = nn.functional.pad(rows, (0, steps - rollout.mask.shape[1]), value=pad if field.name == "tokens" else 0)
         gathered[field.name] = gather_rows(rows, counts)
     return Rollout(**gathered)

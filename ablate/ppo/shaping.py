@@ -2,7 +2,8 @@
 
     score [B] → shape_rewards → rewards [B, T] → estimate_targets → Targets → minibatch_advantages → ppo_loss → LossTerms
 
-Order on the reward: missing-EOS penalty, norm or scaling, clip, placement at the last token, KL penalty.
+Order on the reward: the ensemble's score, shape, length penalty, missing-EOS penalty, norm or scaling, clip, placement at the last
+token, KL penalty.
 Under `bootstrap_truncated` a truncated response has no score: only its KL penalty is a reward, and V follows its last token.
 Order on the advantage: GAE over the buffer; then norm and clip over each minibatch.
 """
@@ -25,9 +26,14 @@ from ablate.ppo.tricks.running import kl_adaptive, update_moments
 from ablate.ppo.types import LossTerms, Rollout, RunningMoments, ShapingState, Targets
 
 
-def initial_state(ppo: PPOConfig) -> ShapingState:
-    """Empty moments and the configured KL coefficient."""
-    return ShapingState(moments=RunningMoments(), kl_coef=ppo.kl_coef)
+def initial_state(ppo: PPOConfig, member_scores: Tensor | None = None) -> ShapingState:
+    """Empty moments, the configured KL coefficient, and the moments of an ensemble's members over SFT's answers.
+
+    member_scores: [N, k], of N answers of SFT; null with one reward model.
+    """
+    columns = () if member_scores is None else member_scores.unbind(1)
+    members = tuple(update_moments(RunningMoments(), scores) for scores in columns)
+    return ShapingState(moments=RunningMoments(), kl_coef=ppo.kl_coef, members=members)
 
 
 def shape_rewards(rollout: Rollout, settings: PPOSettings, state: ShapingState) -> tuple[Tensor, ShapingState]:
@@ -37,7 +43,18 @@ def shape_rewards(rollout: Rollout, settings: PPOSettings, state: ShapingState) 
     With bootstrap_truncated the first part and the moments are those of responses that ended.
     """
     ppo, bugs, score = settings.ppo, settings.bugs, rollout.score
+    extremes = state.extremes
     scored = rollout.ended if ppo.bootstrap_truncated else torch.ones_like(rollout.ended)
+    if rollout.member_scores is not None:
+        means, deviations = member_moments(state, rollout.member_scores)
+        score = rew.ensemble_score(rollout.member_scores, means, deviations, ppo.ensemble_score, ppo.ensemble_coef)
+    if ppo.reward_shape != "none":
+        extremes = min([*extremes, float(score.min())]), max([*extremes, float(score.max())])
+        references = score.new_zeros(len(score), 0) if rollout.reference_scores is None else rollout.reference_scores
+        score = rew.reward_shape(score, references, extremes, ppo.reward_shape)
+    if ppo.length_penalty != "none":
+        longest = settings.sampling.max_new_tokens
+        score = rew.length_penalty(score, rollout.lengths, longest, ppo.length_penalty, ppo.length_penalty_coef, ppo.length_penalty_free)
     if ppo.missing_eos_penalty is not None:
         score = rew.missing_eos_penalty(score, rollout.ended, ppo.missing_eos_penalty, ppo.missing_eos_form)
     moments = update_moments(state.moments, score[scored])
@@ -60,7 +77,13 @@ def shape_rewards(rollout: Rollout, settings: PPOSettings, state: ShapingState) 
             per_response = float(masked_sum(kl, rollout.mask)) / len(score)
             kl_coef = kl_adaptive(kl_coef, per_response, ppo.kl_target, ppo.kl_horizon, len(score))
     rewards = torch.where(rollout.mask, rewards, 0.0)
-    return rewards, replace(state, moments=moments, kl_coef=kl_coef)
+    return rewards, replace(state, moments=moments, kl_coef=kl_coef, extremes=extremes)
+
+
+def member_moments(state: ShapingState, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """(means [k], standard deviations [k]) of the members of an ensemble; 0 and 1 where none are known. scores: [B, k]."""
+    known = state.members or tuple(RunningMoments() for _ in range(scores.shape[1]))
+    return scores.new_tensor([member.mean for member in known]), scores.new_tensor([member.std for member in known])
 
 
 def estimate_targets(rollout: Rollout, rewards: Tensor, ppo: PPOConfig) -> Targets:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, fields
 
 from torch import Tensor
 
+NOT_PER_TOKEN = ("member_scores", "reference_scores")  # fields of two dimensions whose second is not time
+
 
 @dataclass(frozen=True)
 class Rollout:
@@ -28,6 +30,8 @@ class Rollout:
     last_value: Tensor  # [B] critic's value after the last token
     score: Tensor  # [B] the reward model's
     prompt_nll: Tensor  # [B] summed NLL of the prompt's tokens after its first, nats (for MOSS's perplexity only)
+    member_scores: Tensor | None = None  # [B, k] of each of k reward models; null where there is one. `score` is then their mean
+    reference_scores: Tensor | None = None  # [B, k] of k answers of SFT to the same prompt; null where nothing compares with them
     sft_logprobs: Tensor | None = None  # [B, T] log π_SFT(y_t) where the reference moves; null where it is SFT
     sft_kl: Tensor | None = None  # [B, T] KL(π‖π_SFT) where the reference moves; null where it is SFT
     sampler_logprobs: Tensor | None = None  # [B, T] log π_sampler(y_t) of a sampler with other weights than the policy; null without one
@@ -47,7 +51,8 @@ class Rollout:
             if values is None:
                 continue
             rows, wide = values[index], field.name in ("tokens", "attention")
-            selected[field.name] = rows[:, : prompt + steps] if wide else rows[:, :steps] if rows.dim() == 2 else rows
+            per_token = rows.dim() == 2 and field.name not in NOT_PER_TOKEN
+            selected[field.name] = rows[:, : prompt + steps] if wide else rows[:, :steps] if per_token else rows
         return Rollout(**selected)
 
 
@@ -83,6 +88,8 @@ class ShapingState:
 
     moments: RunningMoments
     kl_coef: float
+    members: tuple[RunningMoments, ...] = ()  # of each reward model of an ensemble over SFT's answers; they stay as they are
+    extremes: tuple[float, ...] = ()  # the least and the greatest score so far, where reward_shape asks for them
 
 
 @dataclass(frozen=True)

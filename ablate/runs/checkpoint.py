@@ -133,7 +133,9 @@ def progress_from(folder: Path, state: dict) -> TrainState:
     """The TrainState in `state`, which `read_state` has read from the checkpoint `folder`. Raises UserError."""
     try:
         entry = state["progress"]
-        shaping = ShapingState(moments=RunningMoments(**entry["shaping"]["moments"]), kl_coef=entry["shaping"]["kl_coef"])
+        known = entry["shaping"]
+        extremes = tuple(known.get("extremes", ()))
+        shaping = ShapingState(moments=RunningMoments(**known["moments"]), kl_coef=known["kl_coef"], extremes=extremes)
         return TrainState(**{**entry, "shaping": shaping, "watch": CollapseDetector(**entry["watch"])})
     except (KeyError, TypeError):
         return damaged(folder, "state.json is incomplete")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ablate.config import Config, ModelConfig, PPOConfig, PreferencesConfig
+from ablate.config import Config, ModelConfig, PPOConfig, PreferencesConfig, RewardModelConfig
 from ablate.errors import UserError
 from ablate.settings.fields import cut, is_path_setting, walk
 from ablate.system.files import is_folder_name, is_path
@@ -20,6 +20,7 @@ def validate(config: Config) -> None:
     check_ppo(config.ppo)
     check_sampling(config)
     check_sampler(config)
+    check_reward_model(config)
     check_data(config)
     check_lora(config)
     if config.bugs.nested_reward_norm and not config.ppo.reward_norm:
@@ -157,6 +158,38 @@ def check_sampling(config: Config) -> None:
         )
 
 
+def check_reward_model(config: Config) -> None:
+    """Raises UserError where an ensemble, a shape of the reward or a length penalty has settings that do nothing or contradict."""
+    ppo, reward = config.ppo, config.reward_model
+    scores = 1 if reward.average else reward.ensemble
+    if reward.ensemble == 1 and (reward.average or reward.ensemble_varies != RewardModelConfig.ensemble_varies):
+        raise UserError("reward_model.average and reward_model.ensemble_varies need several reward models: set reward_model.ensemble")
+    if reward.ensemble > 1 and reward.path is not None:
+        raise UserError("reward_model.path is one reward model, and reward_model.ensemble trains several: leave one of them out")
+    if reward.average and reward.ensemble_varies == "initialisation":
+        raise UserError(
+            "reward_model.average needs members that share their initialisation: set reward_model.ensemble_varies=order or data"
+        )
+    if scores == 1 and ppo.ensemble_score != PPOConfig.ensemble_score:
+        raise UserError(f"ppo.ensemble_score={ppo.ensemble_score} joins the scores of several reward models: set reward_model.ensemble")
+    if ppo.ensemble_coef != PPOConfig.ensemble_coef and ppo.ensemble_score != "uncertainty":
+        raise UserError("ppo.ensemble_coef acts only with ppo.ensemble_score=uncertainty: leave it out")
+    if ppo.reward_shape == "minmax" and ppo.reward_shape_references != PPOConfig.reward_shape_references:
+        raise UserError("ppo.reward_shape=minmax compares with no answer of SFT: leave ppo.reward_shape_references out")
+    if scores > 1 and ppo.references_per_prompt:
+        raise UserError(
+            f"ppo.reward_shape={ppo.reward_shape} compares the scores of one reward model with those of SFT's answers: set "
+            "ppo.reward_shape_references=0 or reward_model.ensemble=1"
+        )
+    if ppo.length_penalty == "linear" and ppo.length_penalty_free != PPOConfig.length_penalty_free:
+        raise UserError("ppo.length_penalty_free acts only with ppo.length_penalty=overlong: leave it out")
+    if ppo.length_penalty == "overlong" and ppo.length_penalty_free >= config.sampling.max_new_tokens:
+        raise UserError(
+            f"ppo.length_penalty_free={ppo.length_penalty_free} leaves nothing to penalise: it must be below "
+            f"sampling.max_new_tokens={config.sampling.max_new_tokens}"
+        )
+
+
 def check_sampler(config: Config) -> None:
     """Raises UserError for a correction where there is no mismatch, or with bounds that it does not read or that exclude each other."""
     ppo, form = config.ppo, config.ppo.mismatch_correction
@@ -191,6 +224,8 @@ def check_data(config: Config) -> None:
         if config.gold.path is not None:
             raise UserError("gold.path judges human data; data.source=world has a gold reward of its own: leave it out")
         return
+    if config.preferences.length_bias:
+        raise UserError("preferences.length_bias is of the world's annotator, and human pairs come labelled: leave it out")
     if data.path is None:
         raise UserError(f"data.source={data.source} needs its file, folder or name: set data.path")
     if (config.preferences.noise, config.preferences.margin) != (PreferencesConfig.noise, PreferencesConfig.margin):

@@ -83,6 +83,9 @@ CHOICES = {
     "entropy_clip_form": Flip("moss", "ppo_loss", ENTROPY | {"entropy_clip": 0.5}, policy.entropy_clip),
     "critic_init": Flip("sft", "start", function=load.new_critic),
     "policy_init": Flip("pretrained", "start", function=trainer.load_models),
+    "reward_shape": Flip("log_sigmoid", "shape_rewards", function=reward.reward_shape),
+    "ensemble_score": Flip("worst", "shape_rewards", function=reward.ensemble_score),
+    "length_penalty": Flip("linear", "shape_rewards", function=reward.length_penalty),
     "lr_schedule": Flip("inverse_sqrt", "update", function=ppo_update.rate_factor),
     "reference_update": Flip("reset", "run", KL | {"reference_update_every": 1}, policy.reference_update),
     "mismatch_correction": Flip("tis", "ppo_loss", function=policy.mismatch_correction),
@@ -111,6 +114,10 @@ AMOUNTS = {
     "critic_pretrain_updates": Flip(2, "start", {"critic_pretrain": True}),
     "reference_update_rate": Flip(0.3, "run", KL | {"reference_update": "ema", "reference_update_every": 1}),
     "reference_update_every": Flip(1, "run", KL | {"reference_update": "ema"}),
+    "reward_shape_references": Flip(0, "start", {"reward_shape": "sigmoid"}),
+    "ensemble_coef": Flip(2.0, "shape_rewards", {"ensemble_score": "uncertainty"}),
+    "length_penalty_coef": Flip(0.3, "shape_rewards", {"length_penalty": "linear"}),
+    "length_penalty_free": Flip(1, "shape_rewards", {"length_penalty": "overlong"}),
     "mismatch_low": Flip(0.9, "ppo_loss", {"mismatch_correction": "icepop"}),
     "mismatch_high": Flip(1.1, "ppo_loss", {"mismatch_correction": "tis"}),
 }
@@ -159,6 +166,7 @@ def test_a_choices_function_names_its_choices_and_its_source(name):
 def pure_stages(ppo: PPOConfig, fill: float | None = None) -> dict[str, list[torch.Tensor]]:
     """Every stage on fixed inputs, none on another's output, so that a setting read in the wrong stage shows."""
     rollout = random_rollout()
+    rollout = replace(rollout, member_scores=rollout.score[:, None] + torch.tensor([[0.0, 1.0, -2.0]]) * rollout.values[:, :1])
     targets = random_targets(rollout, seed=7)
     new = {name: values + 0.3 * noise for (name, values), noise in zip(
         {"logprobs": rollout.logprobs, "entropy": rollout.entropy, "values": rollout.values}.items(),
@@ -236,7 +244,7 @@ def test_flipping_a_setting_alone_changes_its_stage_and_no_other(name, tiny_conf
             config = tiny_config(f"arm={arm}")
             config.ppo = replace(ppo, updates=1)
             rows.append(rows_of(config)[0])
-        changes = "monitor/kl_to_sft" if name == "policy_init" else "ppo/value_mean"
+        changes = {"policy_init": "monitor/kl_to_sft", "reward_shape_references": "reward/shaped_mean"}.get(name, "ppo/value_mean")
         assert rows[0][changes] != rows[1][changes]
     if flip.stage == "run":  # acts between updates: the first is the same, the next is not
         runs = []

@@ -40,6 +40,7 @@ def settings(node: object = None, prefix: str = "") -> list[tuple[str, object, t
 MISMATCH = {"sampling.match_training_distribution": False}
 HUMAN = {"data.source": "jsonl", "data.path": "x"}
 STALE = {"sampling.staleness": 1}
+WARM = {"reward_model.ensemble": 3, "reward_model.ensemble_varies": "order", "reward_model.average": True}
 REFUSALS = {
     "norm and scaling": ({"ppo.reward_norm": True, "ppo.reward_scaling": True}, "set ppo.reward_norm=false"),
     "adaptive KL without KL": ({"ppo.kl_penalty": False, "ppo.kl_adaptive": True}, "set ppo.kl_penalty=true"),
@@ -75,6 +76,30 @@ REFUSALS = {
     "a study elsewhere": ({"study": "../x"}, "study=../x is not the name of one folder: leave out separators"),
     "an arm of several folders": ({"arm": "a/b"}, "arm=a/b is not the name of one folder"),
     "a path too long for any file": ({"results": "x" * 10_000}, "results=x{59}… is too long for a path"),
+    "an average of one": ({"reward_model.average": True}, "need several reward models: set reward_model.ensemble"),
+    "an ensemble of one": ({"reward_model.ensemble_varies": "data"}, "need several reward models: set reward_model.ensemble"),
+    "an ensemble of a given model": ({"reward_model.ensemble": 3, "reward_model.path": "x"}, "leave one of them out"),
+    "an average of strangers": (
+        {"reward_model.ensemble": 3, "reward_model.average": True},
+        "set reward_model.ensemble_varies=order or data",
+    ),
+    "the worst of one": ({"ppo.ensemble_score": "worst"}, "ppo.ensemble_score=worst joins .*: set reward_model.ensemble"),
+    "the worst of an average": ({**WARM, "ppo.ensemble_score": "worst"}, "ppo.ensemble_score=worst joins"),
+    "an amount of uncertainty without it": ({"ppo.ensemble_coef": 0.1}, "acts only with ppo.ensemble_score=uncertainty"),
+    "references of minmax": ({"ppo.reward_shape": "minmax", "ppo.reward_shape_references": 4}, "leave ppo.reward_shape_references out"),
+    "references of an ensemble": (
+        {"reward_model.ensemble": 3, "ppo.reward_shape": "tanh"},
+        "set ppo.reward_shape_references=0 or reward_model.ensemble=1",
+    ),
+    "a free length of a linear penalty": (
+        {"ppo.length_penalty": "linear", "ppo.length_penalty_free": 8},
+        "acts only with ppo.length_penalty=overlong",
+    ),
+    "a free length that is all": (
+        {"ppo.length_penalty": "overlong", "ppo.length_penalty_free": 48},
+        "must be below sampling.max_new_tokens=48",
+    ),
+    "a length bias of people": ({**HUMAN, "preferences.length_bias": 0.4}, "preferences.length_bias is of the world's annotator"),
     "a moving reference that nothing reads": (
         {"ppo.kl_penalty": False, "ppo.reference_update": "ema"},
         "moves a reference that nothing reads: set ppo.kl_penalty=true",
@@ -258,6 +283,8 @@ OFF = {
     ("critic_pretrain", False): ("critic_pretrain_updates",),
     ("ptx", False): ("ptx_coef",),
     ("missing_eos_penalty", None): ("missing_eos_form",),
+    ("reward_shape", "none"): ("reward_shape_references",),
+    ("length_penalty", "none"): ("length_penalty_coef", "length_penalty_free"),
     ("reference_update", "none"): ("reference_update_rate", "reference_update_every"),
     ("mismatch_correction", "none"): ("mismatch_low", "mismatch_high"),
 }

@@ -79,6 +79,14 @@ class PPOConfig:
         choices=("min", "moss"),
         needs=("entropy_bonus", "entropy_clip"),
     )
+    entropy_adaptive: Optional[float] = setting(
+        None, "H*: entropy_coef steps up after a rollout whose entropy is below H*, and down above it; null is off", unit="nats per token",
+        above=0, source="Skywork-OR1 2505.22312, §4; TRL use_adaptive_entropy", needs=("entropy_bonus",), later=True,
+    )  # fmt: skip
+    entropy_adaptive_step: float = setting(
+        0.005, "Δ, the step of the adaptive coefficient per update", unit="per nat", above=0, needs=("entropy_bonus", "entropy_adaptive"),
+        later=True,
+    )  # fmt: skip
     reward_scaling: bool = setting(False, "divide scores by their running standard deviation", source=f"{PAPER} §5.3.1")
     reward_norm: bool = setting(True, "subtract the mean of scores and divide by their standard deviation", source=f"{PAPER} eq. 18")
     reward_norm_over: str = setting(
@@ -87,6 +95,10 @@ class PPOConfig:
     reward_clip: Optional[float] = setting(
         3.0, "δ: scores are clipped to ±δ, after norm or scaling; null is off", unit="score", above=0, source=f"{PAPER} eq. 18"
     )
+    chi2_penalty: Optional[float] = setting(
+        None, "λ: subtract λ × χ²(π‖π_ref) from the reward of every token; null is off", unit="score", above=0,
+        source="Laidlaw et al. 2403.03185, §4", later=True,
+    )  # fmt: skip
     reward_shape: str = setting(
         "none", "a bounded or saturating function of the score, before every other trick on it",
         choices=("none", "log_sigmoid", "sigmoid", "tanh", "minmax"), source="LSC 2402.00742; PAR 2502.18770", later=True,
@@ -128,6 +140,39 @@ class PPOConfig:
         False, "PPO-penalty: add policy_kl_coef × KL(π_b‖π_θ) to the loss, π_b the policy that sampled", source=f"{PAPER} eq. 14"
     )
     policy_kl_coef: float = setting(1.0, "β of PPO-penalty", unit="per nat", low=0, needs=("policy_kl",))
+    kl_loss: bool = setting(
+        False, "add kl_loss_coef × KL(π‖π_ref) to the loss, differentiated, instead of or beside the penalty in the reward",
+        source="GRPO 2402.03300, §4.1; verl use_kl_loss", later=True,
+    )  # fmt: skip
+    kl_loss_coef: float = setting(0.1, "β of the KL in the loss", unit="per nat", low=0, needs=("kl_loss",), later=True)
+    kl_loss_estimator: str = setting(
+        "k2", "how the KL of a token is estimated in the loss; only k2 and full have the gradient of KL(π‖π_ref) at the sampled states",
+        choices=("k1", "k2", "k3", "full"), source="2510.01555; 2512.21852", needs=("kl_loss",), later=True,
+    )  # fmt: skip
+    dual_clip: Optional[float] = setting(
+        None, "c: where the advantage is negative the loss is at most c × |A|; null is off", above=1, source="Ye et al. 1912.09729, eq. 5",
+        needs=("ratio_clip",), later=True,
+    )  # fmt: skip
+    divergence_mask: Optional[float] = setting(
+        None, "δ: a token whose probability has moved by more than δ the way of its advantage leaves the policy's loss; null is off",
+        above=0, high=1, source="DPPO 2602.04879; verl dppo_tv", later=True,
+    )  # fmt: skip
+    loss_aggregation: str = setting(
+        "token", "the mean of the policy's terms: over the minibatch's tokens, over responses of their token means, or over a constant",
+        choices=("token", "sequence", "constant"), source="DAPO 2503.14476, §3.3; Dr. GRPO 2503.20783, §3.1", later=True,
+    )  # fmt: skip
+    overlong_filter: bool = setting(
+        False, "responses that never ended leave the loss and its counts", source="DAPO 2503.14476, §3.4; TRL mask_truncated_completions",
+        later=True,
+    )  # fmt: skip
+    ratio_guard: Optional[float] = setting(
+        None, "τ: a gradient step whose mean ratio is above τ is not made; null is off", above=0, source="ReaLHF early_stop_imp_ratio",
+        later=True,
+    )  # fmt: skip
+    target_kl: Optional[float] = setting(
+        None, "an update ends before the gradient step whose approx_kl is above 1.5 × it; null is off", unit="nats per token", above=0,
+        source="Spinning Up; CleanRL; Stable-Baselines3", later=True,
+    )  # fmt: skip
     grad_clip: bool = setting(True, "clip the global gradient norm of policy and critic together", source=f"{PAPER} §5.4")
     max_grad_norm: float = setting(1.0, "largest norm after clipping", above=0, needs=("grad_clip",))
     gae_lambda: float = setting(0.95, "λ of GAE", low=0, high=1, source=f"{PAPER} §4.1; Schulman et al. 1506.02438")
@@ -191,6 +236,21 @@ class PPOConfig:
     adam_betas: List[float] = setting([0.9, 0.95], "Adam's β", source=f"{PAPER} code")
     adam_eps: float = setting(1e-6, "Adam's ε for the policy", above=0, source=f"{PAPER} code")
     critic_adam_eps: float = setting(1e-8, "Adam's ε for the critic", above=0, source=f"{PAPER} code")
+
+    @property
+    def full_kl_in_loss(self) -> bool:
+        """Whether gradient steps need the reference's whole distributions."""
+        return self.kl_loss and self.kl_loss_estimator == "full"
+
+    @property
+    def steers_entropy(self) -> bool:
+        """Whether the weight of the entropy bonus moves."""
+        return self.entropy_bonus and self.entropy_adaptive is not None
+
+    @property
+    def measures_chi2(self) -> bool:
+        """Whether rollouts are measured by χ²(π‖π_ref)."""
+        return self.chi2_penalty is not None
 
     @property
     def references_per_prompt(self) -> int:
@@ -273,6 +333,14 @@ class BugsConfig:
     dropout_in_rollouts: bool = setting(False, "old log-probs are computed with dropout on", source="trl#853-like threads")
     unmasked_whitening: bool = setting(False, "pads count in the moments of advantage_norm", source="trl#2022")
     kl_wrong_sign: bool = setting(False, "the KL penalty is added, not subtracted", source="trlX")
+    micro_batch_mean: bool = setting(
+        False, "the value loss is a mean over each micro-batch's own tokens, so a token counts more in a micro-batch of fewer",
+        source="verl#6957", later=True,
+    )  # fmt: skip
+    kl_loss_clamped: bool = setting(
+        False, "k3 in the loss is held at 10, which leaves the tokens that have gone farthest without a gradient", source="NeMo-RL#2958",
+        later=True,
+    )  # fmt: skip
     nested_reward_norm: bool = setting(False, "reward_norm acts only if reward_scaling is on too", source="MOSS-RLHF")
 
 

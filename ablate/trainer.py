@@ -117,6 +117,8 @@ class Trainer:
         before = config_of(start.parents[1]).ppo
         if not (ppo.kl_adaptive and before.kl_adaptive and ppo.kl_coef == before.kl_coef):
             shaping = replace(shaping, kl_coef=ppo.kl_coef)
+        if not (ppo.steers_entropy and before.steers_entropy and ppo.entropy_coef == before.entropy_coef):
+            shaping = replace(shaping, entropy_coef=initial_state(ppo).entropy_coef)
         self.progress = TrainState(self.progress.update, shaping, detector)
 
     def run(self, tracker: Tracker) -> Outcome:
@@ -226,11 +228,13 @@ class Trainer:
         row = {"update": number} | monitors(rollout) | reward_metrics(rollout, rewards) | advantage_metrics(rollout, targets)
         timer.lap("time/score_s")
         order, first_step = torch_generator(self.config.seed, "minibatches", number), (number - 1) * steps_per_update(ppo)
-        row |= update(self.models, self.optimizer, rollout, targets, settings, order, first_step, self.ptx_loss)
+        entropy_coef = self.progress.shaping.entropy_coef if ppo.steers_entropy else ppo.entropy_coef
+        row |= update(self.models, self.optimizer, rollout, targets, settings, order, first_step, self.ptx_loss, entropy_coef)
         move_reference(self.models, ppo, number)
         timer.lap("time/update_s")
         self.progress.advance(number, shaping, ppo.batch_size, timer.total)
-        row |= {"ppo/kl_coef": shaping.kl_coef} | self.evaluate_if_due(timer) | timer.metrics(ppo.batch_size)
+        row |= {"ppo/kl_coef": shaping.kl_coef} | ({"ppo/entropy_coef": shaping.entropy_coef} if ppo.steers_entropy else {})
+        row |= self.evaluate_if_due(timer) | timer.metrics(ppo.batch_size)
         self.log(row)
 
     def evaluate_if_due(self, timer: Timer) -> dict[str, float]:

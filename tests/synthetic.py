@@ -7,7 +7,9 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor
 
-from ablate.ppo.types import NOT_PER_TOKEN, Rollout, Targets
+from ablate.config import PPOConfig, PPOSettings
+from ablate.ppo.shaping import counted, ppo_loss
+from ablate.ppo.types import NOT_PER_TOKEN, LossTerms, MinibatchSize, Rollout, Targets
 
 
 def random_rollout(seed: int = 0, lengths: tuple[int, ...] = (5, 2, 7, 1, 7, 4), prompt: int = 3, drift: float = 0.5) -> Rollout:
@@ -60,3 +62,13 @@ def rows_of(values: Tensor, mask: Tensor) -> list[list[float]]:
 
 def flat(values: Tensor, mask: Tensor) -> list[float]:
     return values[mask].tolist()
+
+
+def loss_of(
+    logprobs: Tensor, entropy: Tensor, values: Tensor, rollout: Rollout, targets: Targets, ppo: PPOConfig | PPOSettings, **more
+) -> LossTerms:
+    """`ppo_loss` of a minibatch that is one micro-batch, whose longest response may have 9 tokens."""
+    settings = ppo if isinstance(ppo, PPOSettings) else PPOSettings(ppo)
+    mask = counted(rollout, settings.ppo)
+    size = MinibatchSize(max(int(mask.sum()), 1), max(int(mask.any(1).sum()), 1), len(mask), longest=9)
+    return ppo_loss(logprobs, entropy, values, rollout, targets, settings, size, entropy_coef=settings.ppo.entropy_coef, **more)

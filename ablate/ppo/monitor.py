@@ -25,20 +25,27 @@ def monitors(rollout: Rollout) -> dict[str, float]:
     count, mask = len(rollout.tokens), rollout.mask
     moves = rollout.sft_logprobs is not None and rollout.sft_kl is not None
     sft, kl = (rollout.sft_logprobs, rollout.sft_kl) if moves else (rollout.ref_logprobs, rollout.kl)
-    per_response = {name: float(masked_sum(kl_estimate(rollout.logprobs, sft, kl, name), mask)) / count for name in ("full", "k1", "k3")}
+    per_response = {
+        name: float(masked_sum(kl_estimate(rollout.logprobs, sft, kl, name), mask)) / count for name in ("full", "k1", "k2", "k3")
+    }
     return (
         {
             "monitor/perplexity": perplexity(rollout.logprobs, mask),
             "monitor/perplexity_ref": perplexity(sft, mask),
             "monitor/perplexity_moss": perplexity_moss(rollout),
             "monitor/response_length": float(rollout.lengths.float().mean()),
+            "monitor/response_length_p95": float(rollout.lengths.float().quantile(0.95)),
+            "monitor/response_length_std": float(rollout.lengths.float().std()) if count > 1 else 0.0,
             "monitor/kl_to_sft": per_response["full"],
             "monitor/kl_per_token": float(masked_mean(rollout.logprobs - sft, mask)),
             "monitor/kl_k1": per_response["k1"],
+            "monitor/kl_k2": per_response["k2"],
             "monitor/kl_k3": per_response["k3"],
             "monitor/entropy": float(masked_mean(rollout.entropy, mask)),
             "monitor/truncated": 1 - float(rollout.ended.float().mean()),
             "monitor/distinct": distinct(rollout),
+            "monitor/distinct_across": distinct_across(rollout),
+            "monitor/reward_length_corr": correlation(rollout.score, rollout.lengths.float()),
         }
         | ({"monitor/kl_to_reference": float(masked_sum(rollout.kl, mask)) / count} if moves else {})
         | mismatch(rollout)
@@ -100,6 +107,24 @@ def distinct(rollout: Rollout) -> float:
     total = real.sum(1)
     share = different[total > 0] / total[total > 0]
     return float(share.mean()) if len(share) else 1.0
+
+
+def distinct_across(rollout: Rollout) -> float:
+    """Different bigrams / bigrams of all responses together, distinct-2 of the batch (Li et al. 1510.03055). 1 without a bigram.
+
+    It falls where the answers become alike, which `distinct` cannot see.
+    """
+    steps = rollout.mask.shape[1]
+    responses, real = rollout.tokens[:, -steps:], rollout.mask[:, 1:]
+    bigrams = (responses[:, :-1] * (int(rollout.tokens.max()) + 1) + responses[:, 1:])[real]
+    return len(bigrams.unique()) / len(bigrams) if len(bigrams) else 1.0
+
+
+def correlation(left: Tensor, right: Tensor) -> float:
+    """Pearson's correlation of two vectors [B]; 0 where one of them does not vary."""
+    left, right = left.double() - left.double().mean(), right.double() - right.double().mean()
+    scale = float(left.norm() * right.norm())
+    return float(left @ right) / scale if scale > 0 else 0.0
 
 
 def reward_metrics(rollout: Rollout, rewards: Tensor) -> dict[str, float]:

@@ -72,6 +72,7 @@ def score_responses(models: Models, prompts: EncodedPrompts, sampled: Sampled, s
     mask = sampled.mask
     names = ["logprobs", "ref_logprobs", "kl", "entropy", "values"]
     names += ["sft_logprobs", "sft_kl"] if models.moved_from is not None else []
+    names += ["chi2"] if settings.ppo.measures_chi2 else []
     names += ["sampler_logprobs"] if models.sampler is not None else []
     out = {name: torch.zeros(mask.shape, device=tokens.device) for name in names}
     out["last_value"] = torch.zeros(len(tokens), device=tokens.device)
@@ -90,6 +91,8 @@ def score_responses(models: Models, prompts: EncodedPrompts, sampled: Sampled, s
             "entropy": unflatten(entropy_of(policy), part),
             "values": values,
         }
+        if settings.ppo.measures_chi2:
+            measured["chi2"] = unflatten(chi2(policy, reference), part)
         if models.moved_from is not None:
             sft = log_softmax(response_logits(models.moved_from, *view, part), temperature)
             measured["sft_logprobs"] = unflatten(sft.gather(1, targets).squeeze(1), part)
@@ -141,6 +144,11 @@ def sampler_log_probs(
 def full_kl(log_probs: Tensor, reference: Tensor) -> Tensor:
     """Σ_v π (log π − log π_ref) at each token, [N, V] → [N], nats; a token π never takes adds nothing."""
     return torch.where(log_probs > -torch.inf, log_probs.exp() * (log_probs - reference), 0.0).sum(-1)
+
+
+def chi2(log_probs: Tensor, reference: Tensor) -> Tensor:
+    """χ²(π‖π_ref) = Σ_v π(v)² / π_ref(v) − 1 at each token, [N, V] → [N]. A term is held at e^60, far from float32's largest number."""
+    return (2 * log_probs - reference).clamp(max=60.0).exp().sum(-1) - 1
 
 
 def rows_of_a_pass(steps: int, vocabulary: int) -> int:

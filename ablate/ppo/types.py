@@ -30,6 +30,7 @@ class Rollout:
     last_value: Tensor  # [B] critic's value after the last token
     score: Tensor  # [B] the reward model's
     prompt_nll: Tensor  # [B] summed NLL of the prompt's tokens after its first, nats (for MOSS's perplexity only)
+    chi2: Tensor | None = None  # [B, T] χ²(π‖π_ref) of the state each token was chosen from; null where no penalty reads it
     member_scores: Tensor | None = None  # [B, k] of each of k reward models; null where there is one. `score` is then their mean
     reference_scores: Tensor | None = None  # [B, k] of k answers of SFT to the same prompt; null where nothing compares with them
     sft_logprobs: Tensor | None = None  # [B, T] log π_SFT(y_t) where the reference moves; null where it is SFT
@@ -88,17 +89,34 @@ class ShapingState:
 
     moments: RunningMoments
     kl_coef: float
+    entropy_coef: float = 0.0  # of the bonus, where it is on
     members: tuple[RunningMoments, ...] = ()  # of each reward model of an ensemble over SFT's answers; they stay as they are
     extremes: tuple[float, ...] = ()  # the least and the greatest score so far, where reward_shape asks for them
 
 
 @dataclass(frozen=True)
+class MinibatchSize:
+    """What the means of a minibatch's loss are over."""
+
+    tokens: int  # N, those that count in the loss; at least 1
+    responses: int  # R, those with a token that counts; at least 1
+    rows: int  # all of its responses
+    longest: int  # L, the most tokens that a response may have
+
+
+@dataclass(frozen=True)
 class LossTerms:
-    """Scalars of one micro-batch, each already divided by the minibatch's token count (but `ratio_max`): micro-batches add up."""
+    """Scalars of one micro-batch, each already divided by the minibatch's count: micro-batches add up. Of ratio_min and ratio_max the least
+    and the greatest is the minibatch's."""
 
     total: Tensor  # what is differentiated
     policy: Tensor
     value: Tensor
     approx_kl: Tensor  # KL(π_b‖π_θ) from the behaviour policy by k3, nats per token
     clip_fraction: Tensor  # share of tokens with ρ = π_θ / π_old outside [1 − clip_range, 1 + clip_range_high]; 0 without ratio_clip
+    clip_fraction_low: Tensor  # share below 1 − clip_range
+    clip_fraction_high: Tensor  # share above 1 + clip_range_high
+    value_clip_fraction: Tensor  # share of tokens whose value moved by more than value_clip_range; 0 without value_clip
+    ratio_mean: Tensor
+    ratio_min: Tensor  # least ρ
     ratio_max: Tensor  # largest ρ

@@ -135,7 +135,8 @@ def progress_from(folder: Path, state: dict) -> TrainState:
         entry = state["progress"]
         known = entry["shaping"]
         extremes = tuple(known.get("extremes", ()))
-        shaping = ShapingState(moments=RunningMoments(**known["moments"]), kl_coef=known["kl_coef"], extremes=extremes)
+        coefs = {"kl_coef": known["kl_coef"], "entropy_coef": known.get("entropy_coef", 0.0)}
+        shaping = ShapingState(moments=RunningMoments(**known["moments"]), **coefs, extremes=extremes)
         return TrainState(**{**entry, "shaping": shaping, "watch": CollapseDetector(**entry["watch"])})
     except (KeyError, TypeError):
         return damaged(folder, "state.json is incomplete")

@@ -29,6 +29,15 @@ def validate(config: Config) -> None:
         raise UserError("bugs.kl_wrong_sign turns the sign of ppo.kl_penalty, which is off: set ppo.kl_penalty=true")
     if config.bugs.unmasked_whitening and not config.ppo.advantage_norm:
         raise UserError("bugs.unmasked_whitening changes ppo.advantage_norm, which is off: set ppo.advantage_norm=true")
+    if config.bugs.kl_loss_clamped and not (config.ppo.kl_loss and config.ppo.kl_loss_estimator == "k3"):
+        raise UserError("bugs.kl_loss_clamped clamps k3 in the loss, which is not there: set ppo.kl_loss=true ppo.kl_loss_estimator=k3")
+    if config.bugs.micro_batch_mean and config.ppo.micro_batch_size >= config.ppo.minibatch_size:
+        raise UserError("bugs.micro_batch_mean acts only where a minibatch has several micro-batches: lower ppo.micro_batch_size")
+    if config.offload and config.ppo.full_kl_in_loss:
+        raise UserError(
+            "offload keeps the reference off the GPU while the policy learns, and ppo.kl_loss_estimator=full needs it there: set "
+            "offload=false or another estimator"
+        )
     if config.model.hidden_size % (2 * config.model.heads):
         raise UserError(
             f"model.hidden_size={config.model.hidden_size} must be a multiple of 2 × model.heads={config.model.heads} "
@@ -87,13 +96,18 @@ def check_ppo(ppo: PPOConfig) -> None:
             "ppo.bootstrap_truncated says a truncated response goes on, ppo.missing_eos_penalty that it ended badly: switch one off"
         )
     for toggle, amount in (("kl_penalty", "kl_coef"), ("entropy_bonus", "entropy_coef"), ("policy_kl", "policy_kl_coef"),
-                           ("ptx", "ptx_coef"), ("critic_pretrain", "critic_pretrain_updates")):  # fmt: skip
+                           ("ptx", "ptx_coef"), ("critic_pretrain", "critic_pretrain_updates"), ("kl_loss", "kl_loss_coef")):  # fmt: skip
         if getattr(ppo, toggle) and getattr(ppo, amount) == 0:
             raise UserError(f"ppo.{toggle}=true with ppo.{amount}=0 does nothing: set ppo.{toggle}=false or give an amount")
-    if ppo.moves_reference and not ppo.kl_penalty and ppo.importance_sampling == "behaviour":
+    if ppo.overlong_filter and ppo.missing_eos_penalty is not None:
+        raise UserError("ppo.overlong_filter leaves out the responses that ppo.missing_eos_penalty would charge: switch one off")
+    if ppo.overlong_filter and ppo.bootstrap_truncated:
+        raise UserError("ppo.overlong_filter leaves out the responses whose values ppo.bootstrap_truncated would learn: switch one off")
+    reads = ppo.kl_penalty or ppo.kl_loss or ppo.chi2_penalty is not None or ppo.importance_sampling == "reference"
+    if ppo.moves_reference and not reads:
         raise UserError(
             f"ppo.reference_update={ppo.reference_update} moves a reference that nothing reads: set ppo.kl_penalty=true, "
-            "or reference_update=none"
+            "ppo.kl_loss=true or ppo.chi2_penalty, or reference_update=none"
         )
     if ppo.reference_update == "reset" and ppo.reference_update_rate != PPOConfig.reference_update_rate:
         raise UserError("ppo.reference_update_rate acts only with ppo.reference_update=ema: leave it out")

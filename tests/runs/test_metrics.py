@@ -16,9 +16,11 @@ SETTINGS = {  # toggles that might add a metric or leave one out
     "all_tricks": ["ppo.kl_adaptive=true", "ppo.ptx=true", "ppo.entropy_bonus=true", "ppo.policy_kl=true", "ppo.missing_eos_penalty=1.0"],
     "nothing": ["ppo.kl_penalty=false", "ppo.ratio_clip=false", "ppo.grad_clip=false", "ppo.value_clip=false"],
     "weights_beside": ["ppo.reference_update=ema", "ppo.reference_update_every=1", "sampling.staleness=1"],
+    "adaptive_entropy": ["ppo.entropy_bonus=true", "ppo.entropy_adaptive=1.0"],
 }
 ONLY = {  # metrics that only runs with some setting log, by the settings above that have it
     "weights_beside": {"monitor/kl_to_reference", "monitor/mismatch_kl", "monitor/mismatch_ess"},
+    "adaptive_entropy": {"ppo/entropy_coef"},
 }
 
 

@@ -123,6 +123,14 @@ def kl_penalty(rewards: Tensor, kl: Tensor, coef: float) -> Tensor:
     return rewards - coef * kl
 
 
+def chi2_penalty(rewards: Tensor, chi2: Tensor, coef: float) -> Tensor:
+    """r_t − λ χ²_t, with χ²_t = Σ_v π(v)² / π_ref(v) − 1 of the state that token t was chosen from. Shapes [B, T].
+
+    It grows where π puts mass that π_ref has not, far faster than the KL. Off: r_t. Source: Laidlaw et al. 2403.03185, §4.
+    """
+    return rewards - coef * chi2
+
+
 def place_score(score: Tensor, mask: Tensor) -> Tensor:
     """Rewards [B, T]: the score [B] at the last True of each row of mask [B, T], 0 elsewhere. A row without a token gets none."""
     last = (mask.sum(1) - 1).clamp(min=0)

@@ -177,6 +177,22 @@ class PPOConfig:
     max_grad_norm: float = setting(1.0, "largest norm after clipping", above=0, needs=("grad_clip",))
     gae_lambda: float = setting(0.95, "λ of GAE", low=0, high=1, source=f"{PAPER} §4.1; Schulman et al. 1506.02438")
     gamma: float = setting(1.0, "discount per token", low=0, high=1)
+    gae_lambda_critic: Optional[float] = setting(
+        None, "λ_V: the critic's returns have a λ of their own; null: the advantages' λ", low=0, high=1,
+        source="VC-PPO 2503.01491, §3.2; NeMo-RL gae_lambda_value", later=True,
+    )  # fmt: skip
+    gae_length_adaptive: Optional[float] = setting(
+        None, "α: the advantages of a response of l tokens have λ = 1 − 1 / (α l); null is off", above=0,
+        source="VAPO 2504.05118, §3.2; NeMo-RL length_adaptive_alpha", later=True,
+    )  # fmt: skip
+    advantage_estimator: str = setting(
+        "gae", "where advantages come from: the critic (gae), the other answers to the prompt (rloo, grpo, dr_grpo), the greedy answer "
+        "(remax) or the batch (reinforce); only gae has a critic", choices=("gae", "rloo", "grpo", "dr_grpo", "remax", "reinforce"),
+        source="RLOO 2402.14740; GRPO 2402.03300; Dr. GRPO 2503.20783; ReMax 2310.10505; REINFORCE++ 2501.03262", later=True,
+    )  # fmt: skip
+    samples_per_prompt: int = setting(
+        1, "k: batch_size / k prompts are answered k times each", low=1, source="verl rollout.n; TRL num_generations", later=True
+    )
     critic_init: str = setting(
         "reward", "weights the critic starts from: the reward model, SFT with a new head, or none",
         choices=("reward", "sft", "random"), source=f"{PAPER} §5.3.4",
@@ -236,6 +252,16 @@ class PPOConfig:
     adam_betas: List[float] = setting([0.9, 0.95], "Adam's β", source=f"{PAPER} code")
     adam_eps: float = setting(1e-6, "Adam's ε for the policy", above=0, source=f"{PAPER} code")
     critic_adam_eps: float = setting(1e-8, "Adam's ε for the critic", above=0, source=f"{PAPER} code")
+
+    @property
+    def has_critic(self) -> bool:
+        """Whether a critic is built and trained."""
+        return self.advantage_estimator == "gae"
+
+    @property
+    def answers_greedily(self) -> bool:
+        """Whether each prompt is also answered greedily, as a baseline."""
+        return self.advantage_estimator == "remax"
 
     @property
     def full_kl_in_loss(self) -> bool:

@@ -24,11 +24,11 @@ from ablate.ppo.evaluate import Evaluation, HeldOut, check_finite, evaluate, sam
 from ablate.ppo.models import Models
 from ablate.ppo.monitor import advantage_metrics, monitors, reward_metrics
 from ablate.ppo.reference import move_reference
-from ablate.ppo.rollout import encode_prompts, gather_rollout, generate_responses, score_references, score_responses
+from ablate.ppo.rollout import encode_prompts, gather_rollout, generate_responses, score_greedy, score_references, score_responses
 from ablate.ppo.sampler import fill, new_sampler, remembered
 from ablate.ppo.sampling import EncodedPrompts
 from ablate.ppo.scoring import Gold, open_gold, open_scorer
-from ablate.ppo.shaping import estimate_targets, initial_state, shape_rewards
+from ablate.ppo.shaping import estimate_targets, greedy_baseline, initial_state, shape_rewards
 from ablate.ppo.types import Rollout
 from ablate.ppo.update import critic_update, new_optimizer, steps_per_update, update
 from ablate.runs.checkpoint import (
@@ -85,8 +85,8 @@ class Trainer:
             held_out = HeldOut.draw(config, source, models.tokenizer, device)
             models.check_length(held_out.encoded.tokens.shape[1] + config.sampling.max_new_tokens)
         if is_sharded():
-            shard(models.policy)
-            shard(models.critic)
+            for model in models.trained:
+                shard(model)
         optimizer = new_optimizer(models, config.ppo)
         with loaded_on_device(offloaded):
             baseline = evaluate(models.of_sft(), held_out, gold, config)
@@ -157,7 +157,7 @@ class Trainer:
         """Before the first update: pre-train the critic, and evaluate the policy as it starts. Raises Diverged."""
         check_finite(self.baseline)
         ppo = self.config.ppo
-        if ppo.critic_pretrain and self.config.fork is None:
+        if ppo.has_critic and ppo.critic_pretrain and self.config.fork is None:
             self.pretrain_critic()
         self.log({"update": self.progress.update} | self.evaluate())
 
@@ -180,10 +180,14 @@ class Trainer:
     def sample_prompts(self, stream: str, step: int) -> tuple[EncodedPrompts, torch.Tensor]:
         """Fresh prompts and sampling noise [B, T]; they depend on seed, stream and step alone.
 
+        With k samples per prompt the first B / k of the same prompts stand k times each, next to each other.
+
         Every process draws the whole batch and gets its own rows of it.
         """
         config = self.config
-        prompts = self.source.prompts(config.ppo.batch_size, numpy_generator(config.seed, f"{stream} prompts", step))
+        drawn = self.source.prompts(config.ppo.batch_size, numpy_generator(config.seed, f"{stream} prompts", step))
+        samples = config.ppo.samples_per_prompt
+        prompts = [prompt for prompt in drawn[: len(drawn) // samples] for _ in range(samples)]
         noise = torch.rand(
             config.ppo.batch_size, config.sampling.max_new_tokens, generator=torch_generator(config.seed, f"{stream} noise", step)
         )
@@ -204,11 +208,13 @@ class Trainer:
         noise: [b, T], uniform on [0, 1), a row for each of the b prompts. references: [k, b, T], of SFT's answers to them.
         """
         settings = self.config.ppo_settings()
-        with inference(models.policy, models.critic):
+        with inference(*models.trained):
             sampled = generate_responses(models.sampling, models.tokenizer, prompts, noise, settings.sampling)
             timer.lap("time/rollout_s")
             with loaded_on_device(self.offloaded):
                 rollout = score_responses(models, prompts, sampled, settings)
+                if self.config.ppo.answers_greedily:
+                    rollout = replace(rollout, **score_greedy(models, prompts, noise.shape[1], settings))
                 if len(references):
                     rollout = replace(rollout, reference_scores=score_references(models, prompts, references, settings))
         rollout = gather_rollout(rollout, models.tokenizer.pad_token_id)
@@ -224,11 +230,12 @@ class Trainer:
         rollout = self.collect(self.models, *self.sample_prompts("rollout", number), timer, self.reference_noise("rollout", number))
         self.history = remembered(self.history, self.models.policy, settings.sampling.staleness)
         rewards, shaping = shape_rewards(rollout, settings, self.progress.shaping)
-        targets = estimate_targets(rollout, rewards, ppo)
-        row = {"update": number} | monitors(rollout) | reward_metrics(rollout, rewards) | advantage_metrics(rollout, targets)
+        targets = estimate_targets(rollout, rewards, ppo, greedy_baseline(rollout, settings, shaping))
+        row = {"update": number} | monitors(rollout) | reward_metrics(rollout, rewards)
+        row |= advantage_metrics(rollout, targets, ppo.has_critic)
         timer.lap("time/score_s")
         order, first_step = torch_generator(self.config.seed, "minibatches", number), (number - 1) * steps_per_update(ppo)
-        entropy_coef = self.progress.shaping.entropy_coef if ppo.steers_entropy else ppo.entropy_coef
+        entropy_coef = self.progress.shaping.entropy_coef if ppo.steers_entropy else None
         row |= update(self.models, self.optimizer, rollout, targets, settings, order, first_step, self.ptx_loss, entropy_coef)
         move_reference(self.models, ppo, number)
         timer.lap("time/update_s")
@@ -339,17 +346,18 @@ def load_models(config: Config, stages: Stages, start: Path | None, device: torc
     reference = freeze(load_policy(stages.sft, device if lora else frozen))
     if start is not None:
         read_state(start)
+    critic = None
+    if ppo.has_critic and (start is None or lora):
+        shared = lora and ppo.critic_init == "reward"
+        critic = scorer.model if shared else new_critic(ppo.critic_init, stages.sft, stages.reward_model, device, generator)
     if lora:
-        shared = ppo.critic_init == "reward"
-        trunk = scorer.model if shared else new_critic(ppo.critic_init, stages.sft, stages.reward_model, device, generator)
-        policy, critic = load_adapted(start, reference, trunk, config)
+        policy, critic = load_adapted(start, reference, critic, config)
     elif start is not None:
-        policy, critic = load_weights(start, device)
+        policy, critic = load_weights(start, device, ppo.has_critic)
     else:
         policy = load_policy(stages.pretrained if ppo.policy_init == "pretrained" else stages.sft, device)
-        critic = new_critic(ppo.critic_init, stages.sft, stages.reward_model, device, generator)
     if config.model.gradient_checkpointing:
-        for model in (policy, critic):
+        for model in filter(None, (policy, critic)):
             checkpoint_gradients(model)
     if policy.config.vocab_size != reference.config.vocab_size:
         raise UserError(

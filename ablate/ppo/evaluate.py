@@ -68,7 +68,7 @@ def evaluate(models: Models, held_out: HeldOut, gold: Gold, config: Config, offl
     """
     own = rank_slice(len(held_out.prompts))
     prompts, encoded = held_out.prompts[own], held_out.encoded[own]
-    with inference(models.policy, models.critic):
+    with inference(*models.trained):
         sampled = generate_responses(models.policy, models.tokenizer, encoded, held_out.noise[own], config.sampling)
         with loaded_on_device(offloaded):
             rollout = score_responses(models, encoded, sampled, config.ppo_settings())

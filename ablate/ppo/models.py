@@ -36,11 +36,16 @@ class Models:
     policy: PreTrainedModel
     reference: PreTrainedModel  # π_ref of the penalties
     scorer: Scorer
-    critic: PreTrainedModel
+    critic: PreTrainedModel | None  # null with an estimator of advantages that has none
     tokenizer: PreTrainedTokenizerBase  # the policy's; reference and critic read its tokens
     moved_from: PreTrainedModel | None = None  # SFT, where the reference has weights of its own because it moves
     more_scorers: tuple[Scorer, ...] = ()  # the other members of an ensemble of reward models
     sampler: PreTrainedModel | None = None  # what samples rollouts, where it has other weights than the policy
+
+    @property
+    def trained(self) -> tuple[PreTrainedModel, ...]:
+        """What learns: the policy, and the critic where there is one."""
+        return (self.policy,) if self.critic is None else (self.policy, self.critic)
 
     @property
     def scorers(self) -> tuple[Scorer, ...]:
@@ -66,7 +71,8 @@ class Models:
         check_policy_length(self.reference, longest)
         for scorer in self.scorers:
             scorer.check_length(longest)
-        check_policy_length(self.critic, longest)
+        if self.critic is not None:
+            check_policy_length(self.critic, longest)
 
 
 def check_policy_length(model: PreTrainedModel, longest: int) -> None:

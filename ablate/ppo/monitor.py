@@ -138,14 +138,21 @@ def reward_metrics(rollout: Rollout, rewards: Tensor) -> dict[str, float]:
     }
 
 
-def advantage_metrics(rollout: Rollout, targets: Targets) -> dict[str, float]:
-    """`ppo/*` before the first gradient step: moments of values, advantages and returns over response tokens, and explained variance."""
+def advantage_metrics(rollout: Rollout, targets: Targets, critic: bool = True) -> dict[str, float]:
+    """`ppo/*` before the first gradient step: moments of values, advantages and returns over response tokens, and explained variance.
+
+    critic: whether there is one; without it only the advantages are there.
+    """
     mask = rollout.mask
     mean = masked_mean(targets.advantages, mask)
-    return {
-        "ppo/explained_variance": explained_variance(rollout, targets),
-        "ppo/value_mean": float(masked_mean(rollout.values, mask)),
+    advantages = {
         "ppo/advantage_mean": float(mean),
         "ppo/advantage_std": float(masked_mean((targets.advantages - mean) ** 2, mask).sqrt()),
+    }
+    if not critic:
+        return advantages
+    return advantages | {
+        "ppo/explained_variance": explained_variance(rollout, targets),
+        "ppo/value_mean": float(masked_mean(rollout.values, mask)),
         "ppo/return_mean": float(masked_mean(targets.returns, mask)),
     }

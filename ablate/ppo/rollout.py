@@ -53,11 +53,15 @@ def generate_responses(
     prompts: EncodedPrompts,
     noise: Tensor,
     sampling: SamplingConfig,
+    greedy: bool = False,
 ) -> Sampled:
-    """Responses of the policy, under the tokenizer's end-of-sequence and pad tokens. noise: uniform on [0, 1), [B, T]."""
+    """Responses of the policy, under the tokenizer's end-of-sequence and pad tokens. noise: uniform on [0, 1), [B, T].
+
+    greedy: take the most likely token everywhere; of the noise only the shape counts then.
+    """
     look_every = LOOK_EVERY if noise.is_cuda else 1
     ends = tokenizer.eos_token_id, tokenizer.pad_token_id
-    return sample(policy, prompts.tokens, prompts.attention, noise, sampling, *ends, look_every)
+    return sample(policy, prompts.tokens, prompts.attention, noise, sampling, *ends, look_every, greedy)
 
 
 @torch.no_grad()
@@ -83,7 +87,8 @@ def score_responses(models: Models, prompts: EncodedPrompts, sampled: Sampled, s
         targets = sampled.responses[rows, :steps][part][:, None]
         policy = policy_log_probs(models, sampled, rows, steps, view, settings)
         reference = log_softmax(response_logits(models.reference, *view, part), temperature)
-        values, last_value = response_values(models.critic, *view, part)
+        zeros = policy.new_zeros(part.shape), policy.new_zeros(len(rows))
+        values, last_value = zeros if models.critic is None else response_values(models.critic, *view, part)
         measured = {
             "logprobs": unflatten(policy.gather(1, targets).squeeze(1), part),
             "ref_logprobs": unflatten(reference.gather(1, targets).squeeze(1), part),
@@ -115,6 +120,15 @@ def score_references(models: Models, prompts: EncodedPrompts, noise: Tensor, set
     """Scores [B, k] of k answers of SFT to each prompt. noise: uniform on [0, 1), [k, B, T]. Raises UserError where the scorer does."""
     answers = (generate_responses(models.sft, models.tokenizer, prompts, draw, settings.sampling) for draw in noise)
     return torch.stack([models.scorer.scores(prompts, sampled) for sampled in answers], dim=1)
+
+
+@torch.no_grad()
+def score_greedy(models: Models, prompts: EncodedPrompts, steps: int, settings: PPOSettings) -> dict[str, Tensor]:
+    """The policy's greedy answer to each prompt, as the fields `greedy_*` of a Rollout. Raises UserError where the scorer does."""
+    shape = torch.zeros(len(prompts.tokens), steps, device=prompts.tokens.device)
+    sampled = generate_responses(models.policy, models.tokenizer, prompts, shape, settings.sampling, greedy=True)
+    scores = models.scorer.scores(prompts, sampled)
+    return {"greedy_score": scores, "greedy_lengths": sampled.mask.sum(1), "greedy_ended": sampled.ended}
 
 
 def policy_log_probs(

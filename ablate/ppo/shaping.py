@@ -44,30 +44,11 @@ def shape_rewards(rollout: Rollout, settings: PPOSettings, state: ShapingState) 
     r_t = clip((R − mean) / σ)·[t last] − η KL_t,  each part as far as its toggle is on
     With bootstrap_truncated the first part and the moments are those of responses that ended.
     """
-    ppo, bugs, score = settings.ppo, settings.bugs, rollout.score
-    extremes = state.extremes
+    ppo, bugs = settings.ppo, settings.bugs
     scored = rollout.ended if ppo.bootstrap_truncated else torch.ones_like(rollout.ended)
-    if rollout.member_scores is not None:
-        means, deviations = member_moments(state, rollout.member_scores)
-        score = rew.ensemble_score(rollout.member_scores, means, deviations, ppo.ensemble_score, ppo.ensemble_coef)
-    if ppo.reward_shape != "none":
-        extremes = min([*extremes, float(score.min())]), max([*extremes, float(score.max())])
-        references = score.new_zeros(len(score), 0) if rollout.reference_scores is None else rollout.reference_scores
-        score = rew.reward_shape(score, references, extremes, ppo.reward_shape)
-    if ppo.length_penalty != "none":
-        longest = settings.sampling.max_new_tokens
-        score = rew.length_penalty(score, rollout.lengths, longest, ppo.length_penalty, ppo.length_penalty_coef, ppo.length_penalty_free)
-    if ppo.missing_eos_penalty is not None:
-        score = rew.missing_eos_penalty(score, rollout.ended, ppo.missing_eos_penalty, ppo.missing_eos_form)
+    score, extremes = charged_score(rollout, settings, state)
     moments = update_moments(state.moments, score[scored])
-    if ppo.reward_scaling:
-        score = rew.reward_scaling(score, moments.std)
-    if ppo.reward_norm:
-        norm = moments if ppo.reward_norm_over == "history" else update_moments(RunningMoments(), score[scored])
-        normed = rew.reward_norm(score, norm.mean, norm.std)
-        score = bug.nested_reward_norm(score, normed) if bugs.nested_reward_norm else normed
-    if ppo.reward_clip is not None:
-        score = rew.reward_clip(score, ppo.reward_clip)
+    score = normed_score(score, settings, moments, score[scored])
     rewards = rew.place_score(score, rollout.mask & scored[:, None])
     if bugs.reward_on_pad:
         rewards = bug.reward_on_pad(rewards, rollout.mask)
@@ -88,18 +69,75 @@ def shape_rewards(rollout: Rollout, settings: PPOSettings, state: ShapingState) 
     return rewards, replace(state, moments=moments, kl_coef=kl_coef, entropy_coef=entropy_coef, extremes=extremes)
 
 
+def charged_score(rollout: Rollout, settings: PPOSettings, state: ShapingState) -> tuple[Tensor, tuple[float, ...]]:
+    """The score [B] after everything but norm and clip, and the least and greatest score so far, where the shape asks for them."""
+    ppo, score, extremes = settings.ppo, rollout.score, state.extremes
+    if rollout.member_scores is not None:
+        means, deviations = member_moments(state, rollout.member_scores)
+        score = rew.ensemble_score(rollout.member_scores, means, deviations, ppo.ensemble_score, ppo.ensemble_coef)
+    if ppo.reward_shape != "none":
+        extremes = min([*extremes, float(score.min())]), max([*extremes, float(score.max())])
+        references = score.new_zeros(len(score), 0) if rollout.reference_scores is None else rollout.reference_scores
+        score = rew.reward_shape(score, references, extremes, ppo.reward_shape)
+    if ppo.length_penalty != "none":
+        longest = settings.sampling.max_new_tokens
+        score = rew.length_penalty(score, rollout.lengths, longest, ppo.length_penalty, ppo.length_penalty_coef, ppo.length_penalty_free)
+    if ppo.missing_eos_penalty is not None:
+        score = rew.missing_eos_penalty(score, rollout.ended, ppo.missing_eos_penalty, ppo.missing_eos_form)
+    return score, extremes
+
+
+def normed_score(score: Tensor, settings: PPOSettings, moments: RunningMoments, batch: Tensor) -> Tensor:
+    """The score under norm or scaling, and clip. Shapes [B]. batch: the scores over which a norm of the batch has its moments."""
+    ppo, bugs = settings.ppo, settings.bugs
+    if ppo.reward_scaling:
+        score = rew.reward_scaling(score, moments.std)
+    if ppo.reward_norm:
+        norm = moments if ppo.reward_norm_over == "history" else update_moments(RunningMoments(), batch)
+        normed = rew.reward_norm(score, norm.mean, norm.std)
+        score = bug.nested_reward_norm(score, normed) if bugs.nested_reward_norm else normed
+    if ppo.reward_clip is not None:
+        score = rew.reward_clip(score, ppo.reward_clip)
+    return score
+
+
+def greedy_baseline(rollout: Rollout, settings: PPOSettings, state: ShapingState) -> Tensor | None:
+    """The score [B] of the greedy answers as `shape_rewards` makes it of responses, without a KL penalty; null where there are none.
+
+    state: as `shape_rewards` returned it for this rollout, so that both are on one scale.
+    """
+    if rollout.greedy_score is None or rollout.greedy_lengths is None:
+        return None
+    own, _ = charged_score(rollout, settings, state)
+    steps = torch.arange(int(rollout.greedy_lengths.max()), device=own.device)
+    mask = steps[None] < rollout.greedy_lengths[:, None]
+    greedy, _ = charged_score(replace(rollout, score=rollout.greedy_score, ended=rollout.greedy_ended, mask=mask), settings, state)
+    return normed_score(greedy, settings, state.moments, own)
+
+
 def member_moments(state: ShapingState, scores: Tensor) -> tuple[Tensor, Tensor]:
     """(means [k], standard deviations [k]) of the members of an ensemble; 0 and 1 where none are known. scores: [B, k]."""
     known = state.members or tuple(RunningMoments() for _ in range(scores.shape[1]))
     return scores.new_tensor([member.mean for member in known]), scores.new_tensor([member.std for member in known])
 
 
-def estimate_targets(rollout: Rollout, rewards: Tensor, ppo: PPOConfig) -> Targets:
-    """GAE over the whole buffer. Returns are those of the raw advantages: norm and clip never reach the critic."""
+def estimate_targets(rollout: Rollout, rewards: Tensor, ppo: PPOConfig, greedy: Tensor | None = None) -> Targets:
+    """Advantages over the whole buffer, and the critic's returns. These are of the raw advantages: norm and clip never reach the critic.
+
+    greedy: `greedy_baseline`, where the estimator has it. Without a critic the returns are 0 and nobody reads them.
+    """
+    if not ppo.has_critic:
+        advantages = adv.advantage_estimator(rewards, rollout.mask, ppo.advantage_estimator, ppo.samples_per_prompt, ppo.gamma, greedy)
+        return Targets(advantages=advantages, returns=torch.zeros_like(advantages))
     bootstrap = torch.zeros_like(rollout.last_value)
     if ppo.bootstrap_truncated:
         bootstrap = adv.bootstrap_truncated(rollout.last_value, rollout.ended)
-    advantages, returns = adv.gae(rewards, rollout.values, rollout.mask, bootstrap, ppo.gamma, ppo.gae_lambda)
+    record = rewards, rollout.values, rollout.mask, bootstrap, ppo.gamma
+    advantages, returns = adv.gae(*record, ppo.gae_lambda)
+    if ppo.gae_length_adaptive is not None:
+        advantages, _ = adv.gae(*record, adv.gae_length_adaptive(rollout.mask, ppo.gae_length_adaptive))
+    if ppo.gae_lambda_critic is not None:
+        returns = adv.gae_lambda_critic(*record, ppo.gae_lambda_critic)
     return Targets(advantages=advantages, returns=returns)
 
 
@@ -126,7 +164,7 @@ def average(terms: Tensor, mask: Tensor, ppo: PPOConfig, size: MinibatchSize) ->
 def ppo_loss(
     logprobs: Tensor,
     entropy: Tensor,
-    values: Tensor,
+    values: Tensor | None,
     batch: Rollout,
     targets: Targets,
     settings: PPOSettings,
@@ -144,8 +182,8 @@ def ppo_loss(
     ρ_t is π_θ / π_old, with π_old of importance_sampling. KL, of the penalty and of approx_kl, is from the behaviour policy π_b always:
     the tokens are samples of no other.
 
-    logprobs, entropy, values: [b, T] under the current weights, with gradients. batch, targets: the same rows; the
-    advantages are already those of `minibatch_advantages`. minibatch_entropy: mean entropy of the whole minibatch, which
+    logprobs, entropy, values: [b, T] under the current weights, with gradients; values are null without a critic. batch, targets: the
+    same rows; the advantages are already those of `minibatch_advantages`. minibatch_entropy: mean entropy of the whole minibatch, which
     decides on which side of its clip the bonus is; null where the micro-batch is the minibatch. full_kl: KL(π_θ‖π_ref) [b, T] over the
     vocabulary, with a gradient, where the KL in the loss is the full one.
     """
@@ -184,7 +222,9 @@ def ppo_loss(
                 bonus = bonus - bonus.detach() + minibatch_entropy
             bonus = pol.entropy_clip(bonus, ppo.entropy_clip, ppo.entropy_clip_form)
         total = total + pol.entropy_bonus(bonus, entropy_coef)
-    if ppo.value_clip:
+    if values is None:
+        value, held = torch.zeros_like(policy), torch.zeros_like(mask)
+    elif ppo.value_clip:
         value = val.value_clip(values, batch.values, targets.returns, ppo.value_clip_range)
         held = (values.detach() - batch.values).abs() > ppo.value_clip_range
     else:

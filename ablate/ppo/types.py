@@ -26,13 +26,16 @@ class Rollout:
     ref_logprobs: Tensor  # [B, T] log π_ref(y_t), same distribution; π_ref is SFT unless ppo.reference_update moves it
     kl: Tensor  # [B, T] KL(π‖π_ref) over the full vocabulary, nats
     entropy: Tensor  # [B, T] entropy of π, nats
-    values: Tensor  # [B, T] critic's value of the state each token was chosen from
-    last_value: Tensor  # [B] critic's value after the last token
+    values: Tensor  # [B, T] critic's value of the state each token was chosen from; 0 without a critic
+    last_value: Tensor  # [B] critic's value after the last token; 0 without a critic
     score: Tensor  # [B] the reward model's
     prompt_nll: Tensor  # [B] summed NLL of the prompt's tokens after its first, nats (for MOSS's perplexity only)
     chi2: Tensor | None = None  # [B, T] χ²(π‖π_ref) of the state each token was chosen from; null where no penalty reads it
     member_scores: Tensor | None = None  # [B, k] of each of k reward models; null where there is one. `score` is then their mean
     reference_scores: Tensor | None = None  # [B, k] of k answers of SFT to the same prompt; null where nothing compares with them
+    greedy_score: Tensor | None = None  # [B] of the greedy answer to the same prompt; null where it is no baseline
+    greedy_lengths: Tensor | None = None  # [B] its tokens
+    greedy_ended: Tensor | None = None  # [B] bool
     sft_logprobs: Tensor | None = None  # [B, T] log π_SFT(y_t) where the reference moves; null where it is SFT
     sft_kl: Tensor | None = None  # [B, T] KL(π‖π_SFT) where the reference moves; null where it is SFT
     sampler_logprobs: Tensor | None = None  # [B, T] log π_sampler(y_t) of a sampler with other weights than the policy; null without one

@@ -24,11 +24,9 @@ PtxLoss = Callable[[int], Tensor]
 
 
 def new_optimizer(models: Models, ppo: PPOConfig) -> torch.optim.Optimizer:
-    """Adam with a rate and an ε for the policy and for the critic; no weight decay."""
-    groups = [
-        {"params": trained(models.policy), "lr": ppo.learning_rate, "eps": ppo.adam_eps},
-        {"params": trained(models.critic), "lr": ppo.critic_learning_rate, "eps": ppo.critic_adam_eps},
-    ]
+    """Adam with a rate and an ε for the policy and for the critic, where there is one; no weight decay."""
+    settings = ((ppo.learning_rate, ppo.adam_eps), (ppo.critic_learning_rate, ppo.critic_adam_eps))
+    groups = [{"params": trained(model), "lr": rate, "eps": eps} for model, (rate, eps) in zip(models.trained, settings, strict=False)]
     return torch.optim.Adam(groups, betas=tuple(ppo.adam_betas), fused=True)
 
 
@@ -80,15 +78,17 @@ def update(
     generator: torch.Generator,
     first_step: int,
     ptx_loss: PtxLoss,
-    entropy_coef: float,
+    entropy_coef: float | None = None,
 ) -> dict[str, float]:
     """All gradient steps on one rollout: epochs × minibatches. Returns the means of their loss terms as `ppo/*`.
 
     generator: of the order of rows. first_step: how many gradient steps were planned before, which places this update in the schedule of
     learning rates. ptx_loss(step): the language-model loss on pretraining text of one gradient step. entropy_coef: the weight of the
-    bonus. A step that `ratio_guard` or `target_kl` leaves out counts in the means and in `ppo/skipped`. Raises Diverged.
+    bonus where it moves; null: that of the settings. A step that `ratio_guard` or `target_kl` leaves out counts in the means and in
+    `ppo/skipped`. Raises Diverged.
     """
     ppo, rows_of_stats, made = settings.ppo, [], 0
+    entropy_coef = ppo.entropy_coef if entropy_coef is None else entropy_coef
     for offset, rows in enumerate(minibatches(ppo, generator)):
         step = first_step + offset
         set_rates(optimizer, ppo, step)
@@ -146,7 +146,8 @@ def backward_minibatch(
     sums = sum_terms(sums, largest=["ratio_max", "ratio_least"])
     check_finite(sums)
     sums["ratio_min"] = -sums["ratio_least"]
-    return {metric: sums[name] for name, metric in METRICS.items()}
+    left_out = () if models.critic is not None else OF_CRITIC
+    return {metric: sums[name] for name, metric in METRICS.items() if name not in left_out}
 
 
 SUMMED = (
@@ -155,6 +156,7 @@ SUMMED = (
 )  # fmt: skip
 
 
+OF_CRITIC = ("value", "value_clip_fraction")
 METRICS = {
     "policy": "ppo/policy_loss",
     "value": "ppo/value_loss",
@@ -169,9 +171,9 @@ METRICS = {
 }
 
 
-def forward(models: Models, batch: Rollout, settings: PPOSettings) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+def forward(models: Models, batch: Rollout, settings: PPOSettings) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Log-probs, entropy and values [b, T] of the batch's response tokens under the current weights, and KL(π_θ‖π_ref) where the loss
-    needs it over the whole vocabulary.
+    needs it over the whole vocabulary. Values are null without a critic.
     """
     sampling, full_kl = settings.sampling, None
     logits = response_logits(models.policy, batch.tokens, batch.attention, batch.mask)
@@ -185,7 +187,7 @@ def forward(models: Models, batch: Rollout, settings: PPOSettings) -> tuple[Tens
                 response_logits(models.reference, batch.tokens, batch.attention, batch.mask), sampling.training_temperature
             )
         full_kl = unflatten((log_probs.exp() * (log_probs - reference)).sum(-1), batch.mask)
-    values, _ = response_values(models.critic, batch.tokens, batch.attention, batch.mask)
+    values = None if models.critic is None else response_values(models.critic, batch.tokens, batch.attention, batch.mask)[0]
     return logprobs, entropy, values, full_kl
 
 
@@ -198,7 +200,7 @@ def check_finite(sums: dict[str, float]) -> None:
 
 def set_rates(optimizer: torch.optim.Optimizer, ppo: PPOConfig, step: int) -> None:
     factor = rate_factor(step, ppo)
-    for group, peak in zip(optimizer.param_groups, (ppo.learning_rate, ppo.critic_learning_rate), strict=True):
+    for group, peak in zip(optimizer.param_groups, (ppo.learning_rate, ppo.critic_learning_rate), strict=False):
         group["lr"] = peak * factor
 
 
@@ -207,14 +209,15 @@ def apply_gradients(optimizer: torch.optim.Optimizer, ppo: PPOConfig, skip: bool
     groups = [group["params"] for group in optimizer.param_groups]
     parameters = [parameter for group in groups for parameter in group]
     sum_gradients(parameters)
-    norm, actor, critic = (full_tensor(gradient_norm(part)) for part in (parameters, *groups))
+    norm, *parts = (full_tensor(gradient_norm(part)) for part in (parameters, *groups))
     if not torch.isfinite(norm):
         raise Diverged("the gradient norm is not finite")
     if not skip:
         if ppo.grad_clip:
             grad_clip(parameters, norm, ppo.max_grad_norm)
         optimizer.step()
-    return {"ppo/grad_norm": float(norm), "ppo/actor_grad_norm": float(actor), "ppo/critic_grad_norm": float(critic)}
+    names = ("ppo/actor_grad_norm", "ppo/critic_grad_norm")
+    return {"ppo/grad_norm": float(norm)} | {name: float(part) for name, part in zip(names, parts, strict=False)}
 
 
 def critic_update(
@@ -226,6 +229,7 @@ def critic_update(
     generator: torch.Generator,
 ) -> float:
     """One update of critic pre-training: value loss alone; the policy has no gradient and stays. Returns the mean value loss."""
+    assert models.critic is not None
     losses = []
     for rows in minibatches(ppo, generator):
         optimizer.zero_grad()

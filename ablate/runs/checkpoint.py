@@ -68,7 +68,7 @@ def save(
     A reference that moves is a folder beside them, and the policies of earlier updates, for a stale sampler, are one file.
     offsets: the size in bytes of each JSONL file of the run folder. Raises UserError.
     """
-    weights = [full_state_dict(model) for model in (models.policy, models.critic)]
+    weights = [full_state_dict(model) for model in models.trained]
     tensors = full_tensors(optimizer_tensors(optimizer))
     with raise_on_all_ranks():
         if is_main():
@@ -95,7 +95,8 @@ def write(
         with atomic_folder(folder, replace=True) as partial:
             models.policy.save_pretrained(partial / "policy", state_dict=weights[0])
             models.tokenizer.save_pretrained(partial / "policy")
-            models.critic.save_pretrained(partial / "critic", state_dict=weights[1])
+            if models.critic is not None:
+                models.critic.save_pretrained(partial / "critic", state_dict=weights[1])
             save_file(tensors, partial / "optimizer.safetensors")
             if models.moved_from is not None:
                 models.reference.save_pretrained(partial / REFERENCE)
@@ -142,27 +143,30 @@ def progress_from(folder: Path, state: dict) -> TrainState:
         return damaged(folder, "state.json is incomplete")
 
 
-def load_weights(folder: Path, device: torch.device) -> tuple:
-    """(policy, critic) of a checkpoint. Raises UserError."""
-    models = []
-    for name, load in (("policy", load_policy), ("critic", load_scorer)):
+def load_weights(folder: Path, device: torch.device, has_critic: bool = True) -> tuple:
+    """(policy, critic) of a checkpoint; the critic is null where the run has none. Raises UserError."""
+    models: list[PreTrainedModel | None] = []
+    for name, load in (("policy", load_policy), ("critic", load_scorer))[: 1 + has_critic]:
         try:
             models.append(load(folder / name, device))
         except UserError:
             damaged(folder, f"its {name} does not load")
-    return tuple(models)
+    return (*models, None)[:2]
 
 
-def load_adapted(folder: Path | None, reference: PreTrainedModel, trunk: PreTrainedModel, config: Config) -> tuple:
-    """(policy, critic) as LoRA adapters over `reference` and over the scorer `trunk`.
+def load_adapted(folder: Path | None, reference: PreTrainedModel, trunk: PreTrainedModel | None, config: Config) -> tuple:
+    """(policy, critic) as LoRA adapters over `reference` and over the scorer `trunk`, or without a critic where that is null.
 
     folder: the checkpoint that holds the adapters' weights; null for new adapters. Raises UserError.
     """
     policy = add_adapter(reference, config.model, torch_generator(config.seed, "policy adapter"))
-    critic = add_adapter(trunk, config.model, torch_generator(config.seed, "critic adapter"), head="score")
+    critic = None
+    if trunk is not None:
+        critic = add_adapter(trunk, config.model, torch_generator(config.seed, "critic adapter"), head="score")
     if folder is not None:
         restore_adapter(policy, folder / "policy")
-        restore_adapter(critic, folder / "critic")
+        if critic is not None:
+            restore_adapter(critic, folder / "critic")
     return policy, critic
 
 

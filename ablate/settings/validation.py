@@ -95,6 +95,22 @@ def check_ppo(ppo: PPOConfig) -> None:
         raise UserError(
             "ppo.bootstrap_truncated says a truncated response goes on, ppo.missing_eos_penalty that it ended badly: switch one off"
         )
+    if ppo.bootstrap_truncated and not ppo.has_critic:
+        raise UserError(
+            f"ppo.bootstrap_truncated goes on with the critic's value, and ppo.advantage_estimator={ppo.advantage_estimator} has no "
+            "critic: set ppo.bootstrap_truncated=false"
+        )
+    if ppo.advantage_estimator in ("rloo", "grpo", "dr_grpo") and ppo.samples_per_prompt < 2:
+        raise UserError(
+            f"ppo.advantage_estimator={ppo.advantage_estimator} compares the answers to one prompt: set ppo.samples_per_prompt to 2 or more"
+        )
+    if ppo.batch_size % ppo.samples_per_prompt:
+        raise UserError(f"ppo.batch_size={ppo.batch_size} is not a multiple of ppo.samples_per_prompt={ppo.samples_per_prompt}: change one")
+    if ppo.gae_length_adaptive is not None and ppo.gae_lambda_critic is not None and ppo.gae_lambda != PPOConfig.gae_lambda:
+        raise UserError(
+            "ppo.gae_lambda does nothing where ppo.gae_length_adaptive sets the advantages' λ and ppo.gae_lambda_critic the critic's: "
+            "leave it out"
+        )
     for toggle, amount in (("kl_penalty", "kl_coef"), ("entropy_bonus", "entropy_coef"), ("policy_kl", "policy_kl_coef"),
                            ("ptx", "ptx_coef"), ("critic_pretrain", "critic_pretrain_updates"), ("kl_loss", "kl_loss_coef")):  # fmt: skip
         if getattr(ppo, toggle) and getattr(ppo, amount) == 0:
@@ -194,6 +210,10 @@ def check_reward_model(config: Config) -> None:
         raise UserError(
             f"ppo.reward_shape={ppo.reward_shape} compares the scores of one reward model with those of SFT's answers: set "
             "ppo.reward_shape_references=0 or reward_model.ensemble=1"
+        )
+    if scores > 1 and ppo.answers_greedily:
+        raise UserError(
+            "ppo.advantage_estimator=remax scores the greedy answer by one reward model: set reward_model.ensemble=1 or another estimator"
         )
     if ppo.length_penalty == "linear" and ppo.length_penalty_free != PPOConfig.length_penalty_free:
         raise UserError("ppo.length_penalty_free acts only with ppo.length_penalty=overlong: leave it out")

@@ -91,6 +91,23 @@ REFUSALS = {
         {"offload": True, "ppo.kl_loss": True, "ppo.kl_loss_estimator": "full"},
         "set offload=false or another estimator",
     ),
+    "a bootstrap without a critic": (
+        {"ppo.bootstrap_truncated": True, "ppo.advantage_estimator": "reinforce"},
+        "has no critic: set ppo.bootstrap_truncated=false",
+    ),
+    "a group of one": ({"ppo.advantage_estimator": "rloo"}, "set ppo.samples_per_prompt to 2 or more"),
+    "groups that do not divide the batch": (
+        {"ppo.samples_per_prompt": 3},
+        "is not a multiple of ppo.samples_per_prompt=3",
+    ),
+    "a λ that nothing reads": (
+        {"ppo.gae_length_adaptive": 0.1, "ppo.gae_lambda_critic": 1.0, "ppo.gae_lambda": 0.9},
+        "ppo.gae_lambda does nothing where",
+    ),
+    "a greedy answer and several scores": (
+        {"reward_model.ensemble": 2, "ppo.advantage_estimator": "remax"},
+        "set reward_model.ensemble=1 or another estimator",
+    ),
     "an average of one": ({"reward_model.average": True}, "need several reward models: set reward_model.ensemble"),
     "an ensemble of one": ({"reward_model.ensemble_varies": "data"}, "need several reward models: set reward_model.ensemble"),
     "an ensemble of a given model": ({"reward_model.ensemble": 3, "reward_model.path": "x"}, "leave one of them out"),

@@ -129,6 +129,10 @@ class PPOConfig:
         True, "hold the new value within ±value_clip_range of the old one in the value loss", source=f"{PAPER} eq. 16"
     )
     value_clip_range: float = setting(0.2, "range of the value clip", unit="reward", above=0, needs=("value_clip",))
+    value_norm: bool = setting(
+        False, "PopArt: the critic learns in units of the running moments of its returns; value_clip_range is then in these units",
+        source="van Hasselt et al. 1602.07714; ReaLHF value_norm", later=True,
+    )  # fmt: skip
     value_coef: float = setting(1.0, "weight of the value loss, the squared error (V − R)² without a half", above=0)
     ratio_clip: bool = setting(True, "PPO's clipped surrogate", source=f"{PAPER} eq. 15; Schulman et al. 1707.06347, eq. 7")
     clip_range: float = setting(0.2, "ε of the clipped surrogate", above=0, needs=("ratio_clip",))

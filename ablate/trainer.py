@@ -29,8 +29,9 @@ from ablate.ppo.sampler import fill, new_sampler, remembered
 from ablate.ppo.sampling import EncodedPrompts
 from ablate.ppo.scoring import Gold, open_gold, open_scorer
 from ablate.ppo.shaping import estimate_targets, greedy_baseline, initial_state, shape_rewards
-from ablate.ppo.types import Rollout
+from ablate.ppo.types import Rollout, RunningMoments, Targets
 from ablate.ppo.update import critic_update, new_optimizer, steps_per_update, update
+from ablate.ppo.value_norm import follow_returns
 from ablate.runs.checkpoint import (
     TrainState,
     load_adapted,
@@ -174,8 +175,17 @@ class Trainer:
             rewards, shaping = shape_rewards(rollout, settings, self.progress.shaping)
             self.progress.shaping = replace(self.progress.shaping, moments=shaping.moments)
             targets = estimate_targets(rollout, rewards, config.ppo)
+            self.normalise_values(rollout, targets)
             generator = torch_generator(config.seed, "critic pre-training order", step)
             critic_update(self.models, self.optimizer, rollout, targets, config.ppo, generator)
+
+    def normalise_values(self, rollout: Rollout, targets: Targets) -> RunningMoments:
+        """Under `value_norm`, let the critic's units follow its returns. Returns their moments, which are kept."""
+        shaping, critic = self.progress.shaping, self.models.critic
+        if critic is not None and self.config.ppo.value_norm:
+            shaping = replace(shaping, returns=follow_returns(critic, targets, rollout.mask, shaping.returns))
+            self.progress.shaping = shaping
+        return shaping.returns
 
     def sample_prompts(self, stream: str, step: int) -> tuple[EncodedPrompts, torch.Tensor]:
         """Fresh prompts and sampling noise [B, T]; they depend on seed, stream and step alone.
@@ -233,6 +243,7 @@ class Trainer:
         targets = estimate_targets(rollout, rewards, ppo, greedy_baseline(rollout, settings, shaping))
         row = {"update": number} | monitors(rollout) | reward_metrics(rollout, rewards)
         row |= advantage_metrics(rollout, targets, ppo.has_critic)
+        shaping = replace(shaping, returns=self.normalise_values(rollout, targets))
         timer.lap("time/score_s")
         order, first_step = torch_generator(self.config.seed, "minibatches", number), (number - 1) * steps_per_update(ppo)
         entropy_coef = self.progress.shaping.entropy_coef if ppo.steers_entropy else None

@@ -17,6 +17,7 @@ from ablate.models.forward import score_shift
 from ablate.models.load import load_policy, load_scorer, load_tokenizer, new_critic
 from ablate.models.lora import merged, require_peft
 from ablate.ppo.scoring import load_scorer_tokenizer
+from ablate.ppo.value_norm import plain_units
 from ablate.runs.checkpoint import load_adapted, progress_from, read_state
 from ablate.runs.folder import config_of, read_rows
 from ablate.runs.versions import versions
@@ -43,6 +44,7 @@ def export(run: Path, to: Path, what: str = "policy", checkpoint: int | None = N
     if what == "policy":
         model.generation_config = generation(config["sampling"], tokenizer)
     else:
+        plain_units(model)
         plain_scorer(model)
     write(to, model, tokenizer, card(record(run, config, origin.summary, what, place, model)))
     return to

@@ -17,6 +17,8 @@ from transformers import PreTrainedModel
 from ablate.models.attention import attends_in_groups, length_groups
 from ablate.models.folder import SCORE_SHIFT
 
+VALUE_MEAN, VALUE_SCALE = "value_mean", "value_scale"  # in the config.json of a critic under ppo.value_norm
+
 
 def hidden_states(model: PreTrainedModel, tokens: Tensor) -> Tensor:
     """Last hidden states [B, L, H] of rows [B, L] padded at the right, where causal attention needs no mask."""
@@ -84,6 +86,11 @@ def unflatten(flat: Tensor, mask: Tensor) -> Tensor:
     return torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(mask, flat)
 
 
+def value_units(critic: PreTrainedModel) -> tuple[float, float]:
+    """(μ, σ) of a critic whose values are μ + σ times what its head says; (0, 1) of any other."""
+    return float(getattr(critic.config, VALUE_MEAN, 0.0)), float(getattr(critic.config, VALUE_SCALE, 1.0))
+
+
 def score_shift(scorer: PreTrainedModel) -> float:
     """The constant that is subtracted from every score of this model."""
     return float(getattr(scorer.config, SCORE_SHIFT, 0.0))
@@ -93,6 +100,9 @@ def response_values(critic: PreTrainedModel, tokens: Tensor, attention: Tensor, 
     """(the critic's values [B, T] of the states that response tokens were drawn from, 0 at pads; its values [B] after the last token)."""
     hidden, first = packed_states(critic, tokens, attention)
     values = critic.score(hidden).float().squeeze(-1) - score_shift(critic)
+    if hasattr(critic.config, VALUE_SCALE):
+        mean, scale = value_units(critic)
+        values = mean + scale * values
     rows, index = response_positions(attention, mask)
     return unflatten(values[first[rows] + index], mask), values[first + attention.sum(1) - 1]
 

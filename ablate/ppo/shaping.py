@@ -173,6 +173,7 @@ def ppo_loss(
     entropy_coef: float,
     minibatch_entropy: Tensor | None = None,
     full_kl: Tensor | None = None,
+    value_scale: float = 1.0,
 ) -> LossTerms:
     """Losses of one micro-batch, divided by the counts of its whole minibatch (`size`), so that micro-batches add up exactly.
 
@@ -185,7 +186,7 @@ def ppo_loss(
     logprobs, entropy, values: [b, T] under the current weights, with gradients; values are null without a critic. batch, targets: the
     same rows; the advantages are already those of `minibatch_advantages`. minibatch_entropy: mean entropy of the whole minibatch, which
     decides on which side of its clip the bonus is; null where the micro-batch is the minibatch. full_kl: KL(π_θ‖π_ref) [b, T] over the
-    vocabulary, with a gradient, where the KL in the loss is the full one.
+    vocabulary, with a gradient, where the KL in the loss is the full one. value_scale: σ of the critic's units (`ablate.ppo.value_norm`).
     """
     ppo, bugs, tokens = settings.ppo, settings.bugs, size.tokens
     mask = counted(batch, ppo)
@@ -225,11 +226,14 @@ def ppo_loss(
     if values is None:
         value, held = torch.zeros_like(policy), torch.zeros_like(mask)
     elif ppo.value_clip:
-        value = val.value_clip(values, batch.values, targets.returns, ppo.value_clip_range)
-        held = (values.detach() - batch.values).abs() > ppo.value_clip_range
+        clip_range = ppo.value_clip_range * value_scale
+        value = val.value_clip(values, batch.values, targets.returns, clip_range)
+        held = (values.detach() - batch.values).abs() > clip_range
     else:
         value = val.value_loss(values, targets.returns)
         held = torch.zeros_like(mask)
+    if value_scale != 1.0:
+        value = val.value_norm(value, value_scale)
     value_loss = masked_sum(value, mask) / tokens
     if bugs.micro_batch_mean:
         value_loss = bug.micro_batch_mean(value_loss, tokens, int(mask.sum()), len(mask) / size.rows)
@@ -249,9 +253,10 @@ def ppo_loss(
     return LossTerms(total=total + ppo.value_coef * value_loss, policy=policy_loss, value=value_loss, **return_terms)
 
 
-def critic_pretrain_loss(values: Tensor, batch: Rollout, targets: Targets, tokens: int) -> Tensor:
-    """Value loss alone, for the phase before the first update; `tokens` as in `ppo_loss`."""
-    return masked_sum(val.critic_pretrain(values, targets.returns), batch.mask) / tokens
+def critic_pretrain_loss(values: Tensor, batch: Rollout, targets: Targets, tokens: int, value_scale: float = 1.0) -> Tensor:
+    """Value loss alone, for the phase before the first update. tokens: of the whole minibatch. value_scale: as in `ppo_loss`."""
+    loss = val.critic_pretrain(values, targets.returns)
+    return masked_sum(val.value_norm(loss, value_scale) if value_scale != 1.0 else loss, batch.mask) / tokens
 
 
 def explained_variance(rollout: Rollout, targets: Targets) -> float:

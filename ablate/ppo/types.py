@@ -94,6 +94,7 @@ class ShapingState:
     kl_coef: float
     entropy_coef: float = 0.0  # of the bonus, where it is on
     members: tuple[RunningMoments, ...] = ()  # of each reward model of an ensemble over SFT's answers; they stay as they are
+    returns: RunningMoments = RunningMoments()  # of the critic's returns so far, under value_norm
     extremes: tuple[float, ...] = ()  # the least and the greatest score so far, where reward_shape asks for them
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ablate.config import PPOConfig, PPOSettings
 from ablate.errors import Diverged
-from ablate.models.forward import entropy_of, log_softmax, response_logits, response_values, unflatten
+from ablate.models.forward import entropy_of, log_softmax, response_logits, response_values, unflatten, value_units
 from ablate.ppo.models import Models
 from ablate.ppo.shaping import average, counted, critic_pretrain_loss, minibatch_advantages, ppo_loss
 from ablate.ppo.tricks.policy import ptx, ratio_guard, target_kl
@@ -130,13 +130,14 @@ def backward_minibatch(
         with torch.no_grad():
             own = sum(average(forward(models, batch, settings)[1], counted(batch, ppo), ppo, size) for batch in map(rollout.rows, parts))
             whole_entropy = sum_tensor(own)
+    scale = 1.0 if models.critic is None else value_units(models.critic)[1]
     sums: dict[str, float] = {}
     for part in parts:
         batch = rollout.rows(part)
         logprobs, entropy, values, full_kl = forward(models, batch, settings)
         terms = ppo_loss(
             logprobs, entropy, values, batch, targets.rows(part, batch.mask.shape[1]), settings, size, entropy_coef=entropy_coef,
-            minibatch_entropy=whole_entropy, full_kl=full_kl,
+            minibatch_entropy=whole_entropy, full_kl=full_kl, value_scale=scale,
         )  # fmt: skip
         terms.total.backward()
         for name in SUMMED:
@@ -238,7 +239,8 @@ def critic_update(
         for part in micro_batches(rows, rollout.lengths, ppo.micro_batch_size):
             batch = rollout.rows(part)
             values, _ = response_values(models.critic, batch.tokens, batch.attention, batch.mask)
-            loss = critic_pretrain_loss(values, batch, targets.rows(part, batch.mask.shape[1]), tokens)
+            scale = value_units(models.critic)[1]
+            loss = critic_pretrain_loss(values, batch, targets.rows(part, batch.mask.shape[1]), tokens, scale)
             loss.backward()
             loss_of_step += loss.item()
         apply_gradients(optimizer, ppo)

@@ -137,7 +137,8 @@ def progress_from(folder: Path, state: dict) -> TrainState:
         known = entry["shaping"]
         extremes = tuple(known.get("extremes", ()))
         coefs = {"kl_coef": known["kl_coef"], "entropy_coef": known.get("entropy_coef", 0.0)}
-        shaping = ShapingState(moments=RunningMoments(**known["moments"]), **coefs, extremes=extremes)
+        returns = RunningMoments(**known.get("returns", {}))
+        shaping = ShapingState(moments=RunningMoments(**known["moments"]), **coefs, returns=returns, extremes=extremes)
         return TrainState(**{**entry, "shaping": shaping, "watch": CollapseDetector(**entry["watch"])})
     except (KeyError, TypeError):
         return damaged(folder, "state.json is incomplete")

@@ -21,7 +21,7 @@ WORLD_ONLY = ("language",)
 HUMAN_ONLY = ("path", "split", "max_malformed", "max_prompt_tokens", "max_response_tokens", "held_out_share", "vocabulary")
 # Settings of ppo that a critic reads: they do nothing with an advantage_estimator that has none.
 CRITIC_ONLY = (
-    "value_clip", "value_clip_range", "value_coef", "gae_lambda", "gae_lambda_critic", "gae_length_adaptive", "critic_init",
+    "value_clip", "value_clip_range", "value_norm", "value_coef", "gae_lambda", "gae_lambda_critic", "gae_length_adaptive", "critic_init",
     "critic_pretrain", "critic_pretrain_updates", "critic_learning_rate", "critic_adam_eps", "bootstrap_truncated",
 )  # fmt: skip
 # Settings of model that PPO reads and no stage before it.

@@ -149,6 +149,8 @@ def check_lora(config: Config) -> None:
             f"model.lora_rank makes the SFT reference the policy without its adapter, so ppo.policy_init={config.ppo.policy_init} "
             "cannot be: set ppo.policy_init=sft or model.lora_rank=0"
         )
+    if config.ppo.value_norm:
+        raise UserError("ppo.value_norm rescales the critic's head, which model.lora_rank trains as an adapter: set one of them off")
     if config.ppo.moves_reference:
         raise UserError(
             "model.lora_rank makes the reference the policy without its adapter, which cannot move: set ppo.reference_update=none or "

@@ -76,6 +76,7 @@ TOGGLES = {
     "overlong_filter": Flip(True, "ppo_loss"),
     "gae_lambda_critic": Flip(1.0, "estimate_targets"),
     "gae_length_adaptive": Flip(0.5, "estimate_targets"),
+    "value_norm": Flip(True, "start"),
     "chi2_penalty": Flip(0.5, "shape_rewards"),
     "entropy_adaptive": Flip(5.0, "shape_rewards", ENTROPY),
     "ratio_guard": Flip(1e-9, "update"),
@@ -136,6 +137,8 @@ AMOUNTS = {
     "mismatch_low": Flip(0.9, "ppo_loss", {"mismatch_correction": "icepop"}),
     "mismatch_high": Flip(1.1, "ppo_loss", {"mismatch_correction": "tis"}),
 }
+# What a setting that acts before or around the first update changes in its row, where that is not the critic's values.
+CHANGES = {"policy_init": "monitor/kl_to_sft", "value_norm": "ppo/value_loss", "reward_shape_references": "reward/shaped_mean"}
 SIZES = {"updates", "batch_size", "micro_batch_size"}  # the run's length, its buffer, and what may change nothing at all
 FLIPS = TOGGLES | CHOICES | AMOUNTS
 
@@ -265,7 +268,9 @@ def test_flipping_a_setting_alone_changes_its_stage_and_no_other(name, tiny_conf
             config = tiny_config(f"arm={arm}")
             config.ppo = replace(ppo, updates=1)
             rows.append(rows_of(config)[0])
-        changes = {"policy_init": "monitor/kl_to_sft", "reward_shape_references": "reward/shaped_mean"}.get(name, "ppo/value_mean")
+        changes = CHANGES.get(name, "ppo/value_mean")
+            name, "ppo/value_mean"
+        )
         assert rows[0][changes] != rows[1][changes]
     if flip.stage == "run":  # acts between updates: the first is the same, the next is not
         runs = []
@@ -353,4 +358,4 @@ def test_each_toggle_and_choice_is_read_in_exactly_one_function():
 def test_shaping_reads_every_toggle_of_reward_advantage_and_loss():
     """The toggles that are not its own act on the gradient, on pretraining text, or before the first update."""
     elsewhere = {name for name, functions in readings().items() if name in TOGGLES and not any(f.startswith("shaping.") for f in functions)}
-    assert elsewhere == {"ptx", "grad_clip", "critic_pretrain", "ratio_guard", "target_kl"}
+    assert elsewhere == {"ptx", "grad_clip", "critic_pretrain", "ratio_guard", "target_kl", "value_norm"}

@@ -137,6 +137,7 @@ REFUSALS = {
         "moves a reference that nothing reads: set ppo.kl_penalty=true, ppo.kl_loss=true or",
     ),
     "a rate of a reset": ({"ppo.reference_update": "reset", "ppo.reference_update_rate": 0.1}, "acts only with ppo.reference_update=ema"),
+    "an adapter under a head that is rescaled": ({"model.lora_rank": 8, "ppo.value_norm": True}, "set one of them off"),
     "an adapter over a moving reference": ({"model.lora_rank": 8, "ppo.reference_update": "ema"}, "set ppo.reference_update=none or"),
     "an adapter in a rounded sampler": ({"model.lora_rank": 8, "sampling.sampler_precision": "int8"}, "set sampler_precision=fp32 or"),
     "a correction of nothing": ({"ppo.mismatch_correction": "tis"}, "set sampling.staleness or sampling.sampler_precision, or"),

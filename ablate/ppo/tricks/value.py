@@ -20,6 +20,15 @@ def value_clip(values: Tensor, old_values: Tensor, returns: Tensor, clip_range: 
     return torch.maximum(value_loss(values, returns), value_loss(clipped_values, returns))
 
 
+def value_norm(loss: Tensor, scale: float) -> Tensor:
+    """(V − R)² / σ² = (v − (R − μ) / σ)², the error in units of the returns' deviation σ = scale, where V = μ + σ v. Shapes [B, T].
+
+    When the moments of the returns move, the head is rescaled so that V stays (`ablate.ppo.value_norm`).
+    Off: (V − R)². Source: van Hasselt et al. 1602.07714, §2 (PopArt); ReaLHF `value_norm`.
+    """
+    return loss / scale**2
+
+
 def gradient_norm(parameters: list[nn.Parameter]) -> Tensor:
     """L2 norm of all gradients taken as one vector, a scalar."""
     return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])

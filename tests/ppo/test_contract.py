@@ -269,8 +269,6 @@ def test_flipping_a_setting_alone_changes_its_stage_and_no_other(name, tiny_conf
             config.ppo = replace(ppo, updates=1)
             rows.append(rows_of(config)[0])
         changes = CHANGES.get(name, "ppo/value_mean")
-            name, "ppo/value_mean"
-        )
         assert rows[0][changes] != rows[1][changes]
     if flip.stage == "run":  # acts between updates: the first is the same, the next is not
         runs = []

@@ -1,5 +1,6 @@
 """Every file of ablate/conf composes through Hydra, says what it should, and is valid."""
 
+import re
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -39,8 +40,18 @@ def test_every_config_file_composes_and_is_valid(group, name):
     validate(config)
 
 
-def test_there_are_the_five_presets_of_the_contract():
-    assert set(PRESETS) == {"vanilla", "ppo_max", "instructgpt", "n_details", "moss_script"}
+OTHERS = {"verl", "openrlhf", "nemo_rl", "grpo_trl", "dapo", "vapo"}  # what other repositories run by default
+
+
+def test_there_are_the_presets_of_the_contract():
+    assert set(PRESETS) == {"vanilla", "ppo_max", "instructgpt", "n_details", "moss_script"} | OTHERS
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_preset_of_another_repository_names_its_file_and_commit_and_what_it_cannot_say(name):
+    text = (CONF / "ppo" / f"{name}.yaml").read_text()
+    assert re.search(r"[\w-]+/[\w-]+, [\w/.]+\.(yaml|py|sh), commit [0-9a-f]{8}", text.replace("\n# ", " "))
+    assert "Not expressed:" in text
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -49,7 +60,7 @@ def test_a_preset_lists_every_setting_of_ppo_and_cites_its_source(name):
     text = (CONF / "ppo" / f"{name}.yaml").read_text()
     listed = list(yaml.safe_load(text)["ppo"])
     assert listed == [f.name for f in fields(PPOConfig) if f.name in listed or not f.metadata["later"]]
-    assert "2307.04964" in text or "2203.02155" in text or "2403.17031" in text or "MOSS-RLHF" in text
+    assert name in OTHERS or "2307.04964" in text or "2203.02155" in text or "2403.17031" in text or "MOSS-RLHF" in text
 
 
 def test_ppo_max_is_the_default_and_equals_the_dataclass():
@@ -75,9 +86,10 @@ def test_vanilla_has_the_ratio_clip_and_gae_and_nothing_else_of_the_tricks():
 
 
 def test_presets_whose_source_halves_the_squared_error_have_half_its_coefficient():
-    """lm-human-preferences has 0.1 · ½ (V − R)², MOSS-RLHF 1 · ½ (V − R)²; eq. 16 of the paper has no half."""
-    coefficients = {name: composed(f"ppo={name}").ppo.value_coef for name in PRESETS}
-    assert coefficients == {"n_details": 0.05, "moss_script": 0.5, "vanilla": 1.0, "ppo_max": 1.0, "instructgpt": 1.0}
+    """lm-human-preferences has 0.1 · ½ (V − R)², MOSS-RLHF, verl and OpenRLHF 1 · ½ (V − R)², NeMo-RL 0.4 · ½; eq. 16 has no half."""
+    coefficients = {name: composed(f"ppo={name}").ppo.value_coef for name in PRESETS if composed(f"ppo={name}").ppo.has_critic}
+    expected = {"n_details": 0.05, "moss_script": 0.5, "vanilla": 1.0, "ppo_max": 1.0, "instructgpt": 1.0}
+    assert coefficients == expected | {"verl": 0.5, "openrlhf": 0.5, "nemo_rl": 0.2, "vapo": 0.5}
 
 
 def test_n_details_anneals_its_rate_and_replaces_the_score_of_an_answer_without_its_end():

@@ -12,10 +12,8 @@ from collections.abc import Sequence
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from ablate.data.dialogues import Messages, Turns
 from ablate.errors import UserError
-
-Messages = list[dict[str, str]]
-Turns = str | Messages
 
 # Where a tokenizer brings no template of its own. The newline before each text lets a byte-level BPE cut a response the same way
 # alone as in place; the end token stands behind the last response only, as after a plain text.

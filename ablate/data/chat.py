@@ -97,7 +97,16 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **how) -> l
     except Exception as error:
         if type(error) is not Exception:  # the library `tokenizers` raises no other kind
             raise
-        raise UserError(f"the tokenizer cannot encode a text of the data ({error}): name a model whose tokenizer knows any text") from error
+        raise UserError(
+            f"the tokenizer cannot encode a text of the data, {unknown(tokenizer, texts)} ({error}): write it in words that the tokenizer "
+            "knows, or name a model whose tokenizer knows any text"
+        ) from error
+
+
+def unknown(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> str:
+    """The first word that the tokenizer, which has no unknown token, lacks, in quotes and cut to forty characters."""
+    known = tokenizer.get_vocab()
+    return next((ascii(word[:40]) for text in texts for word in text.split() if word not in known), "an empty text")
 
 
 def encode_plain(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:

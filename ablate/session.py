@@ -11,6 +11,7 @@ from ablate.errors import UserError
 from ablate.pipeline.build import Stages, build, choose_device
 from ablate.runs.content import changed, content
 from ablate.runs.folder import is_finished, run_folder, without_digest
+from ablate.runs.fork import check_forked_content
 from ablate.runs.store import ReadOnlyRunStore, RunStore
 from ablate.runs.summary import Outcome, read_summary
 from ablate.runs.tracking import Trackers, open_trackers
@@ -49,6 +50,7 @@ def execute(config: Config) -> Outcome:
             summary = read_summary(run_folder(config))
             assert summary is not None  # `is_finished` has read it
             return summary
+        from_main(lambda: check_forked_content(config))
         before = from_main(lambda: content(config))
         stages = prepare(config)
         with raise_on_all_ranks():

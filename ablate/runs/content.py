@@ -13,11 +13,12 @@ from pathlib import Path
 from ablate.config import Config
 from ablate.data.files import content_key
 from ablate.errors import UserError
-from ablate.models.hub import FILES, local_folder
+from ablate.models.hub import local_folder
 from ablate.settings.fields import cut
 from ablate.system.digests import digest_of
 
 MODELS = ("model", "pretrain", "sft", "reward_model", "gold")
+MODEL_FILES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".tiktoken")  # weights, configs, tokenizers, chat templates
 PAIRS = ("train.jsonl", "held_out.jsonl")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -64,7 +65,7 @@ def model_digest(folder: Path | None) -> str | None:
         return None
     if folder.parent.name == "snapshots" and COMMIT.fullmatch(folder.name):
         return f"commit {folder.name}"
-    return digest_of(folder, {file for pattern in FILES for file in folder.glob(pattern) if file.is_file()})
+    return digest_of(folder, [file for file in folder.iterdir() if file.suffix in MODEL_FILES and file.is_file()])
 
 
 def changed(config: Config, then: Mapping[str, str], now: Mapping[str, str]) -> str:

@@ -13,6 +13,7 @@ from ablate.config import Config, DataConfig, EvaluationConfig, GoldConfig, Pref
 from ablate.errors import UserError
 from ablate.runs.content import content, digest, named
 from ablate.runs.folder import config_of, is_finished, read_content, run_folder, without_digest
+from ablate.runs.fork import check_forked_content
 from ablate.runs.store import RunStore
 from ablate.session import execute
 from ablate.settings.identity import config_hash, identity
@@ -123,6 +124,21 @@ def test_a_run_of_an_older_version_stays_finished_and_is_called_by_what_it_lacks
     plain = replace(made, fork=None)
     finished(replace(plain, study="u"))
     assert without_digest(replace(plain, study="u")) == []
+
+
+def test_a_fork_does_not_mix_the_content_of_its_run_with_another(tmp_path, files):
+    made = config(tmp_path, fork=None)
+    folder = finished(made)
+    checkpoint = folder / "checkpoints/2"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "state.json").write_text("{}")
+    branch = config(tmp_path, arm="branch", fork=str(checkpoint))
+    check_forked_content(branch)
+    files["sft.path"].write_text("as it is now\n")
+    with pytest.raises(UserError, match=r"is of a run with other content behind sft\.path=.*: restore that, or start a new run"):
+        check_forked_content(branch)
+    shutil.copytree(tmp_path / "sft", tmp_path / "another")
+    check_forked_content(replace(branch, sft=StageConfig(path=str(tmp_path / "another"))))
 
 
 def test_what_is_gone_is_not_compared(tmp_path, files):

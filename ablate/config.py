@@ -79,6 +79,14 @@ class PPOConfig:
         choices=("min", "moss"),
         needs=("entropy_bonus", "entropy_clip"),
     )
+    entropy_adaptive: Optional[float] = setting(
+        None, "H*: entropy_coef steps up after a rollout whose entropy is below H*, and down above it; null is off", unit="nats per token",
+        above=0, source="Skywork-OR1 2505.22312, §4; TRL use_adaptive_entropy", needs=("entropy_bonus",), later=True,
+    )  # fmt: skip
+    entropy_adaptive_step: float = setting(
+        0.005, "Δ, the step of the adaptive coefficient per update", unit="per nat", above=0, needs=("entropy_bonus", "entropy_adaptive"),
+        later=True,
+    )  # fmt: skip
     reward_scaling: bool = setting(False, "divide scores by their running standard deviation", source=f"{PAPER} §5.3.1")
     reward_norm: bool = setting(True, "subtract the mean of scores and divide by their standard deviation", source=f"{PAPER} eq. 18")
     reward_norm_over: str = setting(
@@ -86,6 +94,34 @@ class PPOConfig:
     )
     reward_clip: Optional[float] = setting(
         3.0, "δ: scores are clipped to ±δ, after norm or scaling; null is off", unit="score", above=0, source=f"{PAPER} eq. 18"
+    )
+    chi2_penalty: Optional[float] = setting(
+        None, "λ: subtract λ × χ²(π‖π_ref) from the reward of every token; null is off", unit="score", above=0,
+        source="Laidlaw et al. 2403.03185, §4", later=True,
+    )  # fmt: skip
+    reward_shape: str = setting(
+        "none", "a bounded or saturating function of the score, before every other trick on it",
+        choices=("none", "log_sigmoid", "sigmoid", "tanh", "minmax"), source="LSC 2402.00742; PAR 2502.18770", later=True,
+    )  # fmt: skip
+    reward_shape_references: int = setting(
+        1, "k: the shaped score is that of R − R_ref, over k answers of SFT to the same prompt; 0: R_ref = 0", low=0, high=64,
+        source="PAR 2502.18770, §4", needs=("reward_shape",), later=True,
+    )  # fmt: skip
+    ensemble_score: str = setting(
+        "mean", "the score of an ensemble of reward models, each standardised: mean, worst, or the mean less λ × their variance",
+        choices=("mean", "worst", "uncertainty"), source="Coste et al. 2310.02743, §3", later=True,
+    )  # fmt: skip
+    ensemble_coef: float = setting(0.5, "λ of ensemble_score=uncertainty", above=0, source="Coste et al. 2310.02743", later=True)
+    length_penalty: str = setting(
+        "none", "a cost of length on the score: linear in all tokens, or overlong: rising from free to the longest response",
+        choices=("none", "linear", "overlong"), source="Singhal et al. 2310.03716; DAPO 2503.14476, §3.4", later=True,
+    )  # fmt: skip
+    length_penalty_coef: float = setting(
+        0.05, "c of the length penalty, per token (linear) or of a response of the greatest length (overlong)", unit="score", above=0,
+        needs=("length_penalty",), later=True,
+    )  # fmt: skip
+    length_penalty_free: int = setting(
+        32, "L₀, the tokens that overlong leaves free", unit="tokens", low=0, needs=("length_penalty",), later=True
     )
     advantage_norm: bool = setting(True, "whiten advantages over the tokens of each minibatch", source=f"{PAPER} §5.3.1")
     advantage_clip: Optional[float] = setting(None, "δ: advantages are clipped to ±δ, after norm; null is off", above=0)
@@ -104,10 +140,59 @@ class PPOConfig:
         False, "PPO-penalty: add policy_kl_coef × KL(π_b‖π_θ) to the loss, π_b the policy that sampled", source=f"{PAPER} eq. 14"
     )
     policy_kl_coef: float = setting(1.0, "β of PPO-penalty", unit="per nat", low=0, needs=("policy_kl",))
+    kl_loss: bool = setting(
+        False, "add kl_loss_coef × KL(π‖π_ref) to the loss, differentiated, instead of or beside the penalty in the reward",
+        source="GRPO 2402.03300, §4.1; verl use_kl_loss", later=True,
+    )  # fmt: skip
+    kl_loss_coef: float = setting(0.1, "β of the KL in the loss", unit="per nat", low=0, needs=("kl_loss",), later=True)
+    kl_loss_estimator: str = setting(
+        "k2", "how the KL of a token is estimated in the loss; only k2 and full have the gradient of KL(π‖π_ref) at the sampled states",
+        choices=("k1", "k2", "k3", "full"), source="2510.01555; 2512.21852", needs=("kl_loss",), later=True,
+    )  # fmt: skip
+    dual_clip: Optional[float] = setting(
+        None, "c: where the advantage is negative the loss is at most c × |A|; null is off", above=1, source="Ye et al. 1912.09729, eq. 5",
+        needs=("ratio_clip",), later=True,
+    )  # fmt: skip
+    divergence_mask: Optional[float] = setting(
+        None, "δ: a token whose probability has moved by more than δ the way of its advantage leaves the policy's loss; null is off",
+        above=0, high=1, source="DPPO 2602.04879; verl dppo_tv", later=True,
+    )  # fmt: skip
+    loss_aggregation: str = setting(
+        "token", "the mean of the policy's terms: over the minibatch's tokens, over responses of their token means, or over a constant",
+        choices=("token", "sequence", "constant"), source="DAPO 2503.14476, §3.3; Dr. GRPO 2503.20783, §3.1", later=True,
+    )  # fmt: skip
+    overlong_filter: bool = setting(
+        False, "responses that never ended leave the loss and its counts", source="DAPO 2503.14476, §3.4; TRL mask_truncated_completions",
+        later=True,
+    )  # fmt: skip
+    ratio_guard: Optional[float] = setting(
+        None, "τ: a gradient step whose mean ratio is above τ is not made; null is off", above=0, source="ReaLHF early_stop_imp_ratio",
+        later=True,
+    )  # fmt: skip
+    target_kl: Optional[float] = setting(
+        None, "an update ends before the gradient step whose approx_kl is above 1.5 × it; null is off", unit="nats per token", above=0,
+        source="Spinning Up; CleanRL; Stable-Baselines3", later=True,
+    )  # fmt: skip
     grad_clip: bool = setting(True, "clip the global gradient norm of policy and critic together", source=f"{PAPER} §5.4")
     max_grad_norm: float = setting(1.0, "largest norm after clipping", above=0, needs=("grad_clip",))
     gae_lambda: float = setting(0.95, "λ of GAE", low=0, high=1, source=f"{PAPER} §4.1; Schulman et al. 1506.02438")
     gamma: float = setting(1.0, "discount per token", low=0, high=1)
+    gae_lambda_critic: Optional[float] = setting(
+        None, "λ_V: the critic's returns have a λ of their own; null: the advantages' λ", low=0, high=1,
+        source="VC-PPO 2503.01491, §3.2; NeMo-RL gae_lambda_value", later=True,
+    )  # fmt: skip
+    gae_length_adaptive: Optional[float] = setting(
+        None, "α: the advantages of a response of l tokens have λ = 1 − 1 / (α l); null is off", above=0,
+        source="VAPO 2504.05118, §3.2; NeMo-RL length_adaptive_alpha", later=True,
+    )  # fmt: skip
+    advantage_estimator: str = setting(
+        "gae", "where advantages come from: the critic (gae), the other answers to the prompt (rloo, grpo, dr_grpo), the greedy answer "
+        "(remax) or the batch (reinforce); only gae has a critic", choices=("gae", "rloo", "grpo", "dr_grpo", "remax", "reinforce"),
+        source="RLOO 2402.14740; GRPO 2402.03300; Dr. GRPO 2503.20783; ReMax 2310.10505; REINFORCE++ 2501.03262", later=True,
+    )  # fmt: skip
+    samples_per_prompt: int = setting(
+        1, "k: batch_size / k prompts are answered k times each", low=1, source="verl rollout.n; TRL num_generations", later=True
+    )
     critic_init: str = setting(
         "reward", "weights the critic starts from: the reward model, SFT with a new head, or none",
         choices=("reward", "sft", "random"), source=f"{PAPER} §5.3.4",
@@ -131,6 +216,27 @@ class PPOConfig:
         False, "a truncated response goes on: it gets no score, and the critic's value after its last token takes its place",
         source="Pardo et al. 1712.00378, §3",
     )  # fmt: skip
+    reference_update: str = setting(
+        "none", "whether π_ref of the penalties moves: ema: π_ref ← α π + (1 − α) π_ref on weights; reset: π_ref ← π; none: it stays SFT",
+        choices=("none", "ema", "reset"), source="TR-DPO 2404.09656, §3; ProRL 2505.24864, §2.3; TRL sync_ref_model", later=True,
+    )  # fmt: skip
+    reference_update_rate: float = setting(
+        0.6, "α of ema", above=0, high=1, source="TRL ref_model_mixup_alpha", needs=("reference_update",), later=True
+    )
+    reference_update_every: int = setting(
+        10, "updates between two moves of the reference", low=1, source="TRL ref_model_sync_steps", needs=("reference_update",), later=True
+    )
+    mismatch_correction: str = setting(
+        "none", "where the sampler has other weights than the policy: the policy's loss is weighted by w = π_old / π_sampler, or (bypass) "
+        "its ratio is to the sampler", choices=("none", "bypass", "tis", "icepop", "sequence_mask"),
+        source="TIS 2510.18855; IcePop; 2512.23075; AReaL 2505.24298", later=True,
+    )  # fmt: skip
+    mismatch_low: float = setting(
+        0.5, "a, the least weight that icepop and sequence_mask keep", low=0, needs=("mismatch_correction",), later=True
+    )
+    mismatch_high: float = setting(
+        2.0, "b, the greatest weight that icepop and sequence_mask keep; C of tis", above=0, needs=("mismatch_correction",), later=True
+    )
     updates: int = setting(150, "PPO updates", low=1)
     batch_size: int = setting(128, "responses sampled per update (the experience buffer)", low=1, source=f"{PAPER} code")
     minibatch_size: int = setting(32, "responses per gradient step", low=1, source=f"{PAPER} code")
@@ -147,6 +253,41 @@ class PPOConfig:
     adam_eps: float = setting(1e-6, "Adam's ε for the policy", above=0, source=f"{PAPER} code")
     critic_adam_eps: float = setting(1e-8, "Adam's ε for the critic", above=0, source=f"{PAPER} code")
 
+    @property
+    def has_critic(self) -> bool:
+        """Whether a critic is built and trained."""
+        return self.advantage_estimator == "gae"
+
+    @property
+    def answers_greedily(self) -> bool:
+        """Whether each prompt is also answered greedily, as a baseline."""
+        return self.advantage_estimator == "remax"
+
+    @property
+    def full_kl_in_loss(self) -> bool:
+        """Whether gradient steps need the reference's whole distributions."""
+        return self.kl_loss and self.kl_loss_estimator == "full"
+
+    @property
+    def steers_entropy(self) -> bool:
+        """Whether the weight of the entropy bonus moves."""
+        return self.entropy_bonus and self.entropy_adaptive is not None
+
+    @property
+    def measures_chi2(self) -> bool:
+        """Whether rollouts are measured by χ²(π‖π_ref)."""
+        return self.chi2_penalty is not None
+
+    @property
+    def references_per_prompt(self) -> int:
+        """Answers of SFT that are sampled and scored beside each response."""
+        return self.reward_shape_references if self.reward_shape not in ("none", "minmax") else 0
+
+    @property
+    def moves_reference(self) -> bool:
+        """Whether the reference has weights of its own, which are SFT's at the start."""
+        return self.reference_update != "none"
+
 
 @dataclass
 class SamplingConfig:
@@ -159,6 +300,19 @@ class SamplingConfig:
     match_training_distribution: bool = setting(
         True, "log-probs of policy and reference are those of the distribution sampled from; false reproduces MOSS's mismatch (raw T = 1)"
     )
+    staleness: int = setting(
+        0, "n: rollouts come from the policy n updates ago, as in asynchronous training", unit="updates", low=0, high=64,
+        source="AReaL 2505.24298", later=True,
+    )  # fmt: skip
+    sampler_precision: str = setting(
+        "fp32", "rollouts come from a copy of the policy whose weights are rounded: bf16, int8 per output channel, or fp32: not at all",
+        choices=("fp32", "bf16", "int8"), source="2510.18855; 2512.23075", later=True,
+    )  # fmt: skip
+
+    @property
+    def has_own_weights(self) -> bool:
+        """Whether rollouts are sampled by other weights than the policy's."""
+        return self.staleness > 0 or self.sampler_precision != "fp32"
 
     @property
     def training_temperature(self) -> float:
@@ -205,6 +359,14 @@ class BugsConfig:
     dropout_in_rollouts: bool = setting(False, "old log-probs are computed with dropout on", source="trl#853-like threads")
     unmasked_whitening: bool = setting(False, "pads count in the moments of advantage_norm", source="trl#2022")
     kl_wrong_sign: bool = setting(False, "the KL penalty is added, not subtracted", source="trlX")
+    micro_batch_mean: bool = setting(
+        False, "the value loss is a mean over each micro-batch's own tokens, so a token counts more in a micro-batch of fewer",
+        source="verl#6957", later=True,
+    )  # fmt: skip
+    kl_loss_clamped: bool = setting(
+        False, "k3 in the loss is held at 10, which leaves the tokens that have gone farthest without a gradient", source="NeMo-RL#2958",
+        later=True,
+    )  # fmt: skip
     nested_reward_norm: bool = setting(False, "reward_norm acts only if reward_scaling is on too", source="MOSS-RLHF")
 
 
@@ -289,6 +451,10 @@ class PreferencesConfig:
     )  # fmt: skip
     noise: float = setting(0.5, "labels follow sigmoid(Δgold / noise); 0 is noiseless", unit="gold", low=0)
     margin: float = setting(0.0, "least |Δgold| of a pair", unit="gold", low=0)
+    length_bias: float = setting(
+        0.0, "b: the annotator also likes length, P(first preferred) = sigmoid((Δgold + b Δwords) / noise)", unit="gold per word",
+        source="Singhal et al. 2310.03716", later=True,
+    )  # fmt: skip
 
 
 @dataclass
@@ -298,6 +464,18 @@ class RewardModelConfig:
     batch_size: int = setting(32, "pairs per step", low=1)
     learning_rate: float = setting(1e-3, "peak of a linear warm-up (10 %) and cosine decay", low=0)
     lm_coef: float = setting(1.0, "β_rm, weight of the language-model loss on the preferred response", low=0, source=f"{PAPER} eq. 2")
+    ensemble: int = setting(
+        1, "k reward models in place of one, each a cached stage; ppo.ensemble_score says how their scores become one", low=1, high=64,
+        source="Coste et al. 2310.02743; Eisenstein et al. 2312.09244", later=True,
+    )  # fmt: skip
+    ensemble_varies: str = setting(
+        "initialisation", "what sets member i ≥ 2 apart from the first: a random head and its own order of pairs, its own order alone, or "
+        "order and a bootstrap sample of the pairs", choices=("initialisation", "order", "data"), later=True,
+    )  # fmt: skip
+    average: bool = setting(
+        False, "one reward model whose weights are the mean of the members', which share their initialisation (WARM)",
+        source="Ramé et al. 2401.12187", later=True,
+    )  # fmt: skip
 
 
 @dataclass

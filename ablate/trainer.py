@@ -23,13 +23,25 @@ from ablate.ppo.collapse import CollapseDetector, deviation
 from ablate.ppo.evaluate import Evaluation, HeldOut, check_finite, evaluate, sample_rows, score_rows, summarise
 from ablate.ppo.models import Models
 from ablate.ppo.monitor import advantage_metrics, monitors, reward_metrics
-from ablate.ppo.rollout import encode_prompts, gather_rollout, generate_responses, score_responses
+from ablate.ppo.reference import move_reference
+from ablate.ppo.rollout import encode_prompts, gather_rollout, generate_responses, score_greedy, score_references, score_responses
+from ablate.ppo.sampler import fill, new_sampler, remembered
 from ablate.ppo.sampling import EncodedPrompts
 from ablate.ppo.scoring import Gold, open_gold, open_scorer
-from ablate.ppo.shaping import estimate_targets, initial_state, shape_rewards
+from ablate.ppo.shaping import estimate_targets, greedy_baseline, initial_state, shape_rewards
 from ablate.ppo.types import Rollout
 from ablate.ppo.update import critic_update, new_optimizer, steps_per_update, update
-from ablate.runs.checkpoint import TrainState, load_adapted, load_optimizer, load_weights, progress_from, read_state, save
+from ablate.runs.checkpoint import (
+    TrainState,
+    load_adapted,
+    load_history,
+    load_optimizer,
+    load_weights,
+    moved_reference,
+    progress_from,
+    read_state,
+    save,
+)
 from ablate.runs.folder import checkpoint_folder, checkpoints, config_of, run_folder
 from ablate.runs.store import ReadOnlyRunStore, RunStore
 from ablate.runs.summary import Outcome, Status
@@ -57,6 +69,7 @@ class Trainer:
     baseline: Evaluation  # of SFT
     progress: TrainState
     resumed: bool  # whether the run goes on from a checkpoint of its own
+    history: list[list[torch.Tensor]] = field(default_factory=list)  # weights of the policies before the last updates, for a stale sampler
     tracker: Tracker = field(default_factory=lambda: Trackers([]))
 
     @classmethod
@@ -72,13 +85,13 @@ class Trainer:
             held_out = HeldOut.draw(config, source, models.tokenizer, device)
             models.check_length(held_out.encoded.tokens.shape[1] + config.sampling.max_new_tokens)
         if is_sharded():
-            shard(models.policy)
-            shard(models.critic)
+            for model in models.trained:
+                shard(model)
         optimizer = new_optimizer(models, config.ppo)
         with loaded_on_device(offloaded):
-            baseline = evaluate(replace(models, policy=models.reference), held_out, gold, config)
+            baseline = evaluate(models.of_sft(), held_out, gold, config)
         detector = CollapseDetector.from_baseline(baseline.gold, config.collapse)
-        progress = TrainState(update=0, shaping=initial_state(config.ppo), watch=detector)
+        progress = TrainState(update=0, shaping=initial_state(config.ppo, baseline.member_scores), watch=detector)
         trainer = cls(config, store, device, models, offloaded, source, gold, held_out, optimizer, baseline, progress, resumed)
         with raise_on_all_ranks():
             if start is not None:
@@ -92,9 +105,11 @@ class Trainer:
 
         An adaptive KL coefficient goes on from where the controller had it, unless the fork sets another. Raises UserError.
         """
-        state, detector = read_state(start), self.progress.watch
+        state, detector, members = read_state(start), self.progress.watch, self.progress.shaping.members
         load_optimizer(start, self.optimizer, self.device)
+        self.history = load_history(start, self.models.policy, self.config.sampling.staleness)
         self.progress = progress_from(start, state)
+        self.progress.shaping = replace(self.progress.shaping, members=members)
         if self.resumed:
             self.store.truncate_to(state["offsets"])
             return
@@ -102,6 +117,8 @@ class Trainer:
         before = config_of(start.parents[1]).ppo
         if not (ppo.kl_adaptive and before.kl_adaptive and ppo.kl_coef == before.kl_coef):
             shaping = replace(shaping, kl_coef=ppo.kl_coef)
+        if not (ppo.steers_entropy and before.steers_entropy and ppo.entropy_coef == before.entropy_coef):
+            shaping = replace(shaping, entropy_coef=initial_state(ppo).entropy_coef)
         self.progress = TrainState(self.progress.update, shaping, detector)
 
     def run(self, tracker: Tracker) -> Outcome:
@@ -140,7 +157,7 @@ class Trainer:
         """Before the first update: pre-train the critic, and evaluate the policy as it starts. Raises Diverged."""
         check_finite(self.baseline)
         ppo = self.config.ppo
-        if ppo.critic_pretrain and self.config.fork is None:
+        if ppo.has_critic and ppo.critic_pretrain and self.config.fork is None:
             self.pretrain_critic()
         self.log({"update": self.progress.update} | self.evaluate())
 
@@ -150,9 +167,10 @@ class Trainer:
         The adaptive KL coefficient stays: SFT's KL to itself is 0 and says nothing of how far the policy will go.
         """
         config, settings = self.config, self.config.ppo_settings()
-        teacher = replace(self.models, policy=self.models.reference)
+        teacher = self.models.of_sft()
         for step in range(config.ppo.critic_pretrain_updates):
-            rollout = self.collect(teacher, *self.sample_prompts("critic pre-training", step), Timer())
+            stream = "critic pre-training"
+            rollout = self.collect(teacher, *self.sample_prompts(stream, step), Timer(), self.reference_noise(stream, step))
             rewards, shaping = shape_rewards(rollout, settings, self.progress.shaping)
             self.progress.shaping = replace(self.progress.shaping, moments=shaping.moments)
             targets = estimate_targets(rollout, rewards, config.ppo)
@@ -162,10 +180,14 @@ class Trainer:
     def sample_prompts(self, stream: str, step: int) -> tuple[EncodedPrompts, torch.Tensor]:
         """Fresh prompts and sampling noise [B, T]; they depend on seed, stream and step alone.
 
+        With k samples per prompt the first B / k of the same prompts stand k times each, next to each other.
+
         Every process draws the whole batch and gets its own rows of it.
         """
         config = self.config
-        prompts = self.source.prompts(config.ppo.batch_size, numpy_generator(config.seed, f"{stream} prompts", step))
+        drawn = self.source.prompts(config.ppo.batch_size, numpy_generator(config.seed, f"{stream} prompts", step))
+        samples = config.ppo.samples_per_prompt
+        prompts = [prompt for prompt in drawn[: len(drawn) // samples] for _ in range(samples)]
         noise = torch.rand(
             config.ppo.batch_size, config.sampling.max_new_tokens, generator=torch_generator(config.seed, f"{stream} noise", step)
         )
@@ -173,17 +195,28 @@ class Trainer:
         encoded = encode_prompts(self.models.tokenizer, [prompt.turns for prompt in prompts], self.device)
         return encoded[own], noise[own].to(self.device)
 
-    def collect(self, models: Models, prompts: EncodedPrompts, noise: torch.Tensor, timer: Timer) -> Rollout:
+    def reference_noise(self, stream: str, step: int) -> torch.Tensor:
+        """The noise [k, b, T] of the k answers of SFT that this process's rewards are compared with; k is 0 where none is."""
+        ppo, steps = self.config.ppo, self.config.sampling.max_new_tokens
+        generator = torch_generator(self.config.seed, f"{stream} reference noise", step)
+        noise = torch.rand(ppo.references_per_prompt, ppo.batch_size, steps, generator=generator)
+        return noise[:, rank_slice(ppo.batch_size)].to(self.device)
+
+    def collect(self, models: Models, prompts: EncodedPrompts, noise: torch.Tensor, timer: Timer, references: torch.Tensor) -> Rollout:
         """Responses to this process's prompts, measured and scored; the rows of all processes come back. Raises UserError, Diverged.
 
-        noise: [b, T], uniform on [0, 1), a row for each of the b prompts.
+        noise: [b, T], uniform on [0, 1), a row for each of the b prompts. references: [k, b, T], of SFT's answers to them.
         """
         settings = self.config.ppo_settings()
-        with inference(models.policy, models.critic):
-            sampled = generate_responses(models.policy, models.tokenizer, prompts, noise, settings.sampling)
+        with inference(*models.trained):
+            sampled = generate_responses(models.sampling, models.tokenizer, prompts, noise, settings.sampling)
             timer.lap("time/rollout_s")
             with loaded_on_device(self.offloaded):
                 rollout = score_responses(models, prompts, sampled, settings)
+                if self.config.ppo.answers_greedily:
+                    rollout = replace(rollout, **score_greedy(models, prompts, noise.shape[1], settings))
+                if len(references):
+                    rollout = replace(rollout, reference_scores=score_references(models, prompts, references, settings))
         rollout = gather_rollout(rollout, models.tokenizer.pad_token_id)
         if not torch.isfinite(rollout.score).all():
             raise Diverged("the reward model's score is not finite")
@@ -192,16 +225,23 @@ class Trainer:
     def step(self) -> None:
         """One update, from prompts to a row of metrics: collect → shape → estimate → update → log. Raises UserError, Diverged."""
         ppo, settings, number, timer = self.config.ppo, self.config.ppo_settings(), self.progress.update + 1, Timer()
-        rollout = self.collect(self.models, *self.sample_prompts("rollout", number), timer)
+        if self.models.sampler is not None:
+            fill(self.models.sampler, self.models.policy, self.history, settings.sampling)
+        rollout = self.collect(self.models, *self.sample_prompts("rollout", number), timer, self.reference_noise("rollout", number))
+        self.history = remembered(self.history, self.models.policy, settings.sampling.staleness)
         rewards, shaping = shape_rewards(rollout, settings, self.progress.shaping)
-        targets = estimate_targets(rollout, rewards, ppo)
-        row = {"update": number} | monitors(rollout) | reward_metrics(rollout, rewards) | advantage_metrics(rollout, targets)
+        targets = estimate_targets(rollout, rewards, ppo, greedy_baseline(rollout, settings, shaping))
+        row = {"update": number} | monitors(rollout) | reward_metrics(rollout, rewards)
+        row |= advantage_metrics(rollout, targets, ppo.has_critic)
         timer.lap("time/score_s")
         order, first_step = torch_generator(self.config.seed, "minibatches", number), (number - 1) * steps_per_update(ppo)
-        row |= update(self.models, self.optimizer, rollout, targets, settings, order, first_step, self.ptx_loss)
+        entropy_coef = self.progress.shaping.entropy_coef if ppo.steers_entropy else None
+        row |= update(self.models, self.optimizer, rollout, targets, settings, order, first_step, self.ptx_loss, entropy_coef)
+        move_reference(self.models, ppo, number)
         timer.lap("time/update_s")
         self.progress.advance(number, shaping, ppo.batch_size, timer.total)
-        row |= {"ppo/kl_coef": shaping.kl_coef} | self.evaluate_if_due(timer) | timer.metrics(ppo.batch_size)
+        row |= {"ppo/kl_coef": shaping.kl_coef} | ({"ppo/entropy_coef": shaping.entropy_coef} if ppo.steers_entropy else {})
+        row |= self.evaluate_if_due(timer) | timer.metrics(ppo.batch_size)
         self.log(row)
 
     def evaluate_if_due(self, timer: Timer) -> dict[str, float]:
@@ -231,7 +271,7 @@ class Trainer:
         Raises Diverged where gold is not finite.
         """
         config, number = self.config, self.progress.update
-        evaluation = evaluate(self.models, self.held_out, self.gold, config, self.offloaded)
+        evaluation = evaluate(replace(self.models, sampler=None), self.held_out, self.gold, config, self.offloaded)
         check_finite(evaluation)
         scores = score_rows(number, self.held_out, evaluation)
         samples = sample_rows(number, self.held_out, evaluation, config.evaluation.samples)
@@ -254,7 +294,7 @@ class Trainer:
         store, progress = self.store, self.progress
         folder = store.checkpoint_folder(progress.update)
         if not from_main(folder.exists):
-            save(folder, self.models, self.optimizer, progress, store.offsets(), store.hash)
+            save(folder, self.models, self.optimizer, self.history, progress, store.offsets(), store.hash)
         store.prune(self.config.checkpoint.keep)
 
     def outcome(self, status: Status, reason: str) -> Outcome:
@@ -302,33 +342,41 @@ def load_models(config: Config, stages: Stages, start: Path | None, device: torc
     generator = torch_generator(config.seed, "critic head")
     frozen = torch.device("cpu") if config.offload else device
     scorer = open_scorer(stages.reward_model, tokenizer, ppo.critic_init, frozen)
+    members = tuple(open_scorer(folder, tokenizer, ppo.critic_init, frozen) for folder in stages.ensemble)
     reference = freeze(load_policy(stages.sft, device if lora else frozen))
     if start is not None:
         read_state(start)
+    critic = None
+    if ppo.has_critic and (start is None or lora):
+        shared = lora and ppo.critic_init == "reward"
+        critic = scorer.model if shared else new_critic(ppo.critic_init, stages.sft, stages.reward_model, device, generator)
     if lora:
-        shared = ppo.critic_init == "reward"
-        trunk = scorer.model if shared else new_critic(ppo.critic_init, stages.sft, stages.reward_model, device, generator)
-        policy, critic = load_adapted(start, reference, trunk, config)
+        policy, critic = load_adapted(start, reference, critic, config)
     elif start is not None:
-        policy, critic = load_weights(start, device)
+        policy, critic = load_weights(start, device, ppo.has_critic)
     else:
         policy = load_policy(stages.pretrained if ppo.policy_init == "pretrained" else stages.sft, device)
-        critic = new_critic(ppo.critic_init, stages.sft, stages.reward_model, device, generator)
     if config.model.gradient_checkpointing:
-        for model in (policy, critic):
+        for model in filter(None, (policy, critic)):
             checkpoint_gradients(model)
     if policy.config.vocab_size != reference.config.vocab_size:
         raise UserError(
             f"the policy has {policy.config.vocab_size} tokens and SFT {reference.config.vocab_size}: they must share a tokenizer"
         )
-    return Models(policy, reference, scorer, critic, tokenizer)
+    sft = None
+    if ppo.moves_reference:
+        moved = None if start is None else moved_reference(start)
+        sft, reference = reference, freeze(load_policy(stages.sft if moved is None else moved, frozen))
+    return Models(policy, reference, scorer, critic, tokenizer, sft, members, new_sampler(policy, config.sampling))
 
 
 def offload_frozen(models: Models, config: Config, device: torch.device) -> list[OffloadedModel]:
     """With `offload`, the reward model, and the reference where its weights are not the policy's as well; else none."""
     if not config.offload:
         return []
-    frozen = [models.scorer.model]
+    frozen = [scorer.model for scorer in models.scorers]
     if not config.model.lora_rank:
         frozen.append(models.reference)
+    if models.moved_from is not None:
+        frozen.append(models.moved_from)
     return [OffloadedModel(model, device) for model in frozen]

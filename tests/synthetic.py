@@ -7,7 +7,9 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor
 
-from ablate.ppo.types import Rollout, Targets
+from ablate.config import PPOConfig, PPOSettings
+from ablate.ppo.shaping import counted, ppo_loss
+from ablate.ppo.types import NOT_PER_TOKEN, LossTerms, MinibatchSize, Rollout, Targets
 
 
 def random_rollout(seed: int = 0, lengths: tuple[int, ...] = (5, 2, 7, 1, 7, 4), prompt: int = 3, drift: float = 0.5) -> Rollout:
@@ -19,11 +21,12 @@ def random_rollout(seed: int = 0, lengths: tuple[int, ...] = (5, 2, 7, 1, 7, 4),
         return torch.randn(*shape, generator=generator)
 
     mask = torch.arange(steps)[None] < torch.tensor(lengths)[:, None]
+    mismatch = 0.3 * torch.randn(rows, steps, generator=torch.Generator().manual_seed(seed + 100))
     logprobs = -0.2 - 2 * torch.rand(rows, steps, generator=generator)
     per_token = dict(
         logprobs=logprobs, ref_logprobs=(logprobs + drift * normal(rows, steps)).clamp(max=-0.01),
         kl=drift * torch.rand(rows, steps, generator=generator), entropy=1 + torch.rand(rows, steps, generator=generator),
-        values=normal(rows, steps),
+        values=normal(rows, steps), sampler_logprobs=logprobs + mismatch,
     )  # fmt: skip
     return Rollout(
         tokens=torch.randint(2, 9, (rows, prompt + steps), generator=generator),
@@ -38,7 +41,10 @@ def with_pads(rollout: Rollout, fill: float) -> Rollout:
     changed = {
         f.name: torch.where(rollout.mask, value, fill)
         for f in fields(rollout)
-        if (value := getattr(rollout, f.name)).dim() == 2 and value.is_floating_point()
+        if f.name not in NOT_PER_TOKEN
+        and (value := getattr(rollout, f.name)) is not None
+        and value.dim() == 2
+        and value.is_floating_point()
     }
     return replace(rollout, tokens=torch.where(rollout.attention, rollout.tokens, 1), **changed)
 
@@ -56,3 +62,13 @@ def rows_of(values: Tensor, mask: Tensor) -> list[list[float]]:
 
 def flat(values: Tensor, mask: Tensor) -> list[float]:
     return values[mask].tolist()
+
+
+def loss_of(
+    logprobs: Tensor, entropy: Tensor, values: Tensor, rollout: Rollout, targets: Targets, ppo: PPOConfig | PPOSettings, **more
+) -> LossTerms:
+    """`ppo_loss` of a minibatch that is one micro-batch, whose longest response may have 9 tokens."""
+    settings = ppo if isinstance(ppo, PPOSettings) else PPOSettings(ppo)
+    mask = counted(rollout, settings.ppo)
+    size = MinibatchSize(max(int(mask.sum()), 1), max(int(mask.any(1).sum()), 1), len(mask), longest=9)
+    return ppo_loss(logprobs, entropy, values, rollout, targets, settings, size, entropy_coef=settings.ppo.entropy_coef, **more)

@@ -60,8 +60,13 @@ class Run:
     checkpointing: bool = False
     lora_rank: int = 0  # 0 trains all weights
     lora_targets: list[str] | None = None
+    critic: bool = True
     shared_critic: bool = True  # with LoRA: the critic's adapter lies on the reward model's weights
     offload: bool = False
+    reward_models: int = 1
+    sft_copy: bool = False  # the reference moves, so SFT is one more model
+    sampler: bool = False  # rollouts are sampled by weights of their own
+    earlier_policies: int = 0  # whose weights are kept for a stale sampler, on the CPU also where the run is on a GPU
     held_out: int = 0  # prompts of an evaluation, answered all at once; 0 leaves that phase out
 
 
@@ -73,6 +78,8 @@ def run_of(config: Config, policy: Shape, reward: Shape) -> Run:
         response=config.sampling.max_new_tokens, batch=ppo.batch_size, minibatch=ppo.minibatch_size,
         micro=min(ppo.micro_batch_size, ppo.minibatch_size), precision=config.precision, checkpointing=model.gradient_checkpointing,
         lora_rank=model.lora_rank, lora_targets=model.lora_targets, shared_critic=ppo.critic_init == "reward", offload=config.offload,
+        critic=ppo.has_critic, reward_models=1 if config.reward_model.average else config.reward_model.ensemble,
+        sft_copy=ppo.moves_reference, sampler=config.sampling.has_own_weights, earlier_policies=config.sampling.staleness,
         held_out=config.evaluation.prompts,
     )  # fmt: skip
 
@@ -80,7 +87,7 @@ def run_of(config: Config, policy: Shape, reward: Shape) -> Run:
 def estimate(run: Run) -> MemoryEstimate:
     """Bytes per phase and item. The reference has the policy's shape, the critic the reward model's."""
     always = weights_and_optimizer(run)
-    frozen = {name: always.pop(name) for name in ("reference", "reward model")}
+    frozen = {name: always.pop(name) for name in ("reference", "SFT", "reward model") if name in always}
     frozen_on_device = {} if run.offload else frozen
     kept = {"kept distributions": kept_distributions(run)}
     phases = {
@@ -100,8 +107,8 @@ def trainable_parameters(run: Run) -> tuple[int, int]:
     """The numbers of trained parameters: (of the policy, of the critic)."""
     if run.lora_rank:
         policy, critic = (shape.adapter(run.lora_rank, run.lora_targets) for shape in (run.policy, run.reward))
-        return policy, critic + run.reward.hidden
-    return run.policy.parameters, run.reward.trunk + run.reward.hidden
+        return policy, (critic + run.reward.hidden) * run.critic
+    return run.policy.parameters, (run.reward.trunk + run.reward.hidden) * run.critic
 
 
 def weights_and_optimizer(run: Run) -> dict[str, float]:
@@ -112,12 +119,17 @@ def weights_and_optimizer(run: Run) -> dict[str, float]:
     policy, critic = trainable_parameters(run)
     scorer = run.reward.trunk + run.reward.hidden
     if not run.lora_rank:
-        own = {"policy": policy, "reference": policy, "critic": critic, "reward model": scorer}
+        own = {"policy": policy, "reference": policy, "critic": critic, "reward model": scorer * run.reward_models}
     else:
         own = {
-            "policy": run.policy.parameters + policy, "reference": 0, "critic": critic + (0 if run.shared_critic else scorer),
-            "reward model": scorer,
+            "policy": run.policy.parameters + policy, "reference": 0,
+            "critic": critic + (0 if run.shared_critic or not run.critic else scorer),
+            "reward model": scorer * run.reward_models,
         }  # fmt: skip
+    whole = run.policy.parameters + (policy if run.lora_rank else 0)
+    own |= {"SFT": whole} if run.sft_copy else {}
+    own |= {"sampler": whole} if run.sampler else {}
+    own |= {"earlier policies": run.earlier_policies * whole} if run.earlier_policies else {}
     return {name: 4.0 * count for name, count in own.items()} | {"optimiser": float(ADAM * (policy + critic))}
 
 
@@ -190,6 +202,7 @@ def update(run: Run) -> dict[str, float]:
     """
     logits = 4.0 * run.micro * run.response * run.policy.vocabulary
     (policy, policy_recomputed), (critic, critic_recomputed) = (activations(shape, run) for shape in (run.policy, run.reward))
+    critic, critic_recomputed = critic * run.critic, critic_recomputed * run.critic
     all_gradients = [4.0 * count for count in trainable_parameters(run)]
     gradients = sum(all_gradients) if run.minibatch > run.micro else 0.0  # of earlier micro-batches
     head = 0.0 if run.lora_rank else 4.0 * run.policy.vocabulary * run.policy.hidden

@@ -14,6 +14,8 @@ from ablate.pipeline.cache import cached, folder_key, stage_key
 from ablate.pipeline.checks import Provided, resolve_provided
 from ablate.settings.identity import PPO_ONLY, identity
 
+ENSEMBLE = ("ensemble", "ensemble_varies", "average")  # settings of reward_model that say how many are trained, and not how one is
+
 
 @dataclass(frozen=True)
 class Stages:
@@ -23,6 +25,7 @@ class Stages:
     sft: Path
     preferences: Path | None
     reward_model: Path
+    ensemble: tuple[Path, ...] = ()  # the reward models of an ensemble after the first
     gold: Path | None = None  # a second reward model, the judge of human data
 
 
@@ -84,8 +87,23 @@ def build(config: Config) -> Stages:
             {"preferences": identity(config)["preferences"], "sampling": {"max_new_tokens": config.sampling.max_new_tokens}, **optional},
             [sft_key], lambda folder: preferences.preferences(config, sft_folder, folder, device),
         )  # fmt: skip
-    reward, _ = stage(
-        "reward_model", found.reward_model, {"reward_model": asdict(config.reward_model)}, [sft_key, pairs_key],
-        lambda folder: reward_model.reward_model(config, sft_folder, pairs, folder, device),
-    )  # fmt: skip
-    return Stages(pretrained=pretrained, sft=sft_folder, preferences=pairs, reward_model=reward, gold=found.gold)
+    members = [
+        stage(
+            "reward_model", found.reward_model, member_settings(config, member), [sft_key, pairs_key],
+            lambda folder, member=member: reward_model.reward_model(config, sft_folder, pairs, folder, device, member),
+        ) for member in range(config.reward_model.ensemble)
+    ]  # fmt: skip
+    if config.reward_model.average:
+        members = [stage(
+            "reward_model", None, {"average": len(members)}, [key for _, key in members] + [pairs_key],
+            lambda folder: reward_model.average([member for member, _ in members], pairs, folder, device),
+        )]  # fmt: skip
+    (reward, _), *others = members
+    ensemble = tuple(folder for folder, _ in others)
+    return Stages(pretrained=pretrained, sft=sft_folder, preferences=pairs, reward_model=reward, gold=found.gold, ensemble=ensemble)
+
+
+def member_settings(config: Config, member: int) -> dict:
+    """The settings that decide one member of an ensemble. The first is the reward model that a run without an ensemble has."""
+    training = {name: value for name, value in asdict(config.reward_model).items() if name not in ENSEMBLE}
+    return {"reward_model": training} | ({"member": member, "varies": config.reward_model.ensemble_varies} if member else {})

@@ -44,7 +44,7 @@ def preferences(config: Config, sft: Path, folder: Path, device: torch.device) -
     pairs = list(track(islice(chain.from_iterable(rounds), wanted), wanted, "preference pairs"))
     if len(pairs) < wanted:
         raise UserError(f"preferences.margin={config.preferences.margin} leaves too few pairs ({len(pairs)} of {wanted}): lower it")
-    label(pairs, config.preferences.noise, numpy_generator(config.pipeline_seed, "labels"))
+    label(pairs, config.preferences.noise, config.preferences.length_bias, numpy_generator(config.pipeline_seed, "labels"))
     write(folder / "train.jsonl", pairs[: config.preferences.pairs])
     write(folder / "held_out.jsonl", pairs[config.preferences.pairs :])
 
@@ -97,11 +97,15 @@ def draw_pairs(config: Config, source, tokenizer, policy, step: int, device: tor
     ]
 
 
-def label(pairs: list[dict], noise: float, rng: np.random.Generator) -> None:
-    """Turn first and second into chosen and rejected: P(first chosen) = sigmoid(Δgold / noise); at noise 0 the better one wins."""
+def label(pairs: list[dict], noise: float, length_bias: float, rng: np.random.Generator) -> None:
+    """Turn first and second into chosen and rejected: P(first chosen) = sigmoid((Δgold + b Δwords) / noise), b = length_bias.
+
+    At noise 0 the one with more gold + b words wins. Words are what blanks separate. b = 0: gold alone decides.
+    """
     for pair, uniform in zip(pairs, rng.random(len(pairs)), strict=True):
         first, second = pair.pop("first"), pair.pop("second")
-        difference = first["gold"] - second["gold"]
+        words = len(first["response"].split()) - len(second["response"].split())
+        difference = first["gold"] - second["gold"] + length_bias * words
         if noise > 0:
             wins = uniform < 1 / (1 + np.exp(-np.clip(difference / noise, -50, 50)))
         else:

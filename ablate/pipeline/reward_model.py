@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,15 +20,17 @@ from ablate.models.forward import packed_states, vocabulary_head
 from ablate.models.load import load_policy, load_scorer, load_tokenizer
 from ablate.pipeline.preferences import read
 from ablate.pipeline.supervised import batches, fit, pad_right, real_tokens, response_targets, token_nll
-from ablate.system.seeding import numpy_generator
+from ablate.system.seeding import numpy_generator, torch_generator
 
 EVALUATIONS = 20  # held-out accuracies over the training
 Z = 1.959963984540054  # standard normal quantile of a two-sided 95 % interval
 
 
-def reward_model(config: Config, sft: Path, pairs: Path, folder: Path, device: torch.device) -> None:
+def reward_model(config: Config, sft: Path, pairs: Path, folder: Path, device: torch.device, member: int = 0) -> None:
     """Minimise −log σ(r(y_w) − r(y_l)) + β_rm · LM loss on y_w, from the SFT trunk with a new head (Secrets of RLHF I, eq. 2).
 
+    member: of an ensemble, from 0. The first is the reward model of a run without an ensemble: its head starts at 0. The others draw an
+    order of pairs of their own and, as `reward_model.ensemble_varies` says, a random head or a bootstrap sample of the pairs.
     Writes the model, training.jsonl (Fig. 3), pairs.csv (Fig. 2) and report.json: held-out accuracy beside that of "longer wins".
     """
     tokenizer, scorer = load_tokenizer(sft), load_scorer(sft, device, new_head=True)
@@ -39,7 +42,14 @@ def reward_model(config: Config, sft: Path, pairs: Path, folder: Path, device: t
     check_pair_length(letters // TOKEN_LETTERS, scorer.config)  # before it is encoded, which can take minutes
     train, held_out = (encode_pairs(tokenizer, rows) for rows in files)
     check_pair_length(max(len(ids) for pair in train + held_out for ids, _ in pair), scorer.config)
-    order = batches(len(train), stage.batch_size, numpy_generator(seed, "reward model order"))
+    streams = "" if member == 0 else f" of member {member}"
+    if member and stage.ensemble_varies == "initialisation":
+        generator = torch_generator(seed, f"reward model head{streams}")
+        start = torch.randn(scorer.score.weight.shape, generator=generator)
+        scorer.score.weight.data = scorer.config.initializer_range * start.to(device)
+    if member and stage.ensemble_varies == "data":
+        train = [train[i] for i in numpy_generator(seed, f"reward model pairs{streams}").integers(0, len(train), len(train))]
+    order = batches(len(train), stage.batch_size, numpy_generator(seed, f"reward model order{streams}"))
     pad = tokenizer.pad_token_id
 
     def loss_of(step: int):
@@ -60,8 +70,26 @@ def reward_model(config: Config, sft: Path, pairs: Path, folder: Path, device: t
         return loss, row
 
     fit([*scorer.parameters(), *head.parameters()], loss_of, stage.steps, stage.learning_rate, "reward model", folder / "training.jsonl")
-    differences = score_differences(scorer, held_out, pad, device)
-    write_report(folder, read(pairs / "held_out.jsonl"), held_out, differences)
+    finish(scorer, tokenizer, files[1], held_out, folder)
+
+
+def average(members: Sequence[Path], pairs: Path, folder: Path, device: torch.device) -> None:
+    """The reward model whose weights are θ = (1/k) Σ_i θ_i of k members that started from the same weights (WARM, 2401.12187, §3).
+
+    Writes the model, pairs.csv and report.json as `reward_model` does. Its scores are centred anew.
+    """
+    scorer, *others = (load_scorer(member, device) for member in members)
+    with torch.no_grad():
+        for parameters in zip(*(model.parameters() for model in (scorer, *others)), strict=True):
+            parameters[0].copy_(torch.stack([parameter.double() for parameter in parameters]).mean(0))
+    tokenizer, rows = load_tokenizer(members[0]), read(pairs / "held_out.jsonl")
+    finish(scorer, tokenizer, rows, encode_pairs(tokenizer, rows), folder)
+
+
+def finish(scorer: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[dict], held_out: list, folder: Path) -> None:
+    """Measure a reward model on the held-out pairs, which are `rows`, centre its scores on their answers, and write it all."""
+    device, pad = scorer.device, tokenizer.pad_token_id
+    write_report(folder, rows, held_out, score_differences(scorer, held_out, pad, device))
     sample = [answer for pair in held_out for answer in pair]
     setattr(scorer.config, SCORE_SHIFT, float(score_all(scorer, sample, pad, device).mean()))
     scorer.save_pretrained(folder)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+LARGEST_KL = 10.0  # nats, of `kl_loss_clamped`
 ROLLOUT_DROPOUT = 0.1  # attention dropout of `dropout_on`
 
 
@@ -25,6 +26,19 @@ def reward_on_pad(rewards: Tensor, mask: Tensor) -> Tensor:
     Off: rewards as placed. Source: trl#3750.
     """
     return torch.where(mask, nn.functional.pad(rewards, (1, 0))[:, :-1], 0.0)
+
+
+def micro_batch_mean(value_loss: Tensor, tokens: int, own_tokens: int, share: float) -> Tensor:
+    """The value loss of a micro-batch as the mean over its own tokens times its share of the minibatch's responses; a scalar.
+
+    Off: its sum over the tokens of the whole minibatch. Source: verl#6957.
+    """
+    return value_loss * tokens / max(own_tokens, 1) * share
+
+
+def kl_loss_clamped(estimate: Tensor, coef: float) -> Tensor:
+    """β min(k3, 10) in place of β k3 in the loss: past the clamp there is no gradient. Shapes [B, T]. Off: β k3. Source: NeMo-RL#2958."""
+    return estimate.clamp(max=LARGEST_KL * coef)
 
 
 def kl_wrong_sign(coef: float) -> float:

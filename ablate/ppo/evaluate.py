@@ -37,6 +37,7 @@ class Evaluation:
     ended: list[bool]  # whether the response closed with the end token
     monitors: dict[str, float]  # monitor/*
     alignment_tax: dict[str, float] = field(default_factory=dict)  # eval/lm_loss and eval/choice_accuracy, where there are tasks for them
+    member_scores: Tensor | None = None  # [N, k] of each reward model of an ensemble
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def evaluate(models: Models, held_out: HeldOut, gold: Gold, config: Config, offl
     """
     own = rank_slice(len(held_out.prompts))
     prompts, encoded = held_out.prompts[own], held_out.encoded[own]
-    with inference(models.policy, models.critic):
+    with inference(*models.trained):
         sampled = generate_responses(models.policy, models.tokenizer, encoded, held_out.noise[own], config.sampling)
         with loaded_on_device(offloaded):
             rollout = score_responses(models, encoded, sampled, config.ppo_settings())
@@ -78,7 +79,8 @@ def evaluate(models: Models, held_out: HeldOut, gold: Gold, config: Config, offl
     rollout = gather_rollout(rollout, models.tokenizer.pad_token_id)
     responses, golds = (list(chain.from_iterable(all_gather_object(part))) for part in (responses, golds))
     ended = rollout.ended.tolist()
-    return Evaluation(responses, rollout.score.tolist(), golds, rollout.lengths.tolist(), ended, monitors(rollout), tax)
+    scores, lengths = rollout.score.tolist(), rollout.lengths.tolist()
+    return Evaluation(responses, scores, golds, lengths, ended, monitors(rollout), tax, rollout.member_scores)
 
 
 def check_finite(evaluation: Evaluation) -> None:

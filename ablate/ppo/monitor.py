@@ -23,22 +23,49 @@ def monitors(rollout: Rollout) -> dict[str, float]:
     kl_k1, kl_k3 and kl_per_token (the mean of k1 over tokens) are estimates from the sampled tokens.
     """
     count, mask = len(rollout.tokens), rollout.mask
+    moves = rollout.sft_logprobs is not None and rollout.sft_kl is not None
+    sft, kl = (rollout.sft_logprobs, rollout.sft_kl) if moves else (rollout.ref_logprobs, rollout.kl)
     per_response = {
-        name: float(masked_sum(kl_estimate(rollout.logprobs, rollout.ref_logprobs, rollout.kl, name), mask)) / count
-        for name in ("full", "k1", "k3")
+        name: float(masked_sum(kl_estimate(rollout.logprobs, sft, kl, name), mask)) / count for name in ("full", "k1", "k2", "k3")
     }
+    return (
+        {
+            "monitor/perplexity": perplexity(rollout.logprobs, mask),
+            "monitor/perplexity_ref": perplexity(sft, mask),
+            "monitor/perplexity_moss": perplexity_moss(rollout),
+            "monitor/response_length": float(rollout.lengths.float().mean()),
+            "monitor/response_length_p95": float(rollout.lengths.float().quantile(0.95)),
+            "monitor/response_length_std": float(rollout.lengths.float().std()) if count > 1 else 0.0,
+            "monitor/kl_to_sft": per_response["full"],
+            "monitor/kl_per_token": float(masked_mean(rollout.logprobs - sft, mask)),
+            "monitor/kl_k1": per_response["k1"],
+            "monitor/kl_k2": per_response["k2"],
+            "monitor/kl_k3": per_response["k3"],
+            "monitor/entropy": float(masked_mean(rollout.entropy, mask)),
+            "monitor/truncated": 1 - float(rollout.ended.float().mean()),
+            "monitor/distinct": distinct(rollout),
+            "monitor/distinct_across": distinct_across(rollout),
+            "monitor/reward_length_corr": correlation(rollout.score, rollout.lengths.float()),
+        }
+        | ({"monitor/kl_to_reference": float(masked_sum(rollout.kl, mask)) / count} if moves else {})
+        | mismatch(rollout)
+    )
+
+
+def mismatch(rollout: Rollout) -> dict[str, float]:
+    """How far the sampler is from the policy: nothing where the policy samples itself. w_t = π_old(y_t) / π_sampler(y_t) at each token.
+
+    mismatch_kl: KL(π_sampler‖π_old) in nats per token by k3, mean(w − 1 − log w). mismatch_ess: the effective sample size of the weights
+    as a share of the tokens, (Σ w)² / (n Σ w²) (Kong 1992); 1 where all are equal.
+    """
+    if rollout.sampler_logprobs is None:
+        return {}
+    log_weight = torch.where(rollout.mask, rollout.logprobs - rollout.sampler_logprobs, 0.0).double()
+    weight = log_weight.exp()
+    total, squares = masked_sum(weight, rollout.mask), masked_sum(weight**2, rollout.mask)
     return {
-        "monitor/perplexity": perplexity(rollout.logprobs, mask),
-        "monitor/perplexity_ref": perplexity(rollout.ref_logprobs, mask),
-        "monitor/perplexity_moss": perplexity_moss(rollout),
-        "monitor/response_length": float(rollout.lengths.float().mean()),
-        "monitor/kl_to_sft": per_response["full"],
-        "monitor/kl_per_token": float(masked_mean(rollout.logprobs - rollout.ref_logprobs, mask)),
-        "monitor/kl_k1": per_response["k1"],
-        "monitor/kl_k3": per_response["k3"],
-        "monitor/entropy": float(masked_mean(rollout.entropy, mask)),
-        "monitor/truncated": 1 - float(rollout.ended.float().mean()),
-        "monitor/distinct": distinct(rollout),
+        "monitor/mismatch_kl": float(masked_mean(torch.expm1(log_weight) - log_weight, rollout.mask)),
+        "monitor/mismatch_ess": float(total**2 / (rollout.mask.sum() * squares)),
     }
 
 
@@ -82,6 +109,24 @@ def distinct(rollout: Rollout) -> float:
     return float(share.mean()) if len(share) else 1.0
 
 
+def distinct_across(rollout: Rollout) -> float:
+    """Different bigrams / bigrams of all responses together, distinct-2 of the batch (Li et al. 1510.03055). 1 without a bigram.
+
+    It falls where the answers become alike, which `distinct` cannot see.
+    """
+    steps = rollout.mask.shape[1]
+    responses, real = rollout.tokens[:, -steps:], rollout.mask[:, 1:]
+    bigrams = (responses[:, :-1] * (int(rollout.tokens.max()) + 1) + responses[:, 1:])[real]
+    return len(bigrams.unique()) / len(bigrams) if len(bigrams) else 1.0
+
+
+def correlation(left: Tensor, right: Tensor) -> float:
+    """Pearson's correlation of two vectors [B]; 0 where one of them does not vary."""
+    left, right = left.double() - left.double().mean(), right.double() - right.double().mean()
+    scale = float(left.norm() * right.norm())
+    return float(left @ right) / scale if scale > 0 else 0.0
+
+
 def reward_metrics(rollout: Rollout, rewards: Tensor) -> dict[str, float]:
     """`reward/*`: the raw scores of the reward model, and the shaped rewards [B, T] summed per response."""
     score = rollout.score
@@ -93,14 +138,21 @@ def reward_metrics(rollout: Rollout, rewards: Tensor) -> dict[str, float]:
     }
 
 
-def advantage_metrics(rollout: Rollout, targets: Targets) -> dict[str, float]:
-    """`ppo/*` before the first gradient step: moments of values, advantages and returns over response tokens, and explained variance."""
+def advantage_metrics(rollout: Rollout, targets: Targets, critic: bool = True) -> dict[str, float]:
+    """`ppo/*` before the first gradient step: moments of values, advantages and returns over response tokens, and explained variance.
+
+    critic: whether there is one; without it only the advantages are there.
+    """
     mask = rollout.mask
     mean = masked_mean(targets.advantages, mask)
-    return {
-        "ppo/explained_variance": explained_variance(rollout, targets),
-        "ppo/value_mean": float(masked_mean(rollout.values, mask)),
+    advantages = {
         "ppo/advantage_mean": float(mean),
         "ppo/advantage_std": float(masked_mean((targets.advantages - mean) ** 2, mask).sqrt()),
+    }
+    if not critic:
+        return advantages
+    return advantages | {
+        "ppo/explained_variance": explained_variance(rollout, targets),
+        "ppo/value_mean": float(masked_mean(rollout.values, mask)),
         "ppo/return_mean": float(masked_mean(targets.returns, mask)),
     }

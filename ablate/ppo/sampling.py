@@ -60,10 +60,12 @@ def sample(
     eos: int,
     pad: int,
     look_every: int = 1,
+    greedy: bool = False,
 ) -> Sampled:
     """Sample a response of at most T tokens to each prompt, up to its end token.
 
     prompts: tokens [B, P], padded on the left. attention: [B, P] bool, False at pads. noise: [B, T], uniform on [0, 1).
+    greedy: take the most likely token everywhere, whatever the noise.
     look_every: steps between two checks of which rows have ended. A check waits for the device, and until the next one ended rows
     are still computed. The rows of the result are cut to the longest response.
     """
@@ -95,7 +97,8 @@ def sample(
             logits = head(hidden).float()
             log_probs = log_softmax(logits, temperature)
             running = ~ended[alive]
-            token = torch.where(running, choose(logits, log_probs, noise[alive, step], sampling, seen), pad)
+            chosen = log_probs.argmax(-1) if greedy else choose(logits, log_probs, noise[alive, step], sampling, seen)
+            token = torch.where(running, chosen, pad)
             responses[alive, step], mask[alive, step] = token, running
             if keep:
                 distributions[alive, step] = log_probs

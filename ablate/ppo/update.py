@@ -9,15 +9,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from ablate.config import PPOConfig, PPOSettings, SamplingConfig
+from ablate.config import PPOConfig, PPOSettings
 from ablate.errors import Diverged
 from ablate.models.forward import entropy_of, log_softmax, response_logits, response_values, unflatten
 from ablate.ppo.models import Models
-from ablate.ppo.shaping import critic_pretrain_loss, minibatch_advantages, ppo_loss
-from ablate.ppo.tricks.masked import masked_sum
-from ablate.ppo.tricks.policy import ptx
+from ablate.ppo.shaping import average, counted, critic_pretrain_loss, minibatch_advantages, ppo_loss
+from ablate.ppo.tricks.policy import ptx, ratio_guard, target_kl
 from ablate.ppo.tricks.value import grad_clip, gradient_norm
-from ablate.ppo.types import Rollout, Targets
+from ablate.ppo.types import MinibatchSize, Rollout, Targets
 from ablate.system.distributed import strided_rank_shard, sum_gradients, sum_tensor, sum_terms, world_size
 from ablate.system.sharding import full_tensor
 
@@ -25,11 +24,9 @@ PtxLoss = Callable[[int], Tensor]
 
 
 def new_optimizer(models: Models, ppo: PPOConfig) -> torch.optim.Optimizer:
-    """Adam with a rate and an ε for the policy and for the critic; no weight decay."""
-    groups = [
-        {"params": trained(models.policy), "lr": ppo.learning_rate, "eps": ppo.adam_eps},
-        {"params": trained(models.critic), "lr": ppo.critic_learning_rate, "eps": ppo.critic_adam_eps},
-    ]
+    """Adam with a rate and an ε for the policy and for the critic, where there is one; no weight decay."""
+    settings = ((ppo.learning_rate, ppo.adam_eps), (ppo.critic_learning_rate, ppo.critic_adam_eps))
+    groups = [{"params": trained(model), "lr": rate, "eps": eps} for model, (rate, eps) in zip(models.trained, settings, strict=False)]
     return torch.optim.Adam(groups, betas=tuple(ppo.adam_betas), fused=True)
 
 
@@ -81,37 +78,49 @@ def update(
     generator: torch.Generator,
     first_step: int,
     ptx_loss: PtxLoss,
+    entropy_coef: float | None = None,
 ) -> dict[str, float]:
     """All gradient steps on one rollout: epochs × minibatches. Returns the means of their loss terms as `ppo/*`.
 
-    generator: of the order of rows. first_step: how many gradient steps came before, which places this update in the schedule of
-    learning rates. ptx_loss(step): the language-model loss on pretraining text of one gradient step. Raises Diverged.
+    generator: of the order of rows. first_step: how many gradient steps were planned before, which places this update in the schedule of
+    learning rates. ptx_loss(step): the language-model loss on pretraining text of one gradient step. entropy_coef: the weight of the
+    bonus where it moves; null: that of the settings. A step that `ratio_guard` or `target_kl` leaves out counts in the means and in
+    `ppo/skipped`. Raises Diverged.
     """
-    ppo, rows_of_stats = settings.ppo, []
+    ppo, rows_of_stats, made = settings.ppo, [], 0
+    entropy_coef = ppo.entropy_coef if entropy_coef is None else entropy_coef
     for offset, rows in enumerate(minibatches(ppo, generator)):
         step = first_step + offset
         set_rates(optimizer, ppo, step)
         optimizer.zero_grad()
-        terms = backward_minibatch(models, rollout, targets, rows, settings)
-        if ppo.ptx:
+        terms = backward_minibatch(models, rollout, targets, rows, settings, entropy_coef)
+        ended = ppo.target_kl is not None and target_kl(terms["ppo/approx_kl"], ppo.target_kl)
+        skipped = ended or (ppo.ratio_guard is not None and ratio_guard(terms["ppo/ratio_mean"], ppo.ratio_guard))
+        if ppo.ptx and not skipped:
             ptx(ptx_loss(step), ppo.ptx_coef).backward()
-        stats = apply_gradients(optimizer, ppo)
-        rows_of_stats.append(terms | stats)
+        rows_of_stats.append(terms | apply_gradients(optimizer, ppo, skipped))
+        made += not skipped
+        if ended:
+            break
     optimizer.zero_grad()  # frees the gradients, which the next rollout has no use for
     names = rows_of_stats[0]
     means = {name: sum(row[name] for row in rows_of_stats) / len(rows_of_stats) for name in names}
-    return means | {"ppo/ratio_max": max(row["ppo/ratio_max"] for row in rows_of_stats)}
+    extremes = {"ppo/ratio_max": max(row["ppo/ratio_max"] for row in rows_of_stats)}
+    extremes |= {"ppo/ratio_min": min(row["ppo/ratio_min"] for row in rows_of_stats)}
+    return means | extremes | {"ppo/skipped": 1 - made / steps_per_update(ppo)}
 
 
-def backward_minibatch(models: Models, rollout: Rollout, targets: Targets, rows: Tensor, settings: PPOSettings) -> dict[str, float]:
+def backward_minibatch(
+    models: Models, rollout: Rollout, targets: Targets, rows: Tensor, settings: PPOSettings, entropy_coef: float
+) -> dict[str, float]:
     """Accumulate the gradients of one minibatch over its micro-batches; the gradient does not depend on their size.
 
     rows: indices [b] of the minibatch's responses. Of several processes, each holds the gradient of its own rows and the loss
     terms of all. Raises Diverged.
     """
     ppo, sampling = settings.ppo, settings.sampling
-    mask = rollout.mask[rows]
-    tokens = int(mask.sum())
+    mask = counted(rollout, ppo)[rows]
+    size = MinibatchSize(max(int(mask.sum()), 1), max(int(mask.any(1).sum()), 1), len(rows), sampling.max_new_tokens)
     advantages = targets.advantages.clone()
     advantages[rows] = minibatch_advantages(targets.advantages[rows], mask, settings)
     targets = replace(targets, advantages=advantages)
@@ -119,40 +128,67 @@ def backward_minibatch(models: Models, rollout: Rollout, targets: Targets, rows:
     whole_entropy = None
     if ppo.entropy_clip is not None and (len(parts) > 1 or world_size() > 1):
         with torch.no_grad():
-            own = sum(masked_sum(forward(models, rollout.rows(part), sampling)[1], rollout.rows(part).mask) for part in parts)
-            whole_entropy = sum_tensor(own) / tokens
+            own = sum(average(forward(models, batch, settings)[1], counted(batch, ppo), ppo, size) for batch in map(rollout.rows, parts))
+            whole_entropy = sum_tensor(own)
     sums: dict[str, float] = {}
     for part in parts:
         batch = rollout.rows(part)
-        logprobs, entropy, values = forward(models, batch, sampling)
-        terms = ppo_loss(logprobs, entropy, values, batch, targets.rows(part, batch.mask.shape[1]), ppo, tokens, whole_entropy)
+        logprobs, entropy, values, full_kl = forward(models, batch, settings)
+        terms = ppo_loss(
+            logprobs, entropy, values, batch, targets.rows(part, batch.mask.shape[1]), settings, size, entropy_coef=entropy_coef,
+            minibatch_entropy=whole_entropy, full_kl=full_kl,
+        )  # fmt: skip
         terms.total.backward()
-        for name in ("policy", "value", "total", "approx_kl", "clip_fraction"):
+        for name in SUMMED:
             sums[name] = sums.get(name, 0.0) + getattr(terms, name).item()
         sums["ratio_max"] = max(sums.get("ratio_max", 0.0), float(terms.ratio_max))
-    sums = sum_terms(sums, largest=["ratio_max"])
+        sums["ratio_least"] = max(sums.get("ratio_least", -math.inf), -float(terms.ratio_min))
+    sums = sum_terms(sums, largest=["ratio_max", "ratio_least"])
     check_finite(sums)
-    return {metric: sums[name] for name, metric in METRICS.items()}
+    sums["ratio_min"] = -sums["ratio_least"]
+    left_out = () if models.critic is not None else OF_CRITIC
+    return {metric: sums[name] for name, metric in METRICS.items() if name not in left_out}
 
 
+SUMMED = (
+    "policy", "value", "total", "approx_kl", "clip_fraction", "clip_fraction_low", "clip_fraction_high", "value_clip_fraction",
+    "ratio_mean",
+)  # fmt: skip
+
+
+OF_CRITIC = ("value", "value_clip_fraction")
 METRICS = {
     "policy": "ppo/policy_loss",
     "value": "ppo/value_loss",
     "approx_kl": "ppo/approx_kl",
     "clip_fraction": "ppo/clip_fraction",
+    "clip_fraction_low": "ppo/clip_fraction_low",
+    "clip_fraction_high": "ppo/clip_fraction_high",
+    "value_clip_fraction": "ppo/value_clip_fraction",
+    "ratio_mean": "ppo/ratio_mean",
+    "ratio_min": "ppo/ratio_min",
     "ratio_max": "ppo/ratio_max",
 }
 
 
-def forward(models: Models, batch: Rollout, sampling: SamplingConfig) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probs, entropy and values [b, T] of the batch's response tokens under the current weights."""
+def forward(models: Models, batch: Rollout, settings: PPOSettings) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Log-probs, entropy and values [b, T] of the batch's response tokens under the current weights, and KL(π_θ‖π_ref) where the loss
+    needs it over the whole vocabulary. Values are null without a critic.
+    """
+    sampling, full_kl = settings.sampling, None
     logits = response_logits(models.policy, batch.tokens, batch.attention, batch.mask)
     log_probs = log_softmax(logits, sampling.training_temperature)
     chosen = batch.tokens[:, -batch.mask.shape[1] :][batch.mask]
     logprobs = unflatten(log_probs.gather(1, chosen[:, None]).squeeze(1), batch.mask)
     entropy = unflatten(entropy_of(log_probs), batch.mask)
-    values, _ = response_values(models.critic, batch.tokens, batch.attention, batch.mask)
-    return logprobs, entropy, values
+    if settings.ppo.full_kl_in_loss:
+        with torch.no_grad():
+            reference = log_softmax(
+                response_logits(models.reference, batch.tokens, batch.attention, batch.mask), sampling.training_temperature
+            )
+        full_kl = unflatten((log_probs.exp() * (log_probs - reference)).sum(-1), batch.mask)
+    values = None if models.critic is None else response_values(models.critic, batch.tokens, batch.attention, batch.mask)[0]
+    return logprobs, entropy, values, full_kl
 
 
 def check_finite(sums: dict[str, float]) -> None:
@@ -164,21 +200,24 @@ def check_finite(sums: dict[str, float]) -> None:
 
 def set_rates(optimizer: torch.optim.Optimizer, ppo: PPOConfig, step: int) -> None:
     factor = rate_factor(step, ppo)
-    for group, peak in zip(optimizer.param_groups, (ppo.learning_rate, ppo.critic_learning_rate), strict=True):
+    for group, peak in zip(optimizer.param_groups, (ppo.learning_rate, ppo.critic_learning_rate), strict=False):
         group["lr"] = peak * factor
 
 
-def apply_gradients(optimizer: torch.optim.Optimizer, ppo: PPOConfig) -> dict[str, float]:
-    """One optimiser step on the gradients of all processes; the norm logged is the one before any clip."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+def apply_gradients(optimizer: torch.optim.Optimizer, ppo: PPOConfig, skip: bool = False) -> dict[str, float]:
+    """One optimiser step on the gradients of all processes; the norms logged are those before any clip. skip: leave the step out."""
+    groups = [group["params"] for group in optimizer.param_groups]
+    parameters = [parameter for group in groups for parameter in group]
     sum_gradients(parameters)
-    norm = full_tensor(gradient_norm(parameters))
+    norm, *parts = (full_tensor(gradient_norm(part)) for part in (parameters, *groups))
     if not torch.isfinite(norm):
         raise Diverged("the gradient norm is not finite")
-    if ppo.grad_clip:
-        grad_clip(parameters, norm, ppo.max_grad_norm)
-    optimizer.step()
-    return {"ppo/grad_norm": float(norm)}
+    if not skip:
+        if ppo.grad_clip:
+            grad_clip(parameters, norm, ppo.max_grad_norm)
+        optimizer.step()
+    names = ("ppo/actor_grad_norm", "ppo/critic_grad_norm")
+    return {"ppo/grad_norm": float(norm)} | {name: float(part) for name, part in zip(names, parts, strict=False)}
 
 
 def critic_update(
@@ -190,6 +229,7 @@ def critic_update(
     generator: torch.Generator,
 ) -> float:
     """One update of critic pre-training: value loss alone; the policy has no gradient and stays. Returns the mean value loss."""
+    assert models.critic is not None
     losses = []
     for rows in minibatches(ppo, generator):
         optimizer.zero_grad()

@@ -30,6 +30,8 @@ from ablate.system.files import atomic_folder
 from ablate.system.seeding import torch_generator
 from ablate.system.sharding import full_state_dict, full_tensors, sharded_as
 
+REFERENCE, HISTORY = "reference", "earlier_policies.safetensors"
+
 
 @dataclass
 class TrainState:
@@ -51,22 +53,36 @@ class TrainState:
 
 
 def save(
-    folder: Path, models: Models, optimizer: torch.optim.Optimizer, progress: TrainState, offsets: dict[str, int], config_hash: str
+    folder: Path,
+    models: Models,
+    optimizer: torch.optim.Optimizer,
+    history: list[list[torch.Tensor]],
+    progress: TrainState,
+    offsets: dict[str, int],
+    config_hash: str,
 ) -> None:
     """Write the checkpoint `folder` atomically. Policy and critic are ordinary Hugging Face folders in it.
 
     With LoRA they are adapter folders in peft's form, since the base weights are those of SFT and of the critic's start. Of several
     processes the main one writes, after sharded tensors have been gathered, so that any number of processes can go on from it.
+    A reference that moves is a folder beside them, and the policies of earlier updates, for a stale sampler, are one file.
     offsets: the size in bytes of each JSONL file of the run folder. Raises UserError.
     """
-    weights = [full_state_dict(model) for model in (models.policy, models.critic)]
+    weights = [full_state_dict(model) for model in models.trained]
     tensors = full_tensors(optimizer_tensors(optimizer))
     with raise_on_all_ranks():
         if is_main():
-            write(folder, models, weights, tensors, {"progress": asdict(progress), "offsets": offsets, "config_hash": config_hash})
+            write(folder, models, weights, tensors, history, {"progress": asdict(progress), "offsets": offsets, "config_hash": config_hash})
 
 
-def write(folder: Path, models: Models, weights: list[dict | None], tensors: dict[str, torch.Tensor], state: dict) -> None:
+def write(
+    folder: Path,
+    models: Models,
+    weights: list[dict | None],
+    tensors: dict[str, torch.Tensor],
+    history: list[list[torch.Tensor]],
+    state: dict,
+) -> None:
     """Write the files of a checkpoint.
 
     What a run that was killed while it wrote a checkpoint has left is removed first, whichever update it was of.
@@ -79,8 +95,14 @@ def write(folder: Path, models: Models, weights: list[dict | None], tensors: dic
         with atomic_folder(folder, replace=True) as partial:
             models.policy.save_pretrained(partial / "policy", state_dict=weights[0])
             models.tokenizer.save_pretrained(partial / "policy")
-            models.critic.save_pretrained(partial / "critic", state_dict=weights[1])
+            if models.critic is not None:
+                models.critic.save_pretrained(partial / "critic", state_dict=weights[1])
             save_file(tensors, partial / "optimizer.safetensors")
+            if models.moved_from is not None:
+                models.reference.save_pretrained(partial / REFERENCE)
+            if history:
+                flat = {f"{age}.{index}": tensor for age, weights in enumerate(history) for index, tensor in enumerate(weights)}
+                save_file(flat, partial / HISTORY)
             (partial / "state.json").write_text(json.dumps(state))
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write the checkpoint {folder} ({error}): free space or set results=<folder>") from error
@@ -112,33 +134,39 @@ def progress_from(folder: Path, state: dict) -> TrainState:
     """The TrainState in `state`, which `read_state` has read from the checkpoint `folder`. Raises UserError."""
     try:
         entry = state["progress"]
-        shaping = ShapingState(moments=RunningMoments(**entry["shaping"]["moments"]), kl_coef=entry["shaping"]["kl_coef"])
+        known = entry["shaping"]
+        extremes = tuple(known.get("extremes", ()))
+        coefs = {"kl_coef": known["kl_coef"], "entropy_coef": known.get("entropy_coef", 0.0)}
+        shaping = ShapingState(moments=RunningMoments(**known["moments"]), **coefs, extremes=extremes)
         return TrainState(**{**entry, "shaping": shaping, "watch": CollapseDetector(**entry["watch"])})
     except (KeyError, TypeError):
         return damaged(folder, "state.json is incomplete")
 
 
-def load_weights(folder: Path, device: torch.device) -> tuple:
-    """(policy, critic) of a checkpoint. Raises UserError."""
-    models = []
-    for name, load in (("policy", load_policy), ("critic", load_scorer)):
+def load_weights(folder: Path, device: torch.device, has_critic: bool = True) -> tuple:
+    """(policy, critic) of a checkpoint; the critic is null where the run has none. Raises UserError."""
+    models: list[PreTrainedModel | None] = []
+    for name, load in (("policy", load_policy), ("critic", load_scorer))[: 1 + has_critic]:
         try:
             models.append(load(folder / name, device))
         except UserError:
             damaged(folder, f"its {name} does not load")
-    return tuple(models)
+    return (*models, None)[:2]
 
 
-def load_adapted(folder: Path | None, reference: PreTrainedModel, trunk: PreTrainedModel, config: Config) -> tuple:
-    """(policy, critic) as LoRA adapters over `reference` and over the scorer `trunk`.
+def load_adapted(folder: Path | None, reference: PreTrainedModel, trunk: PreTrainedModel | None, config: Config) -> tuple:
+    """(policy, critic) as LoRA adapters over `reference` and over the scorer `trunk`, or without a critic where that is null.
 
     folder: the checkpoint that holds the adapters' weights; null for new adapters. Raises UserError.
     """
     policy = add_adapter(reference, config.model, torch_generator(config.seed, "policy adapter"))
-    critic = add_adapter(trunk, config.model, torch_generator(config.seed, "critic adapter"), head="score")
+    critic = None
+    if trunk is not None:
+        critic = add_adapter(trunk, config.model, torch_generator(config.seed, "critic adapter"), head="score")
     if folder is not None:
         restore_adapter(policy, folder / "policy")
-        restore_adapter(critic, folder / "critic")
+        if critic is not None:
+            restore_adapter(critic, folder / "critic")
     return policy, critic
 
 
@@ -156,3 +184,24 @@ def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer, device: torch
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = sharded_as(tensor, parameters[int(index)])
     optimizer.load_state_dict({"state": state, "param_groups": full["param_groups"]})
+
+
+def moved_reference(folder: Path) -> Path | None:
+    """The folder of a checkpoint's moving reference, or None where the run that wrote it had none."""
+    return folder / REFERENCE if (folder / REFERENCE).is_dir() else None
+
+
+def load_history(folder: Path, policy: PreTrainedModel, staleness: int) -> list[list[torch.Tensor]]:
+    """The weights of the last `staleness` policies before the checkpoint, the oldest first, as far as it holds them. Raises UserError."""
+    path, shapes = folder / HISTORY, [parameter.shape for parameter in policy.parameters()]
+    if not staleness or not path.is_file():
+        return []
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        damaged(folder, f"{HISTORY}: {error}")
+    history = [[tensors.get(f"{age}.{index}") for index in range(len(shapes))] for age in range(len(tensors) // len(shapes))]
+    weights = [[tensor for tensor in entry if tensor is not None] for entry in history]
+    if any([tensor.shape for tensor in entry] != shapes for entry in weights):
+        damaged(folder, f"{HISTORY} has other weights than the policy")
+    return weights[-staleness:]

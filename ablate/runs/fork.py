@@ -50,6 +50,11 @@ def forked(config: Config, overrides: Sequence[str]) -> Config:
                 f"ppo.{name}={spelled(getattr(branch.ppo, name))} would do nothing: fork={config.fork} continues the weights of a "
                 "checkpoint: leave it out, or start a new run"
             )
+    if branch.ppo.has_critic != (known["ppo"].get("advantage_estimator", "gae") == "gae"):
+        raise UserError(
+            f"ppo.advantage_estimator needs {'a' if branch.ppo.has_critic else 'no'} critic, and fork={config.fork} continues a checkpoint "
+            f"{'without one' if branch.ppo.has_critic else 'with one'}: leave it out, or start a new run"
+        )
     update = Path(config.fork).resolve().name
     if update.isdigit() and branch.ppo.updates <= int(update):
         raise UserError(f"ppo.updates={branch.ppo.updates} leaves nothing to do after update {update} of the fork: raise ppo.updates")

@@ -117,10 +117,17 @@ class RunStore:
                 if (source / file).is_file():
                     shutil.copyfile(source / file, target / file)
 
-    def name_stages(self, folders: dict[str, Path | None]) -> None:
-        """Write stages.json: the folder of each stage that the run starts from. Raises UserError."""
+    def name_stages(self, folders: dict[str, Path | tuple[Path, ...] | None]) -> None:
+        """Write stages.json: the folder, or the folders of an ensemble, of each stage that the run starts from. Raises UserError."""
+        named = {name: folder for name, folder in folders.items() if folder != ()}
         with writing(self.folder):
-            text = json.dumps({name: folder and str(folder.resolve()) for name, folder in folders.items()}, indent=1)
+            text = json.dumps(
+                {
+                    name: [str(each.resolve()) for each in folder] if isinstance(folder, tuple) else folder and str(folder.resolve())
+                    for name, folder in named.items()
+                },
+                indent=1,
+            )
             write_atomically(self.folder / "stages.json", text)
 
     def finish(self, outcome: Outcome) -> RunSummary:
@@ -166,7 +173,7 @@ class ReadOnlyRunStore:
     def prune(self, keep: int) -> None:
         """Do nothing: the main process removes checkpoints."""
 
-    def name_stages(self, folders: dict[str, Path | None]) -> None:
+    def name_stages(self, folders: dict[str, Path | tuple[Path, ...] | None]) -> None:
         """Do nothing: the main process writes the file."""
 
     def copy_stage(self, name: str, source: Path, files: Sequence[str]) -> None:

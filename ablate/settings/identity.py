@@ -19,6 +19,11 @@ _NEEDS = {f"ppo.{f.name}": f.metadata["needs"] for f in fields(PPOConfig)}
 # Settings of data that one kind of source reads and the other ignores.
 WORLD_ONLY = ("language",)
 HUMAN_ONLY = ("path", "split", "max_malformed", "max_prompt_tokens", "max_response_tokens", "held_out_share", "vocabulary")
+# Settings of ppo that a critic reads: they do nothing with an advantage_estimator that has none.
+CRITIC_ONLY = (
+    "value_clip", "value_clip_range", "value_coef", "gae_lambda", "gae_lambda_critic", "gae_length_adaptive", "critic_init",
+    "critic_pretrain", "critic_pretrain_updates", "critic_learning_rate", "critic_adam_eps", "bootstrap_truncated",
+)  # fmt: skip
 # Settings of model that PPO reads and no stage before it.
 LORA = ("lora_rank", "lora_alpha", "lora_targets")
 PPO_ONLY = (*LORA, "gradient_checkpointing")
@@ -39,11 +44,13 @@ def identity(config: Config) -> dict:
     if not config.model.lora_rank:
         for name in LORA:
             del tree["model"][name]
-    for name in ("ppo", "evaluation", "preferences"):
+    for name in ("ppo", "sampling", "evaluation", "preferences", "reward_model", "bugs"):
         for f in fields(getattr(config, name)):
             if f.metadata["later"] and tree[name][f.name] == f.default:
                 del tree[name][f.name]
     ppo = tree["ppo"]
+    for name in () if config.ppo.has_critic else CRITIC_ONLY:
+        ppo.pop(name, None)
     for toggle, amounts in AMOUNTS.items():
         if _is_off(config, toggle):
             for amount in amounts:
@@ -55,6 +62,9 @@ def inert(config: Config, names: Iterable[str]) -> dict[str, str]:
     """Setting → `ppo.kl_coef acts only with ppo.kl_penalty=true`, for those of `names` that need a toggle which is off."""
     found = {}
     for name in names:
+        if not config.ppo.has_critic and name.removeprefix("ppo.") in CRITIC_ONLY:
+            found[name] = f"{name} acts only with ppo.advantage_estimator=gae"
+            continue
         needs = _NEEDS.get(name, ())
         off = [
             f"ppo.{toggle}={'true' if getattr(config.ppo, toggle) is False else '<value>'}" for toggle in needs if _is_off(config, toggle)
@@ -65,7 +75,7 @@ def inert(config: Config, names: Iterable[str]) -> dict[str, str]:
 
 
 def _is_off(config: Config, toggle: str) -> bool:
-    return getattr(config.ppo, toggle) in (False, None)
+    return getattr(config.ppo, toggle) in (False, None, "none")
 
 
 def config_hash(config: Config) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ablate.config import Config, ModelConfig, PPOConfig, PreferencesConfig
+from ablate.config import Config, ModelConfig, PPOConfig, PreferencesConfig, RewardModelConfig
 from ablate.errors import UserError
 from ablate.settings.fields import cut, is_path_setting, walk
 from ablate.system.files import is_folder_name, is_path
@@ -19,6 +19,8 @@ def validate(config: Config) -> None:
     check_paths(config)
     check_ppo(config.ppo)
     check_sampling(config)
+    check_sampler(config)
+    check_reward_model(config)
     check_data(config)
     check_lora(config)
     if config.bugs.nested_reward_norm and not config.ppo.reward_norm:
@@ -27,6 +29,15 @@ def validate(config: Config) -> None:
         raise UserError("bugs.kl_wrong_sign turns the sign of ppo.kl_penalty, which is off: set ppo.kl_penalty=true")
     if config.bugs.unmasked_whitening and not config.ppo.advantage_norm:
         raise UserError("bugs.unmasked_whitening changes ppo.advantage_norm, which is off: set ppo.advantage_norm=true")
+    if config.bugs.kl_loss_clamped and not (config.ppo.kl_loss and config.ppo.kl_loss_estimator == "k3"):
+        raise UserError("bugs.kl_loss_clamped clamps k3 in the loss, which is not there: set ppo.kl_loss=true ppo.kl_loss_estimator=k3")
+    if config.bugs.micro_batch_mean and config.ppo.micro_batch_size >= config.ppo.minibatch_size:
+        raise UserError("bugs.micro_batch_mean acts only where a minibatch has several micro-batches: lower ppo.micro_batch_size")
+    if config.offload and config.ppo.full_kl_in_loss:
+        raise UserError(
+            "offload keeps the reference off the GPU while the policy learns, and ppo.kl_loss_estimator=full needs it there: set "
+            "offload=false or another estimator"
+        )
     if config.model.hidden_size % (2 * config.model.heads):
         raise UserError(
             f"model.hidden_size={config.model.hidden_size} must be a multiple of 2 × model.heads={config.model.heads} "
@@ -84,10 +95,38 @@ def check_ppo(ppo: PPOConfig) -> None:
         raise UserError(
             "ppo.bootstrap_truncated says a truncated response goes on, ppo.missing_eos_penalty that it ended badly: switch one off"
         )
+    if ppo.bootstrap_truncated and not ppo.has_critic:
+        raise UserError(
+            f"ppo.bootstrap_truncated goes on with the critic's value, and ppo.advantage_estimator={ppo.advantage_estimator} has no "
+            "critic: set ppo.bootstrap_truncated=false"
+        )
+    if ppo.advantage_estimator in ("rloo", "grpo", "dr_grpo") and ppo.samples_per_prompt < 2:
+        raise UserError(
+            f"ppo.advantage_estimator={ppo.advantage_estimator} compares the answers to one prompt: set ppo.samples_per_prompt to 2 or more"
+        )
+    if ppo.batch_size % ppo.samples_per_prompt:
+        raise UserError(f"ppo.batch_size={ppo.batch_size} is not a multiple of ppo.samples_per_prompt={ppo.samples_per_prompt}: change one")
+    if ppo.gae_length_adaptive is not None and ppo.gae_lambda_critic is not None and ppo.gae_lambda != PPOConfig.gae_lambda:
+        raise UserError(
+            "ppo.gae_lambda does nothing where ppo.gae_length_adaptive sets the advantages' λ and ppo.gae_lambda_critic the critic's: "
+            "leave it out"
+        )
     for toggle, amount in (("kl_penalty", "kl_coef"), ("entropy_bonus", "entropy_coef"), ("policy_kl", "policy_kl_coef"),
-                           ("ptx", "ptx_coef"), ("critic_pretrain", "critic_pretrain_updates")):  # fmt: skip
+                           ("ptx", "ptx_coef"), ("critic_pretrain", "critic_pretrain_updates"), ("kl_loss", "kl_loss_coef")):  # fmt: skip
         if getattr(ppo, toggle) and getattr(ppo, amount) == 0:
             raise UserError(f"ppo.{toggle}=true with ppo.{amount}=0 does nothing: set ppo.{toggle}=false or give an amount")
+    if ppo.overlong_filter and ppo.missing_eos_penalty is not None:
+        raise UserError("ppo.overlong_filter leaves out the responses that ppo.missing_eos_penalty would charge: switch one off")
+    if ppo.overlong_filter and ppo.bootstrap_truncated:
+        raise UserError("ppo.overlong_filter leaves out the responses whose values ppo.bootstrap_truncated would learn: switch one off")
+    reads = ppo.kl_penalty or ppo.kl_loss or ppo.chi2_penalty is not None or ppo.importance_sampling == "reference"
+    if ppo.moves_reference and not reads:
+        raise UserError(
+            f"ppo.reference_update={ppo.reference_update} moves a reference that nothing reads: set ppo.kl_penalty=true, "
+            "ppo.kl_loss=true or ppo.chi2_penalty, or reference_update=none"
+        )
+    if ppo.reference_update == "reset" and ppo.reference_update_rate != PPOConfig.reference_update_rate:
+        raise UserError("ppo.reference_update_rate acts only with ppo.reference_update=ema: leave it out")
     if ppo.batch_size % ppo.minibatch_size:
         raise UserError(f"ppo.batch_size={ppo.batch_size} is not a multiple of ppo.minibatch_size={ppo.minibatch_size}: change one")
     if len(ppo.adam_betas) != 2 or not all(0 <= beta < 1 for beta in ppo.adam_betas):
@@ -109,6 +148,16 @@ def check_lora(config: Config) -> None:
         raise UserError(
             f"model.lora_rank makes the SFT reference the policy without its adapter, so ppo.policy_init={config.ppo.policy_init} "
             "cannot be: set ppo.policy_init=sft or model.lora_rank=0"
+        )
+    if config.ppo.moves_reference:
+        raise UserError(
+            "model.lora_rank makes the reference the policy without its adapter, which cannot move: set ppo.reference_update=none or "
+            "model.lora_rank=0"
+        )
+    if config.sampling.sampler_precision != "fp32":
+        raise UserError(
+            f"sampling.sampler_precision={config.sampling.sampler_precision} rounds whole weights, and model.lora_rank keeps base and "
+            "adapter apart: set sampler_precision=fp32 or model.lora_rank=0"
         )
     if config.ppo.critic_init == "random":
         raise UserError(
@@ -139,6 +188,65 @@ def check_sampling(config: Config) -> None:
         )
 
 
+def check_reward_model(config: Config) -> None:
+    """Raises UserError where an ensemble, a shape of the reward or a length penalty has settings that do nothing or contradict."""
+    ppo, reward = config.ppo, config.reward_model
+    scores = 1 if reward.average else reward.ensemble
+    if reward.ensemble == 1 and (reward.average or reward.ensemble_varies != RewardModelConfig.ensemble_varies):
+        raise UserError("reward_model.average and reward_model.ensemble_varies need several reward models: set reward_model.ensemble")
+    if reward.ensemble > 1 and reward.path is not None:
+        raise UserError("reward_model.path is one reward model, and reward_model.ensemble trains several: leave one of them out")
+    if reward.average and reward.ensemble_varies == "initialisation":
+        raise UserError(
+            "reward_model.average needs members that share their initialisation: set reward_model.ensemble_varies=order or data"
+        )
+    if scores == 1 and ppo.ensemble_score != PPOConfig.ensemble_score:
+        raise UserError(f"ppo.ensemble_score={ppo.ensemble_score} joins the scores of several reward models: set reward_model.ensemble")
+    if ppo.ensemble_coef != PPOConfig.ensemble_coef and ppo.ensemble_score != "uncertainty":
+        raise UserError("ppo.ensemble_coef acts only with ppo.ensemble_score=uncertainty: leave it out")
+    if ppo.reward_shape == "minmax" and ppo.reward_shape_references != PPOConfig.reward_shape_references:
+        raise UserError("ppo.reward_shape=minmax compares with no answer of SFT: leave ppo.reward_shape_references out")
+    if scores > 1 and ppo.references_per_prompt:
+        raise UserError(
+            f"ppo.reward_shape={ppo.reward_shape} compares the scores of one reward model with those of SFT's answers: set "
+            "ppo.reward_shape_references=0 or reward_model.ensemble=1"
+        )
+    if scores > 1 and ppo.answers_greedily:
+        raise UserError(
+            "ppo.advantage_estimator=remax scores the greedy answer by one reward model: set reward_model.ensemble=1 or another estimator"
+        )
+    if ppo.length_penalty == "linear" and ppo.length_penalty_free != PPOConfig.length_penalty_free:
+        raise UserError("ppo.length_penalty_free acts only with ppo.length_penalty=overlong: leave it out")
+    if ppo.length_penalty == "overlong" and ppo.length_penalty_free >= config.sampling.max_new_tokens:
+        raise UserError(
+            f"ppo.length_penalty_free={ppo.length_penalty_free} leaves nothing to penalise: it must be below "
+            f"sampling.max_new_tokens={config.sampling.max_new_tokens}"
+        )
+
+
+def check_sampler(config: Config) -> None:
+    """Raises UserError for a correction where there is no mismatch, or with bounds that it does not read or that exclude each other."""
+    ppo, form = config.ppo, config.ppo.mismatch_correction
+    if form == "none":
+        return
+    if not config.sampling.has_own_weights:
+        raise UserError(
+            f"ppo.mismatch_correction={form} corrects nothing where the policy samples itself: set sampling.staleness or "
+            "sampling.sampler_precision, or mismatch_correction=none"
+        )
+    unread = {"bypass": ("mismatch_low", "mismatch_high"), "tis": ("mismatch_low",)}.get(form, ())
+    for name in unread:
+        if getattr(ppo, name) != getattr(PPOConfig, name):
+            raise UserError(f"ppo.{name} is not read by ppo.mismatch_correction={form}: leave it out")
+    if not unread and ppo.mismatch_low >= ppo.mismatch_high:
+        raise UserError(f"ppo.mismatch_low={ppo.mismatch_low} must be below ppo.mismatch_high={ppo.mismatch_high}: change one of them")
+    if form == "bypass" and ppo.importance_sampling != "behaviour":
+        raise UserError(
+            "ppo.mismatch_correction=bypass takes the ratio to the sampler, and ppo.importance_sampling=reference to the reference: "
+            "set one of them back"
+        )
+
+
 def check_data(config: Config) -> None:
     """Raises UserError where human data has no path, and where a setting belongs to the other source of data, human or the world."""
     data = config.data
@@ -150,6 +258,8 @@ def check_data(config: Config) -> None:
         if config.gold.path is not None:
             raise UserError("gold.path judges human data; data.source=world has a gold reward of its own: leave it out")
         return
+    if config.preferences.length_bias:
+        raise UserError("preferences.length_bias is of the world's annotator, and human pairs come labelled: leave it out")
     if data.path is None:
         raise UserError(f"data.source={data.source} needs its file, folder or name: set data.path")
     if (config.preferences.noise, config.preferences.margin) != (PreferencesConfig.noise, PreferencesConfig.margin):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from synthetic import random_rollout, random_targets, with_pads
+from synthetic import loss_of, random_rollout, random_targets, with_pads
 
 import ablate
 from ablate import trainer
@@ -25,11 +25,10 @@ from ablate.ppo.shaping import (
     explained_variance,
     initial_state,
     minibatch_advantages,
-    ppo_loss,
     shape_rewards,
 )
 from ablate.ppo.tricks import advantage, policy, reward, running, value
-from ablate.ppo.types import Targets
+from ablate.ppo.types import Rollout, Targets
 from ablate.ppo.update import new_optimizer, update
 from ablate.runs.folder import run_folder
 from ablate.session import execute
@@ -71,6 +70,16 @@ TOGGLES = {
     "entropy_bonus": Flip(True, "ppo_loss"),
     "entropy_clip": Flip(0.5, "ppo_loss", ENTROPY),
     "value_clip": Flip(True, "ppo_loss"),
+    "kl_loss": Flip(True, "ppo_loss"),
+    "dual_clip": Flip(1.01, "ppo_loss"),
+    "divergence_mask": Flip(0.01, "ppo_loss"),
+    "overlong_filter": Flip(True, "ppo_loss"),
+    "gae_lambda_critic": Flip(1.0, "estimate_targets"),
+    "gae_length_adaptive": Flip(0.5, "estimate_targets"),
+    "chi2_penalty": Flip(0.5, "shape_rewards"),
+    "entropy_adaptive": Flip(5.0, "shape_rewards", ENTROPY),
+    "ratio_guard": Flip(1e-9, "update"),
+    "target_kl": Flip(1e-9, "update"),
     "ptx": Flip(True, "update"),
     "grad_clip": Flip(True, "update"),
     "critic_pretrain": Flip(True, "start"),
@@ -83,7 +92,15 @@ CHOICES = {
     "entropy_clip_form": Flip("moss", "ppo_loss", ENTROPY | {"entropy_clip": 0.5}, policy.entropy_clip),
     "critic_init": Flip("sft", "start", function=load.new_critic),
     "policy_init": Flip("pretrained", "start", function=trainer.load_models),
+    "kl_loss_estimator": Flip("k3", "ppo_loss", {"kl_loss": True}, policy.kl_loss),
+    "loss_aggregation": Flip("sequence", "ppo_loss", function=policy.loss_aggregation),
+    "advantage_estimator": Flip("rloo", "estimate_targets", {"samples_per_prompt": 2}, advantage.advantage_estimator),
+    "reward_shape": Flip("log_sigmoid", "shape_rewards", function=reward.reward_shape),
+    "ensemble_score": Flip("worst", "shape_rewards", function=reward.ensemble_score),
+    "length_penalty": Flip("linear", "shape_rewards", function=reward.length_penalty),
     "lr_schedule": Flip("inverse_sqrt", "update", function=ppo_update.rate_factor),
+    "reference_update": Flip("reset", "run", KL | {"reference_update_every": 1}, policy.reference_update),
+    "mismatch_correction": Flip("tis", "ppo_loss", function=policy.mismatch_correction),
 }
 AMOUNTS = {
     "kl_coef": Flip(0.3, "shape_rewards", KL),
@@ -107,6 +124,17 @@ AMOUNTS = {
     "adam_eps": Flip(1e-2, "update"),
     "critic_adam_eps": Flip(1e-2, "update"),
     "critic_pretrain_updates": Flip(2, "start", {"critic_pretrain": True}),
+    "reference_update_rate": Flip(0.3, "run", KL | {"reference_update": "ema", "reference_update_every": 1}),
+    "reference_update_every": Flip(1, "run", KL | {"reference_update": "ema"}),
+    "samples_per_prompt": Flip(3, "estimate_targets", {"advantage_estimator": "rloo", "samples_per_prompt": 2}),
+    "kl_loss_coef": Flip(0.3, "ppo_loss", {"kl_loss": True}),
+    "entropy_adaptive_step": Flip(0.1, "shape_rewards", ENTROPY | {"entropy_adaptive": 5.0}),
+    "reward_shape_references": Flip(0, "start", {"reward_shape": "sigmoid"}),
+    "ensemble_coef": Flip(2.0, "shape_rewards", {"ensemble_score": "uncertainty"}),
+    "length_penalty_coef": Flip(0.3, "shape_rewards", {"length_penalty": "linear"}),
+    "length_penalty_free": Flip(1, "shape_rewards", {"length_penalty": "overlong"}),
+    "mismatch_low": Flip(0.9, "ppo_loss", {"mismatch_correction": "icepop"}),
+    "mismatch_high": Flip(1.1, "ppo_loss", {"mismatch_correction": "tis"}),
 }
 SIZES = {"updates", "batch_size", "micro_batch_size"}  # the run's length, its buffer, and what may change nothing at all
 FLIPS = TOGGLES | CHOICES | AMOUNTS
@@ -150,9 +178,15 @@ def test_a_choices_function_names_its_choices_and_its_source(name):
     assert CITATION.search(text) or name == "lr_schedule"
 
 
+def complete(rollout: Rollout) -> Rollout:
+    """With the fields that are measured for one trick alone."""
+    members = rollout.score[:, None] + torch.tensor([[0.0, 1.0, -2.0]]) * rollout.values[:, :1]
+    return replace(rollout, chi2=rollout.kl**2, member_scores=members)
+
+
 def pure_stages(ppo: PPOConfig, fill: float | None = None) -> dict[str, list[torch.Tensor]]:
     """Every stage on fixed inputs, none on another's output, so that a setting read in the wrong stage shows."""
-    rollout = random_rollout()
+    rollout, before = complete(random_rollout()), complete(random_rollout(seed=9))
     targets = random_targets(rollout, seed=7)
     new = {name: values + 0.3 * noise for (name, values), noise in zip(
         {"logprobs": rollout.logprobs, "entropy": rollout.entropy, "values": rollout.values}.items(),
@@ -164,17 +198,18 @@ def pure_stages(ppo: PPOConfig, fill: float | None = None) -> dict[str, list[tor
         targets = Targets(*(torch.where(rollout.mask, x, fill) for x in (targets.advantages, targets.returns)))
         new = {name: torch.where(rollout.mask, x, fill) for name, x in new.items()}
     state = initial_state(ppo)
-    _, state = shape_rewards(random_rollout(seed=9), PPOSettings(ppo), state)  # a history, so that moments over it are not this batch's
+    _, state = shape_rewards(before, PPOSettings(ppo), state)  # a history, so that moments over it are not this batch's
     rewards, state = shape_rewards(rollout, PPOSettings(ppo), state)
     estimated = estimate_targets(rollout, given, ppo)
     leaves = [x.clone().requires_grad_() for x in new.values()]
     tokens = int(rollout.mask.sum())
-    loss = ppo_loss(*leaves, rollout, targets, ppo, tokens)
+    drift = torch.where(rollout.mask, leaves[0] - rollout.ref_logprobs, 0.0) ** 2  # stands for the full KL, with a gradient
+    loss = loss_of(*leaves, rollout, targets, ppo, full_kl=drift)
     gradients = torch.autograd.grad(loss.total, leaves, allow_unused=True)
     slopes = [torch.zeros(()) if g is None else g[rollout.mask] for g in gradients]
     terms = [getattr(loss, f.name).detach() for f in fields(loss)]
     return {
-        "shape_rewards": [rewards, torch.tensor([state.kl_coef, state.moments.mean, state.moments.std])],
+        "shape_rewards": [rewards, torch.tensor([state.kl_coef, state.entropy_coef, state.moments.mean, state.moments.std])],
         "estimate_targets": [estimated.advantages, estimated.returns, torch.tensor(explained_variance(rollout, estimated))],
         "minibatch_advantages": [minibatch_advantages(targets.advantages, rollout.mask, PPOSettings(ppo))],
         "ppo_loss": [*terms, *slopes, critic_pretrain_loss(new["values"], rollout, targets, tokens)],
@@ -193,16 +228,16 @@ def weights_after_update(tiny_models, tiny_config, ppo: PPOConfig) -> list[torch
     for first_step in (0, 2):
         update(
             tiny_models, optimizer, rollout, random_targets(rollout), PPOSettings(ppo, tiny_config().sampling),
-            torch_generator(0, "order", first_step), first_step, ptx_loss,
+            torch_generator(0, "order", first_step), first_step, ptx_loss, 0.01,
         )  # fmt: skip
     return [p.detach().clone() for model in (tiny_models.policy, tiny_models.critic) for p in model.parameters()]
 
 
-def first_update(config) -> dict[str, float]:
-    """The first update's row of a run: its rollout and values are those of policy and critic as they start."""
+def rows_of(config) -> list[dict[str, float]]:
+    """The rows of a run's updates. The first one's rollout and values are those of policy and critic as they start."""
     execute(config)
     rows = [json.loads(line) for line in (run_folder(config) / "metrics.jsonl").read_text().splitlines()]
-    return next(row for row in rows if row["update"] == 1)
+    return [row for row in rows if row["update"] >= 1]
 
 
 def same(left: list[torch.Tensor], right: list[torch.Tensor]) -> bool:
@@ -229,9 +264,16 @@ def test_flipping_a_setting_alone_changes_its_stage_and_no_other(name, tiny_conf
         for arm, ppo in (("off", off), ("on", on)):
             config = tiny_config(f"arm={arm}")
             config.ppo = replace(ppo, updates=1)
-            rows.append(first_update(config))
-        changes = "monitor/kl_to_sft" if name == "policy_init" else "ppo/value_mean"
+            rows.append(rows_of(config)[0])
+        changes = {"policy_init": "monitor/kl_to_sft", "reward_shape_references": "reward/shaped_mean"}.get(name, "ppo/value_mean")
         assert rows[0][changes] != rows[1][changes]
+    if flip.stage == "run":  # acts between updates: the first is the same, the next is not
+        runs = []
+        for arm, ppo in (("off", off), ("on", on)):
+            config = tiny_config(f"arm={arm}")
+            config.ppo = replace(ppo, updates=2)
+            runs.append([row["reward/shaped_mean"] for row in rows_of(config)])
+        assert runs[0][0] == runs[1][0] and runs[0][1] != runs[1][1]
 
 
 def fresh(tiny_models, stage_folders):
@@ -268,10 +310,10 @@ def test_the_amount_of_a_trick_that_is_off_changes_no_number(toggle, amount, tin
     """What lets two configs that differ only there be one run."""
     flip = FLIPS[amount]
     off = replace(VANILLA, **SMALL, ratio_clip=False)
-    assert getattr(off, toggle) in (False, None)
+    assert getattr(off, toggle) in (False, None, "none")
     changed = replace(off, **{amount: flip.to})
     before, after = pure_stages(off), pure_stages(changed)
-    if amount == "kl_coef":  # the state carries η whether or not it is used
+    if amount in ("kl_coef", "entropy_coef"):  # the state carries them whether or not they are used
         before["shape_rewards"].pop(), after["shape_rewards"].pop()
     assert all(same(before[stage], after[stage]) for stage in PURE)
     if flip.stage == "update":
@@ -311,4 +353,4 @@ def test_each_toggle_and_choice_is_read_in_exactly_one_function():
 def test_shaping_reads_every_toggle_of_reward_advantage_and_loss():
     """The toggles that are not its own act on the gradient, on pretraining text, or before the first update."""
     elsewhere = {name for name, functions in readings().items() if name in TOGGLES and not any(f.startswith("shaping.") for f in functions)}
-    assert elsewhere == {"ptx", "grad_clip", "critic_pretrain"}
+    assert elsewhere == {"ptx", "grad_clip", "critic_pretrain", "ratio_guard", "target_kl"}

@@ -79,9 +79,13 @@ def test_kl_length_entropy_and_truncation_by_slow_means():
 
 
 def test_the_monitors_have_the_names_of_the_contract():
-    contract = ("perplexity", "perplexity_ref", "perplexity_moss", "response_length", "kl_to_sft", "kl_per_token", "kl_k1", "kl_k3",
-                "entropy", "truncated", "distinct")  # fmt: skip
-    assert set(monitors(random_rollout())) == {f"monitor/{name}" for name in contract}
+    contract = (
+        "perplexity", "perplexity_ref", "perplexity_moss", "response_length", "response_length_p95", "response_length_std", "kl_to_sft",
+        "kl_per_token", "kl_k1", "kl_k2", "kl_k3", "entropy", "truncated", "distinct", "distinct_across", "reward_length_corr",
+    )  # fmt: skip
+    assert set(monitors(replace(random_rollout(), sampler_logprobs=None))) == {f"monitor/{name}" for name in contract}
+    mismatch = {"mismatch_kl", "mismatch_ess"}  # only of a sampler with weights of its own
+    assert set(monitors(random_rollout())) == {f"monitor/{name}" for name in mismatch.union(contract)}
     rollout = random_rollout()
     assert set(reward_metrics(rollout, rollout.kl)) == {f"reward/{n}" for n in ("proxy_mean", "proxy_std", "proxy_p95", "shaped_mean")}
     assert set(advantage_metrics(rollout, random_targets(rollout))) == {
@@ -107,3 +111,30 @@ def test_explained_variance_is_one_for_the_right_values_zero_for_a_constant_and_
 
 def test_an_infinite_nll_gives_a_large_finite_perplexity():
     assert math.isfinite(perplexity(torch.tensor([[-1e9]]), torch.tensor([[True]])))
+
+
+def test_the_spread_of_lengths_by_hand():
+    row = monitors(random_rollout(lengths=(1, 2, 3, 4, 5)))
+    assert row["monitor/response_length_p95"] == pytest.approx(4.8)
+    assert row["monitor/response_length_std"] == pytest.approx(math.sqrt(2.5))
+
+
+def test_bigrams_across_the_batch_are_counted_once_and_pads_never():
+    """[2 3 2 3] and [2 3]: four bigrams, of which 2 3 and 3 2 differ; within the answers the shares are 2/3 and 1."""
+    rollout = random_rollout(lengths=(4, 2), prompt=1)
+    rollout = replace(rollout, tokens=torch.tensor([[9, 2, 3, 2, 3], [9, 2, 3, 7, 7]]))
+    row = monitors(rollout)
+    assert row["monitor/distinct_across"] == pytest.approx(2 / 4)
+    assert row["monitor/distinct"] == pytest.approx((2 / 3 + 1) / 2)
+
+
+def test_score_and_length_correlate_by_hand_and_not_at_all_where_one_is_constant():
+    rollout = replace(random_rollout(lengths=(1, 2, 3)), score=torch.tensor([1.0, 3.0, 2.0]))
+    assert monitors(rollout)["monitor/reward_length_corr"] == pytest.approx(0.5)
+    assert monitors(replace(rollout, score=torch.ones(3)))["monitor/reward_length_corr"] == 0
+
+
+def test_k2_is_half_the_mean_square_per_response():
+    rollout = random_rollout()
+    squares = [d * d for row in rows_of(rollout.logprobs - rollout.ref_logprobs, rollout.mask) for d in row]
+    assert monitors(rollout)["monitor/kl_k2"] == pytest.approx(sum(squares) / 2 / len(rollout.tokens), rel=1e-5)

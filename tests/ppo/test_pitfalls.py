@@ -10,12 +10,12 @@ from dataclasses import replace
 import pytest
 import reference
 import torch
-from synthetic import random_rollout, random_targets, rows_of, with_pads
+from synthetic import loss_of, random_rollout, random_targets, rows_of, with_pads
 
 from ablate.config import BugsConfig, PPOConfig, PPOSettings, SamplingConfig
 from ablate.ppo.monitor import advantage_metrics, monitors
 from ablate.ppo.rollout import collect_rollout, encode_prompts, full_kl
-from ablate.ppo.shaping import estimate_targets, initial_state, minibatch_advantages, ppo_loss, shape_rewards
+from ablate.ppo.shaping import estimate_targets, initial_state, minibatch_advantages, shape_rewards
 from ablate.ppo.tricks.advantage import gae
 from ablate.ppo.tricks.masked import masked_mean
 from ablate.ppo.tricks.policy import log_ratio, ratio_clip
@@ -76,7 +76,7 @@ def test_pads_count_in_no_monitor(fill):
 
 def test_ratio_max_is_that_of_real_tokens_when_all_of_them_are_below_one():
     rollout = random_rollout()
-    terms = ppo_loss(rollout.logprobs - 1, rollout.entropy, rollout.values, rollout, random_targets(rollout), PLAIN, 26)
+    terms = loss_of(rollout.logprobs - 1, rollout.entropy, rollout.values, rollout, random_targets(rollout), PLAIN)
     assert terms.ratio_max.item() == pytest.approx(math.exp(-1), rel=1e-6)
 
 
@@ -189,7 +189,7 @@ def test_the_kl_of_the_update_is_from_the_policy_that_sampled_whatever_the_old_o
         ppo, approx_kl, total = replace(PLAIN, importance_sampling=observations, **settings), 0.0, 0.0
         for token, p in enumerate(behaviour.exp().tolist()):
             row = rollout.rows(torch.tensor([token]))
-            terms = ppo_loss(new.float()[token].view(1, 1), row.entropy, row.values, row, Targets(row.values, row.values), ppo, 1)
+            terms = loss_of(new.float()[token].view(1, 1), row.entropy, row.values, row, Targets(row.values, row.values), ppo)
             approx_kl, total = approx_kl + p * terms.approx_kl.item(), total + p * terms.total.item()
         return approx_kl, total
 

@@ -78,7 +78,7 @@ def test_a_forks_first_rollout_is_that_of_the_next_update_of_the_run_it_branches
     start, first, last = rows(config)
     assert [start["update"], first["update"], last["update"]] == [4, 5, 6]
     same = [name for name in known[5] if name.startswith(("monitor/", "reward/proxy"))]
-    assert len(same) == 14
+    assert len(same) == 19
     assert {name: first[name] for name in same} == {name: known[5][name] for name in same}
     assert first["ppo/policy_loss"] != known[5]["ppo/policy_loss"]
     judged = [name for name in start if name.startswith("eval/")]

@@ -48,6 +48,22 @@ def test_a_killed_run_ends_with_the_bits_of_one_never_stopped(moment, unbroken, 
     same_numbers(run_folder(config), unbroken)
 
 
+# Weights beside the policy's: a sampler two updates behind and a reference that follows.
+BESIDE = ("sampling.staleness=2", "ppo.mismatch_correction=tis", "ppo.reference_update=ema", "ppo.reference_update_every=2", "ppo.epochs=2")
+
+
+def test_a_killed_run_with_a_stale_sampler_and_a_moving_reference_ends_with_the_bits_of_one_never_stopped(
+    make_config, tmp_path, same_numbers
+):
+    whole, killed = (make_config(tmp_path / name, *BESIDE) for name in ("whole", "killed"))
+    assert run(whole) == 0
+    assert run(killed, "apply_gradients", 2 + 4 * 4 + 3) == -signal.SIGKILL
+    assert run(killed) == 0
+    same_numbers(run_folder(killed), run_folder(whole))
+    newest = run_folder(whole) / "checkpoints/6"
+    assert {"policy", "critic", "reference", "earlier_policies.safetensors"} <= {path.name for path in newest.iterdir()}
+
+
 def test_a_run_killed_three_times_ends_with_the_bits_of_one_never_stopped(unbroken, make_config, tmp_path, same_numbers):
     config = make_config(tmp_path, *STATEFUL)
     for function, count in (("apply_gradients", 4 + 4 * 2 + 1), ("optimizer_tensors", 1), ("backward_minibatch", 3)):

@@ -19,12 +19,15 @@ from ablate.session import execute
 from ablate.settings.fields import setting_names
 from ablate.system.files import write_atomically
 
-MONITOR = {"perplexity", "perplexity_ref", "perplexity_moss", "response_length", "kl_to_sft", "kl_per_token", "kl_k1", "kl_k3",
-           "entropy", "truncated", "distinct"}  # fmt: skip
+MONITOR = {
+    "perplexity", "perplexity_ref", "perplexity_moss", "response_length", "response_length_p95", "response_length_std", "kl_to_sft",
+    "kl_per_token", "kl_k1", "kl_k2", "kl_k3", "entropy", "truncated", "distinct", "distinct_across", "reward_length_corr",
+}  # fmt: skip
 REWARD = {"proxy_mean", "proxy_std", "proxy_p95", "shaped_mean"}
 EVAL = {"gold", "proxy", "win", "tie", "lose"}
 PPO = {"policy_loss", "value_loss", "approx_kl", "clip_fraction", "ratio_max", "explained_variance", "grad_norm", "value_mean",
-       "advantage_mean", "advantage_std", "return_mean"}  # fmt: skip
+       "advantage_mean", "advantage_std", "return_mean", "clip_fraction_low", "clip_fraction_high", "value_clip_fraction", "ratio_mean",
+       "ratio_min", "skipped", "actor_grad_norm", "critic_grad_norm"}  # fmt: skip
 EVERY_UPDATE = {
     "update", "responses_per_second", *(f"monitor/{name}" for name in MONITOR), *(f"reward/{name}" for name in REWARD),
     *(f"ppo/{name}" for name in PPO), "time/rollout_s", "time/score_s", "time/update_s",

@@ -39,6 +39,8 @@ def settings(node: object = None, prefix: str = "") -> list[tuple[str, object, t
 
 MISMATCH = {"sampling.match_training_distribution": False}
 HUMAN = {"data.source": "jsonl", "data.path": "x"}
+STALE = {"sampling.staleness": 1}
+WARM = {"reward_model.ensemble": 3, "reward_model.ensemble_varies": "order", "reward_model.average": True}
 REFUSALS = {
     "norm and scaling": ({"ppo.reward_norm": True, "ppo.reward_scaling": True}, "set ppo.reward_norm=false"),
     "adaptive KL without KL": ({"ppo.kl_penalty": False, "ppo.kl_adaptive": True}, "set ppo.kl_penalty=true"),
@@ -74,6 +76,82 @@ REFUSALS = {
     "a study elsewhere": ({"study": "../x"}, "study=../x is not the name of one folder: leave out separators"),
     "an arm of several folders": ({"arm": "a/b"}, "arm=a/b is not the name of one folder"),
     "a path too long for any file": ({"results": "x" * 10_000}, "results=x{59}… is too long for a path"),
+    "a filter and a cost of what it leaves out": (
+        {"ppo.overlong_filter": True, "ppo.missing_eos_penalty": 1.0},
+        "would charge: switch one",
+    ),
+    "a filter and values of what it leaves out": (
+        {"ppo.overlong_filter": True, "ppo.bootstrap_truncated": True},
+        "would learn: switch one",
+    ),
+    "KL loss of nothing": ({"ppo.kl_loss": True, "ppo.kl_loss_coef": 0.0}, "set ppo.kl_loss=false"),
+    "a clamp of no KL loss": ({"bugs.kl_loss_clamped": True, "ppo.kl_loss": True}, "set ppo.kl_loss=true ppo.kl_loss_estimator=k3"),
+    "a mean of one micro-batch": ({"bugs.micro_batch_mean": True}, "lower ppo.micro_batch_size"),
+    "offload of a reference that steps need": (
+        {"offload": True, "ppo.kl_loss": True, "ppo.kl_loss_estimator": "full"},
+        "set offload=false or another estimator",
+    ),
+    "a bootstrap without a critic": (
+        {"ppo.bootstrap_truncated": True, "ppo.advantage_estimator": "reinforce"},
+        "has no critic: set ppo.bootstrap_truncated=false",
+    ),
+    "a group of one": ({"ppo.advantage_estimator": "rloo"}, "set ppo.samples_per_prompt to 2 or more"),
+    "groups that do not divide the batch": (
+        {"ppo.samples_per_prompt": 3},
+        "is not a multiple of ppo.samples_per_prompt=3",
+    ),
+    "a λ that nothing reads": (
+        {"ppo.gae_length_adaptive": 0.1, "ppo.gae_lambda_critic": 1.0, "ppo.gae_lambda": 0.9},
+        "ppo.gae_lambda does nothing where",
+    ),
+    "a greedy answer and several scores": (
+        {"reward_model.ensemble": 2, "ppo.advantage_estimator": "remax"},
+        "set reward_model.ensemble=1 or another estimator",
+    ),
+    "an average of one": ({"reward_model.average": True}, "need several reward models: set reward_model.ensemble"),
+    "an ensemble of one": ({"reward_model.ensemble_varies": "data"}, "need several reward models: set reward_model.ensemble"),
+    "an ensemble of a given model": ({"reward_model.ensemble": 3, "reward_model.path": "x"}, "leave one of them out"),
+    "an average of strangers": (
+        {"reward_model.ensemble": 3, "reward_model.average": True},
+        "set reward_model.ensemble_varies=order or data",
+    ),
+    "the worst of one": ({"ppo.ensemble_score": "worst"}, "ppo.ensemble_score=worst joins .*: set reward_model.ensemble"),
+    "the worst of an average": ({**WARM, "ppo.ensemble_score": "worst"}, "ppo.ensemble_score=worst joins"),
+    "an amount of uncertainty without it": ({"ppo.ensemble_coef": 0.1}, "acts only with ppo.ensemble_score=uncertainty"),
+    "references of minmax": ({"ppo.reward_shape": "minmax", "ppo.reward_shape_references": 4}, "leave ppo.reward_shape_references out"),
+    "references of an ensemble": (
+        {"reward_model.ensemble": 3, "ppo.reward_shape": "tanh"},
+        "set ppo.reward_shape_references=0 or reward_model.ensemble=1",
+    ),
+    "a free length of a linear penalty": (
+        {"ppo.length_penalty": "linear", "ppo.length_penalty_free": 8},
+        "acts only with ppo.length_penalty=overlong",
+    ),
+    "a free length that is all": (
+        {"ppo.length_penalty": "overlong", "ppo.length_penalty_free": 48},
+        "must be below sampling.max_new_tokens=48",
+    ),
+    "a length bias of people": ({**HUMAN, "preferences.length_bias": 0.4}, "preferences.length_bias is of the world's annotator"),
+    "a moving reference that nothing reads": (
+        {"ppo.kl_penalty": False, "ppo.reference_update": "ema"},
+        "moves a reference that nothing reads: set ppo.kl_penalty=true, ppo.kl_loss=true or",
+    ),
+    "a rate of a reset": ({"ppo.reference_update": "reset", "ppo.reference_update_rate": 0.1}, "acts only with ppo.reference_update=ema"),
+    "an adapter over a moving reference": ({"model.lora_rank": 8, "ppo.reference_update": "ema"}, "set ppo.reference_update=none or"),
+    "an adapter in a rounded sampler": ({"model.lora_rank": 8, "sampling.sampler_precision": "int8"}, "set sampler_precision=fp32 or"),
+    "a correction of nothing": ({"ppo.mismatch_correction": "tis"}, "set sampling.staleness or sampling.sampler_precision, or"),
+    "a bound that is not read": (
+        {**STALE, "ppo.mismatch_correction": "tis", "ppo.mismatch_low": 0.1},
+        "ppo.mismatch_low is not read by ppo.mismatch_correction=tis",
+    ),
+    "bounds the wrong way round": (
+        {**STALE, "ppo.mismatch_correction": "icepop", "ppo.mismatch_low": 3.0},
+        "ppo.mismatch_low=3.0 must be below ppo.mismatch_high=2.0",
+    ),
+    "a ratio to two": (
+        {**STALE, "ppo.mismatch_correction": "bypass", "ppo.importance_sampling": "reference"},
+        "set one of them back",
+    ),
     "an empty path": ({"model.path": ""}, r"model.path is empty: name a folder, a file or a hub name"),
 }
 
@@ -188,6 +266,8 @@ def everything_on() -> Config:
             setting(config, name, True)
         elif name.startswith("ppo.") and f.default is None:
             setting(config, name, 1.5)
+        elif name.startswith("ppo.") and f.default == "none":
+            setting(config, name, next(choice for choice in f.metadata["choices"] if choice != "none"))
     return config
 
 
@@ -225,16 +305,22 @@ def test_the_hash_sees_every_setting_but_infrastructure(name, field, kind):
 OFF = {
     ("kl_penalty", False): ("kl_coef", "kl_estimator", "kl_adaptive", "kl_target", "kl_horizon"),
     ("kl_adaptive", False): ("kl_target", "kl_horizon"),
-    ("entropy_bonus", False): ("entropy_coef", "entropy_clip", "entropy_clip_form"),
+    ("entropy_bonus", False): ("entropy_coef", "entropy_clip", "entropy_clip_form", "entropy_adaptive", "entropy_adaptive_step"),
     ("entropy_clip", None): ("entropy_clip_form",),
     ("reward_norm", False): ("reward_norm_over",),
     ("value_clip", False): ("value_clip_range",),
-    ("ratio_clip", False): ("clip_range", "clip_range_high"),
+    ("ratio_clip", False): ("clip_range", "clip_range_high", "dual_clip"),
     ("policy_kl", False): ("policy_kl_coef",),
     ("grad_clip", False): ("max_grad_norm",),
     ("critic_pretrain", False): ("critic_pretrain_updates",),
     ("ptx", False): ("ptx_coef",),
     ("missing_eos_penalty", None): ("missing_eos_form",),
+    ("kl_loss", False): ("kl_loss_coef", "kl_loss_estimator"),
+    ("entropy_adaptive", None): ("entropy_adaptive_step",),
+    ("reward_shape", "none"): ("reward_shape_references",),
+    ("length_penalty", "none"): ("length_penalty_coef", "length_penalty_free"),
+    ("reference_update", "none"): ("reference_update_rate", "reference_update_every"),
+    ("mismatch_correction", "none"): ("mismatch_low", "mismatch_high"),
 }
 
 

@@ -8,6 +8,57 @@ from torch import Tensor
 EPS = 1e-8
 
 
+def ensemble_score(scores: Tensor, means: Tensor, deviations: Tensor, form: str, coef: float) -> Tensor:
+    """One score of k reward models: scores [B, k], each standardised first, z_i = (r_i − μ_i) / σ_i over SFT's answers. Returns [B].
+
+    mean: mean_i z_i. worst: min_i z_i. uncertainty: mean_i z_i − λ var_i z_i, the variance over the members (divided by k), λ = coef.
+    A mean that is too high where the members disagree is what the other two do not follow. means, deviations: [k].
+    Off: one reward model, whose score is not standardised. Source: Coste et al. 2310.02743, §3; Eisenstein et al. 2312.09244.
+    """
+    standard = (scores - means) / (deviations + EPS)
+    if form == "mean":
+        return standard.mean(1)
+    if form == "worst":
+        return standard.amin(1)
+    if form == "uncertainty":
+        return standard.mean(1) - coef * standard.var(1, correction=0)
+    raise ValueError(f"unknown score of an ensemble {form!r}")
+
+
+def reward_shape(score: Tensor, references: Tensor, extremes: tuple[float, float], form: str) -> Tensor:
+    """The score R [B] under a function that saturates. references: R_ref [B, k], scores of k answers of SFT to the same prompt; k may be 0.
+
+    With d_j = R − R_ref,j, or d = R where k = 0:  log_sigmoid: log σ(mean_j d_j), which bounds the gain from above. sigmoid:
+    mean_j σ(d_j), in (0, 1). tanh: tanh(mean_j d_j), in (−1, 1). minmax: (R − low) / (high − low), with extremes = (low, high) the least
+    and the greatest score so far, in [0, 1]; it reads no reference.
+    Off (none): R. Source: log_sigmoid LSC 2402.00742, eq. 3; sigmoid PAR 2502.18770, §4, where tanh and minmax are compared with it.
+    """
+    if form == "minmax":
+        low, high = extremes
+        return (score - low) / max(high - low, EPS)
+    differences = score[:, None] - references if references.shape[1] else score[:, None]
+    if form == "log_sigmoid":
+        return torch.nn.functional.logsigmoid(differences.mean(1))
+    if form == "sigmoid":
+        return differences.sigmoid().mean(1)
+    if form == "tanh":
+        return differences.mean(1).tanh()
+    raise ValueError(f"unknown shape of the reward {form!r}")
+
+
+def length_penalty(score: Tensor, lengths: Tensor, longest: int, form: str, coef: float, free: int) -> Tensor:
+    """The score less a cost of its response's length l in tokens. Shapes: score, lengths [B].
+
+    linear: R − c l. overlong: R − c clip((l − L₀) / (L_max − L₀), 0, 1), with L₀ = free and L_max = longest, `sampling.max_new_tokens`.
+    Off (none): R. Source: linear Singhal et al. 2310.03716; overlong DAPO 2503.14476, §3.4 (soft overlong punishment, c = 1).
+    """
+    if form == "linear":
+        return score - coef * lengths
+    if form == "overlong":
+        return score - coef * ((lengths - free) / (longest - free)).clamp(0, 1)
+    raise ValueError(f"unknown length penalty {form!r}")
+
+
 def missing_eos_penalty(score: Tensor, ended: Tensor, penalty: float, form: str) -> Tensor:
     """The score of a response that never ended, under a penalty p. Shapes [B].
 
@@ -70,6 +121,14 @@ def kl_penalty(rewards: Tensor, kl: Tensor, coef: float) -> Tensor:
     Off: r_t. Source: Secrets of RLHF I, eqs. 3 and 19; Ziegler et al. 1909.08593, eq. 2.
     """
     return rewards - coef * kl
+
+
+def chi2_penalty(rewards: Tensor, chi2: Tensor, coef: float) -> Tensor:
+    """r_t − λ χ²_t, with χ²_t = Σ_v π(v)² / π_ref(v) − 1 of the state that token t was chosen from. Shapes [B, T].
+
+    It grows where π puts mass that π_ref has not, far faster than the KL. Off: r_t. Source: Laidlaw et al. 2403.03185, §4.
+    """
+    return rewards - coef * chi2
 
 
 def place_score(score: Tensor, mask: Tensor) -> Tensor:

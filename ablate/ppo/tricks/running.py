@@ -38,3 +38,13 @@ def kl_adaptive(kl_coef: float, kl: float, target: float, horizon: float, respon
     """
     error = min(max(kl / target - 1, -0.2), 0.2)
     return kl_coef * (1 + error * responses / horizon)
+
+
+def entropy_adaptive(coef: float, entropy: float, target: float, step: float) -> float:
+    """Next coefficient of the entropy bonus: c + Δ where H < H*, c − Δ where H > H*, at least 0. entropy: mean H of the rollout's tokens.
+
+    Off: c stays. Source: Skywork-OR1 2505.22312, §4 (there the bonus is also left out while H > H*, which c = 0 does here in time).
+    """
+    if entropy == target:
+        return coef
+    return max(coef + step if entropy < target else coef - step, 0.0)

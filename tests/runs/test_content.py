@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import yaml
 
-from ablate.config import Config, DataConfig, EvaluationConfig, GoldConfig, PreferencesConfig, RewardModelConfig, StageConfig
+from ablate.config import Config, DataConfig, EvaluationConfig, GoldConfig, ModelConfig, PreferencesConfig, RewardModelConfig, StageConfig
 from ablate.errors import UserError
 from ablate.runs.content import content, digest, named
 from ablate.runs.folder import config_of, is_finished, read_content, run_folder, without_digest
 from ablate.runs.fork import check_forked_content
 from ablate.runs.store import RunStore
 from ablate.session import execute
+from ablate.settings.fields import flat
 from ablate.settings.identity import config_hash, identity
 from ablate.sweeps.reuse import take_over
 from ablate.system import digests
@@ -56,6 +57,11 @@ def finished(made: Config) -> Path:
 
 SETTINGS = ("data.path", "sft.path", "reward_model.path", "gold.path", "preferences.path", "evaluation.text_path",
             "evaluation.choices_path", "fork")  # fmt: skip
+
+
+def test_every_path_among_the_settings_is_compared(tmp_path, files):
+    paths = {name for name, _ in flat(asdict(Config())) if name.endswith("path")}
+    assert paths | {"fork"} == named(config(tmp_path, model=ModelConfig(path="m"), pretrain=StageConfig(path="p"))).keys()
 
 
 @pytest.mark.parametrize("setting", SETTINGS)

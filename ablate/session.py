@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 
 from ablate.config import Config
 from ablate.errors import UserError
 from ablate.pipeline.build import Stages, build, choose_device
-from ablate.runs.folder import is_finished, run_folder
+from ablate.runs.content import changed, content
+from ablate.runs.folder import is_finished, run_folder, without_digest
+from ablate.runs.fork import check_forked_content
 from ablate.runs.store import ReadOnlyRunStore, RunStore
 from ablate.runs.summary import Outcome, read_summary
 from ablate.runs.tracking import Trackers, open_trackers
@@ -38,12 +42,21 @@ def execute(config: Config) -> Outcome:
     validate(config)
     check(config)
     with report_peer_failure():
-        if from_main(lambda: is_finished(config)):
+        finished = from_main(lambda: is_finished(config))
+        if is_main() and (lacking := without_digest(config)):
+            print(f"{run_folder(config)} keeps no digest of {', '.join(lacking)}, so nothing tells whether its content has changed since",
+                  file=sys.stderr, flush=True)  # fmt: skip
+        if finished:
             summary = read_summary(run_folder(config))
             assert summary is not None  # `is_finished` has read it
             return summary
+        from_main(lambda: check_forked_content(config))
+        before = from_main(lambda: content(config))
         stages = prepare(config)
         with raise_on_all_ranks():
+            difference = changed(config, before, content(config)) if is_main() else ""
+            if difference:
+                raise UserError(f"the content of {difference} changed while the stages were built: start the command again")
             store, tracker = RunStore(config) if is_main() else ReadOnlyRunStore(config), Trackers([])
     try:
         with report_peer_failure():

@@ -9,13 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from ablate.data.dialogues import Messages, Turns
+from ablate.data.templates import TEMPLATE_ERRORS, frozen, rendered
 from ablate.errors import UserError
-
-Messages = list[dict[str, str]]
-Turns = str | Messages
 
 # Where a tokenizer brings no template of its own. The newline before each text lets a byte-level BPE cut a response the same way
 # alone as in place; the end token stands behind the last response only, as after a plain text.
@@ -37,7 +35,6 @@ MOSS_TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt %}{{ 'Assistant:' }}{% endif -%}"
 )
-TEMPLATE_ERRORS = (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 PROBE_TOKENS = 200
 PRIVATE_USE = range(0xF0000, 0xFFFFE)  # Unicode's plane 15, whose characters mean nothing by themselves
 TOKEN_LETTERS = 100  # a text with more characters than this per token of a limit is beyond it, and is not encoded to find out
@@ -47,7 +44,8 @@ def prepare(tokenizer: PreTrainedTokenizerBase, where: object, template: str | N
     """Fill in what a tokenizer lacks, and return it. No token is new, so the embedding keeps its size.
 
     A missing pad becomes the end token, since pads only stand where a mask is False. A missing chat template becomes `template`, else
-    DEFAULT_TEMPLATE, after the beginning token where the tokenizer itself puts one. Raises UserError where there is no end token.
+    DEFAULT_TEMPLATE, after the beginning token where the tokenizer itself puts one; one that asks for today's date gets a fixed one.
+    Raises UserError where there is no end token, and for a template that reads the clock in another way.
     """
     if tokenizer.eos_token_id is None:
         raise UserError(f"the tokenizer in {where} has no end token, so no response could end: set eos_token in its tokenizer_config.json")
@@ -55,6 +53,10 @@ def prepare(tokenizer: PreTrainedTokenizerBase, where: object, template: str | N
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.chat_template is None:
         tokenizer.chat_template = template or ("{{ bos_token }}" if beginning(tokenizer) else "") + DEFAULT_TEMPLATE
+    elif isinstance(tokenizer.chat_template, dict):  # several by name, as older models have them
+        tokenizer.chat_template = {name: frozen(text, where) for name, text in tokenizer.chat_template.items()}
+    else:
+        tokenizer.chat_template = frozen(tokenizer.chat_template, where)
     return tokenizer
 
 
@@ -77,7 +79,7 @@ def turn_marks(tokenizer: PreTrainedTokenizerBase) -> list[str]:
         return []
     turns = [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]
     try:
-        text = str(tokenizer.apply_chat_template(turns, tokenize=False))
+        text = rendered(tokenizer, [turns])[0]
     except TEMPLATE_ERRORS:
         return []
     return [name for name in added if name.strip() and name in text]
@@ -95,7 +97,16 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **how) -> l
     except Exception as error:
         if type(error) is not Exception:  # the library `tokenizers` raises no other kind
             raise
-        raise UserError(f"the tokenizer cannot encode a text of the data ({error}): name a model whose tokenizer knows any text") from error
+        raise UserError(
+            f"the tokenizer cannot encode a text of the data, {unknown(tokenizer, texts)} ({error}): write it in words that the tokenizer "
+            "knows, or name a model whose tokenizer knows any text"
+        ) from error
+
+
+def unknown(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> str:
+    """The first word that the tokenizer, which has no unknown token, lacks, in quotes and cut to forty characters."""
+    known = tokenizer.get_vocab()
+    return next((ascii(word[:40]) for text in texts for word in text.split() if word not in known), "an empty text")
 
 
 def encode_plain(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
@@ -132,9 +143,12 @@ def encode_turns(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Turns]) -
     named = one_of(spellings(tokenizer))
     marked = [marked_messages(messages, named) for messages in turns]
     try:
-        texts = tokenizer.apply_chat_template([messages for messages, _ in marked], add_generation_prompt=True, tokenize=False)
+        texts = rendered(tokenizer, [messages for messages, _ in marked], add_generation_prompt=True)
     except TEMPLATE_ERRORS as error:
-        raise UserError(f"the tokenizer's chat template refuses a prompt of the data ({error}): change the template or the data") from error
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(
+            f"the tokenizer's chat template refuses a prompt of the data ({reason}): change the template or the data"
+        ) from error
     rows = encode(tokenizer, texts)
     for i, (_, marks) in enumerate(marked):
         if marks:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from ablate.data.chat import Turns
-
+Messages = list[dict[str, str]]  # `role` and `content` of each
+Turns = str | Messages
 Turn = tuple[str, str]  # role, text
 HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 HH_ROLES = {"Human": "user", "Assistant": "assistant"}

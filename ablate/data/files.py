@@ -10,11 +10,13 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from ablate.config import DataConfig
 from ablate.data.dialogues import PARSERS, Example, Malformed
 from ablate.errors import UserError
+from ablate.system.digests import file_digest
 from ablate.system.jsonl import decoded, numbered_lines
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
@@ -290,13 +292,20 @@ def hub_rows(data: DataConfig) -> Iterator[Row]:
 
 
 def content_key(data: DataConfig) -> str:
-    """Sixteen hexadecimal digits over the content of human data: the bytes of files, or the rows of a hub data set."""
-    digest = hashlib.sha256()
+    """Sixteen hexadecimal digits over the content of human data: the bytes of files, or the rows of a hub data set. Raises UserError."""
     if data.source == "hub":
-        for _, _, read in hub_rows(data):
-            digest.update(json.dumps(read(), sort_keys=True, default=str).encode())
-    else:
-        for file in data_files(Path(str(data.path))):
-            with reading(file), open(file, "rb") as handle:
-                digest.update(kind_of(f"{file.parent.name}/{file.name}").encode() + hashlib.file_digest(handle, "sha256").digest())
+        return hub_key(str(data.path), data.split)
+    digest = hashlib.sha256()
+    for file in data_files(Path(str(data.path))):
+        with reading(file):
+            digest.update(kind_of(f"{file.parent.name}/{file.name}").encode() + bytes.fromhex(file_digest(file)))
+    return digest.hexdigest()[:16]
+
+
+@cache
+def hub_key(path: str, split: str) -> str:
+    """`content_key` of a hub data set, which is read for it once in a process."""
+    digest = hashlib.sha256()
+    for _, _, read in hub_rows(DataConfig(source="hub", path=path, split=split)):
+        digest.update(json.dumps(read(), sort_keys=True, default=str).encode())
     return digest.hexdigest()[:16]

@@ -73,8 +73,11 @@ class HumanSource:
                   f"cannot write as text: {', '.join(sorted(names))}", file=sys.stderr, flush=True)  # fmt: skip
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """A byte-level BPE of data.vocabulary tokens, trained on the training dialogues."""
-        return train_bpe([dialogue(example) for example in self.train.examples], self.data.vocabulary)
+        """A byte-level BPE of data.vocabulary tokens, trained on the training dialogues that `can_fit`.
+
+        The time that BPE takes grows with the square of a run of letters or blanks, so that one text of a megabyte would take hours.
+        """
+        return train_bpe([dialogue(example) for example in self.train.examples if can_fit(example, self.data)], self.data.vocabulary)
 
     def prompts(self, count: int, rng: np.random.Generator) -> Sequence[HumanPrompt]:
         """Training prompts, some of them repeated where there are fewer than `count`."""
@@ -159,17 +162,22 @@ def texts_of(example: Example) -> list[str]:
     return [text for _, text in example.prompt.messages] + answers
 
 
+def can_fit(example: Example, data: DataConfig) -> bool:
+    """Whether the prompt and the answers of an example have at most TOKEN_LETTERS characters per token of their limits."""
+    longest = max((len(answer) for answer in (example.chosen, example.rejected) if answer is not None), default=0)
+    return len(example.prompt.text) <= data.max_prompt_tokens * TOKEN_LETTERS and longest <= data.max_response_tokens * TOKEN_LETTERS
+
+
 def within_limits(examples: list[Example], data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
     """Examples whose prompt has at most data.max_prompt_tokens, and whose answers have at most data.max_response_tokens.
 
-    A prompt counts in the chat template, and an answer with its end token. What has more than TOKEN_LETTERS characters per token of its
-    limit is too long without being encoded.
+    A prompt counts in the chat template, and an answer with its end token. What cannot fit is not encoded to find out.
     """
-    prompts = list(dict.fromkeys(e.prompt for e in examples if len(e.prompt.text) <= data.max_prompt_tokens * TOKEN_LETTERS))
+    examples = [example for example in examples if can_fit(example, data)]
+    prompts = list(dict.fromkeys(e.prompt for e in examples))
     lengths = dict(zip(prompts, map(len, encode_turns(tokenizer, [prompt.turns for prompt in prompts])), strict=True))
     fits = {prompt for prompt, length in lengths.items() if length <= data.max_prompt_tokens}
-    most = data.max_response_tokens * TOKEN_LETTERS
-    answers = list({answer for e in examples for answer in (e.chosen, e.rejected) if answer is not None and len(answer) <= most})
+    answers = list({answer for e in examples for answer in (e.chosen, e.rejected) if answer is not None})
     # One token of the limit is left for the end.
     short = {
         answer for answer, ids in zip(answers, encode_plain(tokenizer, answers), strict=True) if len(ids) < data.max_response_tokens

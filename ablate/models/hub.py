@@ -17,16 +17,13 @@ def resolve(path: str, setting: str) -> Path:
 
     Raises UserError where it does not exist and cannot be downloaded.
     """
-    if Path(path).exists():
-        return Path(path)
+    found = local_folder(path)
+    if found is not None:
+        return found
     if not NAME.fullmatch(path):
         raise UserError(f"{setting}={path} does not exist: correct the path, or leave it out to build the stage")
     from huggingface_hub import snapshot_download
 
-    try:
-        return Path(snapshot_download(path, allow_patterns=FILES, local_files_only=True))
-    except OSError:  # not in the cache
-        pass
     try:
         return Path(snapshot_download(path, allow_patterns=FILES))
     except Exception as error:  # the hub's client and the network each raise their own kinds
@@ -35,3 +32,17 @@ def resolve(path: str, setting: str) -> Path:
             f"{setting}={path} does not exist as a folder, is not in the local Hugging Face cache, and cannot be downloaded ({reason}): "
             "correct the name, or download it where there is a network and name the folder"
         ) from error
+
+
+def local_folder(path: str) -> Path | None:
+    """The folder that a path or a hub model's name means, without a download: itself, or the snapshot in the local cache; else None."""
+    if Path(path).exists():
+        return Path(path)
+    if not NAME.fullmatch(path):
+        return None
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(path, allow_patterns=FILES, local_files_only=True))
+    except OSError:  # not in the cache
+        return None

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 
 from ablate.errors import UserError
 from ablate.system.closure import ROOT, source_digests
+from ablate.system.digests import digest_of, read_digest
 from ablate.system.files import atomic_folder, partial_path
 from ablate.system.locks import locked, try_locked
 
@@ -51,17 +52,8 @@ def folder_key(folder: Path) -> str:
     """
     if not folder.exists():
         raise UserError(f"{folder} does not exist: correct the path of the stage")
-    digest = hashlib.sha256()
-    files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
-    for path in files:
-        digest.update(str(path.relative_to(folder)).encode() + b"\0" + file_digest(path).encode())
-    return digest.hexdigest()[:16]
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's content, hexadecimal."""
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    files = [folder] if folder.is_file() else [path for path in folder.rglob("*") if path.is_file()]
+    return digest_of(folder, files)
 
 
 def cached(cache: Path, stage: str, key: str, settings: dict, build: Callable[[Path], None]) -> Path:
@@ -95,7 +87,7 @@ def build_entry(entry: Path, stage: str, settings: dict, build: Callable[[Path],
     try:
         with atomic_folder(entry) as partial:
             build(partial)
-            files = {str(path.relative_to(partial)): file_digest(path) for path in sorted(partial.rglob("*")) if path.is_file()}
+            files = {str(path.relative_to(partial)): read_digest(path) for path in sorted(partial.rglob("*")) if path.is_file()}
             (partial / STAMP).write_text(json.dumps({"stage": stage, "settings": settings, "files": files}, indent=1))
     except SafetensorError as error:  # safetensors reports a full disk with an error of its own
         raise cannot_write(entry, error) from error
@@ -116,7 +108,7 @@ def check_entry(entry: Path) -> None:
     """Raises UserError where a file that the stamp lists is missing or has other content. Nothing is rebuilt silently."""
     for name, digest in read_stamp(entry)["files"].items():
         path = entry / name
-        if not path.is_file() or file_digest(path) != digest:
+        if not path.is_file() or read_digest(path) != digest:
             raise UserError(f"the cache entry {entry} is corrupt ({name}): remove the folder to build it again")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from ablate.config import Config
 from ablate.data.files import content_key, read_table
 from ablate.data.probes import read_questions, read_texts
+from ablate.data.source import open_source
 from ablate.errors import UserError
 from ablate.models.folder import check_length, read_shape
 from ablate.models.hub import resolve
@@ -16,7 +17,10 @@ from ablate.models.load import load_tokenizer
 from ablate.models.lora import require_peft
 from ablate.pipeline.preferences import read as read_pairs
 from ablate.pipeline.pretrain import longest_dialogue
+from ablate.pipeline.reward_model import encode_pairs
 from ablate.ppo.scoring import needs_retokenizing
+
+PAIR_FILES = ("train.jsonl", "held_out.jsonl")
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,9 @@ def resolve_provided(config: Config) -> Provided:
     pairs = config.preferences.path
     if pairs is not None and not exists(Path(pairs)):
         raise UserError(f"preferences.path={pairs} does not exist: correct the path, or leave it out to build the stage")
-    for name in ("train.jsonl", "held_out.jsonl") if pairs is not None and folders["reward_model"] is None else ():
-        read_pairs(Path(pairs) / name)
+    start = folders["model"] or folders["pretrain"]
+    if pairs is not None and folders["reward_model"] is None:
+        check_pairs(config, Path(pairs), own_tokenizer=folders["sft"] is None and start is None)
     for read, path in ((read_texts, config.evaluation.text_path), (read_questions, config.evaluation.choices_path)):
         if path is not None:
             read(Path(path))
@@ -51,9 +56,23 @@ def resolve_provided(config: Config) -> Provided:
     if config.data.source != "world":
         data = content_key(config.data)
         print(f"data: {read_table(config.data)}", file=sys.stderr, flush=True)
-    start = folders["model"] or folders["pretrain"]
     check_models(config, folders["sft"] or start, folders["reward_model"])
     return Provided(start, folders["sft"], None if pairs is None else Path(pairs), folders["reward_model"], folders["gold"], data)
+
+
+def check_pairs(config: Config, folder: Path, own_tokenizer: bool) -> None:
+    """Raises UserError where a file of preferences.path is missing or holds a mistake.
+
+    own_tokenizer: the model is trained from scratch. Where it then speaks the world's language, each word must be one of the world's.
+    """
+    files = {name: read_pairs(folder / name) for name in PAIR_FILES}
+    if own_tokenizer and config.data.source == "world":
+        tokenizer = open_source(config).tokenizer()
+        for name, rows in files.items():
+            try:
+                encode_pairs(tokenizer, rows)
+            except UserError as error:
+                raise UserError(f"preferences.path={folder}, {name}, is not in the words of the embedded world: {error}") from error
 
 
 def exists(path: Path) -> bool:

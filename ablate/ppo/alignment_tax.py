@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ablate.config import Config
-from ablate.data.chat import beginning, encode_texts
+from ablate.data.chat import beginning, encode_plain, encode_texts
 from ablate.data.probes import Question, held_out_texts, questions
 from ablate.errors import UserError
 from ablate.models.folder import check_length, context_length
@@ -48,11 +48,8 @@ class HeldOutTasks:
         try:
             rows = encode_texts(tokenizer, texts, LONGEST) if texts else []
             choices = [encode_choices(tokenizer, question) for question in asked]
-        except Exception as error:  # a word tokenizer has no token for what it does not know
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise UserError(
-                f"the tokenizer cannot encode evaluation.text_path or evaluation.choices_path ({reason}): use words it knows"
-            ) from error
+        except UserError as error:  # a word tokenizer has no token for what it does not know
+            raise UserError(f"evaluation.text_path or evaluation.choices_path has words that the model does not know: {error}") from error
         return cls([(row, 1) for row in rows if len(row) > 1], choices, [question.answer for question in asked])
 
     def alignment_tax(self, policy: PreTrainedModel) -> dict[str, float]:
@@ -78,12 +75,12 @@ def encode_choices(tokenizer: PreTrainedTokenizerBase, question: Question) -> li
     The scored tokens are those after the ones that the prompt alone has too, so a token that spans both belongs to the choice.
     """
     opening = beginning(tokenizer)
-    prompt = tokenizer(question.prompt, add_special_tokens=False)["input_ids"]
+    (prompt,) = encode_plain(tokenizer, [question.prompt])
     items = []
     texts = [
         question.prompt + " " * (not question.prompt[-1].isspace() and not choice[0].isspace()) + choice for choice in question.choices
     ]
-    for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]:
+    for ids in encode_plain(tokenizer, texts):
         same = next((i for i, (a, b) in enumerate(zip(prompt, ids, strict=False)) if a != b), min(len(prompt), len(ids) - 1))
         items.append((opening + ids, max(len(opening) + same, 1)))
     return items

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ablate.config import Config
 from ablate.errors import UserError
+from ablate.runs.content import changed, content, named
 from ablate.runs.summary import FINISHED, read_summary
 from ablate.settings.identity import config_hash
 from ablate.system.jsonl import complete_lines
@@ -23,10 +24,37 @@ def run_folder(config: Config) -> Path:
 
 
 def is_finished(config: Config) -> bool:
-    """Whether a run of exactly these settings has its result already. Raises UserError for an unreadable summary."""
+    """Whether a run of exactly these settings has its result already. Raises UserError for an unreadable summary.
+
+    Also where that run, finished or begun, was computed from other content of the files and models that the settings name.
+    """
     folder = run_folder(config)
     summary = read_summary(folder)
-    return summary is not None and summary["status"] in FINISHED and summary["config_hash"] == config_hash(config)
+    finished = summary is not None and summary["status"] in FINISHED and summary["config_hash"] == config_hash(config)
+    if finished or checkpoints(folder):
+        check_content(config)
+    return finished
+
+
+def check_content(config: Config) -> None:
+    """Raises UserError where the run folder of these settings keeps another digest of what they name than it has now."""
+    folder = run_folder(config)
+    known = read_content(folder) if named(config) else {}
+    if known and (read_config(folder) or {}).get("hash") == config_hash(config):
+        difference = changed(config, known, content(config))
+        if difference:
+            raise UserError(
+                f"{folder} was computed with other content behind {difference}: set study=<name> or arm=<name> for a new run, "
+                "restore that content, or remove the folder"
+            )
+
+
+def without_digest(config: Config) -> list[str]:
+    """Settings that name a file or model of which the run folder keeps no digest, as older versions kept none."""
+    folder = run_folder(config)
+    names = list(named(config))
+    known = read_content(folder) if names and (folder / "config.yaml").is_file() else dict.fromkeys(names)
+    return [name for name in names if name not in known]
 
 
 def checkpoint_folder(folder: Path, update: int) -> Path:
@@ -52,6 +80,7 @@ def read_config(folder: Path) -> dict | None:
     known = _read_yaml(folder)
     if known is not None:
         known.pop("numerics", None)
+        known.pop("content", None)
     return known
 
 
@@ -61,6 +90,15 @@ def read_numerics(folder: Path) -> list[dict]:
     Raises UserError if the file is not readable.
     """
     return (_read_yaml(folder) or {}).get("numerics", [])
+
+
+def read_content(folder: Path) -> dict[str, str]:
+    """The digests in config.yaml of what the run's settings name (`ablate.runs.content`); runs of older versions have none.
+
+    Raises UserError if the file is not readable.
+    """
+    known = (_read_yaml(folder) or {}).get("content")
+    return known if isinstance(known, dict) else {}
 
 
 def _read_yaml(folder: Path) -> dict | None:

@@ -9,7 +9,8 @@ from omegaconf import OmegaConf
 
 from ablate.config import Config, ModelConfig, PPOConfig
 from ablate.errors import UserError
-from ablate.runs.folder import read_config, typed
+from ablate.runs.content import changed, content, named
+from ablate.runs.folder import config_of, read_config, read_content, typed
 from ablate.settings.fields import cut, spelled
 from ablate.settings.identity import LORA, OUTSIDE_IDENTITY
 from ablate.system.files import is_path
@@ -69,3 +70,17 @@ def forked_run(fork: str) -> Path | None:
         return None
     parents = Path(fork).resolve().parents
     return parents[1] if len(parents) > 1 else None
+
+
+def check_forked_content(config: Config) -> None:
+    """Raises UserError where `fork` branches a run that was computed with other content behind a path which both name."""
+    run = None if config.fork is None else forked_run(config.fork)
+    if run is None:
+        return
+    theirs, ours = named(config_of(run)), named(config)
+    known = {setting: digest for setting, digest in read_content(run).items() if theirs.get(setting) == ours.get(setting)}
+    difference = changed(config, known, content(config)) if known else ""
+    if difference:
+        raise UserError(
+            f"fork={cut(str(config.fork))} is of a run with other content behind {difference}: restore that, or start a new run"
+        )

@@ -26,6 +26,7 @@ ENTRY = "ablate.session"  # threads, precision, the stages and the trainer: ever
 NO_NUMBERS = (
     *EXCLUDED,  # settings are in the config hash by value; names of exceptions; a progress bar
     "ablate.pipeline.cache",  # where a stage's folder is kept; what is in it, the stage's own module decides
+    "ablate.runs.content",  # digests that are compared; what is read, the readers of data and models decide
     "ablate.runs.console",  # lines on the screen
     "ablate.runs.folder",  # reads back what was written, exactly
     "ablate.runs.numerics",  # this record
@@ -36,6 +37,7 @@ NO_NUMBERS = (
     "ablate.settings.identity",  # the name of a run's settings
     "ablate.settings.validation",  # refuses settings, and changes none
     "ablate.system.closure",  # reads sources
+    "ablate.system.digests",  # digests of files
     "ablate.system.files",  # locks, atomic writes
     "ablate.system.malloc",  # where memory lies, not what is in it
     "ablate.system.processes",  # joining and leaving of processes; what they compute together is in `distributed`

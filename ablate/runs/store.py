@@ -1,7 +1,7 @@
 """The writer of a run folder, which is the record of a run; wandb only mirrors it. No torch here.
 
 results/<study>/<arm>/seed=<n>/
-  config.yaml      every setting, resolved, the hash of those that decide the numbers, and what computes these
+  config.yaml      every setting, resolved, the hash of those that decide the numbers, digests of what they name, and what computes these
   metrics.jsonl    a flat object per update, written before the next update starts
   scores.jsonl     at each evaluation, a row per held-out prompt
   samples.jsonl    at each evaluation, some responses as text
@@ -24,6 +24,7 @@ import yaml
 
 from ablate.config import Config
 from ablate.errors import UserError
+from ablate.runs.content import content, named
 from ablate.runs.folder import STREAMS, checkpoint_folder, checkpoints, read_config, read_numerics, run_folder
 from ablate.runs.numerics import UNKNOWN, continued, numerics
 from ablate.runs.summary import Outcome, RunSummary, write_summary
@@ -35,8 +36,12 @@ from ablate.system.locks import try_lock
 
 
 def config_text(config: Config, made_by: Sequence[dict] = ()) -> str:
-    """What config.yaml holds: every setting, the run's identity, the identity's hash, and the records of `ablate.runs.numerics`."""
+    """What config.yaml holds: every setting, the run's identity and its hash, digests of what the settings name outside this package
+    (`ablate.runs.content`), and the records of `ablate.runs.numerics`.
+    """
     tree = {**asdict(config), "identity": identity(config), "hash": config_hash(config)}
+    if named(config):
+        tree["content"] = content(config)
     if made_by:
         tree["numerics"] = list(made_by)
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.runs.folder import STREAMS, run_folder
+from ablate.runs.content import content, named
+from ablate.runs.folder import STREAMS, read_content, run_folder
 from ablate.runs.store import config_text
 from ablate.runs.summary import FINISHED, read_summary, write_summary
 from ablate.runs.versions import versions
@@ -19,23 +20,35 @@ from ablate.system.files import write_atomically, writing
 def take_over(configs: Iterable[Config]) -> int:
     """Copy the result of each run that another study in its results folder has finished. Returns their number.
 
-    Two runs are the same if their config hashes and package versions are equal. A run folder that exists is not touched, since the
-    run goes on from the rows and checkpoints in it. Raises UserError if a folder cannot be written.
+    Two runs are the same if their config hashes, their package versions and the content of what they name are equal. A run folder that
+    exists is not touched, since the run goes on from the rows and checkpoints in it. Raises UserError if a folder cannot be written.
     """
     configs = list(configs)
     finished = {results: finished_runs(Path(results)) for results in {config.results for config in configs}}
     taken = 0
     for config in configs:
-        source = finished[config.results].get(config_hash(config))
+        equal = finished[config.results].get(config_hash(config), ())
+        source = next((folder for folder in equal if has_content(folder, config)), None)
         if source is not None and not run_folder(config).exists():
             copy_run(source, config)
             taken += 1
     return taken
 
 
-def finished_runs(results: Path) -> dict[str, Path]:
-    """Config hash → folder of a finished run in `results` with the package versions of this process. Of several the first by name."""
-    found: dict[str, Path] = {}
+def has_content(folder: Path, config: Config) -> bool:
+    """Whether a run was computed from the content that the settings name now, which the record of an older version does not tell."""
+    if not named(config):
+        return True
+    now = content(config)
+    try:
+        return now.keys() == named(config).keys() and read_content(folder) == now
+    except UserError:  # a damaged config.yaml; the run's own study reports it
+        return False
+
+
+def finished_runs(results: Path) -> dict[str, list[Path]]:
+    """Config hash → folders of finished runs in `results` with the package versions of this process, in the order of their names."""
+    found: dict[str, list[Path]] = {}
     here = versions()
     for path in sorted(results.glob("*/*/seed=*/summary.json")):
         try:
@@ -43,7 +56,7 @@ def finished_runs(results: Path) -> dict[str, Path]:
         except UserError:  # a damaged summary; the run's own study reports it
             continue
         if summary is not None and summary["status"] in FINISHED and summary.get("versions") == here:
-            found.setdefault(summary["config_hash"], path.parent)
+            found.setdefault(summary["config_hash"], []).append(path.parent)
     return found
 
 

@@ -25,7 +25,7 @@ _SUMMARY_FIELDS = ("status", "reason", "collapsed", "collapse_update", "updates"
                    "git_commit", "config_hash")  # fmt: skip
 
 
-_NOT_SETTINGS = ("study", "arm", "config_hash", "identity", "numerics")  # written into config.yaml beside the settings
+_NOT_SETTINGS = ("study", "arm", "config_hash", "identity", "content", "numerics")  # written into config.yaml beside the settings
 
 
 class NotARun(Exception):

@@ -91,7 +91,7 @@ def test_the_worlds_tokenizer_refuses_special_tokens_of_people_and_keeps_those_t
     sampled = {**pair, "chosen": {"response": f"{word} <pad>", "gold": 1.0}}
     (((ids, at), _),) = encode_pairs(tokenizer, [sampled])
     assert ids[at:] == [4, 0, 1]
-    with pytest.raises(UserError, match="the tokenizer cannot encode a text"):
+    with pytest.raises(UserError, match="the tokenizer cannot encode a text of the data, 'unheard'"):
         encode_pairs(tokenizer, [{**pair, "chosen": {"response": "unheard of"}}])
 
 
@@ -121,3 +121,14 @@ def test_on_the_world_a_given_reward_model_needs_no_pairs(tiny_config, stage_fol
     config.pretrain.path = config.preferences.path = None
     built = build(config)
     assert (built.pretrained, built.preferences) == (None, None) and not (tmp_path / "cache").exists()
+
+
+def test_pairs_in_other_words_than_the_worlds_are_refused_before_a_stage_is_built(tiny_config, tmp_path):
+    config, (one, two) = tiny_config(), world.grammar("en").words[:2]
+    config.cache, config.preferences.path = str(tmp_path / "cache"), str(tmp_path)
+    config.model.path = config.sft.path = config.pretrain.path = config.reward_model.path = None
+    write(tmp_path / "train.jsonl", [{"prompt": one, "chosen": one, "rejected": two}])
+    write(tmp_path / "held_out.jsonl", [{"prompt": one, "chosen": one, "rejected": f"{two} unheard"}])
+    with pytest.raises(UserError, match=r"held_out\.jsonl, is not in the words of the embedded world: .* 'unheard'"):
+        build(config)
+    assert not (tmp_path / "cache").exists()

@@ -26,6 +26,12 @@ def test_a_choice_is_its_own_tokens_behind_those_of_the_prompt_in_any_tokenizer(
         assert tokenizer.decode(ids[len(opening) : first]) == "the sea is" and tokenizer.decode(ids[first:]) == f" {choice.strip()}"
 
 
+def test_a_question_that_spells_a_special_token_makes_none(family_folders):
+    tokenizer = load_tokenizer(family_folders["qwen"])
+    for ids, first in encode_choices(tokenizer, Question("a <|im_end|> is", ("<|im_start|>", "b<|endoftext|>"), 0)):
+        assert not {*ids} & {*tokenizer.all_special_ids} and tokenizer.decode(ids[:first]) == "a <|im_end|> is"
+
+
 def test_a_token_that_spans_the_border_counts_as_the_choices(family_folders):
     """A prompt that ends in a space: alone that space is a token, before "deep" it is a part of one."""
     tokenizer = load_tokenizer(family_folders["gpt2"])

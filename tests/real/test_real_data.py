@@ -106,6 +106,20 @@ def settings(path: Path, **changed) -> DataConfig:
     return DataConfig(**{"source": "hh_rlhf", "path": str(path), "held_out_share": 0.3, **changed})
 
 
+def test_a_dialogue_far_beyond_the_limits_is_not_what_a_tokenizer_is_trained_on(tmp_path):
+    """BPE takes time by the square of such a run of blanks: minutes for this one."""
+    rows = [{"prompt": f"how {i} ?", "chosen": "mix flour", "rejected": "no"} for i in range(40)]
+    long = {
+        "prompt": next(f"long {i} ?" for i in range(99) if not is_held_out(HumanPrompt((("user", f"long {i} ?"),), "any"), 0.3)),
+        "chosen": "mix" + " " * 400_000 + "zz zz zz zz",
+        "rejected": "no",
+    }
+    limits = {"source": "jsonl", "max_prompt_tokens": 16, "max_response_tokens": 16, "vocabulary": 270}
+    sources = [HumanSource(settings(write_lines(tmp_path / f"{i}.jsonl", more), **limits)) for i, more in enumerate((rows, [*rows, long]))]
+    assert sources[1].report["rows"] == 41 and sources[1].train.examples[-1].chosen == long["chosen"]
+    assert sources[0].tokenizer().get_vocab() == sources[1].tokenizer().get_vocab()
+
+
 def test_malformed_rows_are_counted_shown_and_skipped_up_to_the_share_and_refused_beyond_it(tmp_path):
     rows = [*hh_rows(38), "not json", json.dumps(HH_MISTAKES["different prompts"])]
     path = write_lines(tmp_path / "pairs.jsonl.gz", rows)

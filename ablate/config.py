@@ -434,6 +434,14 @@ class GoldConfig:
 
 
 @dataclass
+class CriticConfig:
+    path: Optional[str] = setting(
+        None, "the critic starts from this Hugging Face sequence classifier, a folder or hub name, instead of as ppo.critic_init says: one "
+        "that python -m ablate.export has written serves many runs", source="VC-PPO 2503.01491, §3.1; NeMo-RL warm_start_value_checkpoint",
+    )  # fmt: skip
+
+
+@dataclass
 class StageConfig:
     """Optimisation of one supervised stage."""
 
@@ -497,6 +505,7 @@ class Config:
     preferences: PreferencesConfig = field(default_factory=PreferencesConfig)
     reward_model: RewardModelConfig = field(default_factory=RewardModelConfig)
     gold: GoldConfig = field(default_factory=GoldConfig)
+    critic: CriticConfig = field(default_factory=CriticConfig)
     seed: int = setting(0, "moves PPO alone: prompts, sampling noise, minibatch order, a new critic head", low=0)
     pipeline_seed: int = setting(0, "moves world, SFT, pairs and RM", low=0)
     study: str = setting("default", "folder of the runs that are compared: results/<study>/<arm>/seed=<n>")

@@ -14,7 +14,7 @@ from ablate.data.source import Source, open_source
 from ablate.errors import Diverged, UserError
 from ablate.models.folder import context_length
 from ablate.models.forward import vocabulary_head
-from ablate.models.load import freeze, load_policy, load_tokenizer, new_critic
+from ablate.models.load import freeze, load_policy, load_scorer, load_tokenizer, new_critic
 from ablate.models.offload import OffloadedModel, loaded_on_device
 from ablate.models.recompute import checkpoint_gradients
 from ablate.pipeline.build import Stages, choose_device
@@ -358,7 +358,9 @@ def load_models(config: Config, stages: Stages, start: Path | None, device: torc
     if start is not None:
         read_state(start)
     critic = None
-    if ppo.has_critic and (start is None or lora):
+    if stages.critic is not None and (start is None or lora):
+        critic = load_scorer(stages.critic, device)
+    elif ppo.has_critic and (start is None or lora):
         shared = lora and ppo.critic_init == "reward"
         critic = scorer.model if shared else new_critic(ppo.critic_init, stages.sft, stages.reward_model, device, generator)
     if lora:

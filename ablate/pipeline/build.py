@@ -26,6 +26,7 @@ class Stages:
     preferences: Path | None
     reward_model: Path
     ensemble: tuple[Path, ...] = ()  # the reward models of an ensemble after the first
+    critic: Path | None = None  # where the critic starts from, unless as ppo.critic_init says
     gold: Path | None = None  # a second reward model, the judge of human data
 
 
@@ -100,7 +101,15 @@ def build(config: Config) -> Stages:
         )]  # fmt: skip
     (reward, _), *others = members
     ensemble = tuple(folder for folder, _ in others)
-    return Stages(pretrained=pretrained, sft=sft_folder, preferences=pairs, reward_model=reward, gold=found.gold, ensemble=ensemble)
+    return Stages(
+        pretrained=pretrained,
+        sft=sft_folder,
+        preferences=pairs,
+        reward_model=reward,
+        critic=found.critic,
+        gold=found.gold,
+        ensemble=ensemble,
+    )
 
 
 def member_settings(config: Config, member: int) -> dict:

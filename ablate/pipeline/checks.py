@@ -32,6 +32,7 @@ class Provided:
     preferences: Path | None
     reward_model: Path | None
     gold: Path | None
+    critic: Path | None
     data: str | None
 
 
@@ -42,7 +43,7 @@ def resolve_provided(config: Config) -> Provided:
     """
     if config.model.lora_rank:
         require_peft()
-    folders = {name: model_folder(config, name) for name in ("model", "pretrain", "sft", "reward_model", "gold")}
+    folders = {name: model_folder(config, name) for name in ("model", "pretrain", "sft", "reward_model", "gold", "critic")}
     pairs = config.preferences.path
     if pairs is not None and not exists(Path(pairs)):
         raise UserError(f"preferences.path={pairs} does not exist: correct the path, or leave it out to build the stage")
@@ -57,7 +58,9 @@ def resolve_provided(config: Config) -> Provided:
         data = content_key(config.data)
         print(f"data: {read_table(config.data)}", file=sys.stderr, flush=True)
     check_models(config, folders["sft"] or start, folders["reward_model"])
-    return Provided(start, folders["sft"], None if pairs is None else Path(pairs), folders["reward_model"], folders["gold"], data)
+    return Provided(
+        start, folders["sft"], None if pairs is None else Path(pairs), folders["reward_model"], folders["gold"], folders["critic"], data
+    )
 
 
 def check_pairs(config: Config, folder: Path, own_tokenizer: bool) -> None:

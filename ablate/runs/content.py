@@ -17,7 +17,7 @@ from ablate.models.hub import local_folder
 from ablate.settings.fields import cut
 from ablate.system.digests import digest_of
 
-MODELS = ("model", "pretrain", "sft", "reward_model", "gold")
+MODELS = ("model", "pretrain", "sft", "reward_model", "gold", "critic")
 MODEL_FILES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".tiktoken")  # weights, configs, tokenizers, chat templates
 PAIRS = ("train.jsonl", "held_out.jsonl")
 COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -39,8 +39,9 @@ def identity(config: Config) -> dict:
     del tree["model"]["gradient_checkpointing"]
     for name in HUMAN_ONLY if config.data.source == "world" else WORLD_ONLY:
         del tree["data"][name]
-    if config.gold.path is None:
-        del tree["gold"]
+    for name in ("gold", "critic"):
+        if tree[name]["path"] is None:
+            del tree[name]
     if not config.model.lora_rank:
         for name in LORA:
             del tree["model"][name]
@@ -51,6 +52,8 @@ def identity(config: Config) -> dict:
     ppo = tree["ppo"]
     for name in () if config.ppo.has_critic else CRITIC_ONLY:
         ppo.pop(name, None)
+    if config.critic.path is not None:
+        ppo.pop("critic_init", None)
     for toggle, amounts in AMOUNTS.items():
         if _is_off(config, toggle):
             for amount in amounts:
@@ -64,6 +67,9 @@ def inert(config: Config, names: Iterable[str]) -> dict[str, str]:
     for name in names:
         if not config.ppo.has_critic and name.removeprefix("ppo.") in CRITIC_ONLY:
             found[name] = f"{name} acts only with ppo.advantage_estimator=gae"
+            continue
+        if name == "ppo.critic_init" and config.critic.path is not None:
+            found[name] = "ppo.critic_init acts only without critic.path"
             continue
         needs = _NEEDS.get(name, ())
         off = [

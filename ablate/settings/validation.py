@@ -20,6 +20,7 @@ def validate(config: Config) -> None:
     check_ppo(config.ppo)
     check_sampling(config)
     check_sampler(config)
+    check_critic(config)
     check_reward_model(config)
     check_data(config)
     check_lora(config)
@@ -188,6 +189,12 @@ def check_sampling(config: Config) -> None:
             "sampling.match_training_distribution=false changes nothing at temperature, top_p and repetition_penalty 1: "
             "set one of them, or leave it true"
         )
+
+
+def check_critic(config: Config) -> None:
+    """Raises UserError for a critic where the estimator of advantages has none."""
+    if config.critic.path is not None and not config.ppo.has_critic:
+        raise UserError(f"critic.path starts a critic, and ppo.advantage_estimator={config.ppo.advantage_estimator} has none: leave it out")
 
 
 def check_reward_model(config: Config) -> None:

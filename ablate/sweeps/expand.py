@@ -17,7 +17,7 @@ from ablate.settings.validation import validate
 from ablate.sweeps.study import Study
 
 # Settings that no shared stage reads. Runs that differ in these alone share their SFT model, preference pairs and reward model.
-OUTSIDE_PIPELINE = ("ppo", "evaluation", "collapse", "bugs", "seed", "fork")
+OUTSIDE_PIPELINE = ("critic", "ppo", "evaluation", "collapse", "bugs", "seed", "fork")
 
 
 def expand(study: Study | None, choices: Mapping[str, Sequence[str]], preset: str) -> list[tuple[str, ...]]:

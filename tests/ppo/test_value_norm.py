@@ -19,6 +19,7 @@ from ablate.ppo.types import RunningMoments, Targets
 from ablate.ppo.value_norm import follow_returns, plain_units, rescale
 from ablate.runs.folder import read_rows, run_folder
 from ablate.session import execute
+from ablate.settings.identity import config_hash, inert
 
 CPU = torch.device("cpu")
 
@@ -92,3 +93,21 @@ def test_a_killed_run_with_it_ends_with_the_bits_of_one_never_stopped_and_its_cr
     exported = load_scorer(export(run_folder(whole), tmp_path / "critic", "critic", None), CPU)
     assert value_units(exported) == (0, 1)
     torch.testing.assert_close(says(exported), says(kept), rtol=0, atol=2e-5)
+
+
+def test_a_critic_from_a_folder_starts_as_it_was_exported_and_the_run_has_another_identity(tiny_config, tmp_path):
+    """Trained once, for many runs: its values at the first update are those that it ended with."""
+    trained = tiny_config("arm=trained", "ppo.critic_learning_rate=1e-2", "ppo.learning_rate=0")
+    execute(trained)
+    critic = export(run_folder(trained), tmp_path / "critic", "critic", None)
+    config = tiny_config("arm=started", f"critic.path={critic}", "ppo.critic_pretrain=false", "ppo.updates=1")
+    execute(config)
+    found = read_rows(run_folder(config) / "metrics.jsonl")[-1]["ppo/value_mean"]
+    plain = tiny_config("arm=plain", "ppo.critic_pretrain=false", "ppo.updates=1")
+    execute(plain)
+    assert found != read_rows(run_folder(plain) / "metrics.jsonl")[-1]["ppo/value_mean"]
+    assert config_hash(config) != config_hash(plain)
+    other = tiny_config(f"critic.path={critic}", "ppo.critic_init=sft", "ppo.critic_pretrain=false", "ppo.updates=1")
+    assert config_hash(other) == config_hash(config) and list(inert(other, ["ppo.critic_init"])) == ["ppo.critic_init"]
+    ended = load_scorer(run_folder(trained) / "checkpoints/4/critic", CPU)
+    torch.testing.assert_close(says(load_scorer(critic, CPU)), says(ended), rtol=0, atol=1e-6)

@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ablate.config import Config, DataConfig, EvaluationConfig, GoldConfig, ModelConfig, PreferencesConfig, RewardModelConfig, StageConfig
+from ablate.config import (
+    Config,
+    CriticConfig,
+    DataConfig,
+    EvaluationConfig,
+    GoldConfig,
+    ModelConfig,
+    PreferencesConfig,
+    RewardModelConfig,
+    StageConfig,
+)
 from ablate.errors import UserError
 from ablate.runs.content import content, digest, named
 from ablate.runs.folder import config_of, is_finished, read_content, run_folder, without_digest
@@ -29,7 +39,7 @@ def files(tmp_path) -> dict[str, Path]:
     """Setting → the file whose change is another content of what the setting names."""
     lines = {
         "data.path": "data.jsonl", "sft.path": "sft/model.safetensors", "reward_model.path": "reward/config.json",
-        "gold.path": "gold/chat_template.jinja", "preferences.path": "pairs/held_out.jsonl", "evaluation.text_path": "texts.jsonl",
+        "gold.path": "gold/chat_template.jinja", "critic.path": "critic/model.safetensors", "preferences.path": "pairs/held_out.jsonl", "evaluation.text_path": "texts.jsonl",
         "evaluation.choices_path": "choices.jsonl", "fork": "fork/policy/model.safetensors",
     }  # fmt: skip
     for name in lines.values():
@@ -42,6 +52,7 @@ def config(root: Path, study: str = "s", arm: str = "a", **settings) -> Config:
     outside = {
         "data": DataConfig(source="jsonl", path=str(root / "data.jsonl")), "sft": StageConfig(path=str(root / "sft")),
         "reward_model": RewardModelConfig(path=str(root / "reward")), "gold": GoldConfig(path=str(root / "gold")),
+        "critic": CriticConfig(path=str(root / "critic")),
         "preferences": PreferencesConfig(path=str(root / "pairs")), "fork": str(root / "fork"),
         "evaluation": EvaluationConfig(text_path=str(root / "texts.jsonl"), choices_path=str(root / "choices.jsonl")),
     }  # fmt: skip
@@ -55,7 +66,7 @@ def finished(made: Config) -> Path:
     return store.folder
 
 
-SETTINGS = ("data.path", "sft.path", "reward_model.path", "gold.path", "preferences.path", "evaluation.text_path",
+SETTINGS = ("data.path", "sft.path", "reward_model.path", "gold.path", "critic.path", "preferences.path", "evaluation.text_path",
             "evaluation.choices_path", "fork")  # fmt: skip
 
 

@@ -108,6 +108,10 @@ REFUSALS = {
         {"reward_model.ensemble": 2, "ppo.advantage_estimator": "remax"},
         "set reward_model.ensemble=1 or another estimator",
     ),
+    "a critic's start without a critic": (
+        {"critic.path": "x", "ppo.advantage_estimator": "reinforce"},
+        "critic.path starts a critic, and .* has none: leave it out",
+    ),
     "an average of one": ({"reward_model.average": True}, "need several reward models: set reward_model.ensemble"),
     "an ensemble of one": ({"reward_model.ensemble_varies": "data"}, "need several reward models: set reward_model.ensemble"),
     "an ensemble of a given model": ({"reward_model.ensemble": 3, "reward_model.path": "x"}, "leave one of them out"),

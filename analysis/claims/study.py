@@ -12,6 +12,7 @@ import pandas as pd
 from ablate.errors import UserError
 from ablate.runs.numerics import PACKAGES, code_fingerprint
 from analysis.claims.judge import Claim, Verdict, find_arms, judge
+from analysis.claims.modern import MODERN_CLAIMS
 from analysis.claims.paper import PAPER_CLAIMS
 from analysis.estimate.collapse import collapse_times, disagreements, threshold_curve
 from analysis.estimate.early_warning import early_warning
@@ -31,6 +32,8 @@ FACTORIAL_OUTCOMES = ("collapsed", "stable_updates", "gold", "win")
 BOUNDS = {"win": (0.0, 1.0), "win_at_kl": (0.0, 1.0), "win_at_proxy": (0.0, 1.0), "kl": (0.0, np.inf), "stable_updates": (0.0, np.inf)}
 LEVELS = ("gold", "gold_gain", "win", "proxy", "kl", "gold_at_kl", "win_at_kl", "gold_at_proxy", "win_at_proxy")
 
+ALL_CLAIMS = PAPER_CLAIMS + MODERN_CLAIMS
+
 
 @dataclass(frozen=True)
 class StudyVerdicts:
@@ -48,7 +51,7 @@ class StudyVerdicts:
     remarks: list[str]
 
 
-def study_verdicts(loaded: Loaded, study: str, *, base: str | None = None, claims: Sequence[Claim] = PAPER_CLAIMS,
+def study_verdicts(loaded: Loaded, study: str, *, base: str | None = None, claims: Sequence[Claim] = ALL_CLAIMS,
                    scores: pd.DataFrame | None = None, judgements: pd.DataFrame | None = None) -> StudyVerdicts:  # fmt: skip
     """All estimates of one study. `base` is the arm that others are compared with; by default the most central one.
 
@@ -86,7 +89,7 @@ def study_verdicts(loaded: Loaded, study: str, *, base: str | None = None, claim
     )
 
 
-def runs_to_score(loaded: Loaded, study: str, claims: Sequence[Claim] = PAPER_CLAIMS) -> pd.DataFrame:
+def runs_to_score(loaded: Loaded, study: str, claims: Sequence[Claim] = ALL_CLAIMS) -> pd.DataFrame:
     """The runs of a study whose scores a claim is about: `study_verdicts(…, scores=load_rows(runs_to_score(…), "scores"))`."""
     runs = loaded.runs[loaded.runs["study"] == study]
     parts = [part for claim in claims for part in claim.parts if part.outcome == "proxy_tail"]

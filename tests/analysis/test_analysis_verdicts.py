@@ -24,6 +24,7 @@ from ablate.sweeps.expand import expand
 from ablate.sweeps.study import load_study
 from analysis import verdicts as verdicts_module
 from analysis.claims.judge import MAX_VALUE, MIN_VALUE, Claim, Part, find_arms, judge, would_do
+from analysis.claims.modern import MODERN_CLAIMS
 from analysis.claims.paper import PAPER_CLAIMS
 from analysis.estimate.collapse import collapse_times, disagreements, sustained_deficits, threshold_curve
 from analysis.estimate.effects import base_arm, change, factorial_effects, factors, trick_effects
@@ -385,7 +386,7 @@ def composed():
     ConfigStore.instance().store(name="schema", node=Config, provider="ablate")
     found = {}
     with initialize_config_dir(version_base="1.3", config_dir=str(Path(ablate.__file__).parent / "conf")):
-        for name in SWEEP_OF.values():
+        for name in (*SWEEP_OF.values(), *MODERN_STUDIES):
             jobs = expand(load_study(name), {}, "ppo_max")
             configs = [asdict(OmegaConf.to_object(compose("config", overrides=list(job)))) for job in jobs]
             found[name] = arm_settings(pd.DataFrame([{"arm": config["arm"], **flatten(config)} for config in configs]))
@@ -399,6 +400,23 @@ def test_every_claim_of_the_paper_finds_its_arms_in_the_sweep_of_its_figure(clai
     for part in claim.parts:
         treated, controls = find_arms(composed[SWEEP_OF[claim.figure]], part)
         assert treated and len(controls) == (0 if part.control is None else len(treated))
+        assert part.expects in ("higher", "lower", "same", "different", "below", "above") and part.outcome in known
+
+
+MODERN_STUDIES = (
+    "kl_placement", "two_lambdas", "rm_ensembles", "reward_shapes", "length_cures", "clips", "loss_aggregation", "critic_free", "mismatch",
+    "moving_reference", "guards", "value_norm",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("claim", MODERN_CLAIMS, ids=lambda claim: claim.text)
+def test_every_claim_of_a_later_paper_finds_its_arms_in_a_study_of_the_modern_choices(claim, composed, loaded):
+    known = {*outcomes(loaded.runs, loaded.curves).columns}
+    studies = [name for name in MODERN_STUDIES if all(find_arms(composed[name], part)[0] for part in claim.parts)]
+    assert studies, "no study holds its arms"
+    for part in claim.parts:
+        treated, controls = find_arms(composed[studies[0]], part)
+        assert len(controls) == len(treated) >= 1
         assert part.expects in ("higher", "lower", "same", "different", "below", "above") and part.outcome in known
 
 

@@ -39,7 +39,8 @@ def files(tmp_path) -> dict[str, Path]:
     """Setting → the file whose change is another content of what the setting names."""
     lines = {
         "data.path": "data.jsonl", "sft.path": "sft/model.safetensors", "reward_model.path": "reward/config.json",
-        "gold.path": "gold/chat_template.jinja", "critic.path": "critic/model.safetensors", "preferences.path": "pairs/held_out.jsonl", "evaluation.text_path": "texts.jsonl",
+        "gold.path": "gold/chat_template.jinja", "critic.path": "critic/model.safetensors",
+        "preferences.path": "pairs/held_out.jsonl", "evaluation.text_path": "texts.jsonl",
         "evaluation.choices_path": "choices.jsonl", "fork": "fork/policy/model.safetensors",
     }  # fmt: skip
     for name in lines.values():

@@ -11,7 +11,8 @@ from transformers import PretrainedConfig
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.models.folder import one_line, read_shape
+from ablate.models.folder import read_shape
+from ablate.models.weights import one_line
 
 WORLD_PROMPT, WORLD_VOCABULARY = 14, 174  # tokens of the embedded world's longest prompt, and of its vocabulary
 

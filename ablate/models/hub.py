@@ -17,8 +17,11 @@ def resolve(path: str, setting: str) -> Path:
 
     Raises UserError where it does not exist and cannot be downloaded.
     """
-    if Path(path).exists():
-        return Path(path)
+    try:
+        if Path(path).exists():
+            return Path(path)
+    except (OSError, ValueError):  # too long, behind a folder that may not be entered, or with a null byte
+        pass
     if not NAME.fullmatch(path):
         raise UserError(f"{setting}={path} does not exist: correct the path, or leave it out to build the stage")
     from huggingface_hub import snapshot_download

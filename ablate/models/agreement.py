@@ -38,6 +38,8 @@ def use_checked_passes(model: PreTrainedModel, folder: str | Path) -> PreTrained
     """
     own = model.config._attn_implementation
     unsupported = f"{folder}: the architecture {model.config.model_type} is not supported"
+    if any(type(module).__name__.endswith("Indexer") for module in model.modules()):  # among thousands of keys: no short row shows it
+        raise UserError(f"{unsupported} (its attention picks a few keys, and others once rows are padded): name a model of another one")
     with torch.random.fork_rng(devices=[]), narrow_windows(model):
         try:
             check_causal(model, folder)

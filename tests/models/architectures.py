@@ -27,6 +27,14 @@ SIZES = {
     "attention_hidden_size": 32, "block_size": 8, "chunk_size": 8, "encoder_layers": 2, "encoder_attention_heads": 4,
     "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "initializer_range": 0.3, "init_std": 0.3,
 }  # fmt: skip
+# What single config classes need beside them.
+OTHERS = {
+    "gpt_neo": {"attention_types": [[["global", "local"], 2]], "window_size": 6}, "zaya": {"num_experts_per_tok": 1},
+    "mamba2": {"num_heads": 8, "head_dim": 8}, "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
+    "dots3_note_text": {"num_key_value_heads": 4}, "longcat_flash": {"expert_ffn_hidden_size": 16, "ffn_hidden_size": 48},
+    "reformer": {"is_decoder": True, "axial_pos_shape": [8, 8], "axial_pos_embds_dim": [16, 16]}, "xlm": {"emb_dim": 32},
+    "gemma3n_text": {"num_kv_shared_layers": 0},
+}  # fmt: skip
 TOKENS = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
 
 
@@ -47,10 +55,12 @@ def tiny_config(model_type: str) -> PretrainedConfig:
 
 
 def sized(kind: type[PretrainedConfig]) -> PretrainedConfig:
-    """A config of this class with those of SIZES that it knows. Where a part of a head is rotary, its class works out head_dim."""
+    """A config of this class with those of SIZES that it knows."""
     known = inspect.signature(kind.__init__).parameters
-    left_out = {"head_dim"} if "qk_rope_head_dim" in known else {"num_heads", "head_dim"} if kind.model_type == "mamba2" else set()
-    return kind(**{name: value for name, value in {**SIZES, **TOKENS}.items() if name in known and name not in left_out})
+    sizes = {name: value for name, value in {**SIZES, **TOKENS}.items() if name in known}
+    if "kv_lora_rank" in sizes:  # every head has keys of its own, of a width that is worked out
+        sizes = {name: value for name, value in sizes.items() if name != "head_dim"} | {"num_key_value_heads": 4}
+    return kind(**sizes | OTHERS.get(kind.model_type, {}))
 
 
 def tiny_model(model_type: str) -> PreTrainedModel:

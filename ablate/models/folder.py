@@ -26,6 +26,7 @@ MODULES = re.compile(r"(layers?|experts?|num_blocks|depth)$")
 MAX_MODULES = 1024
 # Implementations of attention and experts that are part of transformers. Any other could be fetched from a hub and run.
 IMPLEMENTATIONS = (None, "eager", "sdpa", "grouped_mm", "batched_mm")
+FEW_LAYERS = 64  # are built in no time; defaults of configs that count layers without making any are lower
 MAX_UNSTORED = 2**26  # numbers of a model that no file holds: new heads, tables of positions
 LIST = re.compile(r"(.*?)\.\d+\.")  # the name of a list of layers, before the number of one
 OLD_BUFFERS = ("inv_freq", "masked_bias", "attn.bias", "attention.bias")  # constants that older checkpoints hold
@@ -76,7 +77,7 @@ def read_shape(folder: str | Path) -> PretrainedConfig:
 def config_values(config: dict) -> Iterator[tuple[str, object]]:
     """(key, value) of a config and of the configs within it."""
     for key, value in config.items():
-        yield key, value
+        yield str(key), value
         if isinstance(value, dict):
             yield from config_values(value)
 
@@ -86,9 +87,18 @@ def check_sizes(kind: type, shape: PretrainedConfig, folder: str | Path) -> None
 
     kind: the Auto class that builds the model. A tied weight is stored once, and a few others may be new, hence the factor.
     """
-    stored = sum(prod(size) for size in stored_shapes(folder).values())
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        empty = kind.from_config(shape)
+    shapes = stored_shapes(folder)
+    for key, value in config_values(shape.to_dict()):
+        if key.endswith(("layer", "layers")) and isinstance(value, int) and value > max(len(shapes), FEW_LAYERS):
+            raise UserError(
+                f"config.json in {folder} sets {key}={value}, and its weights hold {len(shapes)} tensors: restore the folder or name another"
+            )
+    stored = sum(prod(size) for size in shapes.values())
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            empty = kind.from_config(shape)
+    except Exception as error:  # values that an architecture cannot be built from, in whatever way it fails
+        raise UserError(f"cannot load the model in {folder} ({one_line(error)}): restore the folder or name another") from error
     described = sum(tensor.numel() for tensor in (*empty.parameters(), *empty.buffers()))
     if described > 2 * stored + MAX_UNSTORED:
         raise UserError(
@@ -128,11 +138,13 @@ def check_length(longest: int, shape: PretrainedConfig, what: str, remedy: str) 
 
 @torch.no_grad()
 def check_causal(model: PreTrainedModel, folder: str | Path) -> None:
-    """Raises UserError for a model whose state at a token depends on the next one: an encoder, whatever class loaded it."""
+    """Raises UserError for a model whose state at a token depends on the next one, an encoder, and for states that are not finite."""
     device = next(model.parameters()).device
     last = min(model.config.get_text_config().vocab_size, 4) - 1
     tokens = torch.tensor([[1, 0], [1, last]], device=device)
     first, second = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state[:, 0].float()
+    if not torch.isfinite(first + second).all():
+        raise UserError(f"the hidden states of {folder} are not finite: restore the folder or name another")
     if not torch.allclose(first, second, rtol=1e-3, atol=1e-3 * float(first.abs().max())):
         raise UserError(
             f"{folder} reads later tokens ({model.config.model_type} is no causal decoder): a policy and a reward model must be decoders"

@@ -86,14 +86,12 @@ def load(kind: type, folder: str | Path, device: torch.device, **settings) -> Pr
     shape = read_shape(folder)
     if kind is AutoModelForSequenceClassification:
         check_classifier(shape, folder)
+    check_sizes(kind, shape, folder)
     try:
-        check_sizes(kind, shape, folder)
         model, report = kind.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False,
             output_loading_info=True, ignore_mismatched_sizes=True, **settings,
         )  # fmt: skip
-    except UserError:
-        raise
     except Exception as error:  # safetensors, JSON and transformers each raise their own kinds
         raise UserError(f"cannot load the model in {folder} ({one_line(error)}): restore the folder or name another") from error
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("score."))

@@ -40,7 +40,7 @@ def weight_files(folder: str | Path) -> list[Path]:
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
     if not (folder / INDEX).is_file():
-        raise UserError(f"{folder} holds no weights ({SINGLE}, or {INDEX} with its files): restore it, or convert other formats")
+        raise UserError(f"{folder} holds no safetensors weights ({SINGLE}, or {INDEX}): restore the folder or name another")
     shards = read_object(folder / INDEX).get("weight_map")
     if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
         raise UserError(f"{folder / INDEX} maps no tensors to files (weight_map): restore the folder or name another")
@@ -48,7 +48,7 @@ def weight_files(folder: str | Path) -> list[Path]:
         if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
             raise UserError(f"{folder / INDEX} names {name!a}, which lies outside of the folder: restore the folder or name another")
         if not name.endswith(".safetensors"):
-            raise UserError(f"{folder / INDEX} names {name!a}: only safetensors files are read, so convert the weights")
+            raise UserError(f"{folder / INDEX} names {name!a}: only safetensors files are read; restore the folder or name another")
         if not (folder / name).is_file():
             raise UserError(f"{folder} lacks {name!a}, which its index names: restore the folder or name another")
     return [folder / name for name in sorted(set(shards.values()))]

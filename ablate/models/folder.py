@@ -91,7 +91,8 @@ def check_sizes(kind: type, shape: PretrainedConfig, folder: str | Path) -> None
     for key, value in config_values(shape.to_dict()):
         if key.endswith(("layer", "layers")) and isinstance(value, int) and value > max(len(shapes), FEW_LAYERS):
             raise UserError(
-                f"config.json in {folder} sets {key}={value}, and its weights hold {len(shapes)} tensors: restore the folder or name another"
+                f"config.json in {folder} sets {key}={value}, and its weights hold {len(shapes)} tensors: "
+                "restore the folder or name another"
             )
     stored = sum(prod(size) for size in shapes.values())
     try:

@@ -45,8 +45,11 @@ def load_tokenizer(folder: str | Path, template: str | None = None) -> PreTraine
         raise UserError(f"{folder} holds no tokenizer ({', '.join(TOKENIZER_FILES)}): put the model's tokenizer files into it")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer("")  # settings that transformers does not check fail here
     except Exception as error:  # tokenizers, JSON and transformers each raise their own kinds
         raise UserError(f"cannot load the tokenizer in {folder} ({one_line(error)}): restore the folder or name another") from error
+    if len(tokenizer) <= len(tokenizer.get_added_vocab()):
+        raise UserError(f"the tokenizer in {folder} has no vocabulary but its special tokens: put the model's tokenizer files into it")
     return prepare(tokenizer, folder, template)
 
 

@@ -32,12 +32,13 @@ CPU = torch.device("cpu")
 QUICK, LONG = 150, 4000
 SECONDS = 10  # that one folder may take
 ODD = (
-    None, True, False, 0, 1, -1, 2, 3, 7, 64, 1.5, -0.5, 1e-9, 1e9, float("nan"), float("inf"), 10**6, 10**9, 10**15, 2**63, 10**30, "", " ",
+    None, True, False, 0, 1, -1, 2, 3, 7, 64, 1.5, -0.5, 1e-9, 1e9, float("nan"), float("inf"), 10**6, 10**9, 10**15, 2**63, 10**30, "",
+    " ",
     "x", "1", "gelu", "float16", "\ud83d", "\x00", "../outside", "/etc/passwd", "evil", "evil.Model", "owner/kernel", "a/b--evil.Model",
     [], {}, [1, 2], [None], [[]], {"x": 1}, {"rope_type": "yarn", "factor": 8.0}, {"rope_type": "evil"}, "x" * 5000, [0] * 1000,
 )  # fmt: skip
 KEYS: dict[str, tuple] = {
-    "auto_map": ({"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model", "AutoTokenizer": ["evil.Tokenizer", "evil.Tokenizer"]},),
+    "auto_map": ({"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model", "AutoTokenizer": ["evil.A", "evil.B"]},),
     "_attn_implementation": ("owner/kernel", "kernels-community/flash-attn", "flash_attention_2", "paged|eager", "eager", 3),
     "attn_implementation": ("owner/kernel",), "_experts_implementation": ("owner/kernel", "eager"),
     "quantization_config": ({"quant_method": "bitsandbytes", "load_in_4bit": True}, {"quant_method": "evil"}, 3),
@@ -46,7 +47,7 @@ KEYS: dict[str, tuple] = {
     "model_type": ("gpt2", "mistral", "mamba", "bert", "t5", "evil", "qwen2", "gemma2", "clip", ""),
     "num_labels": (1, 2, 0, -1), "id2label": ({"0": "a", "1": "b"}, {"x": "a"}, []), "is_decoder": (True, False),
     "attention_bias": (True,), "mlp_bias": (True,), "tie_word_embeddings": (True, False), "score_shift": ("x", None, 1.0),
-    "rope_parameters": (None, 3, {"rope_type": "linear", "factor": 2.0}, {"rope_type": "yarn"}, {"rope_theta": "x", "rope_type": "default"}),
+    "rope_parameters": (None, 3, {"rope_type": "linear", "factor": 2.0}, {"rope_type": "yarn"}, {"rope_theta": "x"}),
     "tokenizer_class": ("GPT2Tokenizer", "LlamaTokenizer", "EvilTokenizer", "PreTrainedTokenizer", 3), "chat_template": ("{{ x", 3, None),
     "extra_special_tokens": ({"x": "<x>"}, ["<x>"], 3), "added_tokens_decoder": ({"0": {"content": "x"}}, {"x": 3}, 3),
     "eos_token": (None, "nope", {"content": "x"}, 3), "model_max_length": (10**30, -1, "x"),
@@ -85,14 +86,12 @@ def alarm(seconds: float) -> Iterator[None]:
 def originals(tmp_path_factory) -> list[Path]:
     """Folders of policies and scorers, one of them in shards."""
     root, found = tmp_path_factory.mktemp("originals"), []
-    for family, kind, settings in (
-        ("llama", AutoModelForCausalLM, {}), ("gpt2", AutoModelForCausalLM, {}), ("qwen", AutoModelForSequenceClassification, {"num_labels": 1}),
-        ("llama", AutoModelForCausalLM, {"max_shard_size": "5KB"}),
-    ):  # fmt: skip
+    policy, scorer = AutoModelForCausalLM, AutoModelForSequenceClassification
+    for family, kind, shard in (("llama", policy, "5GB"), ("gpt2", policy, "5GB"), ("qwen", scorer, "5GB"), ("llama", policy, "5KB")):
         tokenizer, folder = family_tokenizer(family), root / f"{len(found)}-{family}"
         shape = family_shape(family, tokenizer)
-        shape.num_labels = settings.pop("num_labels", 2)
-        random_model(kind, shape, 0).save_pretrained(folder, **settings)
+        shape.num_labels = 1 if kind is scorer else 2
+        random_model(kind, shape, 0).save_pretrained(folder, max_shard_size=shard)
         tokenizer.save_pretrained(folder)
         found.append(folder)
     return found
@@ -214,7 +213,8 @@ def mutate_file(draw: random.Random, path: Path) -> None:
     path.unlink()
     ways: tuple[Callable[[], object], ...] = (
         lambda: None, path.mkdir, lambda: os.mkfifo(path), lambda: path.symlink_to(path), lambda: path.symlink_to("/nowhere/x"),
-        lambda: path.symlink_to("/dev/zero"), lambda: path.symlink_to(path.parent), lambda: path.write_bytes(text), lambda: path.write_bytes(b""),
+        lambda: path.symlink_to("/dev/zero"), lambda: path.symlink_to(path.parent), lambda: path.write_bytes(text),
+        lambda: path.write_bytes(b""),
     )  # fmt: skip
     draw.choice(ways)()
 

@@ -144,7 +144,13 @@ def test_a_folder_without_tokenizer_files_is_refused_before_anything_is_built(st
 
 def test_tokenizer_settings_without_a_vocabulary_are_no_tokenizer(folder):
     (folder / "tokenizer.json").unlink()
-    refusal(folder, load_tokenizer)
+    edited(folder / "tokenizer_config.json", tokenizer_class="GPT2Tokenizer")
+    assert "has no vocabulary but its special tokens" in refusal(folder, load_tokenizer)
+
+
+def test_tokenizer_settings_of_wrong_types_are_told_at_load(folder):
+    edited(folder / "tokenizer_config.json", model_max_length="many")
+    assert "cannot load the tokenizer" in refusal(folder, load_tokenizer)
 
 
 @pytest.mark.parametrize("setting", ["reward_model", "gold"])

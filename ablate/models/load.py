@@ -80,7 +80,7 @@ def load_scorer(folder: str | Path, device: torch.device, new_head: bool = False
 def check_finite(model: PreTrainedModel, folder: str | Path) -> None:
     """Raises UserError for a weight that is NaN or infinite: every answer and score would be so too."""
     for name, weight in model.named_parameters():
-        if not torch.isfinite(weight).all():
+        if not torch.isfinite(weight.sum()) and not torch.isfinite(weight).all():  # a sum takes a tenth of the time
             raise UserError(f"the weights in {folder} are not finite ({name}): restore the folder or name another")
 
 

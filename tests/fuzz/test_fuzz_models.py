@@ -13,7 +13,7 @@ import socket
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -22,9 +22,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from ablate.config import Config
 from ablate.errors import UserError
+from ablate.memory.shapes import folder_shape
 from ablate.models.load import load_policy, load_scorer, load_tokenizer
 from ablate.models.weights import INDEX, SINGLE
+from ablate.pipeline.checks import check_models
 from ablate.ppo.scoring import load_scorer_tokenizer
 from tests.real.families import family_shape, family_tokenizer, random_model
 
@@ -251,7 +254,12 @@ def a_mutant(draw: random.Random, original: Path, folder: Path, marker: Path) ->
 
 def outcome(folder: Path, scorer: bool) -> str:
     """`loaded`, or a UserError's sentence. Anything else is raised."""
+    config = Config()
+    config.data.source = "hh_rlhf"
+    with suppress(UserError):
+        folder_shape(str(folder), "model.path")
     try:
+        check_models(config, folder, None)
         (load_scorer_tokenizer if scorer else load_tokenizer)(folder)
         model = (load_scorer if scorer else load_policy)(folder, CPU)
     except UserError as error:

@@ -255,7 +255,12 @@ def a_mutant(draw: random.Random, original: Path, folder: Path, marker: Path) ->
 def outcome(folder: Path, scorer: bool) -> str:
     """`loaded`, or a UserError's sentence. Anything else is raised."""
     config = Config()
-    config.data.source = "hh_rlhf"
+    config.data.source, config.data.max_prompt_tokens, config.data.max_response_tokens, config.sampling.max_new_tokens = (
+        "hh_rlhf",
+        64,
+        32,
+        32,
+    )
     with suppress(UserError):
         folder_shape(str(folder), "model.path")
     try:

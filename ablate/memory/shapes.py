@@ -11,7 +11,8 @@ from transformers import PretrainedConfig
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.models.folder import one_line, read_shape
+from ablate.models.folder import read_shape
+from ablate.models.weights import one_line
 
 WORLD_PROMPT, WORLD_VOCABULARY = 14, 174  # tokens of the embedded world's longest prompt, and of its vocabulary
 
@@ -111,16 +112,29 @@ SHAPES = {
 def folder_shape(path: str, setting: str) -> Shape:
     """The shape of the model in a folder or on the hub, of which only config.json is fetched. Raises UserError where it cannot be."""
     if Path(path).exists():
-        return shape_of(read_shape(path))
+        return counted_shape(read_shape(path), path)
     try:
         with tempfile.TemporaryDirectory() as folder:  # not the cache: it would pass for the whole model there
             hf_hub_download(path, "config.json", local_dir=folder)
-            return shape_of(read_shape(folder))
+            config = read_shape(folder)
     except Exception as error:  # the hub's client and the network each raise their own kinds
         raise UserError(
             f"{setting}={path} is not a folder, and its config.json cannot be fetched ({one_line(error)}): "
             "name a folder, or --parameters with the model's size"
         ) from error
+    return counted_shape(config, path)
+
+
+def counted_shape(config: PretrainedConfig, path: str) -> Shape:
+    """`shape_of` a config.json. Raises UserError for an architecture whose sizes are not those of a decoder with attention."""
+    try:
+        shape = shape_of(config)
+        if shape.parameters > 0:
+            return shape
+        reason = "sizes below one"
+    except (AttributeError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:  # other names, types, and sizes by layer
+        reason = one_line(error)
+    raise UserError(f"the sizes of {path} ({config.model_type}) cannot be counted ({reason}): name --parameters with the model's size")
 
 
 def model_shapes(config: Config, parameters: float | None) -> tuple[Shape, Shape]:

@@ -88,17 +88,17 @@ def use_bmm(query: Tensor, key: Tensor, settings: dict) -> bool:
 
 
 def bmm_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> Tensor:
-    """softmax(q kᵀ · scaling) v → [b, t, h, d], over the keys where mask [b or 1, 1, t, k] is True.
+    """softmax(q kᵀ · scaling) v → [b, t, h, d'], over the keys where mask [b or 1, 1, t, k] is True.
 
-    query [b, h, t, d]; key and value [b, h, k, d]. A query without any key is a pad. It attends to all keys, because its state, which
-    is never read, must be finite.
+    query [b, h, t, d]; key [b, h, k, d]; value [b, h, k, d'], where d' is mostly d. A query without any key is a pad. It attends to
+    all keys, because its state, which is never read, must be finite.
     """
-    (batch, heads, count, width), keys = query.shape, key.shape[2]
+    (batch, heads, count, _), keys = query.shape, key.shape[2]
     bias = torch.zeros(mask.shape).masked_fill_(~mask, torch.finfo(query.dtype).min)
     query, key, value = (states.reshape(batch * heads, *states.shape[2:]) for states in (query, key, value))
     scores = torch.bmm(query, key.transpose(1, 2)).view(batch, heads, count, keys)
     weights = scores.mul_(scaling).add_(bias).softmax(-1)
-    return torch.bmm(weights.flatten(0, 1), value).view(batch, heads, count, width).transpose(1, 2)
+    return torch.bmm(weights.flatten(0, 1), value).view(batch, heads, count, value.shape[-1]).transpose(1, 2)
 
 
 def band(width: int, window: int, device: torch.device) -> Tensor:

@@ -10,9 +10,11 @@ are the last T columns. H is the hidden width, V the vocabulary.
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
 from ablate.models.attention import attends_in_groups, length_groups
 from ablate.models.folder import SCORE_SHIFT
@@ -57,11 +59,44 @@ def response_positions(attention: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]
     return rows, positions[rows, attention.shape[1] - mask.shape[1] + steps] - 1
 
 
+def cached_states(policy: PreTrainedModel, tokens: Tensor, attention: Tensor, positions: Tensor, cache: Cache) -> Tensor:
+    """Hidden states [b, t, H] of new tokens [b, t] that follow those in the cache.
+
+    attention: [b, k] bool over cached and new tokens, False at pads. positions: [b, t], counted without pads.
+    A single new token attends to all real ones, so `attention` as [b, 1, 1, k] is its mask. transformers would build the same one.
+    """
+    if tokens.shape[1] == 1 and attends_in_groups(policy):
+        attention = attention[:, None, None]
+    return policy.base_model(
+        input_ids=tokens, attention_mask=attention, position_ids=positions, past_key_values=cache, use_cache=True
+    ).last_hidden_state
+
+
+class RescalingHead(nn.Module):
+    """softcap(scale · head(h)) [V] of hidden states h [H], where softcap(z) = c · tanh(z / c), or z without a cap c."""
+
+    def __init__(self, head: nn.Module, scale: float, cap: float | None):
+        super().__init__()
+        self.head, self.scale, self.cap = head, scale, cap
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        logits = self.head(hidden) * self.scale
+        return logits if self.cap is None else self.cap * (logits / self.cap).tanh()
+
+
 def vocabulary_head(policy: PreTrainedModel) -> nn.Module:
-    """The layer [H] → [V] from a hidden state of a causal language model to its logits."""
-    head = policy.get_output_embeddings()
+    """The layer [H] → [V] from a hidden state of a causal language model to its logits.
+
+    It rescales them as the architecture does: Cohere, Granite and Falcon-H1 by a factor, Gemma 2 by a softcap. Whether it gives the
+    logits of the model's own `forward` is checked at load (`ablate.models.agreement`).
+    """
+    head, config = policy.get_output_embeddings(), policy.config.get_text_config()
     assert head is not None  # every causal language model has one
-    return head
+    factors, divisors = (
+        [getattr(config, name, None) or 1.0 for name in names] for names in (("logit_scale", "lm_head_multiplier"), ("logits_scaling",))
+    )
+    scale, cap = prod(factors) / prod(divisors), getattr(config, "final_logit_softcapping", None)
+    return head if scale == 1 and cap is None else RescalingHead(head, scale, cap)
 
 
 def response_logits(policy: PreTrainedModel, tokens: Tensor, attention: Tensor, mask: Tensor) -> Tensor:

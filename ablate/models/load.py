@@ -17,9 +17,21 @@ from transformers.utils import logging as transformers_logging
 
 from ablate.data.chat import prepare
 from ablate.errors import UserError
-from ablate.models.attention import use_grouped_attention
-from ablate.models.folder import check_causal, check_folder, linear_score, load_score_head, one_line, read_shape
+from ablate.models.agreement import use_checked_passes
+from ablate.models.attention import attends_in_groups, use_grouped_attention
+from ablate.models.folder import (
+    TOKENIZER_FILES,
+    check_classifier,
+    check_folder,
+    check_sizes,
+    check_surplus,
+    has_tokenizer,
+    linear_score,
+    load_score_head,
+    read_shape,
+)
 from ablate.models.linear import use_onednn
+from ablate.models.weights import one_line
 
 # A new score head is expected here, and a bar for a load of milliseconds is noise; `load` reports what is truly missing.
 transformers_logging.set_verbosity_error()
@@ -29,24 +41,26 @@ transformers_logging.disable_progress_bar()
 def load_tokenizer(folder: str | Path, template: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer of a Hugging Face folder, made ready by `ablate.data.chat.prepare`. Raises UserError where it cannot be loaded."""
     check_folder(folder)
+    if not has_tokenizer(folder):
+        raise UserError(f"{folder} holds no tokenizer ({', '.join(TOKENIZER_FILES)}): put the model's tokenizer files into it")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer("")  # settings that transformers does not check fail here
     except Exception as error:  # tokenizers, JSON and transformers each raise their own kinds
         raise UserError(f"cannot load the tokenizer in {folder} ({one_line(error)}): restore the folder or name another") from error
+    if len(tokenizer) <= len(tokenizer.get_added_vocab()):
+        raise UserError(f"the tokenizer in {folder} has no vocabulary but its special tokens: put the model's tokenizer files into it")
     return prepare(tokenizer, folder, template)
 
 
 def load_policy(folder: str | Path, device: torch.device) -> PreTrainedModel:
     """A causal language model in float32 and evaluation mode: dropout never runs, since sampled and scored log-probs must agree.
 
-    Raises UserError where it cannot be loaded, and for a model that rescales its logits.
+    Raises UserError where it cannot be loaded, and for an architecture whose passes here differ from its own `forward`.
     """
     model = load(AutoModelForCausalLM, folder, device)
-    for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
-        if getattr(model.config, name, None) not in (None, 1, 1.0):
-            raise UserError(f"{folder} rescales its logits ({name}), which the vocabulary head here does not: use another architecture")
     check_finite(model, folder)
-    return model
+    return use_onednn(use_checked_passes(model, folder))
 
 
 def load_scorer(folder: str | Path, device: torch.device, new_head: bool = False) -> PreTrainedModel:
@@ -60,19 +74,22 @@ def load_scorer(folder: str | Path, device: torch.device, new_head: bool = False
     if not new_head:
         load_score_head(model, folder)
     check_finite(model.base_model if new_head else model, folder)
-    return model
+    return use_onednn(use_checked_passes(model, folder))
 
 
 def check_finite(model: PreTrainedModel, folder: str | Path) -> None:
     """Raises UserError for a weight that is NaN or infinite: every answer and score would be so too."""
     for name, weight in model.named_parameters():
-        if not torch.isfinite(weight).all():
+        if not torch.isfinite(weight.sum()) and not torch.isfinite(weight).all():  # a sum takes a tenth of the time
             raise UserError(f"the weights in {folder} are not finite ({name}): restore the folder or name another")
 
 
 def load(kind: type, folder: str | Path, device: torch.device, **settings) -> PreTrainedModel:
     """A model from safetensors, without remote code. Raises UserError for a folder that is missing or damaged. kind: its Auto class."""
-    read_shape(folder)
+    shape = read_shape(folder)
+    if kind is AutoModelForSequenceClassification:
+        check_classifier(shape, folder)
+    check_sizes(kind, shape, folder)
     try:
         model, report = kind.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False,
@@ -86,14 +103,14 @@ def load(kind: type, folder: str | Path, device: torch.device, **settings) -> Pr
     mismatched = sorted(str(key) for key, *_ in report["mismatched_keys"] if not key.startswith("score."))
     if mismatched:
         raise UserError(f"{mismatched[0]} in {folder} has another shape than config.json says: restore the folder or name another")
+    check_surplus(model, report["unexpected_keys"], folder)
     unmask_eos_embedding(model)
-    check_causal(model.eval(), folder)
-    return use_onednn(use_grouped_attention(model)).to(device)
+    return model.eval().to(device)
 
 
 def unmask_eos_embedding(model: PreTrainedModel) -> None:
     """Let the end token's embedding learn where it is also the padding index, to which nn.Embedding gives no gradient."""
-    embedding, end = model.get_input_embeddings(), model.config.get_text_config().eos_token_id
+    embedding, end = model.get_input_embeddings(), getattr(model.config.get_text_config(), "eos_token_id", None)
     if embedding.padding_idx is not None and embedding.padding_idx in (end if isinstance(end, list) else [end]):
         embedding.padding_idx = None
 
@@ -110,7 +127,8 @@ def new_critic(init: str, sft: str | Path, reward: str | Path, device: torch.dev
     if init == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator.initial_seed())
-            critic = use_onednn(use_grouped_attention(AutoModelForSequenceClassification.from_config(critic.config)).eval())
+            new = AutoModelForSequenceClassification.from_config(critic.config).eval()
+            critic = use_onednn(use_grouped_attention(new) if attends_in_groups(critic) else new)
     nn.init.normal_(critic.score.weight, std=critic.config.initializer_range, generator=generator)
     return critic.to(device)
 

@@ -11,10 +11,11 @@ from ablate.data.files import content_key, read_table
 from ablate.data.probes import read_questions, read_texts
 from ablate.data.source import open_source
 from ablate.errors import UserError
-from ablate.models.folder import check_length, read_shape
+from ablate.models.folder import check_classifier, check_length, read_shape, score_head
 from ablate.models.hub import resolve
 from ablate.models.load import load_tokenizer
 from ablate.models.lora import require_peft
+from ablate.models.weights import weight_files
 from ablate.pipeline.preferences import read as read_pairs
 from ablate.pipeline.pretrain import longest_dialogue
 from ablate.pipeline.reward_model import encode_pairs
@@ -39,7 +40,7 @@ class Provided:
 def resolve_provided(config: Config) -> Provided:
     """The folders that the `….path` settings name, hub models included. Raises UserError for what is missing or could not be run.
 
-    Only config.json, tokenizers and data are read here. Weights are checked when they are loaded.
+    Only config.json, tokenizers, the headers of weights and data are read here. Weights are checked when they are loaded.
     """
     if config.model.lora_rank:
         require_peft()
@@ -58,6 +59,8 @@ def resolve_provided(config: Config) -> Provided:
         data = content_key(config.data)
         print(f"data: {read_table(config.data)}", file=sys.stderr, flush=True)
     check_models(config, folders["sft"] or start, folders["reward_model"])
+    for folder in filter(None, (folders["reward_model"], folders["gold"], folders["critic"])):
+        check_scorer(folder)
     return Provided(
         start, folders["sft"], None if pairs is None else Path(pairs), folders["reward_model"], folders["gold"], folders["critic"], data
     )
@@ -92,11 +95,21 @@ def model_folder(config: Config, name: str) -> Path | None:
     return None if path is None else resolve(path, f"{name}.path")
 
 
+def check_scorer(folder: Path) -> None:
+    """Raises UserError where a folder holds no sequence classifier with one score, by its config.json and the headers of its weights."""
+    check_classifier(read_shape(folder), folder)
+    score_head(folder)
+
+
 def check_models(config: Config, policy: Path | None, reward: Path | None) -> None:
     """Raises UserError where the policy has too few positions or too small a vocabulary, or the reward model does not suit it."""
     if policy is None:
         return
     shape, tokenizer = read_shape(policy), load_tokenizer(policy)
+    if reward is None or config.ppo.critic_init != "reward":
+        check_classifier(shape, policy)
+    for folder in filter(None, (policy, reward)):
+        weight_files(folder)
     size = shape.get_text_config().vocab_size
     if len(tokenizer) > size:
         raise UserError(f"the tokenizer in {policy} has {len(tokenizer)} tokens and the model {size}: they do not belong together")
@@ -106,5 +119,4 @@ def check_models(config: Config, policy: Path | None, reward: Path | None) -> No
             "lower them, or name a model with a longer context",
         )  # fmt: skip
     if reward is not None:
-        read_shape(reward)
         needs_retokenizing(reward, tokenizer, config.ppo.critic_init)

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import Cache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ablate.config import SamplingConfig
 from ablate.data.chat import Turns
-from ablate.models.attention import attends_in_groups
-from ablate.models.forward import log_softmax, vocabulary_head
+from ablate.models.forward import cached_states, log_softmax, vocabulary_head
 from ablate.models.kv_cache import reserved_cache
 
 # The largest distributions [B, T, V], in bytes, that the sampler keeps for the KL; larger ones are computed again. In bfloat16 they are
@@ -71,7 +70,7 @@ def sample(
     """
     rows, steps = noise.shape
     temperature = sampling.training_temperature
-    vocabulary = policy.config.vocab_size
+    vocabulary = policy.config.get_text_config().vocab_size
     keep = rows * steps * vocabulary * 4 <= DISTRIBUTION_BYTES and not torch.is_autocast_enabled(prompts.device.type)
     responses = torch.full((rows, steps), pad, device=prompts.device)
     mask = torch.zeros((rows, steps), dtype=torch.bool, device=prompts.device)
@@ -83,7 +82,7 @@ def sample(
         cache = reserved_cache(policy.config, prompts.shape[1] + steps)
         positions = (attention.long().cumsum(1) - 1).clamp(min=0)
         real = torch.cat([attention, attention.new_ones(rows, steps)], dim=1)  # False at the pads of prompts
-        hidden = trunk(policy, prompts, attention, positions, cache)
+        hidden = cached_states(policy, prompts, attention, positions, cache)
         head = vocabulary_head(policy)
         few = max(1, LOGIT_BYTES // (4 * prompts.shape[1] * vocabulary))  # prompts whose logits [few, P, V] are in memory at once
         parts = (hidden[:, :-1].split(few), prompts[:, 1:].split(few), (attention[:, :-1] & attention[:, 1:]).split(few))
@@ -117,23 +116,10 @@ def sample(
             if sampling.repetition_penalty != 1:
                 seen = torch.cat([seen, token[:, None]], dim=1)
             position = position + 1
-            hidden = trunk(policy, token[:, None], real[:, : prompts.shape[1] + step + 1], position[:, None], cache)[:, -1]
+            hidden = cached_states(policy, token[:, None], real[:, : prompts.shape[1] + step + 1], position[:, None], cache)[:, -1]
     longest = int(mask.sum(1).max())
     log_probs = distributions[:, :longest] if keep else None
     return Sampled(responses[:, :longest], mask[:, :longest], ended, log_probs, prompt_nll)
-
-
-def trunk(policy: PreTrainedModel, tokens: Tensor, attention: Tensor, positions: Tensor, cache: Cache) -> Tensor:
-    """Hidden states [b, t, H] of new tokens [b, t] that follow those in the cache.
-
-    attention: [b, k] bool over cached and new tokens, False at pads. positions: [b, t], counted without pads.
-    A single new token attends to all real ones, so `attention` as [b, 1, 1, k] is its mask. transformers would build the same one.
-    """
-    if tokens.shape[1] == 1 and attends_in_groups(policy):
-        attention = attention[:, None, None]
-    return policy.base_model(
-        input_ids=tokens, attention_mask=attention, position_ids=positions, past_key_values=cache, use_cache=True
-    ).last_hidden_state
 
 
 def choose(logits: Tensor, log_probs: Tensor, noise: Tensor, sampling: SamplingConfig, seen: Tensor) -> Tensor:

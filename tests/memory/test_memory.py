@@ -21,6 +21,7 @@ from ablate.models.forward import packed_states
 from ablate.models.linear import use_onednn
 from ablate.models.lora import add_adapter
 from ablate.system.seeding import torch_generator
+from tests.models.architectures import tiny_config
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from memory_peaks import CASES, config_of, measured
@@ -193,3 +194,11 @@ def test_a_reward_models_shape_counts_for_critic_and_reward_model():
     assert FAMILIES["gpt2"].trunk + FAMILIES["gpt2"].hidden == sum(p.numel() for p in large.parameters())
     found = estimate(replace(SMALL, reward=FAMILIES["gpt2"]))
     assert found.phases["update"]["critic"] == 4 * sum(p.numel() for p in large.parameters())
+
+
+@pytest.mark.parametrize("model_type", ["mamba", "gemma4_text"])
+def test_an_architecture_whose_sizes_cannot_be_counted_is_named(model_type, tmp_path):
+    """One has no attention heads, and the heads of the other differ from layer to layer."""
+    tiny_config(model_type).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=f"the sizes of .* .{model_type}. cannot be counted .*: name --parameters"):
+        folder_shape(str(tmp_path), "model.path")

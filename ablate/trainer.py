@@ -301,18 +301,19 @@ def load_models(config: Config, stages: Stages, start: Path | None, device: torc
     tokenizer = load_tokenizer(stages.sft)
     generator = torch_generator(config.seed, "critic head")
     frozen = torch.device("cpu") if config.offload else device
+    first_policy = stages.pretrained if ppo.policy_init == "pretrained" else stages.sft
     scorer = open_scorer(stages.reward_model, tokenizer, ppo.critic_init, frozen)
     reference = freeze(load_policy(stages.sft, device if lora else frozen))
     if start is not None:
-        read_state(start)
+        read_state(start, last=ppo.updates)
     if lora:
         shared = ppo.critic_init == "reward"
         trunk = scorer.model if shared else new_critic(ppo.critic_init, stages.sft, stages.reward_model, device, generator)
         policy, critic = load_adapted(start, reference, trunk, config)
     elif start is not None:
-        policy, critic = load_weights(start, device)
+        policy, critic = load_weights(start, device, (first_policy, stages.reward_model if ppo.critic_init == "reward" else stages.sft))
     else:
-        policy = load_policy(stages.pretrained if ppo.policy_init == "pretrained" else stages.sft, device)
+        policy = load_policy(first_policy, device)
         critic = new_critic(ppo.critic_init, stages.sft, stages.reward_model, device, generator)
     if config.model.gradient_checkpointing:
         for model in (policy, critic):

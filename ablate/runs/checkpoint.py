@@ -26,7 +26,7 @@ from ablate.models.load import load_policy, load_scorer
 from ablate.models.lora import add_adapter, restore_adapter
 from ablate.ppo.collapse import CollapseDetector
 from ablate.ppo.models import Models
-from ablate.ppo.types import RunningMoments, ShapingState
+from ablate.ppo.types import ShapingState
 from ablate.runs.folder import STREAMS, is_update
 from ablate.settings.fields import cut
 from ablate.system.distributed import is_main, raise_on_all_ranks

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from ablate.errors import UserError
 from ablate.system.files import atomic_folder
 from ablate.system.locks import locked
+from ablate.system.reading import plain_bytes
 
 ARCHIVE, SUMS = "runs.tar.xz", "SHA256SUMS"
 MOST_BYTES, MOST_MEMBERS, LONGEST_NAME = 1 << 34, 1_000_000, 1000  # of an archive that is unpacked
@@ -64,9 +65,13 @@ def checksum(packed: Path) -> str:
     Raises:
         UserError: they differ.
     """
-    found = hashlib.sha256((packed / ARCHIVE).read_bytes()).hexdigest()
-    stated = (packed / SUMS).read_text().split()[0] if (packed / SUMS).is_file() else None
-    if found != stated:
+    with open(packed / ARCHIVE, "rb") as archive:
+        found = hashlib.file_digest(archive, "sha256").hexdigest()
+    try:
+        stated = plain_bytes(packed / SUMS).split()[:1]
+    except (FileNotFoundError, ValueError):
+        stated = []
+    if [found.encode()] != stated:
         raise UserError(f"{packed / ARCHIVE} is damaged: its checksum is not the one in {SUMS}; fetch it again")
     return found
 

@@ -180,7 +180,7 @@ def _sft_gold(folder: Path, row: dict, names: list[str], values: np.ndarray) -> 
     if mean is None and "eval/gold" in names and values[0, names.index("update")] == 0:
         mean = values[0, names.index("eval/gold")]
     if deviation is None and mean is not None:
-        first = [row["gold"] for row in iter_jsonl(folder / "scores.jsonl", stop_after_update=0) if row["gold"] is not None]
+        first = [row["gold"] for row in iter_jsonl(folder / "scores.jsonl", stop_after_update=0) if row.get("gold") is not None]
         deviation = float(np.std(first, ddof=1)) if len(first) > 1 else None
     return (math.nan if mean is None else float(mean), math.nan if deviation is None else float(deviation))
 
@@ -304,8 +304,8 @@ def _parse_lines(data: bytes, name: str, notes: list[str]) -> list[Any]:
     return rows
 
 
-# What a row of these files holds, without which it is no row.
-_COLUMNS: dict[str, dict[str, Any]] = {
+# What a row of these files may hold; without the first it is no row, nor with another type.
+COLUMNS: dict[str, dict[str, Any]] = {
     "scores.jsonl": {"update": int, "prompt": int, "kind": str | None, "proxy": float | None, "gold": float | None, "length": float},
     "samples.jsonl": {"update": int, "prompt": str, "kind": str | None, "response": str, "proxy": float | None, "gold": float | None,
                       "length": float},
@@ -318,7 +318,8 @@ def iter_jsonl(path: Path, stop_after_update: int | None = None) -> Iterator[dic
 
     It stops at the first row whose update exceeds `stop_after_update`.
     """
-    columns = _COLUMNS.get(path.name, {"update": int})
+    columns = COLUMNS.get(path.name, {"update": int})
+    key = next(iter(columns))
     try:
         check_plain(os.stat(path), MOST_ROW_BYTES)
         lines = open(path, "rb")
@@ -326,7 +327,7 @@ def iter_jsonl(path: Path, stop_after_update: int | None = None) -> Iterator[dic
         return
     with lines:
         for row in readable_rows(lines):
-            if not isinstance(row, dict) or any(name not in row or not fits(row[name], kind) for name, kind in columns.items()):
+            if not isinstance(row, dict) or key not in row or any(name in row and not fits(row[name], columns[name]) for name in columns):
                 continue
             if stop_after_update is not None and row["update"] > stop_after_update:
                 return

@@ -32,8 +32,8 @@ from analysis.load.judgements import load_judgements
 from analysis.report.__main__ import main as report
 from analysis.verdicts import main as verdicts
 
-FEW, MANY = 120, 3000
-FEW_RESUMED, MANY_RESUMED = 14, 400
+FEW, MANY = 60, 2000
+FEW_RESUMED, MANY_RESUMED = 4, 400
 RECORDS = ("summary.json", "config.yaml", "metrics.jsonl", "scores.jsonl", "samples.jsonl", "reward_model/report.json",
            "reward_model/training.jsonl", "reward_model/pairs.csv")  # fmt: skip
 STATE = ("checkpoints/2/state.json", "checkpoints/2/optimizer.safetensors", "checkpoints/2/policy/model.safetensors",
@@ -225,8 +225,9 @@ def test_one_harmed_run_stops_no_analysis_of_the_others(trials, finished, tmp_pa
             sweep_summary(sorted(root.glob("*/*/seed=*")))
 
         assert ending(analysis, how) == "done"
-        ends["verdicts", ending(lambda: verdicts([str(root / "s")]), f"{how}; verdicts")] += 1
-        if trial % 10 == 0:
+        if trial % 6 == 0:
+            ends["verdicts", ending(lambda: verdicts([str(root / "s")]), f"{how}; verdicts")] += 1
+        if trial % 20 == 0:
             made = tmp_path / "page"
             ends["report", ending(lambda to=made: report([str(root / "s"), "--out", str(to)]), f"{how}; report")] += 1
         shutil.rmtree(bad)

@@ -67,7 +67,14 @@ def an_archive(rng: random.Random, out: Path) -> bytes:
 def damaged(data: bytes, rng: random.Random) -> bytes:
     at, end = sorted((rng.randrange(len(data)), rng.randrange(len(data))))
     return rng.choice(
-        (data[:at] + bytes([rng.randrange(256)]) + data[at + 1 :], data[:at], data[:at] + data[end:], data[:end] + data[at:], b"", data + data)
+        (
+            data[:at] + bytes([rng.randrange(256)]) + data[at + 1 :],
+            data[:at],
+            data[:at] + data[end:],
+            data[:end] + data[at:],
+            b"",
+            data + data,
+        )
     )
 
 

@@ -147,6 +147,9 @@ def typed(tree: dict, folder: Path) -> DictConfig:
     """
     settings = {name: value for name, value in tree.items() if name not in ("identity", "hash")}
     try:
+        lacking = next((name for name in ("study", "arm", "seed", "model", "data", "ppo") if name not in settings), None)
+        if lacking is not None:
+            raise ValueError(f"it lacks {lacking}")
         if any(isinstance(value, str) and "${" in value for _, value in flat(settings)):
             raise ValueError("it holds an interpolation")
         merged = OmegaConf.merge(OmegaConf.structured(Config), settings)

@@ -1,4 +1,4 @@
-"""Run folders damaged at random, through everything that reads them: a right result or one sentence, no hang, and nothing written elsewhere.
+"""Run folders damaged at random, through everything that reads them: a right result or one sentence, no hang, nothing elsewhere.
 
 One tiny real run is made, then copied and harmed: bytes, values of JSON and YAML, and kinds of file.
 """
@@ -32,8 +32,8 @@ from analysis.load.judgements import load_judgements
 from analysis.report.__main__ import main as report
 from analysis.verdicts import main as verdicts
 
-FEW, MANY = 60, 2000
-FEW_RESUMED, MANY_RESUMED = 4, 400
+FEW, MANY = 20, 2000
+FEW_RESUMED, MANY_RESUMED = 10, 150
 RECORDS = ("summary.json", "config.yaml", "metrics.jsonl", "scores.jsonl", "samples.jsonl", "reward_model/report.json",
            "reward_model/training.jsonl", "reward_model/pairs.csv")  # fmt: skip
 STATE = ("checkpoints/2/state.json", "checkpoints/2/optimizer.safetensors", "checkpoints/2/policy/model.safetensors",
@@ -181,7 +181,7 @@ def ending(action: Callable[[], object], how: str) -> str:
             return "done"
         assert isinstance(ended.code, str) and ended.code.startswith("error: ") and "\n" not in ended.code, (how, ended.code)
     except BaseException as error:
-        raise AssertionError(how) from error
+        raise AssertionError(f"{how}: {error!r}") from error
     else:
         return "done"
     return "refused"
@@ -249,7 +249,7 @@ def test_a_harmed_run_is_resumed_and_exported_right_or_refused(trials, finished,
         (folder / "config.yaml").write_text(text)
         (folder / "summary.json").unlink()
         how = f"trial {trial}: {harm(folder / rng.choice(STATE), rng, outside)}"
-        ends["export", ending(lambda: export([str(folder), "--to", str(tmp_path / "model")]), f"{how}; export")] += 1
+        ends["export", ending(lambda run=folder: export([str(run), "--to", str(tmp_path / "model")]), f"{how}; export")] += 1
         end = ending(lambda config=config: execute(config), f"{how}; resume")
         ends["resume", end] += 1
         if end == "done" and "metrics" not in how and "model.safetensors" not in how and "optimizer" not in how and "state" not in how:

@@ -33,7 +33,7 @@ from analysis.report.__main__ import main as report
 from analysis.verdicts import main as verdicts
 
 FEW, MANY = 20, 2000
-FEW_RESUMED, MANY_RESUMED = 10, 150
+FEW_RESUMED, MANY_RESUMED = 8, 150
 RECORDS = ("summary.json", "config.yaml", "metrics.jsonl", "scores.jsonl", "samples.jsonl", "reward_model/report.json",
            "reward_model/training.jsonl", "reward_model/pairs.csv")  # fmt: skip
 STATE = ("checkpoints/2/state.json", "checkpoints/2/optimizer.safetensors", "checkpoints/2/policy/model.safetensors",

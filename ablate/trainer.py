@@ -352,11 +352,12 @@ def load_models(config: Config, stages: Stages, start: Path | None, device: torc
     tokenizer = load_tokenizer(stages.sft)
     generator = torch_generator(config.seed, "critic head")
     frozen = torch.device("cpu") if config.offload else device
+    first_policy = stages.pretrained if ppo.policy_init == "pretrained" else stages.sft
     scorer = open_scorer(stages.reward_model, tokenizer, ppo.critic_init, frozen)
     members = tuple(open_scorer(folder, tokenizer, ppo.critic_init, frozen) for folder in stages.ensemble)
     reference = freeze(load_policy(stages.sft, device if lora else frozen))
     if start is not None:
-        read_state(start)
+        read_state(start, last=ppo.updates)
     critic = None
     if stages.critic is not None and (start is None or lora):
         critic = load_scorer(stages.critic, device)
@@ -366,9 +367,10 @@ def load_models(config: Config, stages: Stages, start: Path | None, device: torc
     if lora:
         policy, critic = load_adapted(start, reference, critic, config)
     elif start is not None:
-        policy, critic = load_weights(start, device, ppo.has_critic)
+        critic_start = stages.critic or (stages.reward_model if ppo.critic_init == "reward" else stages.sft)
+        policy, critic = load_weights(start, device, (first_policy, critic_start)[: 1 + ppo.has_critic])
     else:
-        policy = load_policy(stages.pretrained if ppo.policy_init == "pretrained" else stages.sft, device)
+        policy = load_policy(first_policy, device)
     if config.model.gradient_checkpointing:
         for model in filter(None, (policy, critic)):
             checkpoint_gradients(model)

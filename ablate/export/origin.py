@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from ablate.errors import UserError
-from ablate.runs.folder import checkpoint_folder, checkpoints, read_config
+from ablate.runs.folder import checkpoint_folder, checkpoints, config_of, read_config
 from ablate.runs.summary import read_summary
+from ablate.system.reading import read_object
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ def find_origin(run: Path, to: Path, what: str, checkpoint: int | None) -> Origi
     config = read_config(run)
     if config is None:
         raise UserError(f"{run} is not a run folder (no config.yaml): name a folder results/<study>/<arm>/seed=<n>")
+    config_of(run)
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise UserError(f"{to} exists and is not empty: name another folder with --to")
     summary = read_summary(run)
@@ -51,7 +52,7 @@ def chosen_checkpoint(run: Path, update: int | None, summary: dict | None) -> Pa
 def stage_folder(run: Path, stage: str) -> Path:
     """The folder of a stage (`sft` or `reward_model`), as stages.json of the run names it. Raises UserError where it is missing."""
     try:
-        folder = Path(json.loads((run / "stages.json").read_text())[stage])
+        folder = Path(read_object(run / "stages.json")[stage])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{run} does not say where its {stage} lies (no readable stages.json): run it again") from error
     if not folder.is_dir():

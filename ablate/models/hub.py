@@ -36,8 +36,11 @@ def resolve(path: str, setting: str) -> Path:
 
 def local_folder(path: str) -> Path | None:
     """The folder that a path or a hub model's name means, without a download: itself, or the snapshot in the local cache; else None."""
-    if Path(path).exists():
-        return Path(path)
+    try:
+        if Path(path).exists():
+            return Path(path)
+    except (OSError, ValueError):  # too long, behind a folder that may not be entered, or with a null byte
+        return None
     if not NAME.fullmatch(path):
         return None
     from huggingface_hub import snapshot_download

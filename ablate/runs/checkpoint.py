@@ -8,29 +8,36 @@ floats exactly.
 from __future__ import annotations
 
 import json
-import shutil
-from dataclasses import asdict, dataclass, field
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, cast, get_args, get_origin, get_type_hints
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from ablate.config import Config
 from ablate.errors import UserError
+from ablate.models.folder import read_shape
 from ablate.models.load import load_policy, load_scorer
 from ablate.models.lora import add_adapter, restore_adapter
 from ablate.ppo.collapse import CollapseDetector
 from ablate.ppo.models import Models
-from ablate.ppo.types import RunningMoments, ShapingState
+from ablate.ppo.types import ShapingState
+from ablate.runs.folder import STREAMS, is_update
+from ablate.settings.fields import cut
 from ablate.system.distributed import is_main, raise_on_all_ranks
-from ablate.system.files import atomic_folder
+from ablate.system.files import atomic_folder, remove
+from ablate.system.reading import check_plain, fits, read_object
 from ablate.system.seeding import torch_generator
 from ablate.system.sharding import full_state_dict, full_tensors, sharded_as
 
 REFERENCE, HISTORY = "reference", "earlier_policies.safetensors"
+SIGNED = ("mean", "limit", "kl_coef")  # numbers of a checkpoint's state that may be negative
+STORED = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}  # as safetensors names them
 
 
 @dataclass
@@ -89,9 +96,9 @@ def write(
     weights: state dicts of policy and critic; null where a model is not sharded. tensors: of the optimiser, by flat name.
     Raises UserError.
     """
-    for abandoned in folder.parent.glob(".*.partial"):
-        shutil.rmtree(abandoned, ignore_errors=True)
     try:
+        for abandoned in folder.parent.glob(".*.partial"):
+            remove(abandoned)
         with atomic_folder(folder, replace=True) as partial:
             models.policy.save_pretrained(partial / "policy", state_dict=weights[0])
             models.tokenizer.save_pretrained(partial / "policy")
@@ -114,15 +121,71 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tenso
     return {f"{index}.{name}": tensor.contiguous() for index, entries in state.items() for name, tensor in entries.items()}
 
 
-def read_state(folder: Path) -> dict:
-    """Read state.json of a checkpoint. Raises UserError if `folder` does not exist or is not a checkpoint."""
+def read_state(folder: Path, last: int | None = None) -> dict:
+    """Read state.json of a checkpoint, and check that it and every file beside it are plain files of the kinds that `write` makes.
+
+    last: the run's last update. Raises UserError if `folder` does not exist or is not a checkpoint, or one of a later update than `last`.
+    """
     try:
-        state = json.loads((folder / "state.json").read_text())
-        return state if {"progress", "offsets"} <= state.keys() else damaged(folder, "state.json is incomplete")
-    except OSError as error:
+        state = read_object(folder / "state.json")
+        for path in folder.rglob("*"):
+            if not path.is_dir():
+                check_plain(path.stat())
+        if not fits(state.get("progress"), dict[str, Any]) or not fits(state.get("offsets"), dict[str, int]):
+            raise ValueError("progress and offsets are not objects")
+        if not state["offsets"].keys() >= set(STREAMS) or min(state["offsets"].values()) < 0:
+            raise ValueError("offsets are not the sizes of files")
+        progress = built(TrainState, state["progress"])
+        if is_update(folder.name) and progress.update != int(folder.name):
+            raise ValueError(f"it is of update {progress.update}")
+        if last is not None and progress.update > last:
+            raise ValueError(f"it is of update {progress.update}, but the run ends at {last}")
+    except FileNotFoundError as error:
         raise UserError(f"{folder} is not a checkpoint (no state.json): name a folder results/…/checkpoints/<update>") from error
-    except (ValueError, AttributeError):
-        return damaged(folder, "state.json is not readable")
+    except OSError as error:
+        return damaged(folder, str(error.strerror))
+    except ValueError as error:
+        return damaged(folder, f"state.json: {error}")
+    return state
+
+
+def built(kind: type, entry: object) -> Any:
+    """A dataclass from its JSON. Raises ValueError for keys or types that are not its own, and for a number that cannot be.
+
+    Every monitor in `judged` may be any number or null; other numbers are finite, and none but a mean, a limit and a coefficient negative.
+    """
+    if not isinstance(entry, dict):
+        raise ValueError(f"{kind.__name__} is no object")
+    values = {}
+    for name, hint in get_type_hints(kind).items():
+        if name not in entry:
+            continue
+        value = entry[name]
+        if is_dataclass(hint):
+            values[name] = built(cast(type, hint), value)
+        elif get_origin(hint) is tuple:
+            values[name] = items(get_args(hint)[0], name, value)
+        elif not fits(value, dict[str, float | None] if name == "judged" else hint):
+            raise ValueError(f"{name} is of another type")
+        elif isinstance(value, int | float) and not (math.isfinite(value) and (value >= 0 or name in SIGNED)):
+            raise ValueError(f"{name} is {value}")
+        else:
+            values[name] = value
+    try:
+        return kind(**{**dict.fromkeys(entry), **values})
+    except TypeError as error:
+        raise ValueError("it is incomplete, or of another version") from error
+
+
+def items(kind: type, name: str, value: object) -> tuple:
+    """A tuple of records or finite numbers from its JSON. Raises ValueError."""
+    if not isinstance(value, list):
+        raise ValueError(f"{name} is no list")
+    if is_dataclass(kind):
+        return tuple(built(kind, entry) for entry in value)
+    if not all(fits(entry, kind) and math.isfinite(entry) for entry in value):
+        raise ValueError(f"{name} is of another type")
+    return tuple(value)
 
 
 def damaged(folder: Path, reason: str) -> NoReturn:
@@ -133,26 +196,32 @@ def damaged(folder: Path, reason: str) -> NoReturn:
 def progress_from(folder: Path, state: dict) -> TrainState:
     """The TrainState in `state`, which `read_state` has read from the checkpoint `folder`. Raises UserError."""
     try:
-        entry = state["progress"]
-        known = entry["shaping"]
-        extremes = tuple(known.get("extremes", ()))
-        coefs = {"kl_coef": known["kl_coef"], "entropy_coef": known.get("entropy_coef", 0.0)}
-        returns = RunningMoments(**known.get("returns", {}))
-        shaping = ShapingState(moments=RunningMoments(**known["moments"]), **coefs, returns=returns, extremes=extremes)
-        return TrainState(**{**entry, "shaping": shaping, "watch": CollapseDetector(**entry["watch"])})
-    except (KeyError, TypeError):
-        return damaged(folder, "state.json is incomplete")
+        return built(TrainState, state["progress"])
+    except ValueError as error:
+        return damaged(folder, f"state.json: {error}")
 
 
-def load_weights(folder: Path, device: torch.device, has_critic: bool = True) -> tuple:
-    """(policy, critic) of a checkpoint; the critic is null where the run has none. Raises UserError."""
+def load_weights(folder: Path, device: torch.device, starts: Sequence[Path]) -> tuple:
+    """(policy, critic) of a checkpoint; the critic is null where the run has none. Raises UserError.
+
+    starts: the folders of the models that they were when the run began, of the policy alone where there is no critic.
+    """
     models: list[PreTrainedModel | None] = []
-    for name, load in (("policy", load_policy), ("critic", load_scorer))[: 1 + has_critic]:
+    for name, load, start in zip(("policy", "critic"), (load_policy, load_scorer), starts, strict=False):
         try:
+            check_architecture(read_shape(folder / name), read_shape(start))
             models.append(load(folder / name, device))
-        except UserError:
-            damaged(folder, f"its {name} does not load")
+        except (UserError, ValueError) as error:
+            damaged(folder, f"its {name} does not load: {error}")
     return (*models, None)[:2]
+
+
+def check_architecture(shape: PretrainedConfig, start: PretrainedConfig) -> None:
+    """Raises ValueError where a model of a checkpoint is another kind of model than the one it was trained from, or of other sizes."""
+    stored, expected = shape.to_dict(), start.to_dict()
+    for name in ("model_type", *(name for name, value in expected.items() if type(value) is int and not name.endswith("_token_id"))):
+        if stored.get(name) != expected[name]:
+            raise ValueError(f"its {name} is {stored.get(name)}, not {expected[name]}")
 
 
 def load_adapted(folder: Path | None, reference: PreTrainedModel, trunk: PreTrainedModel | None, config: Config) -> tuple:
@@ -174,12 +243,15 @@ def load_adapted(folder: Path | None, reference: PreTrainedModel, trunk: PreTrai
 def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
     """Restore Adam's moments and step counts; learning rates and ε stay those of the settings. Raises UserError."""
     path = folder / "optimizer.safetensors"
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     try:
+        check_optimizer(path, parameters)
         tensors = load_file(path, device=str(device))
-    except (OSError, SafetensorError) as error:
+        if any(name.endswith(".step") and not (tensor >= 0).logical_and(tensor.isfinite()) for name, tensor in tensors.items()):
+            raise ValueError("a number of steps that cannot be")
+    except (OSError, SafetensorError, ValueError) as error:
         damaged(folder, f"optimizer.safetensors: {error}")
     full = optimizer.state_dict()
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict] = {}
     for key, tensor in tensors.items():
         index, name = key.split(".", 1)
@@ -206,3 +278,21 @@ def load_history(folder: Path, policy: PreTrainedModel, staleness: int) -> list[
     if any([tensor.shape for tensor in entry] != shapes for entry in weights):
         damaged(folder, f"{HISTORY} has other weights than the policy")
     return weights[-staleness:]
+
+
+def check_optimizer(path: Path, parameters: Sequence[torch.nn.Parameter]) -> None:
+    """Raises ValueError where the file's header names other tensors than Adam has for these parameters, or other shapes or types.
+
+    Adam's fused step reads as many numbers as a parameter has, whatever its moments hold. A parameter without a gradient so far has none.
+    """
+    with safe_open(path, framework="pt") as file:
+        found = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in ((name, file.get_slice(name)) for name in file.keys())}
+    expected = {}
+    for index, parameter in enumerate(parameters):
+        moment = (tuple(parameter.shape), STORED[parameter.dtype])
+        own = {f"{index}.step": ((), "F32"), f"{index}.exp_avg": moment, f"{index}.exp_avg_sq": moment}
+        if own.keys() & found.keys():
+            expected |= own
+    for name in sorted(found.keys() | expected.keys()):
+        if found.get(name) != expected.get(name):
+            raise ValueError(f"the tensor {cut(name)} does not fit the weights")

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import json
+import os
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from ablate.config import Config
 from ablate.errors import UserError
 from ablate.runs.content import changed, content, named
 from ablate.runs.summary import FINISHED, read_summary
+from ablate.settings.fields import flat
 from ablate.settings.identity import config_hash
-from ablate.system.jsonl import complete_lines
+from ablate.system.jsonl import complete_lines, decoded
+from ablate.system.reading import MOST_ROW_BYTES, fits, plain_bytes, read_yaml
 
+GROUPS = tuple(field.name for field in fields(Config) if is_dataclass(getattr(Config(), field.name)))  # of settings
+LONGEST_UPDATE = 19  # digits
 STREAMS = ("metrics.jsonl", "scores.jsonl", "samples.jsonl")
 
 
@@ -30,7 +36,7 @@ def is_finished(config: Config) -> bool:
     """
     folder = run_folder(config)
     summary = read_summary(folder)
-    finished = summary is not None and summary["status"] in FINISHED and summary["config_hash"] == config_hash(config)
+    finished = summary is not None and summary["status"] in FINISHED and summary.get("config_hash") == config_hash(config)
     if finished or checkpoints(folder):
         check_content(config)
     return finished
@@ -63,13 +69,41 @@ def checkpoint_folder(folder: Path, update: int) -> Path:
 
 
 def checkpoints(folder: Path) -> list[int]:
-    """The updates of which a run folder holds a checkpoint, the newest last."""
-    return sorted(int(path.name) for path in (folder / "checkpoints").glob("*") if path.name.isdigit())
+    """The updates of which a run folder holds a checkpoint, the newest last. Links and files of such names are none."""
+    found = [path for path in (folder / "checkpoints").glob("*") if path.is_dir() and not path.is_symlink()]
+    return sorted(int(path.name) for path in found if is_update(path.name))
+
+
+def is_update(name: str) -> bool:
+    """Whether a folder's name is that of a checkpoint: an update as Python writes it."""
+    return name.isascii() and name.isdecimal() and (name == "0" or name[0] != "0") and len(name) < LONGEST_UPDATE
 
 
 def read_rows(path: Path) -> list[dict]:
-    """The rows of a JSONL file that a run writes: its complete lines. A file that does not exist has no rows."""
-    return [json.loads(line) for line in complete_lines(path.read_bytes())] if path.is_file() else []
+    """The rows of a JSONL file that a run writes: its complete lines. A file that does not exist has no rows.
+
+    Raises UserError for a file that is not readable, and for a line that is no row.
+    """
+    rows = []
+    try:
+        for number, line in enumerate(complete_lines(plain_bytes(path, MOST_ROW_BYTES)), 1):
+            rows.append(decoded_row(line, number))
+    except FileNotFoundError:
+        return []
+    except ValueError as error:
+        raise UserError(f"{path} is not readable ({error}): remove the run folder to start again") from error
+    return rows
+
+
+def decoded_row(line: bytes, number: int) -> dict:
+    """A row of a JSONL file, an object. Raises ValueError, with the number of the line."""
+    try:
+        row = decoded(line)
+    except ValueError as error:
+        raise ValueError(f"line {number} is not JSON") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"line {number} is no object")
+    return row
 
 
 def read_config(folder: Path) -> dict | None:
@@ -104,20 +138,33 @@ def read_content(folder: Path) -> dict[str, str]:
 def _read_yaml(folder: Path) -> dict | None:
     """All of config.yaml; null where there is none. Raises UserError if it is not readable."""
     path = folder / "config.yaml"
-    if not path.is_file():
-        return None
     try:
-        tree = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        tree = None
-    if not isinstance(tree, dict) or not {"hash", "identity"} <= tree.keys():
-        raise UserError(f"{path} is not readable: remove the run folder to start again")
+        tree = read_yaml(path)
+        check_config(tree)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UserError(f"{path} is not readable ({error}): remove the run folder to start again") from error
     return tree
+
+
+def check_config(tree: object) -> None:
+    """Raises ValueError for what is no config.yaml: a mapping with `hash`, `identity` and the groups of settings."""
+    if not isinstance(tree, dict) or not {"hash", "identity"} <= tree.keys():
+        raise ValueError("it lacks hash and identity")
+    for name, kind in (("hash", str), ("identity", dict[str, Any]), ("numerics", list[dict[str, Any]])):
+        if name in tree and not fits(tree[name], kind):
+            raise ValueError(f"its {name} is of another type")
+    if any(not {"code", "packages"} <= record.keys() for record in tree.get("numerics", [])):
+        raise ValueError("its numerics lack code and packages")
+    for name in GROUPS:
+        if not isinstance(tree.get(name, {}), dict):
+            raise ValueError(f"its {name} is no mapping")
 
 
 def run_folders(root: Path) -> list[Path]:
     """The run folders under `root`, which may be one itself. Raises UserError if there is none."""
-    found = sorted(path.parent for path in root.rglob("metrics.jsonl") if (path.parent / "config.yaml").is_file())
+    found = sorted(path.parent for path in root.rglob("metrics.jsonl") if os.path.isfile(path.parent / "config.yaml"))
     if not found:
         raise UserError(f"{root} holds no run folder: name results/<study> or a folder in it")
     return found
@@ -128,10 +175,24 @@ def config_of(folder: Path) -> Config:
     tree = read_config(folder)
     if tree is None:
         raise UserError(f"{folder} has no config.yaml: name a run folder")
-    return OmegaConf.to_object(typed(tree))
+    return OmegaConf.to_object(typed(tree, folder))
 
 
-def typed(tree: dict) -> DictConfig:
-    """What `read_config` returns as OmegaConf's typed tree of the settings; a setting that an older version lacked has its default."""
+def typed(tree: dict, folder: Path) -> DictConfig:
+    """What `read_config` returns as OmegaConf's typed tree of the settings; a setting that an older version lacked has its default.
+
+    Raises UserError for a setting that is unknown or of another type, and for an interpolation, since a run's settings are resolved.
+    """
     settings = {name: value for name, value in tree.items() if name not in ("identity", "hash")}
-    return OmegaConf.merge(OmegaConf.structured(Config), settings)
+    try:
+        lacking = next((name for name in ("study", "arm", "seed", "model", "data", "ppo") if name not in settings), None)
+        if lacking is not None:
+            raise ValueError(f"it lacks {lacking}")
+        if any(isinstance(value, str) and "${" in value for _, value in flat(settings)):
+            raise ValueError("it holds an interpolation")
+        merged = OmegaConf.merge(OmegaConf.structured(Config), settings)
+        OmegaConf.to_object(merged)
+    except (OmegaConfBaseException, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{folder / 'config.yaml'} holds no settings of this version ({reason}): name another run folder") from error
+    return merged

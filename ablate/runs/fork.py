@@ -28,13 +28,13 @@ def forked(config: Config, overrides: Sequence[str]) -> Config:
         return config
     run = forked_run(config.fork)
     known = None if run is None else read_config(run)
-    if known is None:
+    if run is None or known is None:
         raise UserError(f"fork={cut(config.fork)} is not a checkpoint of a run: name a folder results/…/checkpoints/<update>")
     keys = [override.lstrip("+").partition("=")[0] for override in overrides]
     preset = next((key for key in keys if key in GROUPS), None)
     if preset:
         raise UserError(f"{preset}=… would replace the settings of the run that fork={config.fork} branches: name single settings instead")
-    merged = typed(known)
+    merged = typed(known, run)
     composed = OmegaConf.structured(config)
     for key in [*keys, *OUTSIDE_IDENTITY, "fork"]:
         if key.split(".")[0] != "hydra":

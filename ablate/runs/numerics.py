@@ -40,6 +40,7 @@ NO_NUMBERS = (
     "ablate.system.digests",  # digests of files
     "ablate.system.files",  # locks, atomic writes
     "ablate.system.malloc",  # where memory lies, not what is in it
+    "ablate.system.reading",  # what was written, exactly, or nothing
     "ablate.system.processes",  # joining and leaving of processes; what they compute together is in `distributed`
     "ablate.system.signals",  # when a run is stopped; it goes on with the same numbers
     "ablate.system.timer",  # wall-clock time

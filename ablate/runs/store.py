@@ -30,9 +30,11 @@ from ablate.runs.numerics import UNKNOWN, continued, numerics
 from ablate.runs.summary import Outcome, RunSummary, write_summary
 from ablate.runs.versions import git_commit, versions
 from ablate.settings.identity import config_hash, first_difference, identity
-from ablate.system.files import write_atomically, writing
+from ablate.system.files import atomic_file, open_to_append, remove, write_atomically, writing
 from ablate.system.jsonl import finite, to_lines
 from ablate.system.locks import try_lock
+
+STAGES = ("reward_model", "preferences")  # folders for the records of stages
 
 
 def config_text(config: Config, made_by: Sequence[dict] = ()) -> str:
@@ -63,16 +65,17 @@ class RunStore:
             raise UserError(f"{self.folder} belongs to other settings ({difference}): set study=<name> or remove it")
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.handles = {name: open(self.folder / name, "ab", buffering=0) for name in STREAMS}
+            refuse_links(self.folder)
+            self.handles = {name: open_to_append(self.folder / name) for name in STREAMS}
             if not try_lock(self.handles["metrics.jsonl"]):
                 self.close()
                 raise UserError(f"{self.folder} is being written by another process: wait for it, or set study=<name>")
             for abandoned in self.folder.glob(".*.partial"):  # by a process that was killed while it wrote a file
-                abandoned.unlink()
+                remove(abandoned)
             earlier = (read_numerics(self.folder) or [UNKNOWN]) if self.checkpoints() else []
             self.numerics = continued(earlier, numerics(config.threads))
             write_atomically(self.folder / "config.yaml", config_text(config, self.numerics))
-            (self.folder / "summary.json").unlink(missing_ok=True)
+            remove(self.folder / "summary.json")
 
     def append(self, stream: str, rows: Iterable[dict]) -> None:
         """Append rows to a JSONL file, in one write where the system takes it, so that a kill can tear only the last line.
@@ -93,6 +96,8 @@ class RunStore:
         for name, handle in self.handles.items():
             if os.fstat(handle.fileno()).st_size < offsets[name]:
                 raise UserError(f"{self.folder / name} is shorter than at the last checkpoint: remove the run folder to start again")
+            if offsets[name] and os.pread(handle.fileno(), 1, offsets[name] - 1) != b"\n":
+                raise UserError(f"{self.folder / name} has no row that ends at the last checkpoint: remove the run folder to start again")
             os.ftruncate(handle.fileno(), offsets[name])
 
     def checkpoint_folder(self, update: int) -> Path:
@@ -104,9 +109,10 @@ class RunStore:
         return checkpoints(self.folder)
 
     def prune(self, keep: int) -> None:
-        """Remove all checkpoints but the newest `keep`; 0 keeps all of them."""
-        for update in self.checkpoints()[:-keep] if keep else []:
-            shutil.rmtree(self.checkpoint_folder(update))
+        """Remove all checkpoints but the newest `keep`; 0 keeps all of them. Raises UserError."""
+        with writing(self.folder):
+            for update in self.checkpoints()[:-keep] if keep else []:
+                shutil.rmtree(self.checkpoint_folder(update))
 
     def copy_stage(self, name: str, source: Path, files: Sequence[str]) -> None:
         """Copy small records of a stage into the run folder, to `name`; files that the stage lacks are left out. Raises UserError."""
@@ -115,7 +121,8 @@ class RunStore:
             target.mkdir(exist_ok=True)
             for file in files:
                 if (source / file).is_file():
-                    shutil.copyfile(source / file, target / file)
+                    with atomic_file(target / file) as partial:
+                        shutil.copyfile(source / file, partial)
 
     def name_stages(self, folders: dict[str, Path | tuple[Path, ...] | None]) -> None:
         """Write stages.json: the folder, or the folders of an ensemble, of each stage that the run starts from. Raises UserError."""
@@ -144,6 +151,17 @@ class RunStore:
         """Close the files, which gives up the lock on the folder."""
         for handle in self.handles.values():
             handle.close()
+
+
+def refuse_links(folder: Path) -> None:
+    """Refuse a run folder in which a link stands where the run writes or prunes, since that would reach out of it. Raises UserError."""
+    kept = folder / "checkpoints"
+    written = [folder / name for name in (*STREAMS, *STAGES, "judgements", "run.log")]
+    for path in (*written, kept, *(kept.iterdir() if kept.is_dir() and not kept.is_symlink() else ())):
+        if path.is_symlink():
+            raise UserError(f"{path} is a link, which a run does not write through: move what it leads to into its place, or remove it")
+        if path.exists() and path.is_dir() != (path.name not in STREAMS) and path.parent == folder and path.name != "run.log":
+            raise UserError(f"{path} is of another kind than a run makes: remove it")
 
 
 class ReadOnlyRunStore:

@@ -6,13 +6,15 @@ The table in the documentation of the run folder is made from these types, and t
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, NotRequired, TypedDict, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, cast, get_args, get_origin, get_type_hints
 
 from ablate.errors import UserError
 from ablate.system.files import write_atomically
 from ablate.system.jsonl import finite
+from ablate.system.reading import fits, read_object
 
 Status = Literal["completed", "diverged", "failed", "interrupted"]
 FINISHED = ("completed", "diverged")  # the status of a run with a result
@@ -59,12 +61,28 @@ def read_summary(folder: Path) -> RunSummary | None:
     Runs of older versions may lack the last keys.
     """
     path = folder / "summary.json"
-    if not path.is_file():
-        return None
     try:
-        return json.loads(path.read_text())
+        summary = read_object(path)
+        check_types(summary)
+        if "status" not in summary:
+            raise ValueError("it has no status")
+    except FileNotFoundError:
+        return None
     except ValueError as error:
-        raise UserError(f"{path} is not readable: remove it, and the run continues from its last checkpoint") from error
+        raise UserError(f"{path} is not readable ({error}): remove it, and the run continues from its last checkpoint") from error
+    return cast(RunSummary, summary)
+
+
+def check_types(summary: dict[str, Any]) -> None:
+    """Raises ValueError for a key of summary.json whose value is of another type than it is declared with."""
+    for name, kind in _types().items():
+        if name in summary and not fits(summary[name], kind):
+            raise ValueError(f"its {name} is not {spelled_type(kind)}")
+
+
+@cache
+def _types() -> dict[str, Any]:
+    return get_type_hints(RunSummary)
 
 
 def write_summary(folder: Path, summary: RunSummary) -> None:

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -22,6 +23,7 @@ from ablate.sweeps.expand import by_setting, cores, expand
 from ablate.sweeps.study import load_study, study_names
 from ablate.sweeps.table import duration
 from ablate.system.commands import command_errors
+from ablate.system.reading import fits
 
 
 def responses(overrides: Sequence[str]) -> int:
@@ -41,16 +43,21 @@ def responses(overrides: Sequence[str]) -> int:
 def measured_speed(results: Path) -> float | None:
     """The median speed of the completed runs on the world under `results`, in responses per second; None without such runs.
 
-    The speed of a run is its training responses over its wall time, evaluation included. Raises UserError for a damaged run folder.
+    The speed of a run is its training responses over its wall time, evaluation included. A damaged run folder is named and left out.
     """
     speeds = []
     for path in results.glob("*/*/seed=*/summary.json"):
-        summary, known = read_summary(path.parent), read_config(path.parent)
+        try:
+            summary, known = read_summary(path.parent), read_config(path.parent)
+        except UserError as error:
+            print(f"left out of the speed: {error}", file=sys.stderr)
+            continue
         if summary is None or summary["status"] != "completed" or "updates" not in summary or "wall_seconds" not in summary:
             continue
-        if known is None or known["data"]["source"] != "world":
+        batch = None if known is None else known.get("ppo", {}).get("batch_size")
+        if known is None or known.get("data", {}).get("source") != "world" or not fits(batch, int) or not summary["wall_seconds"] > 0:
             continue
-        speeds.append(summary["updates"] * known["ppo"]["batch_size"] / summary["wall_seconds"])
+        speeds.append(summary["updates"] * batch / summary["wall_seconds"])
     return median(speeds) if speeds else None
 
 
@@ -58,8 +65,7 @@ def listing(results: Path, at_a_time: int) -> str:
     """Every study with its figure, its question, its number of runs per seed, and the time per seed after its stages are built.
 
     The last line is the sum over the studies. A run that two studies share is computed once, so all studies together take less.
-    at_a_time: how many runs are active at once. A study file that cannot be read has the reason in its line. Raises UserError for a
-    damaged run folder.
+    at_a_time: how many runs are active at once. A study file that cannot be read has the reason in its line.
     """
     speed = measured_speed(results)
     lines, runs, seconds = [], 0, 0.0

@@ -4,6 +4,7 @@ import os
 
 from hydra.core.utils import JobReturn, JobStatus
 
+from ablate.errors import UserError
 from ablate.runs.summary import read_summary
 from ablate.sweeps.compose import Composed
 from ablate.sweeps.table import Job
@@ -21,7 +22,10 @@ def job_return(job: Job, item: Composed) -> JobReturn:
     """Hydra's record of a job that has ended. Reading its `return_value` gives the summary, or raises RunFailed or RunInterrupted."""
     result = JobReturn(overrides=list(item.overrides), cfg=item.cfg, hydra_cfg=item.hydra_cfg, working_dir=os.getcwd(), task_name="ablate")
     if job.state in ("completed", "diverged"):
-        result.status, result.return_value = JobStatus.COMPLETED, read_summary(job.folder)
+        try:
+            result.status, result.return_value = JobStatus.COMPLETED, read_summary(job.folder)
+        except UserError as error:
+            result.status, result.return_value = JobStatus.FAILED, RunFailed(f"{job.label}: {error}")
     else:
         kind = RunInterrupted if job.state == "interrupted" else RunFailed
         log = job.folder / "run.log"

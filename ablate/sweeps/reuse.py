@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +16,7 @@ from ablate.runs.summary import FINISHED, read_summary, write_summary
 from ablate.runs.versions import versions
 from ablate.settings.identity import config_hash
 from ablate.system.files import write_atomically, writing
+from ablate.system.reading import check_plain
 
 
 def take_over(configs: Iterable[Config]) -> int:
@@ -24,7 +26,11 @@ def take_over(configs: Iterable[Config]) -> int:
     exists is not touched, since the run goes on from the rows and checkpoints in it. Raises UserError if a folder cannot be written.
     """
     configs = list(configs)
-    finished = {results: finished_runs(Path(results)) for results in {config.results for config in configs}}
+    finished = {}
+    for results in sorted({config.results for config in configs}):
+        finished[results], left_out = finished_runs(Path(results))
+        for reason in left_out:
+            print(f"not taken over: {reason}")
     taken = 0
     for config in configs:
         equal = finished[config.results].get(config_hash(config), ())
@@ -46,18 +52,28 @@ def has_content(folder: Path, config: Config) -> bool:
         return False
 
 
-def finished_runs(results: Path) -> dict[str, list[Path]]:
-    """Config hash → folders of finished runs in `results` with the package versions of this process, in the order of their names."""
+def finished_runs(results: Path) -> tuple[dict[str, list[Path]], list[str]]:
+    """Config hash → folders of finished runs in `results` with the package versions of this process, in the order of their names.
+
+    The second value has a sentence per damaged run, which is none of them.
+    """
     found: dict[str, list[Path]] = {}
+    left_out: list[str] = []
     here = versions()
     for path in sorted(results.glob("*/*/seed=*/summary.json")):
         try:
             summary = read_summary(path.parent)
-        except UserError:  # a damaged summary; the run's own study reports it
-            continue
-        if summary is not None and summary["status"] in FINISHED and summary.get("versions") == here:
+            if summary is None or summary["status"] not in FINISHED or summary.get("versions") != here or "config_hash" not in summary:
+                continue
+            for name in STREAMS:
+                check_plain(os.stat(path.parent / name))
+        except UserError as error:
+            left_out.append(str(error))
+        except (OSError, ValueError) as error:
+            left_out.append(f"{path.parent} ({error})")
+        else:
             found.setdefault(summary["config_hash"], []).append(path.parent)
-    return found
+    return found, left_out
 
 
 def copy_run(source: Path, config: Config) -> None:
@@ -72,10 +88,11 @@ def copy_run(source: Path, config: Config) -> None:
         write_atomically(target / "config.yaml", config_text(config))
         for name in STREAMS:
             shutil.copyfile(source / name, target / name)
-        if (source / "stages.json").is_file():  # runs of older versions have none
-            shutil.copyfile(source / "stages.json", target / "stages.json")
-        if (source / "reward_model").is_dir():
-            shutil.copytree(source / "reward_model", target / "reward_model")
+        records = [source / "stages.json", *(source / "reward_model").glob("*")]  # runs of older versions lack the first
+        for path in records:
+            if path.is_file():
+                (target / path.relative_to(source)).parent.mkdir(exist_ok=True)
+                shutil.copyfile(path, target / path.relative_to(source))
         summary = read_summary(source)
         assert summary is not None  # `finished_runs` has read it
         origin = summary.get("taken_from", source.relative_to(config.results).as_posix())

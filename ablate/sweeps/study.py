@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
-import yaml
 from hydra.core.override_parser.types import Glob
 
 from ablate.errors import UserError
 from ablate.settings.fields import cut, spelled
 from ablate.settings.groups import sweep_folder, sweep_names
 from ablate.settings.overrides import parsed, reason, values
+from ablate.system.reading import read_yaml
 
 KEYS = ("question", "figure", "claim", "base", "arms", "grid")
 SEARCH = "tune_"  # how the name of a search begins
@@ -68,8 +68,8 @@ def load_study(name: str) -> Study:
 def read_mapping(name: str) -> dict:
     """The mapping in sweeps/<name>.yaml. Raises UserError for a file that is none."""
     try:
-        content = yaml.safe_load((sweep_folder() / f"{name}.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        content = read_yaml(sweep_folder() / f"{name}.yaml")
+    except (FileNotFoundError, ValueError) as error:
         raise UserError(f"sweeps/{name}.yaml is not readable ({reason(error)}): correct or remove it") from error
     if not isinstance(content, dict):
         raise UserError(f"sweeps/{name}.yaml is no mapping of keys: it may hold {', '.join(KEYS)}")

@@ -12,12 +12,14 @@ from ablate.runs.folder import read_rows
 from ablate.runs.metrics import win_rate
 from ablate.runs.summary import read_summary
 from ablate.sweeps.table import number
+from ablate.system.reading import fits
 
 COLUMNS = ("arm", "seed", "gold", "win", "proxy", "KL", "ppl", "length", "collapsed", "resp/s", "folder in ")
 LEFT = ("arm", "collapsed", "folder in ")
 LEGEND = "gold: true reward, never trained on; win: rate against SFT, a tie is one half; KL to SFT, nats per response; – unknown"
 WIDTH = 120
 SHORTEST_ARM = 16
+SAMPLE = {"update": int, "prompt": str, "response": str, "gold": float, "proxy": float}  # what is shown of a row
 
 
 def sweep_summary(folders: Sequence[Path]) -> str:
@@ -76,7 +78,7 @@ def _verdict(summary: dict) -> str:
     """The cell of the column "collapsed": `at update 35`, `held`, or the reason why the verdict is unknown."""
     status = summary.get("status")
     if summary.get("collapsed"):
-        return f"at update {summary['collapse_update']}"
+        return f"at update {summary.get('collapse_update')}"
     if status in ("completed", "diverged"):
         unknown = "–" if (summary.get("final") or {}).get("eval/gold") is None else "too short"
         held = {False: "held", None: unknown}[summary.get("collapsed")]
@@ -102,8 +104,12 @@ def _cut(text: str, width: int) -> str:
 
 
 def last_samples(folder: Path) -> dict[str, dict]:
-    """Prompt → its row of the last evaluation in `samples.jsonl`."""
-    rows = read_rows(folder / "samples.jsonl")
+    """Prompt → its row of the last evaluation in `samples.jsonl`; {} for a file that is not readable. Odd rows are passed over."""
+    try:
+        rows = read_rows(folder / "samples.jsonl")
+    except UserError:
+        return {}
+    rows = [row for row in rows if all(fits(row.get(name), kind) for name, kind in SAMPLE.items())]
     newest = max((row["update"] for row in rows), default=0)
     return {row["prompt"]: row for row in rows if row["update"] == newest}
 
@@ -120,13 +126,13 @@ def _two_answers(runs: Sequence[tuple[Path, dict]]) -> list[str]:
     worse, better = last_samples(low[1]), last_samples(high[1])
     differ = [prompt for prompt in worse.keys() & better.keys() if worse[prompt]["response"] != better[prompt]["response"]]
     shared = sorted(differ, key=lambda prompt: (better[prompt]["gold"] - worse[prompt]["gold"], prompt))
-    if low[2]["arm"] == high[2]["arm"] or not shared:
+    if low[2].get("arm") == high[2].get("arm") or not shared:
         return []
     prompt = shared[(len(shared) - 1) // 2]
     lines = ["", f"One prompt, the median of {len(shared)} answered differently, by the difference in gold:", *_indented(prompt, 2)]
     for summary, sample in ((high[2], better[prompt]), (low[2], worse[prompt])):
         scores = f"gold {number(sample['gold'])}, proxy {number(sample['proxy'])}"
-        lines += [f"{summary['arm']}, seed {summary['seed']} ({scores}):", *_indented(sample["response"], 2)]
+        lines += [f"{summary.get('arm')}, seed {summary.get('seed')} ({scores}):", *_indented(sample["response"], 2)]
     return lines
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ablate.config import Config
-from ablate.system.jsonl import complete_lines
+from ablate.system.jsonl import complete_lines, readable_rows
+from ablate.system.reading import fits
 
 STYLES = {"running": "cyan", "completed": "green", "diverged": "yellow", "failed": "red", "interrupted": "magenta"}
 ENDED = ("completed", "diverged", "failed", "interrupted")
@@ -58,13 +59,14 @@ def last_rows(path: Path) -> list[dict]:
         start = max(0, path.stat().st_size - TAIL_BYTES)
         file.seek(start)
         lines = complete_lines(file.read())
-    return [json.loads(line) for line in lines[1 if start else 0 :]]  # the first may lack its beginning
+    rows = readable_rows(lines[1 if start else 0 :])  # the first may lack its beginning
+    return [row for row in rows if isinstance(row, dict)]
 
 
 def read_progress(folder: Path) -> RunProgress:
     """The last known value of each number in `metrics.jsonl`."""
     rows = last_rows(folder / "metrics.jsonl")
-    latest = {key: value for row in rows for key, value in row.items() if value is not None}
+    latest = {key: value for row in rows for key, value in row.items() if fits(value, float) and math.isfinite(value)}
     return RunProgress(
         update=int(latest.get("update", 0)),
         gold=latest.get("eval/gold"),

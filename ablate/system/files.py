@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import stat
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from ablate.errors import UserError
 
@@ -50,6 +53,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     which write one file do not disturb each other: the later one wins. Raises OSError.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.unlink(missing_ok=True)  # a link of this name would lead the block elsewhere
     try:
         yield partial
         flush(partial)
@@ -66,20 +70,40 @@ def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     replace: whether a folder that `path` names already is removed, just before the renaming. Raises OSError.
     """
     partial = partial_path(path)
-    if partial.exists():
-        shutil.rmtree(partial)
+    remove(partial)
     partial.mkdir(parents=True)
     try:
         yield partial
         for file in sorted(partial.rglob("*")):
             if file.is_file():
                 flush(file)
-        if replace and path.exists():
-            shutil.rmtree(path)
+        if replace:
+            remove(path)
         os.replace(partial, path)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def remove(path: Path) -> None:
+    """Remove a folder with what is in it, a file, or a link but not what it leads to. Nothing there is no error. Raises OSError."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def open_to_append(path: Path) -> BinaryIO:
+    """Open a plain file to append to and to read, made if there is none; unbuffered. A link is not followed, and a pipe never waited for.
+
+    Raises OSError.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    file = open(descriptor, "a+b", buffering=0)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "no plain file")
+    return file
 
 
 def partial_path(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import pandas as pd
 
 from ablate.errors import UserError
 from ablate.system.files import atomic_file
+from ablate.system.reading import MOST_ROW_BYTES, plain_bytes
 from analysis.load.runfolder import Record
 
-VERSION = 3  # raise when Record or its reading changes
+COLUMNS = ("folder", "fingerprint", "record", "rows", "version")
+VERSION = 4  # raise when Record or its reading changes
 
 
 def read(root: Path) -> dict[str, tuple[str, Record]]:
@@ -25,9 +28,11 @@ def read(root: Path) -> dict[str, tuple[str, Record]]:
     runs_path, curves_path = _paths(root)
     if not (runs_path.exists() and curves_path.exists()):
         return {}
-    runs = pd.read_parquet(runs_path)
-    curves = pd.read_parquet(curves_path)
-    if not ((runs["version"] == VERSION).all() and len(curves) == runs["rows"].sum()):
+    try:
+        runs, curves = (pd.read_parquet(io.BytesIO(plain_bytes(path, MOST_ROW_BYTES))) for path in (runs_path, curves_path))
+    except (FileNotFoundError, OSError, ValueError):  # pyarrow's, for what is no Parquet
+        return {}
+    if not set(COLUMNS) <= set(runs.columns) or not ((runs["version"] == VERSION).all() and len(curves) == runs["rows"].sum()):
         return {}
     names, values = list(curves.columns), curves.to_numpy()
     stops = np.cumsum(runs["rows"].to_numpy())
@@ -46,6 +51,8 @@ def write(root: Path, known: dict[str, tuple[str, Record]]) -> None:
     """
     _require_pyarrow()
     runs_path, curves_path = _paths(root)
+    if runs_path.parent.is_symlink():
+        raise UserError(f"{runs_path.parent} is a link, which the cache does not write through: remove it, or load without a cache")
     runs_path.parent.mkdir(exist_ok=True)
     names = list(dict.fromkeys(name for _, record in known.values() for name in record.names))
     position = {name: index for index, name in enumerate(names)}
@@ -57,7 +64,7 @@ def write(root: Path, known: dict[str, tuple[str, Record]]) -> None:
         rows.append((folder, mark, json.dumps([record.row, record.notes]), len(record.values), VERSION))
         start = stop
     _replace(pd.DataFrame(values, columns=names, copy=False), curves_path)
-    _replace(pd.DataFrame(rows, columns=["folder", "fingerprint", "record", "rows", "version"]), runs_path)
+    _replace(pd.DataFrame(rows, columns=list(COLUMNS)), runs_path)
 
 
 def _paths(root: Path) -> tuple[Path, Path]:

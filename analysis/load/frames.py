@@ -5,20 +5,24 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from ablate.errors import UserError
+from ablate.system.reading import plain_bytes
 from analysis.load import cache as parquet
 from analysis.load.designs import merge_arms
 from analysis.load.packed import resolve
-from analysis.load.runfolder import NotARun, Record, find_run_folders, fingerprint, iter_jsonl, read_run
+from analysis.load.runfolder import COLUMNS, NotARun, Record, find_run_folders, fingerprint, iter_jsonl, read_run
 
 IDENTITY = ("run", "study", "arm", "reward_model", "seed")
+PAIR_COLUMNS = ("score_difference", "gold_difference", "chosen_length", "rejected_length")
 
 
 @dataclass(frozen=True)
@@ -139,10 +143,11 @@ def load_rows(runs: pd.DataFrame, name: str) -> pd.DataFrame:
     """
     parts = []
     for run in runs.itertuples():
-        path = Path(run.folder) / f"{name}.jsonl"
-        if path.exists():
-            part = pd.DataFrame(list(iter_jsonl(path)))
-            parts.append(part.assign(**_who(run)))
+        rows = list(iter_jsonl(Path(run.folder) / f"{name}.jsonl"))
+        if rows:
+            part = pd.DataFrame(rows)
+            lacking = dict.fromkeys(set(COLUMNS[f"{name}.jsonl"]) - set(part.columns))
+            parts.append(part.assign(**lacking, **_who(run)))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(IDENTITY))
 
 
@@ -153,15 +158,26 @@ def load_reward_models(runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         `IDENTITY`.
     pairs: one row per run and held-out pair: score_difference and gold_difference (chosen − rejected), chosen_length, rejected_length
         (tokens), and `IDENTITY`.
-    If no run has the file, the frame has the columns of `IDENTITY` and no rows.
+    A file of another form adds nothing. If no run has the file, the frame has the columns of `IDENTITY` and no rows.
     """
     training, pairs = [], []
     for run in runs.itertuples():
         who = _who(run)
         folder = Path(run.folder) / "reward_model"
-        if (folder / "training.jsonl").exists():
-            training.append(pd.DataFrame(list(iter_jsonl(folder / "training.jsonl"))).assign(**who))
-        if (folder / "pairs.csv").exists():
-            pairs.append(pd.read_csv(folder / "pairs.csv").assign(**who))
+        rows, table = list(iter_jsonl(folder / "training.jsonl")), _read_pairs(folder / "pairs.csv")
+        if rows:
+            training.append(pd.DataFrame(rows).assign(**who))
+        if table is not None:
+            pairs.append(table.assign(**who))
     empty = pd.DataFrame(columns=list(IDENTITY))
     return (pd.concat(training, ignore_index=True) if training else empty, pd.concat(pairs, ignore_index=True) if pairs else empty)
+
+
+def _read_pairs(path: Path) -> pd.DataFrame | None:
+    """pairs.csv of a reward model; None where there is none, or none with the numbers that it must hold."""
+    try:
+        table = pd.read_csv(io.BytesIO(plain_bytes(path)))
+    except (FileNotFoundError, ValueError):
+        return None
+    known = [name for name in PAIR_COLUMNS if name in table]
+    return table if known and all(is_numeric_dtype(table[name]) for name in known) else None

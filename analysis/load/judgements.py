@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from ablate.system.reading import fits
 from analysis.load.runfolder import read_summary
 
 OUTCOMES = ("win", "tie", "lose")
@@ -26,9 +28,20 @@ def load_judgements(runs: pd.DataFrame) -> pd.DataFrame:
     for run in runs.itertuples():
         for path in sorted((Path(run.folder) / "judgements").glob("*.json")):
             record = read_summary(path, [])
-            if {"first", "second", "judge", "table"} <= record.keys() and record["first"].get("update") in (None, run.last_update):
+            if _is_judgement(record) and record["first"].get("update") in (None, run.last_update):
                 rows += _rows(run, record)
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _is_judgement(record: dict) -> bool:
+    """Whether the object in a file has the form of a judgement."""
+    sides = all(fits(record.get(name), dict[str, Any]) for name in ("first", "second", "judge"))
+    if not sides or not fits(record.get("table"), list[dict[str, Any]]):
+        return False
+    names = (record["second"].get("name"), record["judge"].get("name"), record["judge"].get("kind"))
+    counts = [row.get(outcome) for row in record["table"] for outcome in OUTCOMES]
+    texts = all(fits(name, str) for name in (*names, *(row.get("kind") for row in record["table"])))
+    return texts and fits(record["first"].get("part"), str | None) and all(fits(count, int) and count >= 0 for count in counts)
 
 
 def _rows(run, record: dict) -> list[dict]:

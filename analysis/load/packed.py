@@ -15,8 +15,9 @@ import tarfile
 from pathlib import Path, PurePosixPath
 
 from ablate.errors import UserError
-from ablate.system.files import atomic_folder
+from ablate.system.files import atomic_folder, is_path
 from ablate.system.locks import locked
+from ablate.system.reading import plain_bytes
 
 ARCHIVE, SUMS = "runs.tar.xz", "SHA256SUMS"
 MOST_BYTES, MOST_MEMBERS, LONGEST_NAME = 1 << 34, 1_000_000, 1000  # of an archive that is unpacked
@@ -64,9 +65,13 @@ def checksum(packed: Path) -> str:
     Raises:
         UserError: they differ.
     """
-    found = hashlib.sha256((packed / ARCHIVE).read_bytes()).hexdigest()
-    stated = (packed / SUMS).read_text().split()[0] if (packed / SUMS).is_file() else None
-    if found != stated:
+    with open(packed / ARCHIVE, "rb") as archive:
+        found = hashlib.file_digest(archive, "sha256").hexdigest()
+    try:
+        stated = plain_bytes(packed / SUMS).split()[:1]
+    except (FileNotFoundError, ValueError):
+        stated = []
+    if [found.encode()] != stated:
         raise UserError(f"{packed / ARCHIVE} is damaged: its checksum is not the one in {SUMS}; fetch it again")
     return found
 
@@ -94,8 +99,9 @@ def unpack(packed: Path, to: Path) -> None:
                 (to / name).parent.mkdir(parents=True, exist_ok=True)
                 with open(to / name, "xb") as file:
                     shutil.copyfileobj(content or io.BytesIO(), file)
-    except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
-        raise UserError(f"{packed / ARCHIVE} is damaged and cannot be unpacked ({error}): fetch it again") from error
+    except (tarfile.TarError, lzma.LZMAError, EOFError, ValueError, OverflowError) as error:  # the last two for odd numbers in headers
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{packed / ARCHIVE} is damaged and cannot be unpacked ({reason}): fetch it again") from error
 
 
 def _plain_files(archive: tarfile.TarFile, where: Path) -> dict[PurePosixPath, tarfile.TarInfo]:
@@ -113,10 +119,13 @@ def _plain_files(archive: tarfile.TarFile, where: Path) -> dict[PurePosixPath, t
         size += found[name].size
         if size > MOST_BYTES or count > MOST_MEMBERS:
             raise UserError(f"{where} is unsafe and was not unpacked: it holds more than {MOST_BYTES >> 30} GiB or {MOST_MEMBERS:,} files")
+    inside = next((name for name in found for folder in name.parents if folder in found), None)
+    if inside is not None:
+        raise UserError(f"{where} is unsafe and was not unpacked: {str(inside)[:80]!r} lies in what is a file")
     return found
 
 
 def _is_plain(name: PurePosixPath) -> bool:
     """Whether a member's name is relative, and each of its parts is the name of a file or folder."""
     text = str(name)
-    return bool(name.parts) and not name.is_absolute() and ".." not in name.parts and "\0" not in text and len(text) < LONGEST_NAME
+    return bool(name.parts) and not name.is_absolute() and ".." not in name.parts and is_path(text) and len(text) < LONGEST_NAME

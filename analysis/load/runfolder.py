@@ -5,26 +5,29 @@ Every reader accepts the files of a killed, running or foreign run, and lists in
 
 from __future__ import annotations
 
-import json
 import math
 import os
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass, field, is_dataclass
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Iterator, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
-import yaml
 
-from ablate.settings.fields import flat
+from ablate.config import Config
+from ablate.runs.summary import check_types
+from ablate.settings.fields import cut, flat
 from ablate.system.files import is_folder_name
-from ablate.system.jsonl import readable_rows
+from ablate.system.jsonl import decoded, readable_rows
+from ablate.system.reading import LARGEST, MOST_ROW_BYTES, check_plain, check_values, fits, parse_yaml, plain_bytes, read_object
 
 RUN_FILES = ("config.yaml", "metrics.jsonl", "summary.json")
 _SUMMARY_FIELDS = ("status", "reason", "collapsed", "collapse_update", "updates", "wall_seconds", "responses_per_second",
                    "git_commit", "config_hash")  # fmt: skip
 
 
+# Columns that are made here, and metrics or settings of whose names would take their place.
+_OWN = ("run", "folder", "folder_arm", "reward_model", "study", "arm", "seed")
 _NOT_SETTINGS = ("study", "arm", "config_hash", "identity", "content", "numerics")  # written into config.yaml beside the settings
 
 
@@ -47,15 +50,29 @@ class Record:
 
 
 def find_run_folders(root: Path) -> list[Path]:
-    """`root` and the folders below it that hold a config.yaml or metrics.jsonl, sorted. Folders inside a run are not searched."""
-    found, stack = [], [str(root)]
+    """`root` and the folders below it that hold a config.yaml or metrics.jsonl, sorted. Folders inside a run are not searched.
+
+    A folder that may not be searched is among them, so that reading it gives the reason. One that links lead to again is searched once.
+    """
+    found, stack, seen = [], [str(root)], set()
     while stack:
         folder = stack.pop()
-        entries = list(os.scandir(folder))
+        try:
+            state = os.stat(folder)
+            if (state.st_dev, state.st_ino) in seen:
+                continue
+            seen.add((state.st_dev, state.st_ino))
+            entries = list(os.scandir(folder))
+            below = [entry.path for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+        except FileNotFoundError:  # removed meanwhile
+            continue
+        except OSError:
+            found.append(Path(folder))
+            continue
         if any(entry.name in ("config.yaml", "metrics.jsonl") for entry in entries):
             found.append(Path(folder))
         else:
-            stack.extend(entry.path for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+            stack.extend(sorted(below, reverse=True))
     return sorted(found)
 
 
@@ -65,7 +82,7 @@ def fingerprint(folder: Path) -> str:
     for name in RUN_FILES:
         try:
             stat = os.stat(folder / name)
-        except FileNotFoundError:
+        except OSError:
             parts.append("-")
         else:
             parts.append(f"{stat.st_size}:{stat.st_mtime_ns}")
@@ -82,9 +99,17 @@ def read_run(folder: Path) -> Record:
     config = read_config(folder / "config.yaml")
     names, values = read_metrics(folder / "metrics.jsonl", notes)
     summary = read_summary(folder / "summary.json", notes)
-    run = config.get("seed", summary.get("seed"))
-    if not isinstance(run, int):
+    seed = config.get("seed", summary.get("seed"))
+    if not fits(seed, int) or not -LARGEST <= seed < LARGEST:
         raise NotARun("config.yaml names no integer seed: written by another tool or version")
+    report = read_summary(folder / "reward_model" / "report.json", notes)
+    if not fits(report.get("held_out_accuracy"), float | None):
+        notes.append("report.json: its held_out_accuracy is no number, ignored")
+        report = {}
+    settings = flatten({name: value for name, value in config.items() if name not in _NOT_SETTINGS})
+    for name, value in settings.items():
+        if not fits(value, _setting_types().get(name, Any)):
+            raise NotARun(f"its {name} is {cut(str(value))}, which is of another type than this setting")
     names_of_folders = {
         "study": config.get("study") or summary.get("study") or folder.parent.parent.name,
         "arm": config.get("arm") or summary.get("arm") or folder.parent.name,
@@ -95,14 +120,15 @@ def read_run(folder: Path) -> Record:
     row = {
         **names_of_folders,
         **{name: summary.get(name) for name in _SUMMARY_FIELDS},
+        "seed": seed,
         "version": (summary.get("versions") or {}).get("ppo-ablation"),
         **made_by(config, summary),
         "last_update": int(values[-1, names.index("update")]),
         **{f"final/{name}": value for name, value in (summary.get("final") or {}).items()},
         **{f"sft/{name}": value for name, value in (summary.get("sft") or {}).items()},
-        "rm/held_out_accuracy": read_summary(folder / "reward_model" / "report.json", notes).get("held_out_accuracy"),
-        **flatten({name: value for name, value in config.items() if name not in _NOT_SETTINGS}),
+        "rm/held_out_accuracy": report.get("held_out_accuracy"),
     }
+    row |= {name: value for name, value in settings.items() if name not in row and name not in _OWN}
     row["status"] = row["status"] or "running"
     row["sft/eval/gold"], row["sft/eval/gold_sd"] = _sft_gold(folder, row, names, values)
     return Record(row, names, values, notes)
@@ -117,7 +143,35 @@ def made_by(config: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
     records = config.get("numerics") or [{}]  # an unfinished run has no summary
     record: dict[str, Any] = summary.get("numerics") or {**records[-1], "earlier": records[:-1]}
     packages = {f"numerics/{name}": version for name, version in record.get("packages", {}).items()}
-    return {"numerics/code": record.get("code"), "numerics/earlier": len(record.get("earlier", [])), **packages}
+    return {**packages, "numerics/code": record.get("code"), "numerics/earlier": len(record.get("earlier", []))}
+
+
+def _check_numerics(record: object) -> None:
+    """Raises ValueError for what is no record of `ablate.runs.numerics`."""
+    if not fits(record, dict[str, Any]) or any(
+        not fits(record.get(name, default), kind)
+        for name, kind, default in (("packages", dict[str, str | None], {}), ("code", str | None, None), ("earlier", list[dict], []))
+    ):
+        raise ValueError("its numerics are no record of what computed it")
+
+
+@cache
+def _setting_types() -> dict[str, Any]:
+    """Every setting's type by its dotted name; a group of settings has a type that nothing but a mapping fits, which is no leaf."""
+    found: dict[str, Any] = {}
+
+    def add(kind: type, prefix: str) -> None:
+        for name, hint in get_type_hints(kind).items():
+            found[prefix + name] = str | None if get_origin(hint) in (list, Union) and list in _parts(hint) else hint
+            if is_dataclass(hint):
+                add(hint, f"{prefix}{name}.")
+
+    add(Config, "")
+    return found
+
+
+def _parts(hint: Any) -> set:
+    return {get_origin(hint), *(get_origin(part) for part in get_args(hint))}
 
 
 def _sft_gold(folder: Path, row: dict, names: list[str], values: np.ndarray) -> tuple[float, float]:
@@ -125,7 +179,7 @@ def _sft_gold(folder: Path, row: dict, names: list[str], values: np.ndarray) -> 
     mean, deviation = row.get("sft/eval/gold"), row.get("sft/eval/gold_sd")
     if mean is None and "eval/gold" in names and values[0, names.index("update")] == 0:
         mean = values[0, names.index("eval/gold")]
-    if deviation is None and mean is not None and (folder / "scores.jsonl").exists():
+    if deviation is None and mean is not None:
         first = [row["gold"] for row in iter_jsonl(folder / "scores.jsonl", stop_after_update=0) if row.get("gold") is not None]
         deviation = float(np.std(first, ddof=1)) if len(first) > 1 else None
     return (math.nan if mean is None else float(mean), math.nan if deviation is None else float(deviation))
@@ -138,39 +192,41 @@ def read_config(path: Path) -> dict[str, Any]:
         NotARun: there is no file, or it is no readable mapping.
     """
     try:
-        text = path.read_text()
-    except FileNotFoundError:
-        raise NotARun("no config.yaml") from None
-    blocks: list[list[str]] = []
-    for line in text.split("\n"):
-        if line[:1] not in ("", " ", "-", "#") or not blocks:
-            blocks.append([])
-        blocks[-1].append(line)
-    config: dict[str, Any] = {}
-    try:
+        text = plain_bytes(path).decode()
+        blocks: list[list[str]] = []
+        for line in text.split("\n"):
+            if line[:1] not in ("", " ", "-", "#") or not blocks:
+                blocks.append([])
+            blocks[-1].append(line)
+        config: dict[str, Any] = {}
         for block in blocks:
             config.update(_parse_block("\n".join(block)) or {})
-    except (yaml.YAMLError, TypeError, ValueError) as error:
+        for record in [*config.get("numerics", [])]:
+            _check_numerics(record)
+        check_values(config)
+    except FileNotFoundError:
+        raise NotARun("no config.yaml") from None
+    except (TypeError, ValueError) as error:  # of `update`, for a block that is no mapping
         raise NotARun(f"config.yaml is not a readable mapping: {str(error).splitlines()[0]}") from None
     return config
 
 
 @lru_cache(maxsize=4096)
 def _parse_block(text: str) -> Any:
-    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return parse_yaml(text)
 
 
 def read_summary(path: Path, notes: list[str]) -> dict[str, Any]:
     """The object in `path`, a summary.json or another JSON file. {} if there is none. An unreadable one is noted and gives {} too."""
     try:
-        summary = json.loads(path.read_bytes())
+        summary = read_object(path)
+        if path.name == "summary.json":
+            check_types(summary)
+            _check_numerics(summary.get("numerics", {}))
     except FileNotFoundError:
         return {}
-    except ValueError:
-        notes.append(f"{path.name}: not JSON, ignored")
-        return {}
-    if not isinstance(summary, dict):
-        notes.append(f"{path.name}: not an object, ignored")
+    except ValueError as error:
+        notes.append(f"{path.name}: {error}, ignored")
         return {}
     return summary
 
@@ -182,21 +238,28 @@ def read_metrics(path: Path, notes: list[str]) -> tuple[list[str], np.ndarray]:
         NotARun: there is no file, or no whole row in it.
     """
     try:
-        data = path.read_bytes()
+        data = plain_bytes(path, MOST_ROW_BYTES)
     except FileNotFoundError:
         raise NotARun("no metrics.jsonl") from None
-    rows = [row for row in _parse_lines(data, path.name, notes) if isinstance(row, dict) and isinstance(row.get("update"), int)]
+    except ValueError as error:
+        raise NotARun(f"metrics.jsonl: {error}") from None
+    parsed = _parse_lines(data, path.name, notes)
+    rows = [row for row in parsed if isinstance(row, dict) and fits(row.get("update"), int) and 0 <= row["update"] < LARGEST]
     if not rows:
         raise NotARun("metrics.jsonl holds no whole row yet")
+    if len(rows) < len(parsed):
+        notes.append(f"metrics.jsonl: {len(parsed) - len(rows)} rows without an update left out")
     shapes: dict[tuple, list[int]] = {}
     for index, row in enumerate(rows):
         shapes.setdefault(tuple(row), []).append(index)
     names = list(dict.fromkeys(name for shape in shapes for name in shape))
     try:
+        if not set(names).isdisjoint(_OWN):
+            raise ValueError
         values = _gather(rows, shapes, names)
-    except (TypeError, ValueError):
-        numeric = [name for name in names if all(isinstance(row.get(name), (int, float, type(None))) for row in rows)]
-        notes.append(f"metrics.jsonl: not numbers, ignored: {', '.join(sorted(set(names) - set(numeric)))}")
+    except (TypeError, ValueError, OverflowError):
+        numeric = [name for name in names if name not in _OWN and all(_is_number(row.get(name)) for row in rows)]
+        notes.append(f"metrics.jsonl: not numbers, ignored: {cut(', '.join(sorted(set(names) - set(numeric))))}")
         names, values = numeric, np.array([[row.get(name) for name in numeric] for row in rows], dtype=float)
     values[~np.isfinite(values)] = np.nan
     updates = values[:, names.index("update")]
@@ -205,6 +268,10 @@ def read_metrics(path: Path, notes: list[str]) -> tuple[list[str], np.ndarray]:
         notes.append(f"metrics.jsonl: {len(updates) - len(last)} repeated updates, the last of each kept")
         values = values[[last[update] for update in sorted(last)]]
     return names, values
+
+
+def _is_number(value: object) -> bool:
+    return value is None or isinstance(value, float) or (isinstance(value, int) and abs(value) < LARGEST)
 
 
 def _gather(rows: list[dict], shapes: dict[tuple, list[int]], names: list[str]) -> np.ndarray:
@@ -224,24 +291,45 @@ def _parse_lines(data: bytes, name: str, notes: list[str]) -> list[Any]:
     """JSON lines, parsed at once if all are whole, else line by line. Torn lines are left out and noted, as no other reader does."""
     lines = [line for line in data.split(b"\n") if line.strip()]
     try:
-        return json.loads(b"[" + b",".join(lines) + b"]")
+        return decoded(b"[" + b",".join(lines) + b"]")
     except ValueError:
         pass
     rows = []
     for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
+            rows.append(decoded(line))
         except ValueError:
             where = "torn last line" if number == len(lines) else f"unreadable line {number}"
             notes.append(f"{name}: {where} left out")
     return rows
 
 
+# What a row of these files may hold; without the first it is no row, nor with another type.
+COLUMNS: dict[str, dict[str, Any]] = {
+    "scores.jsonl": {"update": int, "prompt": int, "kind": str | None, "proxy": float | None, "gold": float | None, "length": float},
+    "samples.jsonl": {"update": int, "prompt": str, "kind": str | None, "response": str, "proxy": float | None, "gold": float | None,
+                      "length": float},
+    "training.jsonl": {"step": int, "loss": float | None, "accuracy": float | None, "held_out_accuracy": float | None},
+}  # fmt: skip
+
+
 def iter_jsonl(path: Path, stop_after_update: int | None = None) -> Iterator[dict[str, Any]]:
-    """The rows of a JSON lines file in order, without torn lines. It stops at the first row whose update exceeds `stop_after_update`."""
-    with open(path, "rb") as lines:
+    """The rows of a JSON lines file in order, without torn lines and rows of another form. A file that is no plain file has none.
+
+    It stops at the first row whose update exceeds `stop_after_update`.
+    """
+    columns = COLUMNS.get(path.name, {"update": int})
+    key = next(iter(columns))
+    try:
+        check_plain(os.stat(path), MOST_ROW_BYTES)
+        lines = open(path, "rb")
+    except (OSError, ValueError):
+        return
+    with lines:
         for row in readable_rows(lines):
-            if stop_after_update is not None and row.get("update", 0) > stop_after_update:
+            if not isinstance(row, dict) or key not in row or any(name in row and not fits(row[name], columns[name]) for name in columns):
+                continue
+            if stop_after_update is not None and row["update"] > stop_after_update:
                 return
             yield row
 

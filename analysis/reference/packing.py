@@ -19,6 +19,7 @@ import numpy as np
 
 from ablate.errors import UserError
 from ablate.system.jsonl import to_lines
+from ablate.system.reading import plain_bytes
 from analysis.estimate.outcomes import ENDED, outcomes
 from analysis.load.frames import load
 from analysis.load.packed import ARCHIVE, SUMS, unpack
@@ -55,7 +56,10 @@ def pack(folders: Sequence[Path], out: Path) -> list[str]:
         raise UserError(f"no finished run below {', '.join(map(str, folders))}")
     out.mkdir(parents=True, exist_ok=True)
     contents = {name: content for folder in runs for name, content in packed_files(folder)}
-    data = compressed(contents)
+    try:
+        data = compressed(contents)
+    except ValueError as error:  # a name that the format does not hold
+        raise UserError(f"the runs cannot be packed ({error}): give studies and arms shorter names") from error
     (out / ARCHIVE).write_bytes(data)
     (out / SUMS).write_text(f"{hashlib.sha256(data).hexdigest()}  {ARCHIVE}\n")
     check(runs, out)
@@ -80,7 +84,7 @@ def packed_files(folder: Path) -> list[tuple[str, bytes]]:
     Raises:
         UserError: a file other than samples.jsonl names a path of this machine.
     """
-    collapse = json.loads((folder / "summary.json").read_text()).get("collapse_update")
+    collapse = read_summary(folder / "summary.json", []).get("collapse_update")
     found = []
     for name in FILES:
         path = folder / name
@@ -91,7 +95,10 @@ def packed_files(folder: Path) -> list[tuple[str, bytes]]:
         elif name in ("scores.jsonl", "samples.jsonl"):
             content = json_lines(thinned(list(iter_jsonl(path)), collapse), ROW_DIGITS)
         else:
-            content = path.read_text()
+            try:
+                content = plain_bytes(path).decode()
+            except ValueError as error:
+                raise UserError(f"{path} cannot be packed ({error}): mend or remove it") from error
         if name == "config.yaml":
             for setting, default in FOLDERS.items():
                 content = re.sub(rf"(?m)^{setting}: .*$", f"{setting}: {default}", content)

@@ -155,7 +155,7 @@ def write_run(folder: Path, arm: Arm, luck: np.ndarray, generator: np.random.Gen
     (folder / "config.yaml").write_text("".join(block(name, json.dumps(value)) for name, value in config.items()))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     summary = {
-        "status": "completed", "reason": None, "collapsed": collapse is not None, "collapse_update": collapse, "updates": last,
+        "status": "completed", "reason": "", "collapsed": collapse is not None, "collapse_update": collapse, "updates": last,
         "wall_seconds": 60.0, "responses_per_second": 300.0, "final": {"eval/gold": rows[-1]["eval/gold"]},
         "sft": {"eval/gold": SFT_GOLD, "eval/gold_sd": SFT_SD}, "versions": {"ppo-ablation": "0.1.0"}, "git_commit": "abc",
         "config_hash": f"{folder.parent.name}-{seed}", "study": study, "arm": folder.parent.name, "seed": seed,

@@ -38,7 +38,8 @@ def results(tmp_path, monkeypatch):
         for folder in study.glob("*/*"):
             rows = [{"update": u, "prompt": p, "proxy": u + p / 3, "gold": -0.1 * p} for u in range(0, 81, 5) for p in range(2)]
             (folder / "scores.jsonl").write_text(jsonl(rows))
-            (folder / "samples.jsonl").write_text(jsonl([{**row, "response": "see /etc/hosts/ for ½"} for row in rows]))
+            texts = [{**row, "prompt": str(row["prompt"]), "response": "see /etc/hosts/ for ½"} for row in rows]
+            (folder / "samples.jsonl").write_text(jsonl(texts))
             (folder / "run.log").write_text("/home/someone/secret")
             (folder / "checkpoints" / "80").mkdir(parents=True)
             (folder / "reward_model").mkdir()

@@ -232,7 +232,7 @@ def test_a_study_of_another_form_is_refused_and_disturbs_no_other(content, study
 
 def test_the_list_estimates_time_from_measured_speed_only(tmp_path):
     assert "vanilla  (Fig. 4, 13; 1 runs per seed, time not measured yet)" in listing(tmp_path, at_a_time=2)
-    known = {"hash": "", "identity": "", "data": {"source": "world"}, "ppo": {"batch_size": 64}}
+    known = {"hash": "", "identity": {}, "data": {"source": "world"}, "ppo": {"batch_size": 64}}
     for seed, wall in enumerate((20, 10, 1)):
         folder = tmp_path / "study" / "arm" / f"seed={seed}"
         folder.mkdir(parents=True)

@@ -263,7 +263,7 @@ def test_the_worst_seed_decides_for_its_trial(states, said, tmp_path):
     for seed, state in enumerate(states):
         (tmp_path / str(seed)).mkdir()
         final = {"eval/gold": float(seed), "eval/kl_to_sft": 2.0}
-        (tmp_path / str(seed) / "summary.json").write_text(json.dumps({"final": final}))
+        (tmp_path / str(seed) / "summary.json").write_text(json.dumps({"status": "completed", "final": final}))
         jobs.append(Job(Config(seed=seed), tmp_path / str(seed), state=state.rstrip("!"), collapsed=state.endswith("!")))
     assert outcome(jobs).status == said
     assert outcome(jobs).gold == pytest.approx(0.5 if states[1] in ("completed", "diverged") else 0.0)

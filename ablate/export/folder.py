@@ -56,8 +56,10 @@ def load_trained(run: Path, config: dict, place: Path, what: str, stages: dict[s
         return (load_policy if what == "policy" else load_scorer)(place / what, CPU)
     require_peft()
     settings = config_of(run)
-    generator = torch_generator(settings.seed, "critic head")
-    trunk = new_critic(config["ppo"]["critic_init"], stages["sft"], stages["reward_model"], CPU, generator)
+    trunk = None
+    if what == "critic":
+        generator = torch_generator(settings.seed, "critic head")
+        trunk = new_critic(config["ppo"]["critic_init"], stages["sft"], stages["reward_model"], CPU, generator)
     policy, critic = load_adapted(place, load_policy(stages["sft"], CPU), trunk, settings)
     return merged(policy if what == "policy" else critic)
 

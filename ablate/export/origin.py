@@ -32,8 +32,12 @@ def find_origin(run: Path, to: Path, what: str, checkpoint: int | None) -> Origi
     summary = read_summary(run)
     if what == "reward_model" and checkpoint is not None:
         raise UserError("--checkpoint chooses a policy or a critic; a run has one reward model: leave it out")
+    estimator = config["ppo"].get("advantage_estimator", "gae")
+    if what == "critic" and estimator != "gae":
+        raise UserError(f"{run} has no critic, since its ppo.advantage_estimator={estimator} needs none: export the policy")
     place = chosen_checkpoint(run, checkpoint, summary) if what != "reward_model" or (run / "checkpoints").is_dir() else None
-    needed = ["reward_model"] if what == "reward_model" else ["sft", "reward_model"] if config["model"].get("lora_rank") else []
+    adapted = ["sft"] if what == "policy" else ["sft", "reward_model"]
+    needed = ["reward_model"] if what == "reward_model" else adapted if config["model"].get("lora_rank") else []
     return Origin(config, summary, place, {stage: stage_folder(run, stage) for stage in needed})
 
 

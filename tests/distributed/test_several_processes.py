@@ -59,6 +59,7 @@ VANILLA = ["ppo.kl_penalty=false", "ppo.reward_norm=false", "ppo.advantage_norm=
 LARGE = ["ppo.batch_size=128", "ppo.minibatch_size=64", "ppo.micro_batch_size=64"]  # beyond ablate.models.linear.LEAST_ROWS
 RECOMPUTED = ["model.gradient_checkpointing=true", "ppo.micro_batch_size=1"]
 ENTROPY = ["ppo.entropy_bonus=true", "ppo.entropy_coef=0.5", "ppo.entropy_clip=0.1", "ppo.policy_kl=true", "ppo.micro_batch_size=1"]
+GROUP = ["ppo.samples_per_prompt=8", "ppo.micro_batch_size=1"]  # the answers to the one prompt of a batch lie in both processes
 
 
 @pytest.mark.parametrize(
@@ -75,6 +76,10 @@ ENTROPY = ["ppo.entropy_bonus=true", "ppo.entropy_coef=0.5", "ppo.entropy_clip=0
         pytest.param(RECOMPUTED, True, id="gradient checkpointing, FSDP", marks=pytest.mark.slow),
         pytest.param(LARGE, True, id="large passes, FSDP", marks=pytest.mark.slow),
         pytest.param(["model.lora_rank=2"], False, id="LoRA, DDP", marks=pytest.mark.slow),
+        pytest.param([*GROUP, "ppo.advantage_estimator=rloo"], False, id="rloo, DDP", marks=pytest.mark.slow),
+        pytest.param([*GROUP, "ppo.advantage_estimator=grpo"], True, id="grpo, FSDP", marks=pytest.mark.slow),
+        pytest.param(["ppo.advantage_estimator=remax"], False, id="remax, DDP", marks=pytest.mark.slow),
+        pytest.param(["ppo.advantage_estimator=reinforce", "model.lora_rank=2"], False, id="reinforce, LoRA, DDP", marks=pytest.mark.slow),
     ],
 )
 def test_two_processes_have_the_numbers_of_one(overrides, sharded, tiny_config, tmp_path):

@@ -220,3 +220,19 @@ def test_adapters_are_merged_into_plain_weights(make_config, tmp_path):
     critic = export(run, tmp_path / "critic", "critic")
     assert "merged into the weights" in (critic / "README.md").read_text()
     assert load_file(critic / "model.safetensors").keys() == load_file(Path(start["reward_model"]) / "model.safetensors").keys()
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_run_without_a_critic_exports_its_policy_and_is_refused_its_critic(make_config, tmp_path, rank):
+    if rank:
+        pytest.importorskip("peft")
+    config = make_config(tmp_path, f"model.lora_rank={rank}", "ppo.advantage_estimator=reinforce", "ppo.updates=2")
+    execute(config)
+    run = run_folder(config)
+    start = json.loads((run / "stages.json").read_text())
+    exported = export(run, tmp_path / "policy")
+    weights = load_file(exported / "model.safetensors")
+    assert weights.keys() == load_file(Path(start["sft"]) / "model.safetensors").keys()
+    with pytest.raises(UserError, match=r"no critic, since its ppo.advantage_estimator=reinforce needs none: export the policy"):
+        export(run, tmp_path / "critic", "critic")
+    assert not (tmp_path / "critic").exists()

@@ -64,6 +64,18 @@ def test_a_killed_run_with_a_stale_sampler_and_a_moving_reference_ends_with_the_
     assert {"policy", "critic", "reference", "earlier_policies.safetensors"} <= {path.name for path in newest.iterdir()}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [["ppo.advantage_estimator=remax"], ["ppo.advantage_estimator=grpo", "model.lora_rank=2"]], ids=" ".join)
+def test_a_killed_run_without_a_critic_ends_with_the_bits_of_one_never_stopped(more, make_config, tmp_path, same_numbers):
+    if "model.lora_rank=2" in more:
+        pytest.importorskip("peft")
+    whole, killed = (make_config(tmp_path / name, *more, "ppo.samples_per_prompt=2", "ppo.updates=6") for name in ("whole", "killed"))
+    assert run(whole) == 0
+    assert run(killed, "apply_gradients", 2 * 3) == -signal.SIGKILL
+    assert run(killed) == 0
+    same_numbers(run_folder(killed), run_folder(whole))
+
+
 def test_a_run_killed_three_times_ends_with_the_bits_of_one_never_stopped(unbroken, make_config, tmp_path, same_numbers):
     config = make_config(tmp_path, *STATEFUL)
     for function, count in (("apply_gradients", 4 + 4 * 2 + 1), ("optimizer_tensors", 1), ("backward_minibatch", 3)):

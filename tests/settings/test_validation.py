@@ -102,7 +102,7 @@ REFUSALS = {
     ),
     "a λ that nothing reads": (
         {"ppo.gae_length_adaptive": 0.1, "ppo.gae_lambda_critic": 1.0, "ppo.gae_lambda": 0.9},
-        "ppo.gae_lambda does nothing where",
+        "ppo.gae_lambda does nothing where .*: set ppo.gae_lambda=0.95",
     ),
     "a greedy answer and several scores": (
         {"reward_model.ensemble": 2, "ppo.advantage_estimator": "remax"},

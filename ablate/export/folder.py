@@ -14,6 +14,7 @@ from ablate.export.card import Record, card
 from ablate.export.origin import find_origin, stage_folder
 from ablate.models.folder import SCORE_SHIFT, has_tokenizer
 from ablate.models.forward import score_shift
+from ablate.models.hub import resolve
 from ablate.models.load import load_policy, load_scorer, load_tokenizer, new_critic
 from ablate.models.lora import merged, require_peft
 from ablate.ppo.scoring import load_scorer_tokenizer
@@ -59,7 +60,10 @@ def load_trained(run: Path, config: dict, place: Path, what: str, stages: dict[s
     trunk = None
     if what == "critic":
         generator = torch_generator(settings.seed, "critic head")
-        trunk = new_critic(config["ppo"]["critic_init"], stages["sft"], stages["reward_model"], CPU, generator)
+        given = settings.critic.path
+        trunk = new_critic(settings.ppo.critic_init, stages["sft"], stages["reward_model"], CPU, generator) if given is None else (
+            load_scorer(resolve(given, "critic.path"), CPU)
+        )  # fmt: skip
     policy, critic = load_adapted(place, load_policy(stages["sft"], CPU), trunk, settings)
     return merged(policy if what == "policy" else critic)
 

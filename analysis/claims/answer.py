@@ -131,9 +131,9 @@ def _claims(verdicts: Sequence[str]) -> str:
     if not verdicts:
         return ""
     counts = {word: verdicts.count(word) for word in (SUPPORTED, CONTRADICTED, CANNOT_TELL)}
-    one = f"The one claim of the paper that these arms test is {verdicts[0]}." if verdicts[0] != CANNOT_TELL else (
-        "The one claim of the paper that these arms test cannot be told yet.")  # fmt: skip
+    one = f"The one claim of a paper that these arms test is {verdicts[0]}." if verdicts[0] != CANNOT_TELL else (
+        "The one claim of a paper that these arms test cannot be told yet.")  # fmt: skip
     if len(verdicts) == 1:
         return one
-    return (f"Of {len(verdicts)} claims of the paper that these arms test {counts[SUPPORTED]} {'is' if counts[SUPPORTED] == 1 else 'are'} "
+    return (f"Of {len(verdicts)} claims of papers that these arms test {counts[SUPPORTED]} {'is' if counts[SUPPORTED] == 1 else 'are'} "
             f"supported, {counts[CONTRADICTED]} contradicted, and {counts[CANNOT_TELL]} cannot be told yet.")  # fmt: skip

@@ -63,6 +63,7 @@ ALLOWED = {
     "analysis.notebooks": REPORT | {"analysis.notebooks"},
     "analysis.verdicts": CLAIMS | {"analysis.markdown", "analysis.verdicts"},
     "analysis.dashboard": ESTIMATE | {"analysis.dashboard"},
+    "analysis.kl_gradients": FIGURES | {"analysis.kl_gradients"},
     "analysis.world_check": FIGURES | {"analysis.markdown", "analysis.world_check"},
 }
 

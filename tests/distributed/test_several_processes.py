@@ -58,6 +58,11 @@ def greatest_change(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]
 VANILLA = ["ppo.kl_penalty=false", "ppo.reward_norm=false", "ppo.advantage_norm=false", "ppo.critic_pretrain=false", "ppo.grad_clip=false"]
 LARGE = ["ppo.batch_size=128", "ppo.minibatch_size=64", "ppo.micro_batch_size=64"]  # beyond ablate.models.linear.LEAST_ROWS
 RECOMPUTED = ["model.gradient_checkpointing=true", "ppo.micro_batch_size=1"]
+BESIDE = ["ppo.reference_update=ema", "ppo.reference_update_every=1", "sampling.staleness=1", "ppo.mismatch_correction=tis"]
+LOSS = ["ppo.loss_aggregation=sequence", "ppo.overlong_filter=true", "ppo.kl_loss=true", "ppo.kl_loss_estimator=full", "ppo.epochs=2",
+        "ppo.target_kl=0.5", "ppo.ratio_guard=5", "ppo.value_norm=true", "ppo.micro_batch_size=1"]  # fmt: skip
+SCORE = ["ppo.reward_shape=sigmoid", "ppo.reward_shape_references=2", "ppo.length_penalty=linear", "ppo.chi2_penalty=0.01",
+         "ppo.entropy_bonus=true", "ppo.entropy_adaptive=1.0"]  # fmt: skip
 ENTROPY = ["ppo.entropy_bonus=true", "ppo.entropy_coef=0.5", "ppo.entropy_clip=0.1", "ppo.policy_kl=true", "ppo.micro_batch_size=1"]
 GROUP = ["ppo.samples_per_prompt=8", "ppo.micro_batch_size=1"]  # the answers to the one prompt of a batch lie in both processes
 
@@ -76,6 +81,10 @@ GROUP = ["ppo.samples_per_prompt=8", "ppo.micro_batch_size=1"]  # the answers to
         pytest.param(RECOMPUTED, True, id="gradient checkpointing, FSDP", marks=pytest.mark.slow),
         pytest.param(LARGE, True, id="large passes, FSDP", marks=pytest.mark.slow),
         pytest.param(["model.lora_rank=2"], False, id="LoRA, DDP", marks=pytest.mark.slow),
+        pytest.param(BESIDE, False, id="moving reference and stale sampler, DDP", marks=pytest.mark.slow),
+        pytest.param(BESIDE, True, id="moving reference and stale sampler, FSDP", marks=pytest.mark.slow),
+        pytest.param(LOSS, True, id="choices of the loss, FSDP", marks=pytest.mark.slow),
+        pytest.param(SCORE, False, id="choices of the score, DDP", marks=pytest.mark.slow),
         pytest.param([*GROUP, "ppo.advantage_estimator=rloo"], False, id="rloo, DDP", marks=pytest.mark.slow),
         pytest.param([*GROUP, "ppo.advantage_estimator=grpo"], True, id="grpo, FSDP", marks=pytest.mark.slow),
         pytest.param(["ppo.advantage_estimator=remax"], False, id="remax, DDP", marks=pytest.mark.slow),

@@ -65,6 +65,8 @@ def test_a_table_that_is_none_is_refused(tmp_path):
 
 @pytest.mark.parametrize("module", ["ablate.gradients", "analysis.kl_gradients"])
 def test_help_loads_no_library(module):
-    code = f"import sys, runpy; sys.argv = ['x', '--help']\ntry: runpy.run_module('{module}', run_name='__main__')\nexcept SystemExit: pass\n"
+    code = (
+        f"import sys, runpy; sys.argv = ['x', '--help']\ntry: runpy.run_module('{module}', run_name='__main__')\nexcept SystemExit: pass\n"
+    )
     code += "print([name for name in ('torch', 'transformers', 'pandas', 'matplotlib') if name in sys.modules], file=sys.stderr)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr.strip() == "[]"

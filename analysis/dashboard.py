@@ -40,6 +40,8 @@ LINES = {  # section → metric of metrics.jsonl → title
         "monitor/response_length": "response length, tokens",
         "monitor/entropy": "entropy, nats per token",
         "monitor/distinct": "different bigrams, share",
+        "monitor/distinct_across": "different bigrams of the whole batch, share",
+        "monitor/reward_length_corr": "score and length, correlation",
     },
     "Optimiser": {"ppo/value_loss": "value loss", "ppo/clip_fraction": "clip fraction", "ppo/grad_norm": "gradient norm"},
 }

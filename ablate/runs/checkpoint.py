@@ -201,15 +201,17 @@ def progress_from(folder: Path, state: dict) -> TrainState:
         return damaged(folder, f"state.json: {error}")
 
 
-def load_weights(folder: Path, device: torch.device, starts: Sequence[Path]) -> tuple:
+def load_weights(folder: Path, device: torch.device, starts: Sequence[Path | None] = (None, None)) -> tuple:
     """(policy, critic) of a checkpoint; the critic is null where the run has none. Raises UserError.
 
-    starts: the folders of the models that they were when the run began, of the policy alone where there is no critic.
+    starts: the folders of the models that they were when the run began, of the policy alone where there is no critic. A model is not
+    compared with a start that is null.
     """
     models: list[PreTrainedModel | None] = []
     for name, load, start in zip(("policy", "critic"), (load_policy, load_scorer), starts, strict=False):
         try:
-            check_architecture(read_shape(folder / name), read_shape(start))
+            if start is not None:
+                check_architecture(read_shape(folder / name), read_shape(start))
             models.append(load(folder / name, device))
         except (UserError, ValueError) as error:
             damaged(folder, f"its {name} does not load: {error}")

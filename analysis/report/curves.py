@@ -22,7 +22,9 @@ SHOWN = (
     "monitor/perplexity_moss", "monitor/distinct", "eval/tie", "eval/lose", "eval/helpful/gold", "eval/harmful/gold", "eval/kl_to_sft",
     "monitor/perplexity_ref", "monitor/kl_per_token", "monitor/truncated", "reward/proxy_mean", "reward/proxy_std", "reward/proxy_p95",
     "reward/shaped_mean", "ppo/policy_loss", "ppo/value_loss", "ppo/approx_kl", "ppo/clip_fraction", "ppo/ratio_max", "ppo/grad_norm",
-    "ppo/explained_variance", "ppo/advantage_std", "ppo/return_mean", "ppo/kl_coef",
+    "ppo/explained_variance", "ppo/advantage_std", "ppo/return_mean", "ppo/kl_coef", "monitor/response_length_p95",
+    "monitor/distinct_across", "monitor/reward_length_corr", "monitor/kl_to_reference", "monitor/mismatch_kl", "monitor/mismatch_ess",
+    "ppo/clip_fraction_low", "ppo/clip_fraction_high", "ppo/skipped", "ppo/actor_grad_norm", "ppo/critic_grad_norm",
 )  # fmt: skip
 METRICS = {name: BY_NAME[name] for name in SHOWN}
 # Shown in place of a unit for metrics that have none.
@@ -32,6 +34,9 @@ WITHOUT_UNIT = {
     "ppo/value_loss": "mean over gradient steps",
     "ppo/ratio_max": "maximum over gradient steps",
     "ppo/grad_norm": "mean over gradient steps",
+    "ppo/actor_grad_norm": "mean over gradient steps",
+    "ppo/critic_grad_norm": "mean over gradient steps",
+    "monitor/reward_length_corr": "correlation over the batch",
 }
 FIXED = ("eval/gold", "eval/proxy", "monitor/kl_to_sft", "monitor/perplexity", "monitor/response_length", "monitor/entropy")
 FREE = ("eval/win", "monitor/perplexity_moss", "monitor/distinct")

@@ -68,8 +68,8 @@ def draw(table: Path, figure: Path) -> None:
         picture.legend(*grid[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
         runs = frame["run"].nunique()
         add_caption(picture, (
-            f"The gradient of each estimator of the KL to SFT, beside the exact one, over {runs} run{'s' if runs > 1 else ''} of the embedded "
-            "world at growing distances from SFT. Above: the cosine of the angle between the two; below: how much of the exact gradient an "
+            f"The gradient of each estimator of the KL to SFT, beside the exact one, over {runs} run{'s' if runs > 1 else ''} "
+            "at growing distances from SFT. Above: the cosine of the angle between the two; below: how much of the exact gradient an "
             "estimator has along it, where 1 is unbiased. k1 in the loss has a gradient of 0 and so no angle; k2 in the reward leaves the "
             "picture. Lines: 95 % intervals over batches of fresh responses."
         ))  # fmt: skip

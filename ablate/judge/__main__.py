@@ -102,7 +102,7 @@ def check(options: argparse.Namespace) -> None:
 def endpoint_of(options: argparse.Namespace) -> Endpoint:
     """Where and how to ask the LLM; the key comes from the environment alone."""
     return Endpoint(
-        url=options.url, model=options.model, key=os.environ.get(options.key_from) or None, timeout=options.timeout,
+        url=options.url, model=options.model, key=os.environ.get(options.key_from, "").strip() or None, timeout=options.timeout,
         attempts=options.attempts, longest_wait=options.longest_wait, requests_per_minute=options.rate, max_tokens=options.max_tokens,
         prompt_price=options.prompt_price, completion_price=options.completion_price, max_cost=options.max_cost,
     )  # fmt: skip

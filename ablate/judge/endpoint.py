@@ -6,6 +6,7 @@ it is not sent unencrypted to another machine, and redirects are not followed, b
 
 from __future__ import annotations
 
+import math
 import ssl
 import threading
 import time
@@ -16,8 +17,13 @@ from typing import NoReturn
 import httpx
 
 from ablate.errors import UserError
+from ablate.system.jsonl import decoded
 
 RETRIED = (408, 409, 425, 429)  # and every 5xx
+MOST_BYTES = 2**20  # of a reply; a verdict with its reason has a few kilobytes
+MOST_TOKENS = 10**9  # that a reply may report; more is no report
+LONGEST_ASKED = 1e9  # seconds that Retry-After may ask for; more is as good as for ever
+SHOWN = 200  # characters of an endpoint's own error text in a message
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -61,7 +67,9 @@ class Endpoint:
         except httpx.InvalidURL:
             address = httpx.URL()
         if address.scheme not in ("http", "https") or not address.host:
-            raise UserError(f"--url {self.url} is no address: write it like http://localhost:8000/v1")
+            raise UserError("--url is no address: write it like http://localhost:8000/v1")
+        if address.userinfo:
+            raise UserError("--url holds a user name or password, which files and messages would show: put the key where --key-from names")
         if self.key and address.scheme == "http" and address.host not in LOOPBACK:
             raise UserError(f"--url {self.url} would send the API key unencrypted: use https, or unset the variable that --key-from names")
         if self.key and not (self.key.isascii() and self.key.isprintable()):
@@ -121,7 +129,7 @@ class Meter:
                 return
             self.requests += 1
             prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
-            if not (isinstance(prompt, int) and isinstance(completion, int)):
+            if not (is_count(prompt) and is_count(completion)):
                 self.without_usage += 1
                 if self.endpoint.max_cost is not None:
                     raise UserError(
@@ -183,7 +191,7 @@ def open_client(endpoint: Endpoint) -> httpx.Client:
         )  # fmt: skip
     except (ValueError, ImportError, httpx.InvalidURL) as error:
         raise UserError(
-            f"the proxy that the environment names cannot be used ({error}): correct HTTPS_PROXY, HTTP_PROXY and ALL_PROXY"
+            f"the proxy that the environment names cannot be used ({type(error).__name__}): correct HTTPS_PROXY, HTTP_PROXY and ALL_PROXY"
         ) from error
 
 
@@ -234,33 +242,58 @@ class ChatClient:
     def request(self, messages: list[dict]) -> tuple[str | None, dict]:
         """One request: (text of the first choice or None, usage as the server reports it, {} where it does not).
 
-        Raises RetryableError where another attempt may succeed, UserError where none will.
+        A key that the text repeats is left out of it. Raises RetryableError where another attempt may succeed, UserError where none will.
         """
         endpoint = self.endpoint
         body = {"model": endpoint.model, "messages": messages, "temperature": 0, "max_tokens": endpoint.max_tokens}
         headers = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
+        headers["Accept-Encoding"] = "identity"  # so that the bound on bytes is one on what is read
         try:
-            response = self.http.post(endpoint.address, json=body, headers=headers)
+            with self.http.stream("POST", endpoint.address, json=body, headers=headers) as response:
+                if not response.is_success:
+                    self.raise_for_status(response)
+                answer = decoded(read_body(response, time.monotonic() + endpoint.timeout))
+                content, usage = answer["choices"][0]["message"].get("content"), answer.get("usage")
         except httpx.HTTPError as error:
-            raise RetryableError(f"{type(error).__name__}: {error}") from error
-        if not response.is_success:
-            self.raise_for_status(response)
-        try:
-            answer = response.json()
-            content, usage = answer["choices"][0]["message"].get("content"), answer.get("usage")
+            raise RetryableError(f"{type(error).__name__}: {self.without_key(str(error))}") from error
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise RetryableError("a body that is no chat completion") from error
-        return content if isinstance(content, str) else None, usage if isinstance(usage, dict) else {}
+        return self.without_key(content) if isinstance(content, str) else None, usage if isinstance(usage, dict) else {}
+
+    def without_key(self, text: str) -> str:
+        """A text from outside, in which the key is replaced where it is repeated."""
+        return text.replace(self.endpoint.key, "…") if self.endpoint.key else text
 
     def raise_for_status(self, response: httpx.Response) -> NoReturn:
         """Raises RetryableError for a status that may pass, with what Retry-After asks for, and UserError for any other."""
-        code, key = response.status_code, self.endpoint.key
-        text = " ".join(response.text.split())
-        text = (text.replace(key, "…") if key else text)[:200]
+        code, body = response.status_code, b""
+        try:
+            body = read_body(response, time.monotonic() + self.endpoint.timeout)
+        except (RetryableError, httpx.HTTPError):  # the status says enough
+            pass
+        text = self.without_key(" ".join(body.decode(errors="replace").split()))[:SHOWN]
         if code in RETRIED or code >= 500:
             raise RetryableError(f"HTTP {code} {text}", retry_after(response.headers.get("Retry-After")))
         remedy = "put the key into the variable that --key-from names" if code in (401, 403) else "correct --url or --model"
         raise UserError(f"the judge at {self.endpoint.address} refuses (HTTP {code} {text}): {remedy}")
+
+
+def read_body(response: httpx.Response, deadline: float) -> bytes:
+    """The body of a reply. Raises RetryableError where it is not whole by `deadline`, of time.monotonic(), or longer than MOST_BYTES."""
+    parts, size = [], 0
+    for part in response.iter_raw():
+        parts.append(part)
+        size += len(part)
+        if size > MOST_BYTES:
+            raise RetryableError(f"a reply of more than {MOST_BYTES // 2**20} MiB")
+        if time.monotonic() > deadline:
+            raise RetryableError("a reply that came too slowly to be whole within --timeout")
+    return b"".join(parts)
+
+
+def is_count(value: object) -> bool:
+    """Whether a value is a number of tokens: whole, not negative, and one that a reply can have."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_TOKENS
 
 
 def retry_after(value: str | None) -> float:
@@ -268,10 +301,10 @@ def retry_after(value: str | None) -> float:
     if value is None:
         return 0.0
     try:
-        return max(float(value), 0.0)
+        seconds = float(value)
     except ValueError:
-        pass
-    try:
-        return max(parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
-    except ValueError:
-        return 0.0
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, TypeError, OverflowError, OSError):
+            return 0.0
+    return 0.0 if math.isnan(seconds) else min(max(seconds, 0.0), LONGEST_ASKED)

@@ -30,6 +30,7 @@ SYSTEM = (
     "short reason, then on the last line exactly one of [[A]] (answer A is better), [[B]] (answer B is better) or [[C]] (a tie)."
 )
 REQUEST = "[The request]\n{prompt}\n[End of the request]\n\n[Answer A]\n{a}\n[End of answer A]\n\n[Answer B]\n{b}\n[End of answer B]"
+MARKS = ("A", "B", "C")
 VERDICT = re.compile(r"\[\[([ABC])\]\]")
 
 Comparison = tuple[str, str, str]  # prompt, answer A, answer B
@@ -64,8 +65,8 @@ class VerdictCache:
     def open(cls, path: Path) -> VerdictCache:
         """Read the file; it need not exist yet. Lines that cannot be read are skipped."""
         lines = path.read_bytes().split(b"\n") if path.is_file() else []
-        rows = (row for row in readable_rows(lines) if isinstance(row, dict) and {"key", "verdict"} <= row.keys())
-        return cls(path, {row["key"]: row["verdict"] for row in rows})
+        rows = (row for row in readable_rows(lines) if isinstance(row, dict))
+        return cls(path, {row["key"]: row["verdict"] for row in rows if isinstance(row.get("key"), str) and row.get("verdict") in MARKS})
 
     def append(self, key: str, verdict: str, judge: str, reply: str) -> None:
         """Add a verdict, after a line break where a kill has torn the last line. Raises UserError where the file cannot be written."""

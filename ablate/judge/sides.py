@@ -24,7 +24,7 @@ from ablate.ppo.rollout import decode_responses, encode_prompts, generate_respon
 from ablate.runs.checkpoint import damaged
 from ablate.runs.folder import checkpoints, config_of, read_rows
 from ablate.runs.summary import read_summary
-from ablate.system.jsonl import numbered_lines, to_lines
+from ablate.system.jsonl import decoded, numbered_lines, to_lines
 from ablate.system.seeding import torch_generator
 
 POLICY, SFT = "policy", "sft"
@@ -215,7 +215,7 @@ def mismatch_with_run(run: Run, answers: Answers) -> str:
 def read_answer(line: str, place: str) -> dict:
     """One line of a file of answers. Raises UserError that names `place` where it is malformed."""
     try:
-        row = json.loads(line)
+        row = decoded(line)
     except ValueError as error:
         raise UserError(f"{place} is not JSON: mend it") from error
     if not isinstance(row, dict) or not isinstance(row.get("prompt"), str | list) or not isinstance(row.get("response"), str):

@@ -54,10 +54,10 @@ def test_slips_are_one_sentence(arguments, said):
 
 
 def test_a_table_that_is_none_is_refused(tmp_path):
-    with pytest.raises(SystemExit, match="does not exist: make it by python -m ablate.gradients"):
+    with pytest.raises(SystemExit, match=r"does not exist: make it by python -m ablate\.gradients"):
         kl_gradients.main([str(tmp_path / "none.csv")])
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(SystemExit, match="lacks .*estimator"):
+    with pytest.raises(SystemExit, match=r"lacks .*estimator"):
         kl_gradients.main([str(tmp_path / "other.csv")])
     with pytest.raises(UserError, match="not numbers"):
         numbers("1,x")

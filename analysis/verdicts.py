@@ -26,11 +26,12 @@ from analysis.claims.paper import UNJUDGED
 from analysis.claims.study import StudyVerdicts, runs_to_score, study_verdicts
 from analysis.load.frames import load, load_rows
 from analysis.load.judgements import load_judgements
-from analysis.markdown import markdown_table
+from analysis.markdown import markdown_table, plain
 
 WIDTH = 130  # of lines of prose; tables are as wide as their arms' names need
 AT_END, AT_MATCHED = ("gold", "win", "proxy", "kl"), ("gold_at_kl", "win_at_kl", "gold_at_proxy", "win_at_proxy")
 WARNING = ["monitor", "direction", "area", "detected", "lead", "false_alarms", "collapses", "runs"]
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what begins a formula in a spreadsheet
 MONITORS = 12  # as many as fit a reader's screen; --csv has all
 FRAMES = ("outcomes", "arms", "effects", "factorial", "thresholds", "frontier", "warnings")
 
@@ -106,9 +107,9 @@ def as_markdown(verdicts: StudyVerdicts) -> str:
              numbers="; ".join(part.sentence.partition(": ")[2] for part in verdict.parts))
         for claim, verdict in verdicts.claims
     ]  # fmt: skip
-    parts = [f"### {verdicts.study}"]
+    parts = [f"### {plain(verdicts.study)}"]
     parts += [markdown_table(pd.DataFrame(claims))] if claims else []
-    return "\n\n".join([*parts, markdown_table(arms_shown(verdicts, AT_END)), *verdicts.remarks]) + "\n"
+    return "\n\n".join([*parts, markdown_table(arms_shown(verdicts, AT_END)), *map(plain, verdicts.remarks)]) + "\n"
 
 
 def claims_frame(verdicts: StudyVerdicts) -> pd.DataFrame:
@@ -132,7 +133,12 @@ def write_csv(verdicts: StudyVerdicts, folder: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for name, frame in {"claims": claims_frame(verdicts), **{name: getattr(verdicts, name) for name in FRAMES}}.items():
         if len(frame):
-            frame.to_csv(target / f"{name}.csv", index=False)
+            frame.map(no_formula).to_csv(target / f"{name}.csv", index=False)
+
+
+def no_formula(cell: object) -> object:
+    """The cell, with an apostrophe before a text that a spreadsheet would take for a formula; numbers stay numbers."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
 
 
 def _wrapped(text: str, indent: str) -> str:

@@ -54,22 +54,27 @@ def card(record: Record) -> str:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=False, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         keep_trailing_newline=True,
     )  # fmt: skip
-    templates.filters |= {"formatted": format, "literal": python_literal, "public": public}
+    templates.filters |= {"formatted": format, "literal": python_literal, "public": public, "inline": inline}
     return templates.get_template("card.md.jinja").render(
         what=record.what, config=config, summary=record.summary, final=record.judged, sft=summary.get("sft") or {},
-        metadata=front_matter(record), arm=arm_without_paths(config["arm"]),
+        metadata=front_matter(record), arm=inline(arm_without_paths(config["arm"])), study=inline(config["study"]),
         description=WHAT[record.what].format(update=record.update, updates=updates),
         place="before its first checkpoint" if record.update is None else f"at update {record.update} of {updates}",
         question=record.example[0], answer=record.example[1], score_shift=repr(record.score_shift),
         reward_report=record.reward_report, data_report=record.data_report, accuracy=accuracy, number=number,
-        overrides=[f"ppo={preset}", *changes, *other_settings(config)],
+        overrides=[inline(text) for text in (f"ppo={preset}", *changes, *other_settings(config))],
         commit=summary.get("git_commit"), versions=record.versions, versions_of_run=record.versions_of_run,
     )  # fmt: skip
 
 
 def python_literal(text: str) -> str:
-    """The text as a string of Python."""
-    return json.dumps(text, ensure_ascii=False)
+    """The text as a string of Python on one line, without a backtick, which could end the block of code that it stands in."""
+    return json.dumps(text).replace("`", "\\u0060")
+
+
+def inline(text: str) -> str:
+    """A name or setting as Markdown shows it, also between backticks: without what could end the code, a line or a tag."""
+    return " ".join(text.replace("`", "´").replace("<", "‹").split())
 
 
 def front_matter(record: Record) -> str:
@@ -129,4 +134,4 @@ def public(path: str | None) -> str:
     """A hub name in full, and only the last part of a path, since a card must not tell where its author keeps files."""
     if path is None:
         return "null"
-    return path if is_hub_name(path) else Path(path).name
+    return path if is_hub_name(path) else inline(Path(path).name)

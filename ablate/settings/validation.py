@@ -32,6 +32,8 @@ def validate(config: Config) -> None:
         raise UserError("bugs.unmasked_whitening changes ppo.advantage_norm, which is off: set ppo.advantage_norm=true")
     if config.bugs.kl_loss_clamped and not (config.ppo.kl_loss and config.ppo.kl_loss_estimator == "k3"):
         raise UserError("bugs.kl_loss_clamped clamps k3 in the loss, which is not there: set ppo.kl_loss=true ppo.kl_loss_estimator=k3")
+    if config.bugs.micro_batch_mean and not config.ppo.has_critic:
+        raise UserError("bugs.micro_batch_mean changes the value loss, and this advantage_estimator has no critic: leave it out")
     if config.bugs.micro_batch_mean and config.ppo.micro_batch_size >= config.ppo.minibatch_size:
         raise UserError("bugs.micro_batch_mean acts only where a minibatch has several micro-batches: lower ppo.micro_batch_size")
     if config.offload and config.ppo.full_kl_in_loss:

@@ -86,6 +86,10 @@ REFUSALS = {
     ),
     "KL loss of nothing": ({"ppo.kl_loss": True, "ppo.kl_loss_coef": 0.0}, "set ppo.kl_loss=false"),
     "a clamp of no KL loss": ({"bugs.kl_loss_clamped": True, "ppo.kl_loss": True}, "set ppo.kl_loss=true ppo.kl_loss_estimator=k3"),
+    "a mean of no value loss": (
+        {"bugs.micro_batch_mean": True, "ppo.micro_batch_size": 4, "ppo.advantage_estimator": "reinforce"},
+        "has no critic: leave it out",
+    ),
     "a mean of one micro-batch": ({"bugs.micro_batch_mean": True}, "lower ppo.micro_batch_size"),
     "offload of a reference that steps need": (
         {"offload": True, "ppo.kl_loss": True, "ppo.kl_loss_estimator": "full"},

@@ -47,7 +47,7 @@ def test_there_are_the_presets_of_the_contract():
     assert set(PRESETS) == {"vanilla", "ppo_max", "instructgpt", "n_details", "moss_script"} | OTHERS
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", sorted(OTHERS))
 def test_a_preset_of_another_repository_names_its_file_and_commit_and_what_it_cannot_say(name):
     text = (CONF / "ppo" / f"{name}.yaml").read_text()
     assert re.search(r"[\w-]+/[\w-]+, [\w/.]+\.(yaml|py|sh), commit [0-9a-f]{8}", text.replace("\n# ", " "))

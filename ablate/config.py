@@ -170,7 +170,7 @@ class PPOConfig:
         later=True,
     )  # fmt: skip
     ratio_guard: Optional[float] = setting(
-        None, "τ: a gradient step whose mean ratio is above τ is not made; null is off", above=0, source="ReaLHF early_stop_imp_ratio",
+        None, "τ: a gradient step whose mean ratio is above τ is not made; null is off", above=1, source="ReaLHF early_stop_imp_ratio",
         later=True,
     )  # fmt: skip
     target_kl: Optional[float] = setting(

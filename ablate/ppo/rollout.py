@@ -161,8 +161,12 @@ def full_kl(log_probs: Tensor, reference: Tensor) -> Tensor:
 
 
 def chi2(log_probs: Tensor, reference: Tensor) -> Tensor:
-    """χ²(π‖π_ref) = Σ_v π(v)² / π_ref(v) − 1 at each token, [N, V] → [N]. A term is held at e^60, far from float32's largest number."""
-    return (2 * log_probs - reference).clamp(max=60.0).exp().sum(-1) - 1
+    """χ²(π‖π_ref) = Σ_v π(v)² / π_ref(v) − 1 at each token, [N, V] → [N]; a token that π never takes adds nothing.
+
+    A term is held at e^40, so that even the square of a value's error under it is finite in float32.
+    """
+    terms = (2 * log_probs - reference).clamp(max=40.0).exp()
+    return torch.where(log_probs > -torch.inf, terms, 0.0).sum(-1) - 1
 
 
 def rows_of_a_pass(steps: int, vocabulary: int) -> int:

@@ -85,17 +85,22 @@ def update(
     generator: of the order of rows. first_step: how many gradient steps were planned before, which places this update in the schedule of
     learning rates. ptx_loss(step): the language-model loss on pretraining text of one gradient step. entropy_coef: the weight of the
     bonus where it moves; null: that of the settings. A step that `ratio_guard` or `target_kl` leaves out counts in the means and in
-    `ppo/skipped`. Raises Diverged.
+    `ppo/skipped`; a minibatch without a token that counts has no step and counts in `ppo/skipped` alone. Raises Diverged for a step that
+    is made.
     """
     ppo, rows_of_stats, made = settings.ppo, [], 0
     entropy_coef = ppo.entropy_coef if entropy_coef is None else entropy_coef
     for offset, rows in enumerate(minibatches(ppo, generator)):
+        if not counted(rollout, ppo)[rows].any():
+            continue
         step = first_step + offset
         set_rates(optimizer, ppo, step)
         optimizer.zero_grad()
-        terms = backward_minibatch(models, rollout, targets, rows, settings, entropy_coef)
+        losses, terms = backward_minibatch(models, rollout, targets, rows, settings, entropy_coef)
         ended = ppo.target_kl is not None and target_kl(terms["ppo/approx_kl"], ppo.target_kl)
         skipped = ended or (ppo.ratio_guard is not None and ratio_guard(terms["ppo/ratio_mean"], ppo.ratio_guard))
+        if not skipped:
+            check_finite(losses)
         if ppo.ptx and not skipped:
             ptx(ptx_loss(step), ppo.ptx_coef).backward()
         rows_of_stats.append(terms | apply_gradients(optimizer, ppo, skipped))
@@ -103,20 +108,23 @@ def update(
         if ended:
             break
     optimizer.zero_grad()  # frees the gradients, which the next rollout has no use for
+    skipped = {"ppo/skipped": 1 - made / steps_per_update(ppo)}
+    if not rows_of_stats:
+        return skipped
     names = rows_of_stats[0]
     means = {name: sum(row[name] for row in rows_of_stats) / len(rows_of_stats) for name in names}
     extremes = {"ppo/ratio_max": max(row["ppo/ratio_max"] for row in rows_of_stats)}
     extremes |= {"ppo/ratio_min": min(row["ppo/ratio_min"] for row in rows_of_stats)}
-    return means | extremes | {"ppo/skipped": 1 - made / steps_per_update(ppo)}
+    return means | extremes | skipped
 
 
 def backward_minibatch(
     models: Models, rollout: Rollout, targets: Targets, rows: Tensor, settings: PPOSettings, entropy_coef: float
-) -> dict[str, float]:
+) -> tuple[dict[str, float], dict[str, float]]:
     """Accumulate the gradients of one minibatch over its micro-batches; the gradient does not depend on their size.
 
     rows: indices [b] of the minibatch's responses. Of several processes, each holds the gradient of its own rows and the loss
-    terms of all. Raises Diverged.
+    terms of all. Returns the losses by name, for `check_finite`, and the terms as metrics.
     """
     ppo, sampling = settings.ppo, settings.sampling
     mask = counted(rollout, ppo)[rows]
@@ -145,10 +153,9 @@ def backward_minibatch(
         sums["ratio_max"] = max(sums.get("ratio_max", 0.0), float(terms.ratio_max))
         sums["ratio_least"] = max(sums.get("ratio_least", -math.inf), -float(terms.ratio_min))
     sums = sum_terms(sums, largest=["ratio_max", "ratio_least"])
-    check_finite(sums)
     sums["ratio_min"] = -sums["ratio_least"]
     left_out = () if models.critic is not None else OF_CRITIC
-    return {metric: sums[name] for name, metric in METRICS.items() if name not in left_out}
+    return sums, {metric: sums[name] for name, metric in METRICS.items() if name not in left_out}
 
 
 SUMMED = (
@@ -187,7 +194,8 @@ def forward(models: Models, batch: Rollout, settings: PPOSettings) -> tuple[Tens
             reference = log_softmax(
                 response_logits(models.reference, batch.tokens, batch.attention, batch.mask), sampling.training_temperature
             )
-        full_kl = unflatten((log_probs.exp() * (log_probs - reference)).sum(-1), batch.mask)
+        held = torch.where(log_probs > -torch.inf, log_probs, 0.0)  # before the product, so that 0 · ∞ is in no gradient
+        full_kl = unflatten(torch.where(log_probs > -torch.inf, held.exp() * (held - reference), 0.0).sum(-1), batch.mask)
     values = None if models.critic is None else response_values(models.critic, batch.tokens, batch.attention, batch.mask)[0]
     return logprobs, entropy, values, full_kl
 
@@ -211,9 +219,9 @@ def apply_gradients(optimizer: torch.optim.Optimizer, ppo: PPOConfig, skip: bool
     parameters = [parameter for group in groups for parameter in group]
     sum_gradients(parameters)
     norm, *parts = (full_tensor(gradient_norm(part)) for part in (parameters, *groups))
-    if not torch.isfinite(norm):
-        raise Diverged("the gradient norm is not finite")
     if not skip:
+        if not torch.isfinite(norm):
+            raise Diverged("the gradient norm is not finite")
         if ppo.grad_clip:
             grad_clip(parameters, norm, ppo.max_grad_norm)
         optimizer.step()

@@ -118,6 +118,10 @@ def check_ppo(ppo: PPOConfig) -> None:
                            ("ptx", "ptx_coef"), ("critic_pretrain", "critic_pretrain_updates"), ("kl_loss", "kl_loss_coef")):  # fmt: skip
         if getattr(ppo, toggle) and getattr(ppo, amount) == 0:
             raise UserError(f"ppo.{toggle}=true with ppo.{amount}=0 does nothing: set ppo.{toggle}=false or give an amount")
+    if ppo.loss_aggregation == "constant" and ppo.entropy_clip is not None:
+        raise UserError(
+            "ppo.entropy_clip is in nats per token, and ppo.loss_aggregation=constant gives the bonus another unit: set one of them back"
+        )
     if ppo.overlong_filter and ppo.missing_eos_penalty is not None:
         raise UserError("ppo.overlong_filter leaves out the responses that ppo.missing_eos_penalty would charge: switch one off")
     if ppo.overlong_filter and ppo.bootstrap_truncated:

@@ -247,7 +247,7 @@ def main() -> None:
         different = compare(before, after, "", notes)
         equal = len(before.keys() & after.keys())
         rows = sum(len(content) for content in after.values() if isinstance(content, list))
-        for line in [*sorted(notes), *sorted(different)][:40]:
+        for line in [*sorted(different), *sorted(notes)][:40]:
             print(line)
         print(f"{len(cases)} cases, {equal} files compared, {rows} rows of numbers: {len(different)} differences, {len(notes)} notes")
         sys.exit(bool(different))

@@ -10,6 +10,7 @@ import torch
 from synthetic import loss_of, random_rollout, random_targets, rows_of
 
 from ablate.config import BugsConfig, PPOConfig, PPOSettings
+from ablate.errors import Diverged
 from ablate.ppo import bugs
 from ablate.ppo.models import Models
 from ablate.ppo.rollout import chi2
@@ -157,7 +158,9 @@ def test_chi2_is_zero_at_the_reference_exact_by_hand_and_finite_where_the_refere
     own, reference = torch.tensor([[0.75, 0.25]]).log(), torch.tensor([[0.5, 0.5]]).log()
     assert chi2(own, reference).item() == pytest.approx(0.25, abs=1e-6)
     assert chi2(own, own).item() == pytest.approx(0, abs=1e-6)
-    assert math.isfinite(chi2(torch.tensor([[0.0, -torch.inf]]), torch.tensor([[-200.0, 0.0]])).item())
+    far = chi2(torch.tensor([[0.0, -torch.inf]]), torch.tensor([[-200.0, 0.0]])).item()
+    assert far == pytest.approx(math.exp(40), rel=1e-5) and math.isfinite((1e-3 * far) ** 2)
+    assert chi2(torch.tensor([[0.0, -torch.inf]]), torch.tensor([[0.0, -torch.inf]])).item() == 0
 
 
 def test_the_chi2_penalty_is_charged_at_every_token():
@@ -198,10 +201,14 @@ def test_fractions_of_the_clip_and_of_the_value_clip_count_tokens():
     assert [float(x) for x in (found.ratio_mean, found.ratio_min, found.ratio_max)] == pytest.approx([6.2 / 4, 0.7, 3.0], rel=1e-5)
 
 
-def steps_of(models: Models, **settings) -> tuple[dict[str, float], bool]:
-    """The metrics of an update of two epochs of two minibatches on records of other weights, and whether a weight moved."""
+def steps_of(models: Models, lower: float = 0.0, ended: bool = True, **settings) -> tuple[dict[str, float], bool]:
+    """The metrics of an update of two epochs of two minibatches on records of other weights, and whether a weight moved.
+
+    lower: nats by which the old log-probs are lowered. ended: whether any response ended.
+    """
     ppo = PPOConfig(batch_size=8, minibatch_size=4, micro_batch_size=2, epochs=2, learning_rate=1e-2, **settings)
     rollout = random_rollout(lengths=(5, 2, 7, 1, 7, 4, 3, 6))
+    rollout = replace(rollout, logprobs=rollout.logprobs - lower, ended=rollout.ended & ended)
     before = [p.clone() for p in models.policy.parameters()]
     optimizer = new_optimizer(models, ppo)
     generator = torch_generator(0, "order")
@@ -214,6 +221,21 @@ def test_a_guard_below_every_ratio_leaves_out_every_step_and_one_above_none(tiny
     assert stats["ppo/skipped"] == 1 and not moved and stats["ppo/grad_norm"] > 0
     stats, moved = steps_of(tiny_models, ratio_guard=1e9)
     assert stats["ppo/skipped"] == 0 and moved
+
+
+@pytest.mark.parametrize("lower", [60.0, 120.0])
+@pytest.mark.parametrize("guard", [{"ratio_guard": 5.0}, {"target_kl": 0.1}])
+def test_a_guard_leaves_out_a_step_that_would_end_the_run_as_diverged(guard, lower, tiny_models):
+    """Ratios of e^60 make an infinite gradient, of e^120 an infinite loss."""
+    stats, moved = steps_of(tiny_models, lower, ratio_clip=False, **guard)
+    assert stats["ppo/skipped"] == 1 and not moved
+    with pytest.raises(Diverged):
+        steps_of(tiny_models, lower, ratio_clip=False)
+
+
+def test_minibatches_without_a_response_that_ended_make_no_step(tiny_models):
+    stats, moved = steps_of(tiny_models, ended=False, overlong_filter=True)
+    assert stats == {"ppo/skipped": 1} and not moved
 
 
 def test_a_target_kl_ends_the_update_at_the_first_minibatch_beyond_it(tiny_models):

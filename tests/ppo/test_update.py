@@ -43,7 +43,7 @@ def records(models: Models, ppo: PPOConfig = PPO) -> tuple[Rollout, Targets]:
 def gradients(models: Models, rollout: Rollout, targets: Targets, ppo: PPOConfig) -> tuple[torch.Tensor, dict]:
     for model in (models.policy, models.critic):
         model.zero_grad()
-    terms = backward_minibatch(models, rollout, targets, torch.arange(ROWS), PPOSettings(ppo, SAMPLING), ppo.entropy_coef)
+    _, terms = backward_minibatch(models, rollout, targets, torch.arange(ROWS), PPOSettings(ppo, SAMPLING), ppo.entropy_coef)
     return torch.cat([p.grad.flatten() for m in (models.policy, models.critic) for p in m.parameters() if p.grad is not None]), terms
 
 

@@ -76,6 +76,10 @@ REFUSALS = {
     "a study elsewhere": ({"study": "../x"}, "study=../x is not the name of one folder: leave out separators"),
     "an arm of several folders": ({"arm": "a/b"}, "arm=a/b is not the name of one folder"),
     "a path too long for any file": ({"results": "x" * 10_000}, "results=x{59}… is too long for a path"),
+    "a clip of another unit": (
+        {"ppo.loss_aggregation": "constant", "ppo.entropy_bonus": True, "ppo.entropy_clip": 1.0},
+        "gives the bonus another unit: set one",
+    ),
     "a filter and a cost of what it leaves out": (
         {"ppo.overlong_filter": True, "ppo.missing_eos_penalty": 1.0},
         "would charge: switch one",

@@ -71,8 +71,8 @@ def execute(config: Config) -> Outcome:
                 outcome = trainer.run(tracker)
     except BaseException as error:
         failed = failure(config, error)
+        store.finish(failed)  # before the tracker, which can wait for a network
         tracker.finish(failed)
-        store.finish(failed)
         raise
     summary = store.finish(outcome)
     tracker.finish(summary)

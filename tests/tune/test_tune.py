@@ -241,7 +241,7 @@ def test_fanova_agrees_where_scikit_learn_is_installed():
 def test_without_scikit_learn_one_sentence_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
     table = importance_table(planted_trials(20))
-    assert table[-1] == NO_FANOVA == "fANOVA needs scikit-learn: pip install scikit-learn, and run the same command again"
+    assert table[-1] == NO_FANOVA == "fANOVA needs scikit-learn: pip install 'ppo-ablation[tune]', and run the same command again"
     assert "fANOVA" not in table[1] and "these are hints" in table[0] and "hints" not in importance_table(planted_trials(50))[0]
 
 

@@ -129,8 +129,8 @@ def _wandb_workspaces():
             warnings.simplefilter("ignore", DeprecationWarning)
             import wandb_workspaces.reports.v2 as wr
             import wandb_workspaces.workspaces as ws
-    except ModuleNotFoundError:
-        raise UserError("a dashboard needs wandb-workspaces: pip install 'ppo-ablation[dashboard]'") from None
+    except ModuleNotFoundError as error:
+        raise UserError("a dashboard needs wandb-workspaces: pip install 'ppo-ablation[dashboard]'") from error
     return ws, wr
 
 

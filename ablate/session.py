@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -29,7 +29,6 @@ NO_MEMORY = (
     "the model's size; python -m ablate.memory says what they take"
 )
 UNALLOCATED = ("allocate memory", "enough memory", "Storage size calculation overflowed")  # in texts of torch's CPU allocator
-PREPARATION = "the preparation of this run"
 STAGE_RECORDS = ("training.jsonl", "pairs.csv", "report.json")
 
 
@@ -40,7 +39,7 @@ def prepare(config: Config) -> Stages:
     """
     torch.set_num_threads(config.threads)
     retain_freed_memory()
-    with ending_on_signals(PREPARATION):
+    with interruptible():
         return from_main(lambda: build_stages(config))
 
 
@@ -60,7 +59,7 @@ def execute(config: Config) -> Outcome:
     """
     validate(config)
     check(config)
-    with report_peer_failure(), ending_on_signals(PREPARATION):
+    with report_peer_failure(), interruptible():
         finished = from_main(lambda: is_finished(config))
         if is_main() and (lacking := without_digest(config)):
             print(f"{run_folder(config)} keeps no digest of {', '.join(lacking)}, so nothing tells whether its content has changed since",
@@ -79,7 +78,7 @@ def execute(config: Config) -> Outcome:
             store, tracker = RunStore(config) if is_main() else ReadOnlyRunStore(config), Trackers([])
     try:
         with report_peer_failure(), memory_errors(), autocast(config):
-            with ending_on_signals(PREPARATION):
+            with interruptible():
                 with raise_on_all_ranks():
                     store.name_stages(vars(stages))
                     store.copy_stage("reward_model", stages.reward_model, STAGE_RECORDS)
@@ -96,6 +95,11 @@ def execute(config: Config) -> Outcome:
     summary = store.finish(outcome)
     tracker.finish(summary)
     return summary
+
+
+def interruptible() -> AbstractContextManager[None]:
+    """End the process on a signal in the block. Processes that only wait for the main one write nothing, so they just die."""
+    return ending_on_signals("the preparation of this run") if is_main() else nullcontext()
 
 
 @contextmanager

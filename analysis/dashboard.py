@@ -1,16 +1,17 @@
 """A wandb workspace for the mirrored runs of one study.
 
-    python -m analysis.dashboard results/policy_constraints --entity my-team
+    python -m analysis.dashboard results/policy_constraints
     python -m analysis.dashboard results/policy_constraints --entity my-team --project rlhf --out dashboard.json
 
-With a wandb login the workspace is saved in wandb. Without one it is written as JSON. `tracker=wandb` sends runs to wandb while they
-train, and `python -m ablate.mirror results/STUDY` afterwards. `wandb sync` uploads runs that were mirrored offline.
+With a wandb login the workspace is saved in wandb. Without one it is written as JSON, for which --entity says whose it is.
+`tracker=wandb` sends runs to wandb while they train, and `python -m ablate.mirror results/STUDY` afterwards. `wandb sync` uploads
+runs that were mirrored offline.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from ablate.errors import UserError
+from ablate.runs.tracking import PROJECT, strip_key
+from ablate.system.commands import command_errors
+from ablate.system.files import write_atomically
 from analysis.estimate.effects import differing
 from analysis.load.designs import arm_settings
 from analysis.load.frames import load
@@ -88,7 +92,7 @@ def workspace(runs: pd.DataFrame, entity: str, project: str) -> Workspace:
         sections=[ws.Section(name=name, is_open=True, panels=_panels(wr, name)) for name in LINES] + [_collapse(ws, wr)],
         settings=ws.WorkspaceSettings(max_runs=min(max(len(settings), 10), MAX_RUNS)),
         runset_settings=ws.RunsetSettings(
-            filters=ws.And(ws.Metric("Group") == studies[0]),
+            filters=ws.And(ws.Config("study") == studies[0]),  # the group may be WANDB_RUN_GROUP
             groupby=[ws.Config(name) for name in grouping(settings)],
             pinned_columns=[_column(name) for name in separating(settings)] + [f"summary:{name}" for name in SUMMARY],
         ),
@@ -127,8 +131,8 @@ def _wandb_workspaces():
             warnings.simplefilter("ignore", DeprecationWarning)
             import wandb_workspaces.reports.v2 as wr
             import wandb_workspaces.workspaces as ws
-    except ModuleNotFoundError:
-        raise UserError("a dashboard needs wandb-workspaces: pip install 'ppo-ablation[dashboard]'") from None
+    except ModuleNotFoundError as error:
+        raise UserError("a dashboard needs wandb-workspaces: pip install 'ppo-ablation[dashboard]'") from error
     return ws, wr
 
 
@@ -137,41 +141,76 @@ def specification(board: Workspace) -> str:
     return board._to_model().model_dump_json(by_alias=True, exclude_none=True, indent=1)
 
 
+def logged_in() -> bool:
+    """Whether the environment or .netrc holds a wandb login; the network is not asked."""
+    import wandb
+
+    wandb.setup(settings=wandb.Settings(mode="online", silent=True))
+    try:
+        return wandb.login(prompt=False, verify=False)
+    except wandb.errors.Error as error:
+        raise UserError(f"the wandb login cannot be used ({first_line(error)}): run `wandb login` or correct WANDB_API_KEY") from error
+
+
+def default_entity(study: Path) -> str:
+    """The entity that wandb takes for the user who is logged in. Raises UserError where nobody is, or wandb does not answer."""
+    import wandb
+
+    remedy = f"write python -m analysis.dashboard {study} --entity NAME with a wandb user or team, or set WANDB_ENTITY"
+    if not logged_in():
+        raise UserError(f"there is no wandb login that says whose dashboard it is: {remedy}")
+    try:
+        entity = wandb.Api().default_entity
+    except (wandb.errors.Error, OSError) as error:
+        raise UserError(f"wandb does not say whose dashboard it is ({first_line(error)}): {remedy}") from error
+    if not entity:
+        raise UserError(f"the wandb login has no default entity: {remedy}")
+    return entity
+
+
 def save(board: Workspace) -> str | None:
     """Save the workspace in wandb. None if that is done, else the reason why not, in words."""
     import wandb
 
-    if not wandb.login(prompt=False, verify=False):  # asks the environment and .netrc, not the network
+    if not logged_in():
         return "there is no wandb login: run `wandb login` or set WANDB_API_KEY"
     try:
         board.save()
     except (wandb.errors.Error, OSError) as error:
-        return f"wandb did not take it ({str(error).splitlines()[0]}): look at the network and the login"
+        return f"wandb did not take it ({first_line(error)}): look at the network and the login"
     return None
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Build the dashboard of one study, and save it or write its specification. If none can be built, say why and return 1."""
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text, or its type where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Build the dashboard of one study, and save it or write its specification. A UserError is one sentence and exit status 1."""
     parser = argparse.ArgumentParser(
         prog="python -m analysis.dashboard", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("study", type=Path, help="results/STUDY")
-    parser.add_argument("--entity", required=True, help="wandb user or team")
-    parser.add_argument("--project", default="ppo-ablation", help="wandb project (default: the one that runs are mirrored to)")
+    parser.add_argument("--entity", help="wandb user or team (default: WANDB_ENTITY, else that of the login)")
+    parser.add_argument("--project", help=f"wandb project (default: WANDB_PROJECT, else {PROJECT}, as for runs)")
     parser.add_argument("--out", type=Path, help="where the specification goes without a login (default: results/STUDY/dashboard.json)")
     options = parser.parse_args(arguments)
-    try:
-        board = workspace(load(options.study).runs, options.entity, options.project)
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    reason = save(board)
-    if reason is not None:
+    with command_errors():
+        strip_key()
+        runs = load(options.study).runs
+        entity = options.entity or os.environ.get("WANDB_ENTITY") or default_entity(options.study)
+        board = workspace(runs, entity, options.project or os.environ.get("WANDB_PROJECT") or PROJECT)
+        reason = save(board)
+        if reason is None:
+            return
         out = options.out or (options.study if options.study.is_dir() else Path()) / "dashboard.json"
-        out.write_text(specification(board) + "\n")
+        try:
+            write_atomically(out, specification(board) + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write {out} ({error.strerror}): name another file with --out") from error
         print(f"{out}: the specification of the workspace. Not saved in wandb: {reason}, and give this command again.")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

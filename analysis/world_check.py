@@ -20,6 +20,7 @@ import pandas as pd
 
 from ablate.errors import UserError
 from ablate.runs.metrics import win_rate
+from ablate.system.commands import show_cause
 from analysis.figures.collapse import proxy_and_gold
 from analysis.load.frames import load, load_rows
 from analysis.markdown import markdown_table
@@ -132,6 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         report(options.study, options.figure)
     except (UserError, OSError) as error:
+        show_cause(error)
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

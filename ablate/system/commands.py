@@ -28,9 +28,14 @@ def command_errors() -> Iterator[None]:
         with closed_pipe():
             yield
     except UserError as error:
-        if os.environ.get(TRACEBACK) == "1":
-            traceback.print_exception(error)
+        show_cause(error)
         sys.exit(f"error: {without_controls(str(error))}")
+
+
+def show_cause(error: BaseException) -> None:
+    """With ABLATE_TRACEBACK=1 in the environment, print the traceback of an error and of what caused it, before its sentence is."""
+    if os.environ.get(TRACEBACK) == "1":
+        traceback.print_exception(error)
 
 
 def without_controls(text: str) -> str:

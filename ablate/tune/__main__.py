@@ -26,8 +26,9 @@ from ablate.sweeps.expand import OUTSIDE_PIPELINE, cores
 from ablate.sweeps.pool import PRELOAD, build_stages, caught_signals, pass_on, settle, start, start_server
 from ablate.sweeps.table import Job, number
 from ablate.system.commands import command_errors
-from ablate.tune.report import closing_report, settings
+from ablate.tune.report import closing_report, next_steps, settings
 from ablate.tune.space import Search, load_search, read_search, search_names
+from ablate.tune.storage import database_errors
 from ablate.tune.study import Outcome, TrialRun, next_trial, open_study, outcome, overrides_of, record, report, study_folder
 
 HELP = """Search settings with Optuna: the most gold without collapse, or gold against KL.
@@ -50,9 +51,10 @@ Options of the tuner:
   objective=gold   maximise the final gold; gold_kl: maximise gold and minimise KL to SFT, which gives a Pareto front
   storage=URL    a database, as postgresql+psycopg2://user@host/name, instead of results/<study>/optuna.journal
 
-A trial's runs are ordinary run folders, results/<study>/trial=<n>/seed=<s>/, which the analysis reads like any other. A run stops
-when it collapses (collapse.stop=true). A trial with a run that collapses or diverges is pruned, one with a run that crashes is failed,
-and the search continues. The same command continues an interrupted search; started twice, both work on the same study.
+Trial 0 is the preset itself, where the space holds its values: the one to beat. A trial's runs are ordinary run folders,
+results/<study>/trial=<n>/seed=<s>/, which the analysis reads like any other. A run stops when it collapses (collapse.stop=true).
+A trial with a run that collapses or diverges is pruned, one with a run that crashes is failed, and the search continues. The same
+command continues an interrupted search; started twice, both work on the same study.
 Searches:"""
 
 
@@ -90,8 +92,10 @@ def run(search: Search, task: str, prepare: str | None, preload: Sequence[str]) 
             build_stages([(config, [shared])], 1, prepare, caught)
             if shared.state == "failed":
                 raise UserError(f"nothing was tuned: {shared.reason}")
-        Tuner(search, study, folder, max_parallel_runs(search, config), task).tune(caught)
-    print(closing_report(study), flush=True)
+        with database_errors(search.storage):
+            Tuner(search, study, folder, max_parallel_runs(search, config), task).tune(caught)
+    with database_errors(search.storage):
+        print("\n".join([closing_report(study), *next_steps(study, search, folder)]), flush=True)
     if caught:
         print("the search was interrupted: the same command continues it", file=sys.stderr)
         return 130

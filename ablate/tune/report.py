@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 
 import optuna
 from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator, get_param_importances
@@ -12,10 +14,12 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ablate.sweeps.table import number
 from ablate.system.tables import text_table
+from ablate.tune.space import Search
+from ablate.tune.storage import journal_path
+from ablate.tune.study import METRICS, overrides_of
 
-NO_FANOVA = "fANOVA needs scikit-learn: pip install scikit-learn, and run the same command again"
+NO_FANOVA = "fANOVA needs scikit-learn: pip install 'ppo-ablation[tune]', and run the same command again"
 ENOUGH_TRIALS = 50  # PED-ANOVA compares the best tenth of the trials with all, and this tenth should have at least five
-OBJECTIVE_NAMES = ("gold", "KL")
 
 
 def closing_report(study: optuna.Study) -> str:
@@ -29,6 +33,21 @@ def closing_report(study: optuna.Study) -> str:
         return "\n".join([*lines, "no trial held, so there is no best one"])
     lines += [f"best: {described(trial)}" for trial in best(study)]
     return "\n".join([*lines, *importance_table(held)])
+
+
+def next_steps(study: optuna.Study, search: Search, folder: Path) -> list[str]:
+    """Lines that name the command of the best trial, in a study of its own, and the one that shows the search in a browser.
+
+    A database is not named, since its URL may hold a password.
+    """
+    source = journal_path(folder) if search.storage is None else "STORAGE"
+    lines = [f"optuna-dashboard {shlex.quote(str(source))}   shows the search (pip install optuna-dashboard)"]
+    if any(trial.state == TrialState.COMPLETE for trial in study.get_trials(deepcopy=False)):
+        chosen = best(study)[0]
+        fixed = [override for override in overrides_of(search, chosen) if override.partition("=")[0] not in ("study", "arm")]
+        overrides = shlex.join([*fixed, f"study={study.study_name}_best"])
+        lines.append(f"python -m ablate.run {overrides}   runs trial {chosen.number} by itself")
+    return lines
 
 
 def best(study: optuna.Study) -> list[FrozenTrial]:
@@ -74,9 +93,9 @@ def importances(held: Sequence[FrozenTrial]) -> dict[str, dict[str, float]]:
         if len({trial.values[index] for trial in held}) < 2:
             continue
         study = one_objective(held, index, direction)
-        found[f"{OBJECTIVE_NAMES[index]} PED-ANOVA"] = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
+        found[f"{METRICS[index]} PED-ANOVA"] = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
         if evaluator := fanova():
-            found[f"{OBJECTIVE_NAMES[index]} fANOVA"] = get_param_importances(study, evaluator=evaluator)
+            found[f"{METRICS[index]} fANOVA"] = get_param_importances(study, evaluator=evaluator)
     return found
 
 

@@ -87,7 +87,7 @@ def read_search(arguments: Sequence[str]) -> Search:
     if objective not in OBJECTIVES:
         raise UserError(f"objective={objective} is not one of {', '.join(OBJECTIVES)}")
     if storage is not None and storage.startswith("sqlite"):
-        raise UserError(f"storage={storage}: SQLite does not bear several workers; leave storage out, or name a PostgreSQL URL")
+        raise UserError("storage=sqlite: SQLite does not bear several workers; leave storage out, or name a PostgreSQL URL")
     return Search(tuple(fixed.values()), space, seeds, n_trials, workers, objective, storage)
 
 
@@ -96,17 +96,23 @@ def parse(arguments: Sequence[str]) -> dict[str, str]:
     found = {}
     for argument in arguments:
         if argument.startswith("-"):
-            raise UserError(f"{argument} is not an option of ablate.tune, which takes setting=value only; see --help")
+            raise UserError(f"{quotable(argument)} is not an option of ablate.tune, which takes setting=value only; see --help")
         key, equals, _ = argument.partition("=")
         if not equals or not key or key[0] in "+~":
-            raise UserError(f"{argument!r} is not an override: write setting=value")
+            raise UserError(f"{quotable(argument)!r} is not an override: write setting=value")
         known = [*OPTIONS, *setting_names(), *groups()]
         if key not in known:
-            raise UserError(f"{key} is not a setting{nearest(key, known)}; `python -m ablate.run --cfg job` lists all")
+            raise UserError(f"{quotable(key)} is not a setting{nearest(key, known)}; `python -m ablate.run --cfg job` lists all")
         if key == "arm":
             raise UserError(f"{argument}: a trial's arm is trial=<number>, so leave arm out, and name the study with study=<name>")
         found[key] = argument
     return found
+
+
+def quotable(argument: str) -> str:
+    """An argument as a message may show it: a URL, which may hold a password, ends behind its scheme."""
+    scheme, separator, _ = argument.partition("://")
+    return f"{scheme}://…" if separator else argument
 
 
 def parse_override(key: str, text: str) -> Override:

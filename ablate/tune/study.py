@@ -8,7 +8,9 @@ continues it from the checkpoints of its runs.
 from __future__ import annotations
 
 import fcntl
+import math
 import platform
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -18,44 +20,47 @@ from typing import IO, Any
 from zlib import crc32
 
 import optuna
-from optuna.distributions import distribution_to_json
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+import yaml
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution, distribution_to_json
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
 from ablate.config import Config
 from ablate.errors import UserError
 from ablate.runs.folder import read_rows
 from ablate.runs.summary import read_summary
+from ablate.settings.fields import flat
 from ablate.settings.identity import OUTSIDE_IDENTITY, first_difference
 from ablate.sweeps.table import Job
 from ablate.system.files import writing
 from ablate.system.locks import try_lock
 from ablate.tune.space import OBJECTIVES, Search
+from ablate.tune.storage import database_errors, open_storage
 
 DEFINITION = "asked"  # user attribute of a study: what all its tuners must agree on
+METRICS = ("gold", "KL")  # names of the objectives
 HOST = "host"  # user attribute of a trial: the name of the machine whose tuner created it
 
 
 def open_study(search: Search, config: Config) -> optuna.Study:
-    """Create the study, or open it. Raises UserError where the storage cannot be used, or where the study has other settings."""
+    """Create the study, or open it. A new one begins with the preset as trial 0 where the space holds it: the value to beat.
+
+    Raises UserError where the storage cannot be used, or where the study has other settings.
+    """
     folder = study_folder(config)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with study_lock(folder):
-        try:
-            study = optuna.create_study(
-                storage=open_storage(search.storage, folder), study_name=config.study, load_if_exists=True,
-                directions=OBJECTIVES[search.objective],
-            )  # fmt: skip
-        except (ImportError, SQLAlchemyError) as error:
-            raise UserError(f"storage={search.storage} cannot be used ({first_line(error)}): correct it or leave it out") from error
-        except ValueError as error:
-            where = search.storage or folder / "optuna.journal"
-            raise UserError(f"{where} is not readable ({first_line(error)}): remove a torn last line, or set study=<name>") from error
+    with study_lock(folder), database_errors(search.storage):
+        study = optuna.create_study(
+            storage=open_storage(search.storage, folder), study_name=config.study, load_if_exists=True,
+            directions=OBJECTIVES[search.objective],
+        )  # fmt: skip
         current, before = definition(search, config), study.user_attrs.get(DEFINITION)
         if before is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                study.set_metric_names(list(METRICS[: len(study.directions)]))
+            if preset := preset_point(search, config):
+                study.enqueue_trial(preset, skip_if_exists=True)
             study.set_user_attr(DEFINITION, current)
         elif before != current:
             raise UserError(
@@ -64,21 +69,30 @@ def open_study(search: Search, config: Config) -> optuna.Study:
     return study
 
 
+def preset_point(search: Search, config: Config) -> dict[str, Any] | None:
+    """The values that the searched settings have where nothing is searched; None where the space lacks one, or searches presets."""
+    known, point = dict(flat(asdict(config))), {}
+    for key, distribution in search.space.items():
+        if key not in known or (value := value_in(distribution, known[key])) is None:
+            return None
+        point[key] = value
+    return point
+
+
+def value_in(distribution: BaseDistribution, value: Any) -> Any:
+    """The value as the distribution has it, a choice by its text; None where it has no such value."""
+    if isinstance(distribution, CategoricalDistribution):
+        return next((choice for choice in distribution.choices if yaml.safe_load(str(choice)) == value), None)
+    assert isinstance(distribution, (FloatDistribution, IntDistribution))
+    if value is None or not distribution.low <= value <= distribution.high:
+        return None
+    steps = 0.0 if distribution.step is None else (value - distribution.low) / distribution.step
+    return value if math.isclose(steps, round(steps), abs_tol=1e-9) else None
+
+
 def study_folder(config: Config) -> Path:
     """results/<study>, where the trials' folders lie."""
     return Path(config.results) / config.study
-
-
-def open_storage(url: str | None, folder: Path) -> BaseStorage:
-    """The database at `url`, or a journal in the study's folder. Its path is absolute, because Optuna's lock is a symbolic link to it."""
-    if url is None:
-        return JournalStorage(JournalFileBackend(str((folder / "optuna.journal").resolve())))
-    return RDBStorage(url)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's text, or its type where it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def definition(search: Search, config: Config) -> dict:

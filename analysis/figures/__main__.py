@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from ablate.errors import UserError
+from ablate.system.commands import show_cause
 from analysis.figures.catalogue import FIGURES, Entry, Source, find_source
 from analysis.figures.estimate import Drawn, Frames
 from analysis.figures.style import style
@@ -114,6 +115,7 @@ def main() -> None:
     try:
         run(arguments)
     except (UserError, OSError) as error:
+        show_cause(error)
         sys.exit(f"error: {error}")
 
 

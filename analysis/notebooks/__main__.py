@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ablate.errors import UserError
+from ablate.system.commands import show_cause
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -75,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             notebook = executed(path)
         except UserError as error:
+            show_cause(error)
             print(f"error: {path.name}: {error}", file=sys.stderr)
             return 1
         import nbformat

@@ -19,6 +19,7 @@ from pathlib import Path
 import pandas as pd
 
 from ablate.errors import UserError
+from ablate.system.commands import show_cause
 from analysis.figures.opening import opening
 from analysis.load.frames import load
 from analysis.load.packed import ARCHIVE, REFERENCE, SUMS, unpack
@@ -122,6 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise UserError(f"--out {options.out}: name a file that ends in .png, .pdf or .svg")
             figure.savefig(options.out, dpi=160)
     except (UserError, OSError) as error:
+        show_cause(error)
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ablate.errors import UserError
+from ablate.system.commands import show_cause
 from analysis.load.frames import load
 from analysis.load.packed import resolve
 from analysis.report.data import report_data
@@ -69,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.watch:
             follow(resolve(options.study), rebuild, known)
     except (UserError, OSError) as error:
+        show_cause(error)
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

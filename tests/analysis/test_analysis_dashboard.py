@@ -96,7 +96,7 @@ def test_the_specification_is_read_back_as_the_same_workspace(study):
 
 
 def test_without_a_login_the_specification_is_written_and_the_next_step_said(study, no_login, capsys):
-    assert main([str(study), "--entity", "team"]) == 0
+    main([str(study), "--entity", "team"])
     board = json.loads((study / "dashboard.json").read_text())
     assert (board["entity"], board["project"], board["displayName"]) == ("team", "ppo-ablation", NAME)
     (sentence,) = capsys.readouterr().out.splitlines()
@@ -104,12 +104,39 @@ def test_without_a_login_the_specification_is_written_and_the_next_step_said(stu
     assert len(load(study).runs) == 6  # the file among the arms is no run
 
 
-def test_what_cannot_be_shown_is_said_in_a_sentence(study, tmp_path, capsys, monkeypatch):
+def refusal(*arguments: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert isinstance(ended.value.code, str)  # Python prints it and exits with status 1
+    return ended.value.code
+
+
+def test_what_cannot_be_shown_is_said_in_a_sentence(study, tmp_path, monkeypatch):
     write_study(tmp_path, {"vanilla": Arm()}, 1, np.random.default_rng(0), study="other", every_update=False)
-    assert main([str(tmp_path), "--entity", "team"]) == 1
-    assert "one study; here are other, study" in capsys.readouterr().err
-    assert main([str(tmp_path / "absent"), "--entity", "team"]) == 1
-    assert "is not a folder" in capsys.readouterr().err
+    assert "one study; here are other, study" in refusal(str(tmp_path), "--entity", "team")
+    assert "is not a folder" in refusal(str(tmp_path / "absent"), "--entity", "team")
     monkeypatch.setitem(sys.modules, "wandb_workspaces.workspaces", None)
-    assert main([str(study), "--entity", "team"]) == 1
-    assert "pip install 'ppo-ablation[dashboard]'" in capsys.readouterr().err
+    assert "pip install 'ppo-ablation[dashboard]'" in refusal(str(study), "--entity", "team")
+
+
+def test_without_an_entity_and_a_login_the_command_says_what_to_write(study, no_login, monkeypatch):
+    monkeypatch.delenv("WANDB_ENTITY", raising=False)
+    said = refusal(str(study))
+    assert said == (
+        f"error: there is no wandb login that says whose dashboard it is: write python -m analysis.dashboard {study} --entity NAME "
+        "with a wandb user or team, or set WANDB_ENTITY"
+    )
+
+
+def test_entity_and_project_come_from_the_environment_as_those_of_runs_do(study, no_login, monkeypatch):
+    monkeypatch.setenv("WANDB_ENTITY", "our-team")
+    monkeypatch.setenv("WANDB_PROJECT", "our-project")
+    main([str(study)])
+    board = json.loads((study / "dashboard.json").read_text())
+    assert (board["entity"], board["project"]) == ("our-team", "our-project")
+
+
+def test_a_key_that_wandb_refuses_is_not_shown(study, no_login, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "a key\nof two lines\r\n")
+    said = refusal(str(study), "--entity", "team")
+    assert said.startswith("error: the wandb login cannot be used (") and "a key" not in said and "two lines" not in said

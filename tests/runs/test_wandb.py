@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import wandb
 from processes import command_line, run
 
 from ablate import mirror
@@ -87,6 +88,19 @@ def test_the_group_is_the_study_the_name_arm_and_seed_and_the_config_every_setti
     assert (run["run_group"], run["display_name"]) == ("my_study", "an_arm/seed=4")
     known = mirror.config_of(mirrored[0])
     assert {key: run["config"]["update"][key] for key in asdict(known)} == asdict(known)
+
+
+def test_names_in_the_environment_go_before_ours(make_config, tmp_path, monkeypatch):
+    wanted = {"WANDB_PROJECT": "p", "WANDB_RUN_GROUP": "g", "WANDB_NAME": "n", "WANDB_ENTITY": "e", "WANDB_TAGS": "one,two"}
+    config = make_config(tmp_path, "ppo.updates=1")
+    execute(config)
+    for name, value in wanted.items():
+        monkeypatch.setenv(name, value)
+    wandb.teardown()  # it reads the environment once a process
+    mirror.main([str(run_folder(config))])
+    (run,) = of_type(records(run_folder(config)), "run")
+    assert [run[key] for key in ("project", "run_group", "display_name", "entity")] == ["p", "g", "n", "e"]
+    assert run["tags"] == ["one", "two"]
 
 
 def test_the_history_is_metrics_jsonl(mirrored):

@@ -1,5 +1,6 @@
 """How a command ends on a UserError, and where nobody reads its output."""
 
+import importlib
 import os
 import signal
 import subprocess
@@ -88,3 +89,21 @@ def test_a_run_and_a_sweep_print_the_traceback_on_request(command, tmp_path):
     done = subprocess.run([sys.executable, "-m", "ablate.run", *command], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith("Traceback") and "\nerror: " in done.stderr and "kl_coef" in done.stderr
+
+
+@pytest.mark.parametrize("module", ["analysis.report.__main__", "analysis.reference.__main__", "analysis.world_check"])
+def test_the_commands_of_the_analysis_print_the_traceback_on_request(module, tmp_path, monkeypatch, capsys):
+    absent = str(tmp_path / "absent")
+    command = ["figure", absent, "--out", str(tmp_path / "figure.png")] if "reference" in module else [absent]
+    monkeypatch.setenv("ABLATE_TRACEBACK", "1")
+    assert importlib.import_module(module).main(command) == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith("Traceback") and "UserError" in shown and "\nerror: " in shown
+
+
+def test_the_figures_print_the_traceback_on_request(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ABLATE_TRACEBACK", "1")
+    monkeypatch.setattr(sys, "argv", ["figures", "fig04", str(tmp_path / "absent")])
+    with pytest.raises(SystemExit, match=r"^error: "):
+        importlib.import_module("analysis.figures.__main__").main()
+    assert capsys.readouterr().err.startswith("Traceback")

@@ -84,7 +84,7 @@ def test_the_same_command_does_nothing_more_and_a_larger_n_trials_only_what_is_m
     root, _, trials = mixed
     command = (KL, fates(1, COLLAPSES, DIVERGES, DIES, REFUSES, UNJUDGED), "workers=3")
     again = run_tuner(root, *command, "n_trials=20")
-    assert again.returncode == 0 and "[" not in again.stdout and "20 trials of tune" in again.stdout
+    assert again.returncode == 0 and "] trial " not in again.stdout and "20 trials of tune" in again.stdout
     assert run_tuner(root, *command, "n_trials=22").returncode == 0
     more = recorded(root)
     assert len(more) == 22 and [trial.params for trial in more[:20]] == [trial.params for trial in trials]
@@ -241,7 +241,7 @@ def test_fanova_agrees_where_scikit_learn_is_installed():
 def test_without_scikit_learn_one_sentence_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
     table = importance_table(planted_trials(20))
-    assert table[-1] == NO_FANOVA == "fANOVA needs scikit-learn: pip install scikit-learn, and run the same command again"
+    assert table[-1] == NO_FANOVA == "fANOVA needs scikit-learn: pip install 'ppo-ablation[tune]', and run the same command again"
     assert "fANOVA" not in table[1] and "these are hints" in table[0] and "hints" not in importance_table(planted_trials(50))[0]
 
 

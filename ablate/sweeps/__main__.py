@@ -83,7 +83,17 @@ def listing(results: Path, at_a_time: int) -> str:
     return "\n".join(lines)
 
 
+def checked_folder(results: Path) -> Path:
+    """`results`, where it is a folder, or the default one, which a fresh clone lacks. Raises UserError for any other path."""
+    if results.is_dir() or results == Path(Config.results):
+        return results
+    if str(results) in study_names():
+        raise UserError(f"{results} is a study, not a folder of runs: `python -m ablate.run -m sweep={results}` runs it")
+    raise UserError(f"{results} is no folder: give the folder whose runs are to give the speed, or nothing for {Config.results}")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
+    """The command. A UserError is one sentence on stderr and exit status 1."""
     parser = argparse.ArgumentParser(
         prog="python -m ablate.sweeps", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -91,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "results", nargs="?", type=Path, default=Path(Config.results), help="the folder whose runs give the speed (default: %(default)s)"
     )
     with command_errors():
-        print(listing(parser.parse_args(arguments).results, at_a_time=cores()))
+        print(listing(checked_folder(parser.parse_args(arguments).results), at_a_time=cores()))
 
 
 if __name__ == "__main__":

@@ -246,11 +246,19 @@ def test_the_list_estimates_time_from_measured_speed_only(tmp_path):
     assert lines[-1].startswith("all on the world: ") and lines[-1].endswith(" for 8 seeds")
 
 
-@pytest.mark.parametrize(("arguments", "beginning"), [(["--help"], "usage: python -m ablate.sweeps "), (["nowhere"], "add_one_in  (")])
-def test_the_list_of_studies_is_a_command_with_a_help(arguments, beginning, tmp_path, capsys):
+@pytest.mark.parametrize(("arguments", "beginning"), [(["--help"], "usage: python -m ablate.sweeps "), ([], "add_one_in  (")])
+def test_the_list_of_studies_is_a_command_with_a_help(arguments, beginning, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with suppress(SystemExit):
         main(arguments)
     assert capsys.readouterr().out.startswith(beginning)
+
+
+@pytest.mark.parametrize(("path", "remedy"), [("vanilla", "python -m ablate.run -m sweep=vanilla"), ("nowhere", "is no folder")])
+def test_the_list_of_studies_refuses_what_is_no_folder_of_runs(path, remedy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=remedy):
+        main([path])
 
 
 def test_a_sweep_tells_of_equal_arms_and_runs_them_once(tmp_path):

@@ -21,7 +21,7 @@ from ablate.config import Config
 from ablate.errors import UserError
 from ablate.runs.folder import run_folder
 from ablate.runs.fork import forked
-from ablate.settings.arms import arm_name
+from ablate.settings.arms import arm_name, changing
 from ablate.settings.groups import CONF
 from ablate.settings.identity import inert
 from ablate.settings.overrides import check_overrides, composition_errors, is_multirun, quoted
@@ -47,7 +47,7 @@ def task(composed: DictConfig) -> None:
             overrides = list(settings.overrides.task)  # ${…} in them are resolved here
             config = forked(OmegaConf.to_object(composed), overrides)
         if config.arm is None:
-            config.arm = arm_name(overrides, settings.runtime.choices["ppo"])
+            config.arm = arm_name(changing(overrides), settings.runtime.choices["ppo"])
         validate(config)
         refuse_inert(config, overrides)
         with gc_paused():

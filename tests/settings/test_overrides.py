@@ -54,7 +54,7 @@ def test_a_slip_is_one_sentence_with_its_remedy(name, monkeypatch, tmp_path, cap
 def test_a_pattern_chooses_presets_and_studies_of_a_sweep(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for pattern, arms in (
-        ("ppo=glob(v*)", ["vanilla,kl_coef=-1"]),
+        ("ppo=glob(van*)", ["vanilla,kl_coef=-1"]),
         ("sweep=glob(kl_c*)", ["kl_0.05,kl_coef=-1", "kl_0.1,kl_coef=-1", "kl_0.2,kl_coef=-1"]),
     ):
         monkeypatch.setattr(sys, "argv", ["ablate", "-m", pattern, "ppo.kl_coef=-1"])

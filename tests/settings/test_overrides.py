@@ -14,6 +14,7 @@ SENTENCES = {
     "several seeds without -m": (["seed=1,2"], "seed=1,2 has several values: add -m"),
     "a pattern without -m": (["ppo=glob(*)"], "ppo=glob(*) has several values: add -m"),
     "a pattern that nothing has": (["-m", "ppo=glob(z*)"], "ppo=glob(z*) holds no value"),
+    "a split of the world": (["data.split=test"], "data.split acts only with data=hub: set that too, or leave data.split out"),
     "a plus": (["+seed=1"], "+seed=1: all settings are there already: write seed=value"),
     "a tilde": (["~seed"], "~seed removes a setting"),
     "an unknown reference": (["seed=${nope}"], "Interpolation key 'nope' not found: correct the setting that has ${…}"),

@@ -89,6 +89,11 @@ def why_equal(one: Config, other: Config) -> str:
     return f", since {' and '.join(reasons)}" if reasons else ""
 
 
+def at_once(configs: Sequence[Config]) -> int:
+    """How many of these runs are active at once: the setting `jobs`, or else the cores of this process divided by the largest `threads`."""
+    return configs[0].jobs or max(1, cores() // max(config.threads for config in configs))
+
+
 def pipeline_key(config: Config) -> str:
     """The settings that the shared stages read, as text. Runs with equal keys share their stages."""
     tree = identity(config)

@@ -31,9 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise UserError("intervals need at least 3 batches of 2 responses: raise --batches and --responses")
         for run in options.runs:
             config_of(run)
-        announce(
-            f"{options.batches} batches of {options.responses} responses for each of {len(options.runs)} runs at KL {options.kl}"
-        )
+        announce(f"{options.batches} batches of {options.responses} responses for each of {len(options.runs)} runs at KL {options.kl}")
         # Imported here, because torch and transformers take seconds that neither --help nor a refusal should wait for.
         from ablate.gradients.table import lines, rows
 

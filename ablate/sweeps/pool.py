@@ -194,7 +194,7 @@ def settle(job: Job, process: Any, stopping: bool) -> None:
         end(process, signal.SIGKILL)  # children that it left
     summary = read_summary(job.folder) if process.exitcode == 0 else None
     if summary is not None:
-        job.state, job.collapsed = summary["status"], bool(summary["collapsed"])
+        job.state, job.collapsed, job.collapse_update = summary["status"], bool(summary["collapsed"]), summary.get("collapse_update")
         job.reason = job.reason or summary["reason"] or ""
     else:
         job.state = "interrupted" if stopping else "failed"

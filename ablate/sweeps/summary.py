@@ -11,7 +11,7 @@ from ablate.errors import UserError
 from ablate.runs.folder import read_rows
 from ablate.runs.metrics import win_rate
 from ablate.runs.summary import read_summary
-from ablate.sweeps.table import number
+from ablate.sweeps.table import number, without_shared_parts
 
 COLUMNS = ("arm", "seed", "gold", "win", "proxy", "KL", "ppl", "length", "collapsed", "resp/s", "folder in ")
 LEFT = ("arm", "collapsed", "folder in ")
@@ -40,19 +40,6 @@ def _summary(folder: Path) -> dict:
         return read_summary(folder) or {}
     except UserError:
         return {"status": "unreadable"}
-
-
-def without_shared_parts(arms: Sequence[str]) -> list[str]:
-    """The names of arms without the parts that all of them share; the column of folders has each name in full.
-
-    >>> without_shared_parts(["kl_penalty=true,updates=9", "kl_penalty=false,updates=9"])
-    ['kl_penalty=true', 'kl_penalty=false']
-    """
-    parts = [arm.split(",") for arm in arms]
-    shared = set.intersection(*map(set, parts))
-    if all(set(own) == shared for own in parts):
-        return list(arms)
-    return [",".join(part for part in own if part not in shared) or own[0] for own in parts]
 
 
 def _row(folder: Path, parent: Path, summary: dict) -> tuple[str, ...]:

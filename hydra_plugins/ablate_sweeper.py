@@ -19,7 +19,7 @@ from ablate.settings.identity import inert
 from ablate.settings.overrides import spelled_values
 from ablate.sweeps.compose import Composed, Composer
 from ablate.sweeps.expand import distinct, expand, refuse_invalid
-from ablate.sweeps.returns import RunInterrupted
+from ablate.sweeps.returns import RunInterrupted, RunNotStarted
 from ablate.sweeps.reuse import take_over
 from ablate.sweeps.speed import plan
 from ablate.sweeps.study import load_study, register
@@ -147,7 +147,9 @@ def report(returns: Any) -> None:
     if failed:
         print(f"{len(failed)} of {len(returns)} runs failed:", *failed, sep="\n  ", file=sys.stderr)
     if len(failed) < len(without):
-        print(f"{len(without) - len(failed)} runs were interrupted: the same command continues them", file=sys.stderr)
+        unstarted = sum(isinstance(error, RunNotStarted) for error in without)
+        others = f" and {unstarted} not started" if unstarted else ""
+        print(f"{len(without) - len(failed) - unstarted} runs were interrupted{others}: the same command continues them", file=sys.stderr)
         raise SystemExit(130)
     if failed:
         raise SystemExit(1)

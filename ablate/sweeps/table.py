@@ -19,6 +19,7 @@ from ablate.system.jsonl import complete_lines
 
 STYLES = {"running": "cyan", "completed": "green", "diverged": "yellow", "failed": "red", "interrupted": "magenta"}
 ENDED = ("completed", "diverged", "failed", "interrupted")
+NOT_STARTED = "not started"  # the reason of a run that a request to stop came before
 TAIL_BYTES = 16_384
 
 

@@ -7,6 +7,8 @@ import pytest
 
 import ablate.run
 from ablate.config import Config, PPOConfig
+from ablate.settings.__main__ import plain
+from ablate.settings.fields import setting_names
 from ablate.settings.identity import inert
 
 SENTENCES = {
@@ -76,3 +78,12 @@ def test_every_amount_whose_toggle_is_off_is_inert_by_name_and_none_whose_toggle
     assert inert(Config(ppo=PPOConfig(ratio_clip=False)), ["seed", "ppo.clip_range"]) == {
         "ppo.clip_range": "ppo.clip_range acts only with ppo.ratio_clip=true"
     }
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_on_a_terminal_the_settings_are_narrow_plain_text(width):
+    lines = plain("", width).splitlines()
+    names = [line.split(" = ")[0] for line in lines if not line.startswith(" ")]
+    assert sorted(names) == sorted(setting_names())
+    assert max(len(line) for line in lines if line.startswith(" ")) <= width and "|---" not in "".join(lines)
+    assert plain("kl_horizon", width).splitlines()[0].startswith("ppo.kl_horizon = 10000")

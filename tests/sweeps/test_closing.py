@@ -63,12 +63,17 @@ def test_a_damaged_summary_still_has_its_row(tmp_path):
     assert sweep_summary([folder]).splitlines()[1].split() == "a 0 – – – – – – unreadable – a/seed=0".split()
 
 
-def test_the_table_fits_120_columns_by_cutting_the_arm_that_the_folder_repeats(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    folder = run(tmp_path, "kl_penalty=false,updates=10", 0, {}).relative_to(tmp_path)
-    header, row, *_ = sweep_summary([folder]).splitlines()
-    assert max(len(header), len(row)) == 120
-    assert row.startswith("kl_penalty=false,upda") and "…" in row and row.endswith("kl_penalty=false,updates=10/seed=0")
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_table_fits_its_output_with_whole_names_and_says_where_the_folders_are(tmp_path, monkeypatch, columns):
+    monkeypatch.setattr("ablate.sweeps.summary.WIDTH", columns)
+    common = "batch_size=16,evaluation.prompts=16,minibatch_size=16,sampling.max_new_tokens=12"
+    folders = [run(tmp_path, f"{name},{common}", 0, {}) for name in ("gamma=0.9", "kl_coef=0.2")]
+    lines = sweep_summary(folders).splitlines()
+    assert max(map(len, lines[:3])) <= columns and [line.split()[0] for line in lines[:3]] == ["arm", "gamma=0.9", "kl_coef=0.2"]
+    assert "folder in" not in lines[0] and "…" not in "".join(lines)
+    said = " ".join(lines[3:])
+    assert f"folders: {tmp_path / 'results' / 'study'}/<arm>/seed=<n>" in said
+    assert "all arms with batch_size=16, evaluation.prompts=16," in said
 
 
 def test_the_table_leaves_out_of_an_arm_what_all_arms_share():

@@ -83,8 +83,9 @@ def run(search: Search, task: str, prepare: str | None, preload: Sequence[str]) 
     """
     config = composed([*search.fixed, f"seed={search.seeds[0]}"])
     check_some_trial(search)
-    slots, seeds = max_parallel_runs(search, config), counted(len(search.seeds), "seed")
-    announce(f"{config.study}: {search.n_trials} trials × {seeds}, {slots} runs at a time, results in {study_folder(config)}")
+    slots = max_parallel_runs(search, config)
+    trials, seeds = counted(search.n_trials, "trial"), counted(len(search.seeds), "seed")
+    announce(f"{config.study}: {trials} × {seeds}, {slots} runs at a time, results in {study_folder(config)}")
     study, folder = open_study(search, config), study_folder(config)
     start_server(config, preload)
     with caught_signals() as caught:

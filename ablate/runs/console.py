@@ -17,6 +17,11 @@ def rounded(value: float, digits: int) -> float:
     return round(value, digits) + 0.0
 
 
+def name_of(config: Config) -> str:
+    """Study, arm and seed of a run, with blanks between the parts of the arm, so that a narrow terminal breaks the line there."""
+    return f"{config.study}: {str(config.arm).replace(',', ', ')} seed={config.seed}"
+
+
 class RunProgress(Progress):
     """The name of a run, its bar and its latest figures, a line each, so that a long name or a narrow terminal leaves the bar whole."""
 
@@ -41,7 +46,7 @@ class ConsoleTracker:
         self.figures = ""
         if sys.stderr.isatty():
             self.bar = run_progress(Console(stderr=True))
-            self.task = self.bar.add_task(f"{config.study}: {config.arm} seed={config.seed}", total=config.ppo.updates, figures="")
+            self.task = self.bar.add_task(name_of(config), total=config.ppo.updates, figures="")
             self.bar.start()
 
     def log(self, row: dict) -> None:

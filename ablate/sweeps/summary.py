@@ -13,13 +13,12 @@ from ablate.errors import UserError
 from ablate.runs.folder import read_rows
 from ablate.runs.metrics import win_rate
 from ablate.runs.summary import read_summary
-from ablate.sweeps.table import number, shared_parts, without_shared_parts
+from ablate.sweeps.table import SHORTEST_ARM, cut_middle, number, shared_parts, without_shared_parts
 
 COLUMNS = ("arm", "seed", "gold", "win", "proxy", "KL", "ppl", "length", "collapsed", "resp/s", "folder in ")
 LEFT = ("arm", "collapsed", "folder in ")
 LEGEND = "gold: true reward, never trained on; win: rate against SFT, a tie is one half; KL to SFT, nats per response; – unknown"
 WIDTH = 120
-SHORTEST_ARM = 16
 
 
 def sweep_summary(folders: Sequence[Path]) -> str:
@@ -96,17 +95,9 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
         widths[0] = max(widths[0] - max(excess, 0), min(widths[0], SHORTEST_ARM))
     lines = []
     for arm, *others in rows:
-        cells = zip(COLUMNS, (_cut(arm, widths[0]), *others), widths, strict=False)
+        cells = zip(COLUMNS, (cut_middle(arm, widths[0]), *others), widths, strict=False)
         lines.append("  ".join(cell.ljust(wide) if name in LEFT else cell.rjust(wide) for name, cell, wide in cells).rstrip())
     return lines
-
-
-def _cut(text: str, wide: int) -> str:
-    """A text of at most `wide` characters, with both of its ends: arms often differ in the last part of their names."""
-    if len(text) <= wide:
-        return text
-    end = (wide - 1) // 2
-    return f"{text[: wide - 1 - end]}…{text[-end:]}"
 
 
 def last_samples(folder: Path) -> dict[str, dict]:

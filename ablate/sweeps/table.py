@@ -20,6 +20,7 @@ from ablate.system.jsonl import complete_lines
 STYLES = {"running": "cyan", "completed": "green", "diverged": "yellow", "failed": "red", "interrupted": "magenta"}
 ENDED = ("completed", "diverged", "failed", "interrupted")
 NOT_STARTED = "not started"  # the reason of a run that a request to stop came before
+SHORTEST_ARM = 16  # characters
 TAIL_BYTES = 16_384
 
 
@@ -131,6 +132,14 @@ def shared_parts(arms: Sequence[str]) -> list[str]:
     return [part for part in parts[0] if all(part in own for own in parts)]
 
 
+def cut_middle(text: str, width: int) -> str:
+    """A text of at most `width` characters, with both of its ends: arms often differ in the last part of their names."""
+    if len(text) <= width:
+        return text
+    end = (width - 1) // 2
+    return f"{text[: width - 1 - end]}…{text[-end:]}"
+
+
 def heading(jobs: Sequence[Job]) -> str:
     """The study, and what the names of its arms share: `kl_coef, all with updates=20`."""
     arms = [str(job.config.arm) for job in jobs]
@@ -145,27 +154,28 @@ def state_of(job: Job) -> str:
     return "collapsed" if job.collapse_update is None else f"collapsed at {job.collapse_update}"
 
 
-def table(jobs: Sequence[Job], left: float | None, height: int, elapsed: float = 0.0) -> Group:
+def table(jobs: Sequence[Job], left: float | None, height: int, elapsed: float = 0.0, width: int = 120) -> Group:
     """The table with at most `height` rows: running jobs first, then failed ones, the newest results, and waiting ones.
 
     Widths follow from all jobs, so that they stay while rows come and go; only the name of an arm is cut where the terminal is narrow.
-    left: seconds left; see `seconds_left`. elapsed: seconds since the sweep began.
+    left: seconds left; see `seconds_left`. elapsed: seconds since the sweep began. width: columns of the terminal.
     """
     names = dict(zip((id(job) for job in jobs), without_shared_parts([str(job.config.arm) for job in jobs]), strict=True))
     order = {"running": 0, "failed": 1, "diverged": 2, "completed": 2, "interrupted": 3, "waiting": 4}
     shown = sorted(jobs, key=lambda job: (order[job.state], -(job.started + job.seconds)))[:height]
     grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
     longest = max(job.config.ppo.updates for job in jobs)
-    grid.add_column("arm", overflow="ellipsis", no_wrap=True, width=max(len("arm"), *map(len, names.values())))
     widths = {"seed": 4, "state": len(f"collapsed at {longest}"), "update": 2 * len(str(longest)) + 1, "gold": 6, "KL": 5, "resp/s": 6,
               "time": 6}  # fmt: skip
-    for name, width in widths.items():
-        grid.add_column(name, justify="left" if name == "state" else "right", min_width=width, no_wrap=True)
+    room = max(SHORTEST_ARM, width - sum(widths.values()) - 2 * len(widths))
+    grid.add_column("arm", no_wrap=True, min_width=min(room, max(map(len, names.values()))))
+    for name, columns in widths.items():
+        grid.add_column(name, justify="left" if name == "state" else "right", min_width=columns, no_wrap=True)
     for job in shown:
         progress = job.progress
         state = Text(state_of(job), style="yellow" if job.collapsed else STYLES.get(job.state, "dim"))
         grid.add_row(
-            names[id(job)], str(job.config.seed), state, f"{progress.update}/{job.config.ppo.updates}",
+            cut_middle(names[id(job)], room), str(job.config.seed), state, f"{progress.update}/{job.config.ppo.updates}",
             number(progress.gold), number(progress.kl, 1), number(progress.responses_per_second, 0),
             duration(job.seconds or None),
         )  # fmt: skip
@@ -229,7 +239,7 @@ class LiveTable:
         elapsed = time.monotonic() - self.began
         left = seconds_left(self.jobs, elapsed, self.before)
         if self.live:
-            self.live.update(table(self.jobs, left, max(3, self.console.height - 6), elapsed), refresh=True)
+            self.live.update(table(self.jobs, left, max(3, self.console.height - 6), elapsed, self.console.width), refresh=True)
         else:
             print(totals(self.jobs, left, elapsed), flush=True)
         self.drawn = time.monotonic()

@@ -153,7 +153,7 @@ def test_a_low_terminal_shows_the_running_and_the_failed_and_counts_the_rest(tmp
 
 def shown(jobs, width):
     console = Console(width=width, record=True, file=io.StringIO())
-    console.print(table(jobs, 60.0, height=20, elapsed=30.0))
+    console.print(table(jobs, 60.0, height=20, elapsed=30.0, width=width))
     return console.export_text().splitlines()
 
 
@@ -172,6 +172,15 @@ def test_the_live_table_cuts_no_state_and_no_header_and_says_once_what_all_arms_
     text = "\n".join(lines)
     assert text.count("batch_size=16,") == 1 + text.count("minibatch_size=16,") and "…" not in text
     assert all(word in text for word in ("collapsed at 120", "interrupted", "waiting", "kl_penalty=false", "30 s so far"))
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_a_long_name_is_cut_in_its_middle_and_leaves_every_other_column_whole(tmp_path, width):
+    jobs = [job(tmp_path, "running", 3, updates=150), job(tmp_path, "completed", 150, updates=150)]
+    jobs[0].config.arm, jobs[1].config.arm = f"{'a' * 60}=1", f"{'a' * 60}=2"
+    header, *rows = shown(jobs, width)[1:4]
+    assert header.split() == ["arm", "seed", "state", "update", "gold", "KL", "resp/s", "time"] and max(map(len, rows)) <= width
+    assert [row.split()[0][-2:] for row in rows] == ["=1", "=2"] and ("…" in rows[0]) == (width == 80)
 
 
 def test_widths_stay_while_states_change(tmp_path):

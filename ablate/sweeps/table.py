@@ -167,6 +167,7 @@ def table(jobs: Sequence[Job], left: float | None, height: int, elapsed: float =
     longest = max(job.config.ppo.updates for job in jobs)
     widths = {"seed": 4, "state": len(f"collapsed at {longest}"), "update": 2 * len(str(longest)) + 1, "gold": 6, "KL": 5, "resp/s": 6,
               "time": 6}  # fmt: skip
+    widths = {name: max(len(name), columns) for name, columns in widths.items()}
     room = max(SHORTEST_ARM, width - sum(widths.values()) - 2 * len(widths))
     grid.add_column("arm", no_wrap=True, min_width=min(room, max(map(len, names.values()))))
     for name, columns in widths.items():

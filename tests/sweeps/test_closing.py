@@ -174,9 +174,10 @@ def test_the_live_table_cuts_no_state_and_no_header_and_says_once_what_all_arms_
     assert all(word in text for word in ("collapsed at 120", "interrupted", "waiting", "kl_penalty=false", "30 s so far"))
 
 
+@pytest.mark.parametrize("updates", [6, 150])
 @pytest.mark.parametrize("width", [80, 200])
-def test_a_long_name_is_cut_in_its_middle_and_leaves_every_other_column_whole(tmp_path, width):
-    jobs = [job(tmp_path, "running", 3, updates=150), job(tmp_path, "completed", 150, updates=150)]
+def test_a_long_name_is_cut_in_its_middle_and_leaves_every_other_column_whole(tmp_path, width, updates):
+    jobs = [job(tmp_path, "running", 3, updates=updates), job(tmp_path, "completed", updates, updates=updates)]
     jobs[0].config.arm, jobs[1].config.arm = f"{'a' * 60}=1", f"{'a' * 60}=2"
     header, *rows = shown(jobs, width)[1:4]
     assert header.split() == ["arm", "seed", "state", "update", "gold", "KL", "resp/s", "time"] and max(map(len, rows)) <= width

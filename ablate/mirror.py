@@ -16,7 +16,7 @@ from pathlib import Path
 from ablate.runs.folder import config_of, run_folders
 from ablate.runs.summary import read_summary
 from ablate.runs.tracking import WandbTracker
-from ablate.system.commands import command_errors
+from ablate.system.commands import announce, command_errors
 from ablate.system.locks import try_lock
 
 UNFINISHED = {"status": "unfinished", "reason": "the run has no summary yet", "collapsed": None, "collapse_update": None}
@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with command_errors():
         for root in parser.parse_args(arguments).folders:
             for folder in run_folders(root):
+                announce(f"mirroring {folder}")
                 print(f"{folder}: {'mirrored' if mirror(folder) else 'passed over, the run is going on'}", flush=True)
 
 

@@ -19,9 +19,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.runs.folder import run_folder
+from ablate.runs.folder import is_finished, run_folder, without_digest
 from ablate.runs.fork import forked
-from ablate.settings.arms import arm_name
+from ablate.settings.arms import arm_name, changing
 from ablate.settings.groups import CONF
 from ablate.settings.identity import inert
 from ablate.settings.overrides import check_overrides, composition_errors, is_multirun, quoted
@@ -29,7 +29,7 @@ from ablate.settings.validation import validate
 from ablate.sweeps.expand import by_setting
 from ablate.sweeps.study import check_sweep_choice
 from ablate.sweeps.summary import sweep_summary
-from ablate.system.commands import command_errors
+from ablate.system.commands import announce, command_errors
 from ablate.system.gc_pause import gc_paused
 
 MULTIRUN = ("-m", "--multirun")
@@ -47,9 +47,14 @@ def task(composed: DictConfig) -> None:
             overrides = list(settings.overrides.task)  # ${…} in them are resolved here
             config = forked(OmegaConf.to_object(composed), overrides)
         if config.arm is None:
-            config.arm = arm_name(overrides, settings.runtime.choices["ppo"])
+            config.arm = arm_name(changing(overrides), settings.runtime.choices["ppo"])
         validate(config)
         refuse_inert(config, overrides)
+        announced = first_line(config)
+        if announced is None:
+            print(sweep_summary([run_folder(config)]))
+            return
+        announce(announced)
         with gc_paused():
             from ablate.session import execute
             from ablate.system.distributed import is_main
@@ -59,6 +64,18 @@ def task(composed: DictConfig) -> None:
         print(sweep_summary([run_folder(config)]))
     if summary["status"] == "interrupted":
         raise SystemExit(130)
+
+
+def first_line(config: Config) -> str | None:
+    """What the run will do, for the first line; None where it is done and nothing but its table is left to show. Raises UserError.
+
+    Of several processes the main one decides, after they have met, and a record that lacks a digest needs a word of warning.
+    """
+    folder = run_folder(config)
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    if alone and is_finished(config) and not without_digest(config):
+        return None
+    return f"{config.study}: {config.arm} seed={config.seed}, {config.ppo.updates} updates, results in {folder}"
 
 
 def refuse_inert(config: Config, overrides: Sequence[str]) -> None:

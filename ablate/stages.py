@@ -25,7 +25,7 @@ from ablate.settings.validation import validate
 from ablate.sweeps.expand import by_setting, expand, pipeline_key
 from ablate.sweeps.study import load_study
 from ablate.sweeps.table import duration
-from ablate.system.commands import command_errors
+from ablate.system.commands import announce, command_errors
 from ablate.system.files import atomic_folder
 
 # stage → the field of `ablate.pipeline.build.Stages` that holds its folder
@@ -97,6 +97,7 @@ def build_stage(stage: str, overrides: Sequence[str], to: Path, cache: Path) -> 
     if not any(override.startswith("cache=") for override in overrides):
         config.cache = str(cache)
     validate(config)
+    announce(f"building the {stage}, or finding it in {config.cache}, for {to}")
     from ablate.session import prepare
 
     source: Path | None = getattr(prepare(config), STAGES[stage])

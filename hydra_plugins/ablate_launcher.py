@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from ablate.runs.folder import run_folder
 from ablate.sweeps.compose import Composed, Composer
-from ablate.sweeps.expand import cores, pipeline_key
+from ablate.sweeps.expand import at_once, pipeline_key
 from ablate.sweeps.pool import PRELOAD, build_stages, caught_signals, run_jobs, start_server
 from ablate.sweeps.returns import job_return
 from ablate.sweeps.table import Job, LiveTable
@@ -43,7 +43,10 @@ class LocalLauncher(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config = config
         self.hydra_context = hydra_context
-        start_server(config, self.preload)
+
+    def start_imports(self) -> None:
+        """Start the process that imports what the runs share, while the sweep is still being planned."""
+        start_server(self.config, self.preload)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> List[JobReturn]:
         """Compose the jobs and `run` them, as Hydra asks of a launcher."""
@@ -54,12 +57,13 @@ class LocalLauncher(Launcher):
 
     def run(self, composed: Sequence[Composed]) -> List[JobReturn]:
         """Run the jobs. Returns one JobReturn per job, whose value is the summary, or raises RunFailed or RunInterrupted when read."""
+        self.start_imports()
         jobs = [Job(config=item.config, folder=run_folder(item.config)) for item in composed]
         with caught_signals() as caught:
             if self.prepare is not None:
-                build_stages(stages(jobs), max_parallel_runs(jobs), self.prepare, caught)
+                build_stages(stages(jobs), at_once([job.config for job in jobs]), self.prepare, caught)
             with LiveTable(jobs) as overview:
-                run_jobs(overview, max_parallel_runs(jobs), self.task, self.timeout, caught)
+                run_jobs(overview, at_once([job.config for job in jobs]), self.task, self.timeout, caught)
         return [job_return(job, item) for job, item in zip(jobs, composed, strict=True)]
 
 
@@ -69,8 +73,3 @@ def stages(jobs: Sequence[Job]) -> list:
     for job in jobs:
         groups.setdefault(pipeline_key(job.config), []).append(job)
     return [(group[0].config, group) for group in groups.values()]
-
-
-def max_parallel_runs(jobs: Sequence[Job]) -> int:
-    """How many runs are active at once: the setting `jobs`, or else the cores of this process divided by the largest `threads`."""
-    return jobs[0].config.jobs or max(1, cores() // max(job.config.threads for job in jobs))

@@ -2,7 +2,7 @@
 
 import sys
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Sequence
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -19,11 +19,12 @@ from ablate.settings.identity import inert
 from ablate.settings.overrides import spelled_values
 from ablate.sweeps.compose import Composed, Composer
 from ablate.sweeps.expand import distinct, expand, refuse_invalid
-from ablate.sweeps.returns import RunInterrupted
+from ablate.sweeps.returns import RunInterrupted, RunNotStarted
 from ablate.sweeps.reuse import take_over
+from ablate.sweeps.speed import plan
 from ablate.sweeps.study import load_study, register
 from ablate.sweeps.summary import sweep_summary
-from ablate.system.commands import command_errors
+from ablate.system.commands import announce, command_errors
 from hydra_plugins.ablate_launcher import LocalLauncher
 
 SLURM = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"
@@ -45,6 +46,7 @@ class AblateSweeper(Sweeper):
         self.config: Optional[DictConfig] = None
         self.hydra_context: Optional[HydraContext] = None
         self.launcher: Optional[Launcher] = None
+        self.importing = False
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config = config
@@ -56,6 +58,7 @@ class AblateSweeper(Sweeper):
         with command_errors():
             planned = self.plan(arguments)
             missing = [job for job in planned if not is_done(job)]
+            announce(plan([job.config for job in planned], [job.config for job in missing]))
             if len(missing) < len(planned):
                 print(f"{len(planned) - len(missing)} of {len(planned)} runs are done already, and are not run again")
             taken = take_over(job.config for job in missing)
@@ -90,7 +93,7 @@ class AblateSweeper(Sweeper):
         studies = [None if name == "null" else load_study(name) for name in names]
         expanded = [overrides for study in studies for overrides in expand(study, choices, preset)]
         compose = Composer(self.hydra_context, self.config)
-        composed = [compose(overrides) for overrides in expanded]
+        composed = [self.composed(compose, overrides) for overrides in expanded]
         configs = [job.config for job in composed]
         refuse_invalid(configs)
         for name in choices:
@@ -101,6 +104,14 @@ class AblateSweeper(Sweeper):
         for note in notes:
             print(note)
         return [composed[index] for index in kept]
+
+    def composed(self, compose: Composer, overrides: Sequence[str]) -> Composed:
+        """One job. The first without a result starts the imports that the runs share; a sweep that is done needs none of them."""
+        job = compose(overrides)
+        if not self.importing and isinstance(self.launcher, LocalLauncher) and not is_done(job):
+            self.launcher.start_imports()
+            self.importing = True
+        return job
 
     def choices(self, arguments: List[str]) -> Dict[str, List[str]]:
         """Setting → `setting=value` per value, in the order of the command line. Of several mentions of a setting the last counts.
@@ -136,7 +147,9 @@ def report(returns: Any) -> None:
     if failed:
         print(f"{len(failed)} of {len(returns)} runs failed:", *failed, sep="\n  ", file=sys.stderr)
     if len(failed) < len(without):
-        print(f"{len(without) - len(failed)} runs were interrupted: the same command continues them", file=sys.stderr)
+        unstarted = sum(isinstance(error, RunNotStarted) for error in without)
+        others = f" and {unstarted} not started" if unstarted else ""
+        print(f"{len(without) - len(failed) - unstarted} runs were interrupted{others}: the same command continues them", file=sys.stderr)
         raise SystemExit(130)
     if failed:
         raise SystemExit(1)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ablate.export.card import WHAT
 from ablate.export.origin import find_origin
-from ablate.system.commands import command_errors
+from ablate.system.commands import announce, command_errors
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -24,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     with command_errors():
         find_origin(options.run, options.to, options.what, options.checkpoint)
+        announce(f"exporting the {options.what} of {options.run} to {options.to}")
         # Imported here, because torch and transformers take seconds that neither --help nor a refusal should wait for.
         from ablate.export.folder import export
 

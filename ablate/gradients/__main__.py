@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ablate.errors import UserError
-from ablate.system.commands import command_errors
+from ablate.runs.folder import config_of
+from ablate.system.commands import announce, command_errors
 
 COLUMNS = ("run", "update", "kl", "target", "estimator", "measure", "value", "low", "high")
 
@@ -28,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         distances = numbers(options.kl)
         if options.batches < 3 or options.responses < 2:
             raise UserError("intervals need at least 3 batches of 2 responses: raise --batches and --responses")
+        for run in options.runs:
+            config_of(run)
+        announce(f"{options.batches} batches of {options.responses} responses for each of {len(options.runs)} runs at KL {options.kl}")
         # Imported here, because torch and transformers take seconds that neither --help nor a refusal should wait for.
         from ablate.gradients.table import lines, rows
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from ablate.errors import UserError
 from ablate.judge.endpoint import Endpoint
-from ablate.system.commands import command_errors
+from ablate.system.commands import announce, command_errors
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with command_errors():
         try:
             check(options)
+            announce(f"judging {options.first} against {options.second} by {options.judge}")
             # Imported here, because torch takes seconds that neither --help nor a refused option should wait for.
             from ablate.judge.compare import run_command
 

@@ -14,7 +14,7 @@ from ablate.config import Config
 from ablate.runs.compose import composed, composing
 from ablate.settings.overrides import check_overrides, quoted
 from ablate.settings.validation import validate
-from ablate.system.commands import command_errors
+from ablate.system.commands import announce, command_errors
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -22,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_intermixed_args(arguments)
     with command_errors():
         config = settings(options.overrides)
+        announce(f"estimating the memory of {config.model.path or 'the model'} from its configuration")
         # Imported here, because torch takes seconds that neither --help nor a refused setting should wait for.
         from ablate.memory.estimate import run_of
         from ablate.memory.report import report, table_of_shapes

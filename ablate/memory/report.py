@@ -42,7 +42,7 @@ def items(memory: MemoryEstimate) -> str:
 
 
 def savings(run: Run) -> str:
-    """A table of the peak after one change of the settings at a time; changes that the run has already made are left out."""
+    """A table of the peak after one change of the settings at a time, for the changes that lower it; a sentence where none does."""
     changes = {
         "model.gradient_checkpointing=true": {"checkpointing": True},
         "ppo.micro_batch_size=1": {"micro": 1},
@@ -52,10 +52,10 @@ def savings(run: Run) -> str:
     }
     if run.lora_rank and run.shared_critic:
         del changes["offload=true"]
-    rows = []
-    for name, change in changes.items():
-        if any(getattr(run, key) != value for key, value in change.items()):
-            rows.append([name, bytes_text(estimate(replace(run, **change)).peak())])
+    peaks = {name: estimate(replace(run, **change)).peak() for name, change in changes.items()}
+    rows = [[name, bytes_text(peak)] for name, peak in peaks.items() if peak < estimate(run).peak()]
+    if not rows:
+        return f"none of {', '.join(changes)} lowers the peak"
     return text_table(["instead", "peak"], rows, align="right", markdown=True)
 
 

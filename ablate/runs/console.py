@@ -3,12 +3,39 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from ablate.config import Config
+
+
+def rounded(value: float, digits: int) -> float:
+    """A value rounded, and never −0."""
+    return round(value, digits) + 0.0
+
+
+def name_of(config: Config) -> str:
+    """Study, arm and seed of a run, with blanks between the parts of the arm, so that a narrow terminal breaks the line there."""
+    return f"{config.study}: {str(config.arm).replace(',', ', ')} seed={config.seed}"
+
+
+class RunProgress(Progress):
+    """The name of a run, its bar and its latest figures, a line each, so that a long name or a narrow terminal leaves the bar whole."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        for task in self.tasks:
+            yield Text(task.description, style="bold", overflow="fold")
+            yield self.make_tasks_table([task])
+            yield Text(task.fields["figures"])
+
+
+def run_progress(console: Console) -> RunProgress:
+    """The display of one run; its task has the field `figures`."""
+    times = [TimeElapsedColumn(), TextColumn("so far"), TimeRemainingColumn(), TextColumn("left")]
+    return RunProgress(BarColumn(), MofNCompleteColumn(), *times, console=console)
 
 
 class ConsoleTracker:
@@ -18,23 +45,16 @@ class ConsoleTracker:
         self.bar = None
         self.figures = ""
         if sys.stderr.isatty():
-            columns = [
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[figures]}"),
-            ]
-            self.bar = Progress(*columns, console=Console(stderr=True))
-            self.task = self.bar.add_task(f"{config.arm} seed={config.seed}", total=config.ppo.updates, figures="")
+            self.bar = run_progress(Console(stderr=True))
+            self.task = self.bar.add_task(name_of(config), total=config.ppo.updates, figures="")
             self.bar.start()
 
     def log(self, row: dict) -> None:
         """Show a row of metrics.jsonl."""
         if "eval/proxy" in row:
-            gold = f"gold {row['eval/gold']:+.2f}  " if "eval/gold" in row else ""
+            gold = f"gold {rounded(row['eval/gold'], 2):+.2f}  " if "eval/gold" in row else ""
             self.figures = (
-                f"{gold}proxy {row['eval/proxy']:+.2f}  KL {row['eval/kl_to_sft']:.1f}  "
+                f"{gold}proxy {rounded(row['eval/proxy'], 2):+.2f}  KL {rounded(row['eval/kl_to_sft'], 1):.1f}  "
                 f"length {row['eval/length']:.0f}  perplexity {row['eval/perplexity']:.2f}"
             )
         if self.bar:

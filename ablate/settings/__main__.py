@@ -1,4 +1,4 @@
-"""The reference of all settings, as a Markdown table per group.
+"""The reference of all settings: in a file or a pipe a Markdown table per group, on a terminal plain text.
 
 python -m ablate.settings > docs/reference/settings.md    # all of them
 python -m ablate.settings kl                              # those whose name or meaning contains "kl"
@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import Field
 from itertools import groupby
+from textwrap import wrap
 
 from ablate.config import Config
 from ablate.errors import UserError
@@ -42,13 +45,31 @@ def row(setting: Setting) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def reference(match: str = "") -> str:
-    """The tables of the settings whose name or meaning contains `match`. Raises UserError where there is none."""
+def plain(match: str, width: int) -> str:
+    """The settings whose name or meaning contains `match`, each as `name = default (unit, values)` above its meaning, for a terminal.
+
+    Raises UserError where there is none.
+    """
+    lines = []
+    for setting in matching(match):
+        details = ", ".join(filter(None, (setting.field.metadata["unit"], legal(setting.field))))
+        lines.append(f"{setting.name} = {spelled(setting.value)}{f'  ({details})' if details else ''}")
+        meaning = ". ".join(filter(None, (setting.field.metadata["meaning"], setting.field.metadata["source"])))
+        lines += wrap(meaning, width, initial_indent="    ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines) + "\n"
+
+
+def matching(match: str) -> list[Setting]:
+    """The settings whose name or meaning contains `match`, those of the run itself first. Raises UserError where there is none."""
     chosen = [setting for setting in walk(Config()) if match.lower() in f"{setting.name} {setting.field.metadata['meaning']}".lower()]
     if not chosen:
         raise UserError(f"no setting has {match!r} in its name or meaning; the nearest name is {nearest_name(match)}")
-    chosen.sort(key=lambda setting: "." in setting.name)  # stable: the settings of the run itself come first
-    tables = [f"## {title}\n\n{HEADER}" + "\n".join(map(row, settings)) + "\n" for title, settings in groupby(chosen, group)]
+    return sorted(chosen, key=lambda setting: "." in setting.name)
+
+
+def reference(match: str = "") -> str:
+    """The tables of the settings that `matching` finds, in Markdown. Raises UserError where there is none."""
+    tables = [f"## {title}\n\n{HEADER}" + "\n".join(map(row, settings)) + "\n" for title, settings in groupby(matching(match), group)]
     return "\n".join([*([] if match else [TITLE]), *tables])
 
 
@@ -68,7 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("match", nargs="?", default="", help="only settings whose name or meaning contains this")
     with command_errors():
-        print(reference(parser.parse_args(arguments).match), end="")
+        match = parser.parse_args(arguments).match
+        terminal = sys.stdout.isatty()
+        print(plain(match, shutil.get_terminal_size().columns) if terminal else reference(match), end="")
 
 
 if __name__ == "__main__":

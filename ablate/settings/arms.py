@@ -4,13 +4,67 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import cache
 from pathlib import PurePosixPath
+from types import MappingProxyType
+from typing import Any
 
+from omegaconf import OmegaConf
+
+from ablate.config import Config
+from ablate.settings.fields import flat
+from ablate.settings.groups import CONF
 from ablate.settings.identity import OUTSIDE_IDENTITY
+from ablate.settings.overrides import parsed
 
 MAX_LENGTH = 120  # wandb cuts run names at 128; a folder name may have 255 bytes
 UNNAMED = {*OUTSIDE_IDENTITY, "seed", "hydra"}  # seed has a folder of its own below the arm's
+
+# Group → option, as conf/config.yaml has them and in its order.
+DEFAULT_OPTIONS = {"data": "world", "preferences": "default", "ppo": "ppo_max", "model": "world"}
+
+
+def changing(overrides: Sequence[str], before: Sequence[str] = ()) -> list[str]:
+    """The overrides whose value is not the one that their setting or group has anyway, from `before` or else from preset and default.
+
+    Names made of them are equal for equal settings. A fork takes its values from another run, so all of its overrides are kept.
+
+    >>> changing(["ppo.updates=150", "ppo.gamma=0.9"])
+    ['ppo.gamma=0.9']
+    >>> changing(["ppo.updates=150"], before=["ppo.updates=20"])
+    ['ppo.updates=150']
+    """
+    if any(override.startswith("fork=") for override in (*before, *overrides)):
+        return list(overrides)
+    earlier = dict(map(_value, before))
+    options = {group: str(earlier.get(group, option)) for group, option in DEFAULT_OPTIONS.items()}
+    chosen = options | {key: str(value) for key, value in map(_value, overrides) if key in options}
+    there: dict[str, Any] = {**preset_values(**chosen), **earlier, **options}
+    return [override for override in overrides if not _equal(there, *_value(override))]
+
+
+@cache
+def preset_values(**options: str) -> Mapping[str, Any]:
+    """Every setting by its dotted name, as the options of the groups in `DEFAULT_OPTIONS` leave it."""
+    values = dict(flat(asdict(Config())))
+    for group in DEFAULT_OPTIONS:
+        path = CONF / group / f"{options[group]}.yaml"
+        is_global = path.read_text(encoding="utf-8").startswith("# @package _global_")
+        tree = OmegaConf.to_container(OmegaConf.load(path))
+        values |= dict(flat(tree if is_global else {group: tree}))
+    return MappingProxyType(values)
+
+
+def _value(override: str) -> tuple[str, Any]:
+    read = parsed(override)
+    return read.key_or_group, None if read.is_sweep_override() else read.value()
+
+
+def _equal(there: Mapping[str, Any], key: str, value: Any) -> bool:
+    text = value.text if hasattr(value, "text") else value  # of a quoted string
+    return key in there and there[key] == text and isinstance(there[key], bool) == isinstance(text, bool)
 
 
 def arm_name(overrides: Sequence[str], preset: str, sweep_arm: str | None = None) -> str:

@@ -27,6 +27,9 @@ CRITIC_ONLY = (
 # Settings of model that PPO reads and no stage before it.
 LORA = ("lora_rank", "lora_alpha", "lora_targets")
 PPO_ONLY = (*LORA, "gradient_checkpointing")
+# Settings of model that describe one trained from scratch.
+SHAPE = ("hidden_size", "layers", "heads", "intermediate_size")
+STAGES = ("pretrain", "sft", "preferences", "reward_model")
 # Settings that change where a run is kept, how it is watched or how fast it goes, but none of its numbers.
 OUTSIDE_IDENTITY = ("study", "arm", "results", "cache", "jobs", "tracker", "checkpoint", "sweep", "offload")
 
@@ -62,9 +65,11 @@ def identity(config: Config) -> dict:
 
 
 def inert(config: Config, names: Iterable[str]) -> dict[str, str]:
-    """Setting → `ppo.kl_coef acts only with ppo.kl_penalty=true`, for those of `names` that need a toggle which is off."""
-    found = {}
+    """Setting → `ppo.kl_coef acts only with ppo.kl_penalty=true`, for those of `names` that nothing reads under these settings."""
+    found, unread = {}, _unread(config)
     for name in names:
+        if name in unread:
+            found[name] = f"{name} acts only with {unread[name]}"
         if not config.ppo.has_critic and name.removeprefix("ppo.") in CRITIC_ONLY:
             found[name] = f"{name} acts only with ppo.advantage_estimator=gae"
             continue
@@ -77,6 +82,35 @@ def inert(config: Config, names: Iterable[str]) -> dict[str, str]:
         ]
         if off:
             found[name] = f"{name} acts only with {' and '.join(off)}"
+    return found
+
+
+def _unread(config: Config) -> dict[str, str]:
+    """Setting outside ppo → what would let it act, for the settings of stages that a path replaces and of the other source of data.
+
+    The path of a stage stays one's to give: a command may name all stages, and which of them are read follows from the others.
+    """
+    found: dict[str, str] = {}
+    world = config.data.source == "world"
+    if world:
+        found |= {f"data.{name}": "data=hh_rlhf, moss, jsonl or hub" for name in HUMAN_ONLY if name != "path"}
+    else:
+        found |= {f"data.{name}": "data=world" for name in WORLD_ONLY}
+        found |= {f"preferences.{name}": "data=world" for name in ("noise", "margin", "length_bias")}
+    if config.data.source != "hub":
+        found["data.split"] = "data=hub"
+    replaced = {stage: f"{stage}.path=null" for stage in STAGES if getattr(config, stage).path is not None}
+    if "reward_model" in replaced and world:  # human pairs are read for their report all the same
+        replaced.setdefault("preferences", "reward_model.path=null")
+    if config.model.path is not None:
+        replaced["pretrain"] = "model.path=null"
+    elif "sft" in replaced and config.ppo.policy_init != "pretrained":
+        replaced.setdefault("pretrain", "sft.path=null")
+    for stage, remedy in replaced.items():
+        found |= {f"{stage}.{f.name}": remedy for f in fields(getattr(config, stage)) if f.name != "path"}
+    if "pretrain" in replaced:
+        found |= {f"model.{name}": replaced["pretrain"] for name in SHAPE}
+        found.setdefault("data.vocabulary", replaced["pretrain"])
     return found
 
 

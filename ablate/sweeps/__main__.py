@@ -3,6 +3,8 @@
     python -m ablate.sweeps                   # at the speed of the runs in results/
     python -m ablate.sweeps /data/results     # at the speed of the runs in another folder
 
+The time is measured as soon as one run on the world is complete; before that it follows from a stated speed, and the last line says so.
+
 `python -m ablate.run -m sweep=<study>` runs a study. A file of sweeps/ whose name begins with `tune_` is a search, which
 `python -m ablate.tune` runs.
 """
@@ -10,64 +12,27 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 
-from ablate.config import Config, PPOConfig
+from ablate.config import Config
 from ablate.errors import UserError
-from ablate.runs.folder import read_config
-from ablate.runs.summary import read_summary
-from ablate.sweeps.expand import by_setting, cores, expand
+from ablate.sweeps.expand import cores, expand
+from ablate.sweeps.speed import STATED_SPEED, measured_speed, responses
 from ablate.sweeps.study import load_study, study_names
 from ablate.sweeps.table import duration
 from ablate.system.commands import command_errors
-from ablate.system.reading import fits
-
-
-def responses(overrides: Sequence[str]) -> int:
-    """The number of responses that a job samples in training: updates × batch size.
-
-    overrides: `setting=value`. A setting that they do not name counts with PPOConfig's default, which every preset but
-    moss_script has.
-    """
-    settings = by_setting(overrides)
-    updates, batch = (
-        int(settings[key].partition("=")[2]) if key in settings else default
-        for key, default in (("ppo.updates", PPOConfig.updates), ("ppo.batch_size", PPOConfig.batch_size))
-    )
-    return updates * batch
-
-
-def measured_speed(results: Path) -> float | None:
-    """The median speed of the completed runs on the world under `results`, in responses per second; None without such runs.
-
-    The speed of a run is its training responses over its wall time, evaluation included. A damaged run folder is named and left out.
-    """
-    speeds = []
-    for path in results.glob("*/*/seed=*/summary.json"):
-        try:
-            summary, known = read_summary(path.parent), read_config(path.parent)
-        except UserError as error:
-            print(f"left out of the speed: {error}", file=sys.stderr)
-            continue
-        if summary is None or summary["status"] != "completed" or "updates" not in summary or "wall_seconds" not in summary:
-            continue
-        batch = None if known is None else known.get("ppo", {}).get("batch_size")
-        if known is None or known.get("data", {}).get("source") != "world" or not fits(batch, int) or not summary["wall_seconds"] > 0:
-            continue
-        speeds.append(summary["updates"] * batch / summary["wall_seconds"])
-    return median(speeds) if speeds else None
 
 
 def listing(results: Path, at_a_time: int) -> str:
     """Every study with its figure, its question, its number of runs per seed, and the time per seed after its stages are built.
 
-    The last line is the sum over the studies. A run that two studies share is computed once, so all studies together take less.
+    The last lines are the sum over the studies, and without a measured run the speed that is assumed. A run that two studies share is
+    computed once, so all studies together take less.
     at_a_time: how many runs are active at once. A study file that cannot be read has the reason in its line.
     """
-    speed = measured_speed(results)
+    measured = measured_speed(results)
+    speed = measured or STATED_SPEED
     lines, runs, seconds = [], 0, 0.0
     for name in study_names():
         try:
@@ -77,19 +42,33 @@ def listing(results: Path, at_a_time: int) -> str:
             continue
         jobs = expand(study, {}, preset="ppo_max")
         on_world = not any(setting.startswith(("data", "model")) for setting in study.base)
-        time = "time not measured yet" if on_world else "its own model and data"
-        if speed and on_world:
+        time = "its own model and data"
+        if on_world:
             estimate = sum(responses(job) for job in jobs) / speed / min(at_a_time, len(jobs))
             runs, seconds = runs + len(jobs), seconds + estimate
             time = f"about {duration(estimate)} per seed"
         figure = f"Fig. {study.figure}" if study.figure[:1].isdigit() else study.figure
         lines += [f"{name}  ({f'{figure}; ' if figure else ''}{len(jobs)} runs per seed, {time})", f"    {study.question}"]
-    if speed:
-        lines.append(f"all on the world: {runs} runs, about {duration(seconds)} per seed, {duration(8 * seconds)} for 8 seeds")
+    lines.append(f"all on the world: {runs} runs, about {duration(seconds)} per seed, {duration(8 * seconds)} for 8 seeds")
+    if measured is None:
+        lines.append(
+            f"no run in {results} is complete, so these times assume {speed:.0f} responses per second and run, {at_a_time} at a time; "
+            "after the first run they are measured"
+        )
     return "\n".join(lines)
 
 
+def checked_folder(results: Path) -> Path:
+    """`results`, where it is a folder, or the default one, which a fresh clone lacks. Raises UserError for any other path."""
+    if results.is_dir() or results == Path(Config.results):
+        return results
+    if str(results) in study_names():
+        raise UserError(f"{results} is a study, not a folder of runs: `python -m ablate.run -m sweep={results}` runs it")
+    raise UserError(f"{results} is no folder: give the folder whose runs are to give the speed, or nothing for {Config.results}")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
+    """The command. A UserError is one sentence on stderr and exit status 1."""
     parser = argparse.ArgumentParser(
         prog="python -m ablate.sweeps", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -97,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "results", nargs="?", type=Path, default=Path(Config.results), help="the folder whose runs give the speed (default: %(default)s)"
     )
     with command_errors():
-        print(listing(parser.parse_args(arguments).results, at_a_time=cores()))
+        print(listing(checked_folder(parser.parse_args(arguments).results), at_a_time=cores()))
 
 
 if __name__ == "__main__":

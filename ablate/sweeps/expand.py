@@ -10,7 +10,7 @@ from itertools import product
 
 from ablate.config import Config
 from ablate.errors import UserError
-from ablate.settings.arms import arm_name
+from ablate.settings.arms import arm_name, changing
 from ablate.settings.fields import flat, spelled
 from ablate.settings.identity import config_hash, identity, inert
 from ablate.settings.validation import validate
@@ -33,8 +33,9 @@ def expand(study: Study | None, choices: Mapping[str, Sequence[str]], preset: st
     for mine in product(*choices.values()):
         for arm, own in arms.items():
             for point in product(*crossed):
-                settings = by_setting(base) | by_setting(own) | by_setting(point) | dict(zip(choices, mine, strict=True))
-                name = arm_name([*point, *mine], preset, sweep_arm=arm or None)
+                planned = by_setting(base) | by_setting(own) | by_setting(point)
+                settings = planned | dict(zip(choices, mine, strict=True))
+                name = arm_name([*point, *changing(mine, list(planned.values()))], preset, sweep_arm=arm or None)
                 if study:
                     settings.setdefault("study", f"study={study.name}")
                 settings.setdefault("arm", f"arm='{name}'")  # quoted: the name holds = and ,
@@ -86,6 +87,11 @@ def why_equal(one: Config, other: Config) -> str:
     here, there = dict(flat(asdict(one))), dict(flat(asdict(other)))
     reasons = inert(one, [name for name in here if here[name] != there[name]]).values()
     return f", since {' and '.join(reasons)}" if reasons else ""
+
+
+def at_once(configs: Sequence[Config]) -> int:
+    """How many of these runs are active at once: the setting `jobs`, or else the cores of this process divided by the largest `threads`."""
+    return configs[0].jobs or max(1, cores() // max(config.threads for config in configs))
 
 
 def pipeline_key(config: Config) -> str:

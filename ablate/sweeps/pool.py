@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Optional, Sequence
 
 from ablate.runs.summary import read_summary
-from ablate.sweeps.table import Job, LiveTable
+from ablate.sweeps.table import NOT_STARTED, Job, LiveTable
 from ablate.system.commands import command_errors
 
 GRACE_SECONDS = 30.0  # between SIGTERM and SIGKILL for a job past its time limit
@@ -182,7 +182,7 @@ def run_jobs(overview: LiveTable, slots: int, task: str, timeout: Optional[float
         running = [(job, process) for job, process in running if job.state == "running"]
         overview.refresh()
     for job in waiting:
-        job.state, job.reason = "interrupted", "not started"
+        job.state, job.reason = "interrupted", NOT_STARTED
 
 
 def settle(job: Job, process: Any, stopping: bool) -> None:
@@ -194,7 +194,7 @@ def settle(job: Job, process: Any, stopping: bool) -> None:
         end(process, signal.SIGKILL)  # children that it left
     summary = read_summary(job.folder) if process.exitcode == 0 else None
     if summary is not None:
-        job.state, job.collapsed = summary["status"], bool(summary["collapsed"])
+        job.state, job.collapsed, job.collapse_update = summary["status"], bool(summary["collapsed"]), summary.get("collapse_update")
         job.reason = job.reason or summary["reason"] or ""
     else:
         job.state = "interrupted" if stopping else "failed"

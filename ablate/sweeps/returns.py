@@ -7,7 +7,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from ablate.errors import UserError
 from ablate.runs.summary import read_summary
 from ablate.sweeps.compose import Composed
-from ablate.sweeps.table import Job
+from ablate.sweeps.table import NOT_STARTED, Job
 
 
 class RunFailed(Exception):
@@ -15,7 +15,11 @@ class RunFailed(Exception):
 
 
 class RunInterrupted(RunFailed):
-    """A run was stopped on request, or did not start because of a request to stop."""
+    """A run was stopped on request."""
+
+
+class RunNotStarted(RunInterrupted):
+    """A run did not start because of a request to stop."""
 
 
 def job_return(job: Job, item: Composed) -> JobReturn:
@@ -27,7 +31,8 @@ def job_return(job: Job, item: Composed) -> JobReturn:
         except UserError as error:
             result.status, result.return_value = JobStatus.FAILED, RunFailed(f"{job.label}: {error}")
     else:
-        kind = RunInterrupted if job.state == "interrupted" else RunFailed
+        stopped = RunNotStarted if job.reason == NOT_STARTED else RunInterrupted
+        kind = stopped if job.state == "interrupted" else RunFailed
         log = job.folder / "run.log"
         where = f" (log: {log})" if log.exists() else ""
         result.status, result.return_value = JobStatus.FAILED, kind(f"{job.label}: {job.reason}{where}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import wrap
@@ -11,14 +13,13 @@ from ablate.errors import UserError
 from ablate.runs.folder import read_rows
 from ablate.runs.metrics import win_rate
 from ablate.runs.summary import read_summary
-from ablate.sweeps.table import number
+from ablate.sweeps.table import SHORTEST_ARM, cut_middle, number, shared_parts, without_shared_parts
 from ablate.system.reading import fits
 
 COLUMNS = ("arm", "seed", "gold", "win", "proxy", "KL", "ppl", "length", "collapsed", "resp/s", "folder in ")
 LEFT = ("arm", "collapsed", "folder in ")
 LEGEND = "gold: true reward, never trained on; win: rate against SFT, a tie is one half; KL to SFT, nats per response; – unknown"
 WIDTH = 120
-SHORTEST_ARM = 16
 SAMPLE = {"update": int, "prompt": str, "response": str, "gold": float, "proxy": float}  # what is shown of a row
 
 
@@ -32,8 +33,23 @@ def sweep_summary(folders: Sequence[Path]) -> str:
     parent = Path(os.path.commonpath([folder.parents[1] for folder in folders]))
     header = (*COLUMNS[:-1], f"{COLUMNS[-1]}{parent}")
     arms = without_shared_parts([str(summary.get("arm") or folder.parent.name) for folder, summary in runs])
-    table = _aligned([header, *((arm, *_row(folder, parent, summary)) for arm, (folder, summary) in zip(arms, runs, strict=True))])
-    return "\n".join([table, LEGEND, *_two_answers(runs)])
+    rows = [header, *((arm, *_row(folder, parent, summary)) for arm, (folder, summary) in zip(arms, runs, strict=True))]
+    table = _aligned(rows)
+    fits = max(map(len, table if sys.stdout.isatty() else table[1:])) <= width()  # in a file the path of the header may be longer
+    where = [] if fits else [f"folders: {parent}/<arm>/seed=<n>", *_all_with(runs)]
+    table = table if fits else _aligned([row[:-1] for row in rows])
+    return "\n".join([*table, *(line for text in (LEGEND, *where) for line in _indented(text, 0)), *_two_answers(runs)])
+
+
+def width() -> int:
+    """Columns of the terminal that is printed to, and WIDTH elsewhere."""
+    return shutil.get_terminal_size((WIDTH, 24)).columns if sys.stdout.isatty() else WIDTH
+
+
+def _all_with(runs: Sequence[tuple[Path, dict]]) -> list[str]:
+    """A line with what the names of all arms share, for a table that leaves it out."""
+    arms = [str(summary.get("arm") or folder.parent.name) for folder, summary in runs]
+    return [f"all arms with {', '.join(shared_parts(arms))}"] if len(set(arms)) > 1 and shared_parts(arms) else []
 
 
 def _summary(folder: Path) -> dict:
@@ -42,19 +58,6 @@ def _summary(folder: Path) -> dict:
         return read_summary(folder) or {}
     except UserError:
         return {"status": "unreadable"}
-
-
-def without_shared_parts(arms: Sequence[str]) -> list[str]:
-    """The names of arms without the parts that all of them share; the column of folders has each name in full.
-
-    >>> without_shared_parts(["kl_penalty=true,updates=9", "kl_penalty=false,updates=9"])
-    ['kl_penalty=true', 'kl_penalty=false']
-    """
-    parts = [arm.split(",") for arm in arms]
-    shared = set.intersection(*map(set, parts))
-    if all(set(own) == shared for own in parts):
-        return list(arms)
-    return [",".join(part for part in own if part not in shared) or own[0] for own in parts]
 
 
 def _row(folder: Path, parent: Path, summary: dict) -> tuple[str, ...]:
@@ -86,21 +89,17 @@ def _verdict(summary: dict) -> str:
     return status or "no result"
 
 
-def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
-    """Rows as text, columns padded to their widest cell. Past WIDTH the arm is cut, since the column of folders has it in full."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
-    excess = sum(widths) + 2 * (len(widths) - 1) - WIDTH
-    widths[0] = max(widths[0] - max(excess, 0), min(widths[0], SHORTEST_ARM))
-    rows = [(_cut(row[0], widths[0]), *row[1:]) for row in rows]
-    cells = [
-        [cell.ljust(width) if name in LEFT else cell.rjust(width) for name, cell, width in zip(COLUMNS, row, widths, strict=True)]
-        for row in rows
-    ]
-    return "\n".join("  ".join(row).rstrip() for row in cells)
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Rows as lines, columns padded to their widest cell. Past the width of the output the name of an arm is cut in its middle."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    excess = sum(widths) + 2 * (len(widths) - 1) - width()
+    if len(widths) < len(COLUMNS):
+        widths[0] = max(widths[0] - max(excess, 0), min(widths[0], SHORTEST_ARM))
+    lines = []
+    for arm, *others in rows:
+        cells = zip(COLUMNS, (cut_middle(arm, widths[0]), *others), widths, strict=False)
+        lines.append("  ".join(cell.ljust(wide) if name in LEFT else cell.rjust(wide) for name, cell, wide in cells).rstrip())
+    return lines
 
 
 def last_samples(folder: Path) -> dict[str, dict]:
@@ -137,4 +136,7 @@ def _two_answers(runs: Sequence[tuple[Path, dict]]) -> list[str]:
 
 
 def _indented(text: str, by: int) -> list[str]:
-    return wrap(text, WIDTH, initial_indent=" " * by, subsequent_indent=" " * by) or [" " * by + "(nothing)"]
+    """A text in lines as wide as the output, broken between words alone."""
+    indent = " " * by
+    options = {"break_long_words": False, "break_on_hyphens": False}
+    return wrap(text, width(), initial_indent=indent, subsequent_indent=indent, **options) or [f"{indent}(nothing)"]

@@ -38,6 +38,11 @@ def show_cause(error: BaseException) -> None:
         traceback.print_exception(error)
 
 
+def announce(sentence: str) -> None:
+    """Say on standard error, at once, what a command is about to do: before imports and work that take seconds."""
+    print(without_controls(sentence), file=sys.stderr, flush=True)
+
+
 def without_controls(text: str) -> str:
     """A text whose control characters but line ends are escaped, so that what a message quotes cannot act on the terminal."""
     return "".join(repr(c)[1:-1] if c != "\n" and unicodedata.category(c) in UNPRINTED else c for c in text)

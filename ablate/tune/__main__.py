@@ -24,8 +24,9 @@ from ablate.runs.folder import run_folder
 from ablate.settings.validation import validate
 from ablate.sweeps.expand import OUTSIDE_PIPELINE, cores
 from ablate.sweeps.pool import PRELOAD, build_stages, caught_signals, pass_on, settle, start, start_server
+from ablate.sweeps.speed import counted
 from ablate.sweeps.table import Job, number
-from ablate.system.commands import command_errors
+from ablate.system.commands import announce, command_errors
 from ablate.tune.report import closing_report, next_steps, settings
 from ablate.tune.space import Search, load_search, read_search, search_names
 from ablate.tune.storage import database_errors
@@ -84,6 +85,9 @@ def run(search: Search, task: str, prepare: str | None, preload: Sequence[str]) 
     """
     config = composed([*search.fixed, f"seed={search.seeds[0]}"])
     check_some_trial(search)
+    slots = max_parallel_runs(search, config)
+    trials, seeds = counted(search.n_trials, "trial"), counted(len(search.seeds), "seed")
+    announce(f"{config.study}: {trials} × {seeds}, {slots} runs at a time, results in {study_folder(config)}")
     study, folder = open_study(search, config), study_folder(config)
     start_server(config, preload)
     with caught_signals() as caught:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ablate.errors import UserError
 from ablate.sweeps.study import load_study, study_names
-from ablate.sweeps.summary import without_shared_parts
+from ablate.sweeps.table import without_shared_parts
 from analysis.claims.judge import CANNOT_TELL, CONTRADICTED, SUPPORTED, scope
 from analysis.claims.study import StudyVerdicts
 from analysis.estimate.equivalence import ALPHA

@@ -16,86 +16,10 @@ from pathlib import Path
 
 from ablate.errors import UserError
 from ablate.system.commands import show_cause
-from analysis.figures.catalogue import FIGURES, Entry, Source, find_source
-from analysis.figures.estimate import Drawn, Frames
-from analysis.figures.style import style
-from analysis.load.frames import Loaded, load, load_reward_models, load_rows
-from analysis.load.judgements import load_judgements
+from analysis.load.packed import begin_reading
 
-DPI = 200
-
-
-def frames_of(loaded: Loaded, source: Source, reads: str) -> Frames:
-    """The runs and curves of `source`, and of the other files those that `reads` names (`Entry.reads`)."""
-    runs = loaded.runs[loaded.runs["study"] == source.study]
-    if source.arms:
-        runs = runs[runs["arm"].isin(source.arms)]
-    runs = runs.reset_index(drop=True)
-    curves = loaded.curves[loaded.curves["run"].isin(set(runs["run"]))]
-    if reads == "scores":
-        return Frames(runs, curves, scores=load_rows(runs, "scores"), judgements=load_judgements(runs))
-    if reads == "reward_models":
-        return Frames(runs, curves, None, *load_reward_models(runs))
-    if reads == "judgements":
-        return Frames(runs, curves, judgements=load_judgements(runs))
-    return Frames(runs, curves)
-
-
-def write(drawn: Drawn, name: str, out: Path) -> None:
-    """Write `name`.pdf, .png and .csv to `out`. Equal figures give equal bytes."""
-    out.mkdir(parents=True, exist_ok=True)
-    with style():
-        drawn.figure.savefig(out / f"{name}.pdf", metadata={"CreationDate": None})
-        drawn.figure.savefig(out / f"{name}.png", dpi=DPI, metadata={"Software": None})
-    drawn.table.to_csv(out / f"{name}.csv", index=False, float_format="%.6g")
-
-
-def draw(name: str, loaded: Loaded, source: Source, out: Path) -> str:
-    """Draw and write one figure. Returns one line with its files, its study and the number of runs."""
-    entry = FIGURES[name]
-    frames = frames_of(loaded, source, entry.reads)
-    write(entry.draw(frames), name, out)
-    return f"{name:10}  {out / name}.pdf .png .csv: {len(frames.runs)} runs of {source.study}"
-
-
-def missing(name: str, entry: Entry) -> str:
-    """One line with the study that the figure `name` lacks and the command that makes its runs."""
-    own = entry.sources[0].study
-    return f"{name}: no runs of {own} here; python -m ablate.run -m sweep={own} 'seed=range(5)' makes them"
-
-
-def chosen_source(loaded: Loaded, study: str, arms: str | None) -> Source:
-    """The source that --study and --arms name.
-
-    Raises:
-        UserError: there is no such study or arm.
-    """
-    studies = sorted(loaded.runs["study"].unique())
-    if study not in studies:
-        raise UserError(f"--study {study}: no such study here; there are {', '.join(studies)}")
-    present = sorted(loaded.runs.loc[loaded.runs["study"] == study, "arm"].unique())
-    named = tuple(arms.split(",")) if arms else ()
-    unknown = [arm for arm in named if arm not in present]
-    if unknown:
-        raise UserError(f"--arms {','.join(unknown)}: not in {study}; there are {', '.join(present)}")
-    return Source(study, named)
-
-
-def draw_all(loaded: Loaded, out: Path) -> int:
-    """Draw and write every figure whose runs are loaded, and print one line per figure left out. Returns the number drawn."""
-    drawn, left_out = 0, []
-    for name, entry in FIGURES.items():
-        source = find_source(entry, loaded.runs)
-        if source is None:
-            left_out.append(missing(name, entry))
-            continue
-        try:
-            print(draw(name, loaded, source, out), flush=True)
-            drawn += 1
-        except UserError as reason:
-            left_out.append(f"{name}: {reason}")
-    print("\n".join(["", f"{drawn} figures drawn, {len(left_out)} left out:"[: None if left_out else -1], *left_out]))
-    return drawn
+# Those of `analysis.figures.catalogue`, which would bring matplotlib.
+NAMES = (*(f"fig{number:02}" for number in (2, 3, 4, *range(6, 20))), "perplexity")
 
 
 def main() -> None:
@@ -109,46 +33,38 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("figures"), help="where to write (default: figures/)")
     arguments = parser.parse_intermixed_args()
     if arguments.list:
-        for name, entry in FIGURES.items():
-            print(f"{name:10}  {entry.sources[0].study:26}{(entry.draw.__doc__ or '').splitlines()[0]}")
+        from analysis.figures.draw import list_figures
+
+        list_figures()
         return
     try:
-        run(arguments)
+        names, folders = chosen(arguments)
+        begin_reading(folders)
+        # Imported here, because matplotlib and pandas take seconds that neither --help nor a refusal should wait for.
+        from analysis.figures.draw import run
+
+        run(arguments, names, folders)
     except (UserError, OSError) as error:
         show_cause(error)
         sys.exit(f"error: {error}")
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Draw what the command line names.
+def chosen(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """The figures and the folders that the command line names.
 
     Raises:
-        UserError: the options do not go together, or the figure, folder, study or arm that they name does not exist.
-        UserError: no figure can be drawn.
+        UserError: the options do not go together, or there is no such figure.
     """
-    names = [word for word in arguments.what if word in FIGURES]
-    folders = [word for word in arguments.what if word not in FIGURES]
+    names = [word for word in arguments.what if word in NAMES]
+    folders = [word for word in arguments.what if word not in NAMES]
     unknown = [word for word in folders if re.fullmatch(r"fig\d+", word)]
     if unknown:
-        raise UserError(f"no figure {unknown[0]}: there are {', '.join(FIGURES)}")
+        raise UserError(f"no figure {unknown[0]}: there are {', '.join(NAMES)}")
     if not folders or bool(names) == arguments.all:
         raise UserError("name figures or --all, and a folder: python -m analysis.figures fig07 results/policy_constraints")
     if (arguments.all and arguments.study) or (arguments.arms and not arguments.study):
         raise UserError("--study goes with named figures, and --arms with --study")
-    loaded = load(folders)
-    if loaded.runs.empty:
-        raise UserError(f"no runs below {', '.join(folders)}: name a study or results folder that python -m ablate.run has written")
-    if arguments.all:
-        if not draw_all(loaded, arguments.out):
-            raise UserError("nothing to draw: name a study with --study and a figure")
-        return
-    for name in names:
-        found = find_source(FIGURES[name], loaded.runs)
-        source = chosen_source(loaded, arguments.study, arguments.arms) if arguments.study else found
-        if source is None:
-            held = ", ".join(sorted(loaded.runs["study"].unique()))
-            raise UserError(f"{missing(name, FIGURES[name])}, or draw another study with --study (here: {held})")
-        print(draw(name, loaded, source, arguments.out), flush=True)
+    return names, folders
 
 
 if __name__ == "__main__":

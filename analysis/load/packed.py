@@ -12,9 +12,11 @@ import lzma
 import os
 import shutil
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from ablate.errors import UserError
+from ablate.system.commands import announce
 from ablate.system.files import atomic_folder, is_path
 from ablate.system.locks import locked
 from ablate.system.reading import plain_bytes
@@ -35,6 +37,18 @@ def resolve(root: Path) -> Path:
     if not root.exists() and (root.parent / ARCHIVE).is_file():
         return _in_cache(root.parent) / root.name
     return root
+
+
+def begin_reading(roots: Sequence[str | Path]) -> None:
+    """Say that the runs below these folders are being read. No frame is imported yet, so that the line comes at once.
+
+    Raises:
+        UserError: a root is neither a folder nor in a packed set.
+    """
+    for root in map(Path, roots):
+        if not root.is_dir() and not (root.parent / ARCHIVE).is_file():
+            raise UserError(f"{root} is not a folder: name a study or results folder")
+    announce(f"reading the runs below {', '.join(map(str, roots))}")
 
 
 def is_packed(folder: str | Path) -> bool:

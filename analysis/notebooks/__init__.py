@@ -5,24 +5,24 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
-from PIL import Image as Picture
-
 from ablate.errors import UserError
-from analysis.figures.__main__ import frames_of
-from analysis.figures.catalogue import FIGURES, Source, find_source
-from analysis.figures.style import style
-from analysis.load.frames import Loaded
 
 if TYPE_CHECKING:
     from IPython.display import Image
+    from matplotlib.figure import Figure
+
+    from analysis.load.frames import Loaded
 
 DPI, COLOURS = 100, 64  # of the committed figures: they stay readable at a quarter of the size
 
 
 def show(figure: Figure) -> Image:
     """A figure as a small PNG. Equal figures give equal bytes."""
-    from IPython.display import Image  # installed wherever a notebook runs, and needed nowhere else
+    # The libraries are imported here, so that the command of this package answers before them.
+    from IPython.display import Image
+    from PIL import Image as Picture
+
+    from analysis.figures.style import style
 
     buffer = io.BytesIO()
     with style():
@@ -38,6 +38,9 @@ def paper_figure(name: str, loaded: Loaded, study: str | None = None) -> Image:
     Raises:
         UserError: none of its sources is loaded.
     """
+    from analysis.figures.catalogue import FIGURES, Source, find_source
+    from analysis.figures.draw import frames_of
+
     entry = FIGURES[name]
     source = Source(study) if study else find_source(entry, loaded.runs)
     if source is None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ablate.errors import UserError
-from ablate.system.commands import show_cause
+from ablate.system.commands import announce, show_cause
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -72,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown := sorted(set(options.names) - {path.stem for path in chosen}):
         print(f"error: no notebook {', '.join(unknown)}: there are {', '.join(path.stem for path in notebooks())}", file=sys.stderr)
         return 1
-    for path in chosen:
+    for number, path in enumerate(chosen, 1):
+        announce(f"executing {path.name}, {number} of {len(chosen)}")
         try:
             notebook = executed(path)
         except UserError as error:

@@ -17,11 +17,7 @@ from pathlib import Path
 
 from ablate.errors import UserError
 from ablate.system.commands import show_cause
-from analysis.load.frames import load
-from analysis.load.packed import resolve
-from analysis.report.data import report_data
-from analysis.report.page import page
-from analysis.report.watch import SECONDS, marks, watch, write_page
+from analysis.load.packed import begin_reading, resolve
 
 
 def build(root: Path, out: Path, *, base: str | None, reload_seconds: int = 0) -> str:
@@ -31,6 +27,11 @@ def build(root: Path, out: Path, *, base: str | None, reload_seconds: int = 0) -
         UserError: `root` is not a folder, or holds no run, or several studies.
         UserError: `base` is not one of the study's arms.
     """
+    from analysis.load.frames import load
+    from analysis.report.data import report_data
+    from analysis.report.page import page
+    from analysis.report.watch import write_page
+
     started = time.monotonic()
     loaded = load(root)
     studies = list(dict.fromkeys(loaded.runs["study"]))
@@ -63,6 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(build(options.study, out, base=options.base, reload_seconds=reload_seconds), flush=True)
 
     try:
+        begin_reading([options.study])
+        # Imported here, because pandas and scipy take seconds that neither --help nor a folder that is not there should wait for.
+        from analysis.report.watch import SECONDS, marks
+
         known = marks(resolve(options.study)) if options.watch else {}
         rebuild(2 * SECONDS if options.watch else 0)
         if options.open:
@@ -78,6 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def follow(study: Path, rebuild: Callable[..., None], known: dict[str, str]) -> None:
     """Rebuild the page whenever runs change, until Ctrl-C. Then write it a last time, without its reloading."""
+    from analysis.report.watch import SECONDS, watch
+
     print("watching; Ctrl-C ends it", flush=True)
     try:
         watch(study, lambda: rebuild(2 * SECONDS), known)

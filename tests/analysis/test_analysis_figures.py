@@ -20,6 +20,7 @@ from simulate import SFT_GOLD, SFT_SD, Arm, write_study
 from ablate.errors import UserError
 from ablate.world.gold import REFUSAL
 from analysis.figures import __main__ as command
+from analysis.figures import draw as drawing
 from analysis.figures.catalogue import FIGURES, find_source
 from analysis.figures.collapse import proxy_and_gold
 from analysis.figures.curves import draw, fig08
@@ -125,7 +126,7 @@ def drawn(results):
     @functools.cache
     def of(name):
         entry = FIGURES[name]
-        return entry.draw(command.frames_of(loaded, find_source(entry, loaded.runs), entry.reads))
+        return entry.draw(drawing.frames_of(loaded, find_source(entry, loaded.runs), entry.reads))
 
     return of
 

@@ -16,7 +16,7 @@ from analysis.load.runfolder import made_by
 from analysis.reference.packing import pack
 from analysis.report.data import report_data
 from analysis.report.sentences import cautions
-from analysis.verdicts import as_text
+from analysis.verdicts.text import as_text
 
 ARMS = {"vanilla": Arm(), "kl": Arm({"ppo.kl_penalty": True})}
 

@@ -12,7 +12,7 @@ from analysis.claims.answer import arm_answers
 from analysis.claims.study import runs_to_score, study_verdicts
 from analysis.load.foreign import combine, load_wandb_export
 from analysis.load.frames import load, load_rows
-from analysis.verdicts import as_text
+from analysis.verdicts.text import as_text
 
 
 def verdicts_of(root, study="study"):

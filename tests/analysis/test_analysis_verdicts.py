@@ -22,7 +22,6 @@ from ablate.config import CollapseConfig, Config
 from ablate.ppo.collapse import CollapseDetector
 from ablate.sweeps.expand import expand
 from ablate.sweeps.study import load_study
-from analysis import verdicts as verdicts_module
 from analysis.claims.judge import MAX_VALUE, MIN_VALUE, Claim, Part, find_arms, judge, would_do
 from analysis.claims.modern import MODERN_CLAIMS
 from analysis.claims.paper import PAPER_CLAIMS
@@ -34,6 +33,7 @@ from analysis.estimate.units import Basis
 from analysis.load.designs import arm_settings
 from analysis.load.frames import load
 from analysis.load.runfolder import flatten
+from analysis.verdicts import __main__ as verdicts_module
 
 
 def table_of(arms: dict[str, dict[str, list]], sd: float = 2.0, horizon: float = 80.0) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import pytest
 
 from ablate.export.card import inline, python_literal
 from analysis.markdown import markdown_table, plain
-from analysis.verdicts import no_formula
+from analysis.verdicts.text import no_formula
 
 HOSTILE = (
     "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "[x](javascript:alert(1))", "a | b", "line\nbreak", "```", "`code`",

@@ -26,7 +26,9 @@ def seen(phase, found):
 gc.callbacks.append(seen)
 def told():
     heavy = sorted(sys.modules.keys() & {HEAVY!r})
-    print(json.dumps(dict(heavy=heavy, passes=passes, frozen=gc.get_freeze_count(), collecting=gc.isenabled())))
+    server = getattr(sys.modules.get("multiprocessing.forkserver"), "_forkserver", None)
+    server = getattr(server, "_forkserver_pid", None)
+    print(json.dumps(dict(heavy=heavy, server=server, passes=passes, frozen=gc.get_freeze_count(), collecting=gc.isenabled())))
 atexit.register(told)
 from ablate.run import main
 main()
@@ -52,15 +54,18 @@ def test_what_is_answered_without_a_run_is_answered_without_the_imports_of_one(a
 
 def test_a_run_without_wandb_imports_nothing_of_it_and_collects_no_garbage_while_it_imports(stage_folders, tmp_path):
     paths = [f"{name}.path={path}" for name, path in stage_folders.items() if name != "pretrained"]
-    code, found = told(
-        COMMAND, f"model.path={stage_folders['pretrained']}", *paths, "tracker=none", "device=cpu", "ppo=vanilla", "ppo.updates=1",
+    run = (
+        f"model.path={stage_folders['pretrained']}", *paths, "tracker=none", "device=cpu", "ppo=vanilla", "ppo.updates=1", "arm=a",
         "ppo.batch_size=8", "ppo.minibatch_size=8", "ppo.micro_batch_size=8", "sampling.max_new_tokens=4", "evaluation.prompts=4",
-        cwd=tmp_path,
     )  # fmt: skip
+    code, found = told(COMMAND, *run, cwd=tmp_path)
     assert code == 0 and "torch" in found["heavy"]
     assert NEVER_IN_A_RUN.isdisjoint(found["heavy"])
     assert (found["passes"], found["collecting"]) == ([], True)
     assert found["frozen"] > 100_000
+    for again in (run, ("-m", *run)):
+        code, found = told(COMMAND, *again, cwd=tmp_path)
+        assert (code, found["heavy"], found["server"]) == (0, [], None), "a finished run and a finished sweep need no imports of a run"
 
 
 def test_what_the_runs_of_a_sweep_share_is_there_and_not_looked_through_again(tmp_path):

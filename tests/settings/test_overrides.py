@@ -7,6 +7,8 @@ import pytest
 
 import ablate.run
 from ablate.config import Config, PPOConfig
+from ablate.settings.__main__ import plain
+from ablate.settings.fields import setting_names
 from ablate.settings.identity import inert
 
 SENTENCES = {
@@ -14,6 +16,7 @@ SENTENCES = {
     "several seeds without -m": (["seed=1,2"], "seed=1,2 has several values: add -m"),
     "a pattern without -m": (["ppo=glob(*)"], "ppo=glob(*) has several values: add -m"),
     "a pattern that nothing has": (["-m", "ppo=glob(z*)"], "ppo=glob(z*) holds no value"),
+    "a split of the world": (["data.split=test"], "data.split acts only with data=hub: set that too, or leave data.split out"),
     "a plus": (["+seed=1"], "+seed=1: all settings are there already: write seed=value"),
     "a tilde": (["~seed"], "~seed removes a setting"),
     "an unknown reference": (["seed=${nope}"], "Interpolation key 'nope' not found: correct the setting that has ${…}"),
@@ -54,7 +57,7 @@ def test_a_slip_is_one_sentence_with_its_remedy(name, monkeypatch, tmp_path, cap
 def test_a_pattern_chooses_presets_and_studies_of_a_sweep(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for pattern, arms in (
-        ("ppo=glob(v*)", ["vanilla,kl_coef=-1"]),
+        ("ppo=glob(van*)", ["vanilla,kl_coef=-1"]),
         ("sweep=glob(kl_c*)", ["kl_0.05,kl_coef=-1", "kl_0.1,kl_coef=-1", "kl_0.2,kl_coef=-1"]),
     ):
         monkeypatch.setattr(sys, "argv", ["ablate", "-m", pattern, "ppo.kl_coef=-1"])
@@ -75,3 +78,12 @@ def test_every_amount_whose_toggle_is_off_is_inert_by_name_and_none_whose_toggle
     assert inert(Config(ppo=PPOConfig(ratio_clip=False)), ["seed", "ppo.clip_range"]) == {
         "ppo.clip_range": "ppo.clip_range acts only with ppo.ratio_clip=true"
     }
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_on_a_terminal_the_settings_are_narrow_plain_text(width):
+    lines = plain("", width).splitlines()
+    names = [line.split(" = ")[0] for line in lines if not line.startswith(" ")]
+    assert sorted(names) == sorted(setting_names())
+    assert max(len(line) for line in lines if line.startswith(" ")) <= width and "|---" not in "".join(lines)
+    assert plain("kl_horizon", width).splitlines()[0].startswith("ppo.kl_horizon = 10000")

@@ -13,7 +13,7 @@ from ablate.errors import UserError
 from ablate.runs.folder import run_folder
 from ablate.runs.store import RunStore
 from ablate.settings import validation
-from ablate.settings.identity import HUMAN_ONLY, config_hash, identity
+from ablate.settings.identity import HUMAN_ONLY, config_hash, identity, inert
 from ablate.settings.validation import validate
 
 
@@ -348,6 +348,41 @@ def test_the_amounts_of_a_trick_that_is_off_do_not_change_the_hash_and_no_others
         if config_hash(changed) == config_hash(config):
             ignored.add(f.name)
     assert ignored == set(OFF[toggle, off])
+
+
+NOTHING_READS = {
+    "data.split": ({}, "data=hub"),
+    "data.max_prompt_tokens": ({}, "data=hh_rlhf, moss, jsonl or hub"),
+    "data.language": (HUMAN, "data=world"),
+    "preferences.noise": ({"preferences.path": "x"}, "preferences.path=null"),
+    "preferences.margin": ({"reward_model.path": "x"}, "reward_model.path=null"),
+    "preferences.length_bias": (HUMAN, "data=world"),
+    "model.hidden_size": ({"model.path": "x"}, "model.path=null"),
+    "model.layers": ({"pretrain.path": "x"}, "pretrain.path=null"),
+    "model.heads": ({"sft.path": "x"}, "sft.path=null"),
+    "data.vocabulary": ({**HUMAN, "model.path": "x"}, "model.path=null"),
+    "pretrain.steps": ({"model.path": "x"}, "model.path=null"),
+    "sft.learning_rate": ({"sft.path": "x"}, "sft.path=null"),
+    "reward_model.steps": ({"reward_model.path": "x"}, "reward_model.path=null"),
+}
+
+
+@pytest.mark.parametrize("name", NOTHING_READS)
+def test_a_setting_that_nothing_reads_is_named_with_what_would_let_it_act(name):
+    others, remedy = NOTHING_READS[name]
+    config = Config()
+    for other_name, value in others.items():
+        setting(config, other_name, value)
+    assert inert(config, [name, "sft.path"]) == {name: f"{name} acts only with {remedy}"}
+
+
+def test_what_something_reads_is_not_inert():
+    names = [name for name, *_ in settings() if not name.startswith("ppo.")]
+    assert set(inert(Config(), names)) == {f"data.{name}" for name in HUMAN_ONLY if name != "path"}
+    start = setting(setting(Config(), "sft.path", "x"), "ppo.policy_init", "pretrained")
+    assert inert(start, ["model.layers", "pretrain.steps", "reward_model.steps", "preferences.pairs"]) == {}
+    human = setting(setting(setting(Config(), "data.source", "hub"), "data.path", "x"), "reward_model.path", "x")
+    assert inert(human, ["data.split", "data.vocabulary", "preferences.pairs", "preferences.half"]) == {}
 
 
 def test_a_run_without_adapters_has_the_hash_it_had_before_there_were_any():

@@ -207,7 +207,7 @@ def test_settings_reach_slurm_and_after_ctrl_c_the_same_command_continues_from_t
     )
     command.send_signal(signal.SIGINT)
     code, _, err = ended(command)
-    assert (code, err) == (130, "3 runs were interrupted: the same command continues them\n")
+    assert (code, err.splitlines()[-1]) == (130, "3 runs were interrupted: the same command continues them")
     assert runs.slurm("squeue", "--noheader") == ""
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["status"] == "interrupted" and (folder / "checkpoints" / str(summary["updates"])).exists()

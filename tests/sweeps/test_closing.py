@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 
+import pytest
 from rich.console import Console
 
 from ablate.config import Config, PPOConfig
-from ablate.sweeps.summary import sweep_summary, without_shared_parts
-from ablate.sweeps.table import Job, RunProgress, last_rows, read_progress, seconds_left, table, totals
+from ablate.runs.console import run_progress
+from ablate.sweeps.summary import sweep_summary
+from ablate.sweeps.table import Job, RunProgress, last_rows, number, read_progress, seconds_left, table, totals, without_shared_parts
 
 FINAL = {
     "eval/gold": 1.234, "eval/win": 0.5, "eval/tie": 0.25, "eval/proxy": 0.5, "eval/kl_to_sft": 2.04, "eval/perplexity": 2.125,
@@ -61,12 +63,17 @@ def test_a_damaged_summary_still_has_its_row(tmp_path):
     assert sweep_summary([folder]).splitlines()[1].split() == "a 0 – – – – – – unreadable – a/seed=0".split()
 
 
-def test_the_table_fits_120_columns_by_cutting_the_arm_that_the_folder_repeats(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    folder = run(tmp_path, "kl_penalty=false,updates=10", 0, {}).relative_to(tmp_path)
-    header, row, *_ = sweep_summary([folder]).splitlines()
-    assert max(len(header), len(row)) == 120
-    assert row.startswith("kl_penalty=false,upda") and "…" in row and row.endswith("kl_penalty=false,updates=10/seed=0")
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_table_fits_its_output_with_whole_names_and_says_where_the_folders_are(tmp_path, monkeypatch, columns):
+    monkeypatch.setattr("ablate.sweeps.summary.WIDTH", columns)
+    common = "batch_size=16,evaluation.prompts=16,minibatch_size=16,sampling.max_new_tokens=12"
+    folders = [run(tmp_path, f"{name},{common}", 0, {}) for name in ("gamma=0.9", "kl_coef=0.2")]
+    lines = sweep_summary(folders).splitlines()
+    assert max(map(len, lines[:3])) <= columns and [line.split()[0] for line in lines[:3]] == ["arm", "gamma=0.9", "kl_coef=0.2"]
+    assert "folder in" not in lines[0] and "…" not in "".join(lines)
+    said = " ".join(lines[3:])
+    assert f"folders: {tmp_path / 'results' / 'study'}/<arm>/seed=<n>" in said
+    assert "all arms with batch_size=16, evaluation.prompts=16," in said
 
 
 def test_the_table_leaves_out_of_an_arm_what_all_arms_share():
@@ -132,7 +139,7 @@ def test_time_left_follows_from_updates_done_since_the_sweep_began(tmp_path):
 def test_totals_count_results_collapses_and_failures(tmp_path):
     states = [("running", False), ("completed", True), ("completed", False), ("diverged", False), ("failed", False), ("waiting", False)]
     jobs = [job(tmp_path, state, 0, collapsed) for state, collapsed in states]
-    assert totals(jobs, 130) == "1 running · 3 done · 1 collapsed · 1 failed · 1 waiting · 2 min left"
+    assert totals(jobs, 130, 40) == "1 running · 3 done · 1 collapsed · 1 failed · 1 waiting · 40 s so far · 2 min left"
 
 
 def test_a_low_terminal_shows_the_running_and_the_failed_and_counts_the_rest(tmp_path):
@@ -140,5 +147,63 @@ def test_a_low_terminal_shows_the_running_and_the_failed_and_counts_the_rest(tmp
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(table(jobs, None, height=2))
     text = console.export_text()
-    assert "running" in text.splitlines()[1] and "failed" in text.splitlines()[2]
+    assert "running" in text.splitlines()[2] and "failed" in text.splitlines()[3]
     assert "3/10" in text and "… and 2 more" in text
+
+
+def shown(jobs, width):
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(table(jobs, 60.0, height=20, elapsed=30.0, width=width))
+    return console.export_text().splitlines()
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_the_live_table_cuts_no_state_and_no_header_and_says_once_what_all_arms_share(tmp_path, width):
+    common = "batch_size=16,evaluation.prompts=16,minibatch_size=16,updates=150"
+    jobs = [job(tmp_path, state, 3, updates=150) for state in ("running", "completed", "interrupted", "waiting")]
+    for each, name in zip(jobs, ("kl_penalty=false", "kl_penalty=true", "gamma=0.9", "gamma=1"), strict=True):
+        each.config.arm, each.seconds = f"{name},{common}", 40.0
+    jobs[1].collapsed, jobs[1].collapse_update = True, 120
+    lines = shown(jobs, width)
+    assert max(map(len, lines)) <= width
+    assert lines[0].startswith("default, all with batch_size=16, evaluation.prompts=16,")
+    header = next(line for line in lines if line.startswith("arm"))
+    assert header.split() == ["arm", "seed", "state", "update", "gold", "KL", "resp/s", "time"]
+    text = "\n".join(lines)
+    assert text.count("batch_size=16,") == 1 + text.count("minibatch_size=16,") and "…" not in text
+    assert all(word in text for word in ("collapsed at 120", "interrupted", "waiting", "kl_penalty=false", "30 s so far"))
+
+
+@pytest.mark.parametrize("updates", [6, 150])
+@pytest.mark.parametrize("width", [80, 200])
+def test_a_long_name_is_cut_in_its_middle_and_leaves_every_other_column_whole(tmp_path, width, updates):
+    jobs = [job(tmp_path, "running", 3, updates=updates), job(tmp_path, "completed", updates, updates=updates)]
+    jobs[0].config.arm, jobs[1].config.arm = f"{'a' * 60}=1", f"{'a' * 60}=2"
+    header, *rows = shown(jobs, width)[1:4]
+    assert header.split() == ["arm", "seed", "state", "update", "gold", "KL", "resp/s", "time"] and max(map(len, rows)) <= width
+    assert [row.split()[0][-2:] for row in rows] == ["=1", "=2"] and ("…" in rows[0]) == (width == 80)
+
+
+def test_widths_stay_while_states_change(tmp_path):
+    jobs = [job(tmp_path, "waiting", 0), job(tmp_path, "waiting", 0)]
+    before = shown(jobs, 80)[1]
+    jobs[0].state, jobs[0].collapsed, jobs[0].collapse_update, jobs[0].seconds = "completed", True, 10, 90.0
+    jobs[0].progress = RunProgress(10, -12.34, 123.4, 1234.0)
+    assert shown(jobs, 80)[1] == before
+
+
+def test_nothing_rounds_to_minus_zero():
+    assert (number(-0.04, 1), number(-0.0), number(-0.06, 1)) == ("0.0", "0.00", "-0.1")
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_the_bar_of_a_run_with_a_long_name_is_whole(width):
+    console = Console(width=width, record=True, file=io.StringIO(), force_terminal=True)
+    bar = run_progress(console)
+    task = bar.add_task("study: " + "batch_size=16," * 9 + " seed=0", total=10, figures="gold +1.00  proxy +2.00  KL 0.0")
+    bar.update(task, completed=4)
+    console.print(bar.get_renderable())
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= width
+    assert any("━━━━━━━━━━" in line and "4/10" in line and "so far" in line and "left" in line for line in lines)
+    assert lines[-1].startswith("gold +1.00")

@@ -24,6 +24,7 @@ from ablate.settings.overrides import spelled_values
 from ablate.sweeps import study as sweeps_study
 from ablate.sweeps.__main__ import listing, main
 from ablate.sweeps.expand import distinct, expand, pipeline_key, refuse_invalid
+from ablate.sweeps.speed import plan
 from ablate.sweeps.study import Study, check_sweep_choice, load_study, register
 
 STUDY = Study(
@@ -226,12 +227,14 @@ def test_a_study_of_another_form_is_refused_and_disturbs_no_other(content, study
         load_study("odd")
     register()
     lines = listing(study_files / "results", at_a_time=1).splitlines()
-    assert lines == [f"odd  ({caught.value})", "plain  (2 runs per seed, time not measured yet)", "    does it hold?"]
+    assert lines[:3] == [f"odd  ({caught.value})", "plain  (2 runs per seed, about 2 min per seed)", "    does it hold?"]
     assert load_study("plain") == Study("plain", "does it hold?", "", "", arms={"a": (), "b": ("ppo=vanilla",)})
 
 
-def test_the_list_estimates_time_from_measured_speed_only(tmp_path):
-    assert "vanilla  (Fig. 4, 13; 1 runs per seed, time not measured yet)" in listing(tmp_path, at_a_time=2)
+def test_the_list_estimates_time_from_measured_speed_and_before_that_says_what_it_assumes(tmp_path):
+    unmeasured = listing(tmp_path, at_a_time=2).splitlines()
+    assert "vanilla  (Fig. 4, 13; 1 runs per seed, about 55 s per seed)" in unmeasured  # 150 × 128 responses at 350 per second
+    assert f"no run in {tmp_path} is complete, so these times assume 350 responses per second" in unmeasured[-1]
     known = {"hash": "", "identity": {}, "data": {"source": "world"}, "ppo": {"batch_size": 64}}
     for seed, wall in enumerate((20, 10, 1)):
         folder = tmp_path / "study" / "arm" / f"seed={seed}"
@@ -246,11 +249,32 @@ def test_the_list_estimates_time_from_measured_speed_only(tmp_path):
     assert lines[-1].startswith("all on the world: ") and lines[-1].endswith(" for 8 seeds")
 
 
-@pytest.mark.parametrize(("arguments", "beginning"), [(["--help"], "usage: python -m ablate.sweeps "), (["nowhere"], "add_one_in  (")])
-def test_the_list_of_studies_is_a_command_with_a_help(arguments, beginning, tmp_path, capsys):
+@pytest.mark.parametrize(("arguments", "beginning"), [(["--help"], "usage: python -m ablate.sweeps "), ([], "add_one_in  (")])
+def test_the_list_of_studies_is_a_command_with_a_help(arguments, beginning, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with suppress(SystemExit):
         main(arguments)
     assert capsys.readouterr().out.startswith(beginning)
+
+
+@pytest.mark.parametrize(("path", "remedy"), [("vanilla", "python -m ablate.run -m sweep=vanilla"), ("nowhere", "is no folder")])
+def test_the_list_of_studies_refuses_what_is_no_folder_of_runs(path, remedy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=remedy):
+        main([path])
+
+
+def test_a_sweep_says_first_what_it_will_do_and_a_damaged_run_keeps_it_from_nothing(tmp_path):
+    configs = [replace(arm("a", seed), results=str(tmp_path), jobs=2) for seed in range(3)]
+    where = f"results in {tmp_path / configs[0].study}"
+    guess = "about 82 s after the shared stages (a guess, no run is measured yet)"
+    assert plan(configs, configs) == f"{configs[0].study}: 1 arm × 3 seeds = 3 runs, 2 at a time, {guess}, {where}"
+    assert plan(configs, configs[:1]).startswith(f"{configs[0].study}: 1 arm × 3 seeds = 3 runs, 1 to do, 1 at a time, about 55 s")
+    assert plan(configs, []) == f"{configs[0].study}: 1 arm × 3 seeds = 3 runs, all of them done, {where}"
+    damaged = tmp_path / "study" / "arm" / "seed=0"
+    damaged.mkdir(parents=True)
+    (damaged / "summary.json").write_text("{}")
+    assert plan(configs, configs).endswith(f"{guess}, {where}")
 
 
 def test_a_sweep_tells_of_equal_arms_and_runs_them_once(tmp_path):

@@ -1,11 +1,17 @@
-"""`--help` of the commands that load models comes without loading any library for them."""
+"""`--help` of every command comes without loading any library for them."""
 
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from analysis.figures.__main__ import NAMES
+from analysis.figures.catalogue import FIGURES
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 HELP = """
 import runpy, sys
 sys.argv = [sys.argv[1], "--help"]
@@ -13,13 +19,61 @@ try:
     runpy.run_module(sys.argv[0], run_name="__main__")
 except SystemExit as ended:
     assert not ended.code, ended.code
-print(*sorted({"torch", "transformers"} & sys.modules.keys()), file=sys.stderr)
+print(*sorted({"torch", "transformers", "pandas", "matplotlib"} & sys.modules.keys()), file=sys.stderr)
 """
 
 
-@pytest.mark.parametrize("command", ["ablate.export", "ablate.judge", "ablate.memory", "ablate.tune"])
-def test_help_loads_neither_torch_nor_transformers_and_shows_two_commands(command):
-    done = subprocess.run([sys.executable, "-c", HELP, command], capture_output=True, text=True)
+ABLATE = ("export", "gradients", "judge", "memory", "mirror", "run", "settings", "stages", "sweeps", "tune")
+ANALYSIS = ("figures", "notebooks", "report", "verdicts")
+COMMANDS = [*(f"ablate.{name}" for name in ABLATE), *(f"analysis.{name}" for name in ANALYSIS)]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_loads_no_heavy_library_and_shows_the_command(command):
+    done = subprocess.run([sys.executable, "-c", HELP, command], capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     assert done.stderr.strip() == ""
-    assert len(re.findall(rf"^ *python -m {command} ", done.stdout, re.M)) >= 2
+    assert len(re.findall(rf"python -m {command}\b", done.stdout)) >= 2
+
+
+FIRST = """
+import builtins, runpy, sys
+command, *sys.argv = sys.argv[1], *sys.argv[1:]
+started = builtins.__import__
+def refused(name, *rest, **more):
+    if name.partition(".")[0] in {"torch", "transformers", "pandas", "matplotlib", "nbformat"}:
+        print("heavy", name)
+        raise SystemExit(3)
+    return started(name, *rest, **more)
+builtins.__import__ = refused
+runpy.run_module(command, run_name="__main__")
+"""
+SAID = {
+    "analysis.verdicts": (["."], "reading the runs below ."),
+    "analysis.report": (["."], "reading the runs below ."),
+    "analysis.figures": (["fig07", "."], "reading the runs below ."),
+    "analysis.notebooks": (["01_collapse"], "executing 01_collapse.ipynb, 1 of 1"),
+    "ablate.memory": ([], "estimating the memory of the model from its configuration"),
+    "ablate.judge": (["a", "sft"], "judging a against sft by gold"),
+    "ablate.stages": (["build", "sft", "to"], "building the sft, or finding it in "),
+    "ablate.run": (["ppo=vanilla"], "default: vanilla seed=0, 150 updates, results in results/default/vanilla/seed=0"),
+}
+
+
+@pytest.mark.parametrize("command", SAID)
+def test_a_command_says_what_it_does_before_it_imports_what_takes_seconds(command, tmp_path):
+    arguments, line = SAID[command]
+    done = subprocess.run([sys.executable, "-c", FIRST, command, *arguments], capture_output=True, text=True, cwd=tmp_path, env=ENVIRONMENT)
+    assert done.stderr.startswith(line), done.stderr
+    assert (done.returncode, done.stdout.startswith("heavy ")) == (3, True)
+
+
+@pytest.mark.parametrize("command", ["analysis.verdicts", "analysis.report", "analysis.figures"])
+def test_a_folder_that_is_not_there_is_refused_before_any_import(command, tmp_path):
+    arguments = ["fig07", "nowhere"] if command == "analysis.figures" else ["nowhere"]
+    done = subprocess.run([sys.executable, "-c", FIRST, command, *arguments], capture_output=True, text=True, cwd=tmp_path, env=ENVIRONMENT)
+    assert (done.stdout, done.stderr) == ("", "error: nowhere is not a folder: name a study or results folder\n")
+
+
+def test_the_figures_known_without_their_library_are_those_of_the_catalogue():
+    assert tuple(FIGURES) == NAMES

@@ -1,16 +1,11 @@
-"""Verdicts of a sweep as plain text, as Markdown or as CSV: the answer first, with --all everything it rests on.
+"""Verdicts laid out as plain text, as Markdown and as CSV.
 
-    python -m analysis.verdicts results/reference
-    python -m analysis.verdicts results/leave_one_out --base ppo_max --all --markdown verdicts.md --csv tables
-
-This module only lays text out: every number comes from `analysis.claims.study`, every sentence from `analysis.claims`.
+Every number comes from `analysis.claims.study`, every sentence from `analysis.claims`.
 """
 
 from __future__ import annotations
 
-import argparse
 import re
-import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,14 +13,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ablate.errors import UserError
 from ablate.system.tables import text_table
 from analysis.claims.answer import answer, arm_answers, question_of
 from analysis.claims.judge import CANNOT_TELL
 from analysis.claims.paper import UNJUDGED
-from analysis.claims.study import StudyVerdicts, runs_to_score, study_verdicts
-from analysis.load.frames import load, load_rows
-from analysis.load.judgements import load_judgements
+from analysis.claims.study import StudyVerdicts
 from analysis.markdown import markdown_table, plain
 
 WIDTH = 130  # of lines of prose; tables are as wide as their arms' names need
@@ -259,44 +251,3 @@ def _would_do(row: dict) -> str:
     if row["unmeasured"]:
         return f"evaluation.every={row['every']:.0f}"
     return "none below 1000" if pd.isna(row["needed"]) else f"about {row['needed']:.0f}"
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the verdicts of every study below the given folders; 1 if no run can be used."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.verdicts", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("folders", nargs="+", help="a study (results/STUDY), a results folder, or several")
-    parser.add_argument("--base", help="arm that the others are compared with")
-    parser.add_argument("--cache", action="store_true", help="keep what was read as Parquet in <folder>/.analysis (needs pyarrow)")
-    parser.add_argument("--all", action="store_true", help="also print every effect, level and table behind the answer")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write claims and arms as Markdown tables")
-    parser.add_argument("--csv", type=Path, metavar="DIR", help="also write every table as DIR/STUDY/NAME.csv")
-    options = parser.parse_args(arguments)
-    try:
-        loaded = load(options.folders, cache=options.cache)
-        studies = list(dict.fromkeys(loaded.runs["study"]))
-        found = [
-            study_verdicts(loaded, study, base=options.base,
-                           scores=load_rows(runs_to_score(loaded, study), "scores"),
-                           judgements=load_judgements(loaded.runs[loaded.runs["study"] == study]))
-            for study in studies
-        ]  # fmt: skip
-        for verdicts in found:
-            print(as_text(verdicts, everything=options.all), end="\n\n")
-            if options.csv:
-                write_csv(verdicts, options.csv)
-        if options.markdown and found:
-            options.markdown.write_text("\n".join(as_markdown(verdicts) for verdicts in found))
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    for row in loaded.left_out.itertuples():
-        print(f"left out: {row.folder}: {row.reason}")
-    if loaded.runs.empty:
-        print(f"error: no run folder could be used below {', '.join(options.folders)}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

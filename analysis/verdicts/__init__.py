@@ -1,0 +1,1 @@
+"""The verdicts of a sweep: `python -m analysis.verdicts results/STUDY`."""

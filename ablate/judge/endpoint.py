@@ -12,7 +12,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from typing import NoReturn
+from typing import NoReturn, TypeGuard
 
 import httpx
 
@@ -291,7 +291,7 @@ def read_body(response: httpx.Response, deadline: float) -> bytes:
     return b"".join(parts)
 
 
-def is_count(value: object) -> bool:
+def is_count(value: object) -> TypeGuard[int]:
     """Whether a value is a number of tokens: whole, not negative, and one that a reply can have."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_TOKENS
 

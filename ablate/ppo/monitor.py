@@ -23,8 +23,9 @@ def monitors(rollout: Rollout) -> dict[str, float]:
     kl_k1, kl_k3 and kl_per_token (the mean of k1 over tokens) are estimates from the sampled tokens.
     """
     count, mask = len(rollout.tokens), rollout.mask
-    moves = rollout.sft_logprobs is not None and rollout.sft_kl is not None
-    sft, kl = (rollout.sft_logprobs, rollout.sft_kl) if moves else (rollout.ref_logprobs, rollout.kl)
+    moves, sft, kl = False, rollout.ref_logprobs, rollout.kl
+    if rollout.sft_logprobs is not None and rollout.sft_kl is not None:
+        moves, sft, kl = True, rollout.sft_logprobs, rollout.sft_kl
     per_response = {
         name: float(masked_sum(kl_estimate(rollout.logprobs, sft, kl, name), mask)) / count for name in ("full", "k1", "k2", "k3")
     }

@@ -207,6 +207,7 @@ def ppo_loss(
     if ppo.divergence_mask is not None:
         policy = torch.where(pol.divergence_mask(logprobs, old, targets.advantages, ppo.divergence_mask), policy, 0.0)
     if ppo.mismatch_correction != "none":
+        assert batch.sampler_logprobs is not None  # `check_sampler` refuses a correction where the policy samples itself
         weight = batch.logprobs - batch.sampler_logprobs
         policy = policy * pol.mismatch_correction(weight, mask, ppo.mismatch_correction, ppo.mismatch_low, ppo.mismatch_high)
     policy_loss = average(policy, mask, ppo, size)

@@ -13,7 +13,6 @@ from ablate.runs.folder import read_config
 from ablate.runs.summary import read_summary
 from ablate.sweeps.expand import at_once, by_setting
 from ablate.sweeps.table import duration
-from ablate.system.reading import fits
 
 SAMPLE = 200  # runs
 STATED_SPEED = 350.0  # responses per second of a run on the world with one thread, two at a time (docs/explanation/speed.md)
@@ -49,12 +48,12 @@ def run_speed(path: Path) -> float | None:
         summary, known = read_summary(path.parent), read_config(path.parent)
     except UserError:  # an estimate of time stops nothing; who reads the run's result is told
         return None
-    if summary is None or summary.get("status") != "completed" or not {"updates", "wall_seconds"} <= summary.keys():
+    if summary is None or known is None or summary.get("status") != "completed" or known.get("data", {}).get("source") != "world":
         return None
-    batch = None if known is None else known.get("ppo", {}).get("batch_size")
-    if known is None or known.get("data", {}).get("source") != "world" or not fits(batch, int) or not summary["wall_seconds"] > 0:
+    updates, seconds, batch = summary.get("updates"), summary.get("wall_seconds"), known.get("ppo", {}).get("batch_size")
+    if updates is None or not seconds or not isinstance(batch, int):
         return None
-    return summary["updates"] * batch / summary["wall_seconds"]
+    return updates * batch / seconds
 
 
 def plan(configs: Sequence[Config], missing: Sequence[Config]) -> str:

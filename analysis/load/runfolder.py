@@ -100,7 +100,7 @@ def read_run(folder: Path) -> Record:
     names, values = read_metrics(folder / "metrics.jsonl", notes)
     summary = read_summary(folder / "summary.json", notes)
     seed = config.get("seed", summary.get("seed"))
-    if not fits(seed, int) or not -LARGEST <= seed < LARGEST:
+    if not isinstance(seed, int) or isinstance(seed, bool) or not -LARGEST <= seed < LARGEST:
         raise NotARun("config.yaml names no integer seed: written by another tool or version")
     report = read_summary(folder / "reward_model" / "report.json", notes)
     if not fits(report.get("held_out_accuracy"), float | None):

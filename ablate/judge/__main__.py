@@ -16,6 +16,7 @@ Each judgement is printed and written to RUN/judgements/….json, where analysis
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,11 @@ from pathlib import Path
 from ablate.errors import UserError
 from ablate.judge.endpoint import Endpoint
 from ablate.system.commands import announce, command_errors
+
+OWN_KEY = "OPENAI_API_KEY"
+LONGEST = 86_400.0  # seconds, a day; threads cannot wait for arbitrary numbers
+COUNTS = {"threads": 256, "attempts": 100, "max_tokens": 1_000_000}
+AMOUNTS = ("margin", "prompt_price", "completion_price", "max_cost")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -63,11 +69,11 @@ def parser() -> argparse.ArgumentParser:
     llm.add_argument("--url", help="its address, such as http://localhost:8000/v1")
     llm.add_argument("--model", help="the judge's name there")
     llm.add_argument(
-        "--key-from", default="OPENAI_API_KEY", metavar="VARIABLE", help="environment variable that holds the key (default: %(default)s)"
+        "--key-from", default=OWN_KEY, metavar="VARIABLE", help="environment variable that holds the key (default: %(default)s)"
     )
     llm.add_argument("--rate", type=positive, metavar="N", help="at most this many requests per minute (default: no limit)")
     llm.add_argument("--threads", type=int, default=4, help="requests in flight at a time (default: %(default)s)")
-    llm.add_argument("--timeout", type=positive, default=60.0, help="seconds to wait for a reply (default: %(default)s)")
+    llm.add_argument("--timeout", type=positive, default=60.0, help="seconds to wait for a whole reply (default: %(default)s)")
     llm.add_argument("--attempts", type=int, default=6, help="attempts per request, the first included (default: %(default)s)")
     llm.add_argument("--longest-wait", type=positive, default=120.0, help="seconds between two attempts at most (default: %(default)s)")
     llm.add_argument("--max-tokens", type=int, default=512, help="tokens per reply at most (default: %(default)s)")
@@ -79,31 +85,52 @@ def parser() -> argparse.ArgumentParser:
 
 
 def positive(text: str) -> float:
-    """A number above 0, for argparse."""
+    """A number above 0 and at most LONGEST, for argparse."""
     value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    if not 1 / LONGEST <= value <= LONGEST:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0, or is beyond {LONGEST:g}")
     return value
 
 
 def check(options: argparse.Namespace) -> None:
-    """Refuse options that contradict each other, before anything is loaded. Raises UserError."""
+    """Refuse options that contradict each other or cannot be, before anything is read. Raises UserError."""
     if options.judge == "llm" and not (options.url and options.model):
         raise UserError("--judge llm needs to know whom to ask: set --url and --model")
     if options.judge != "llm" and (options.url or options.model):
         raise UserError("--url and --model name an LLM as judge: add --judge llm")
     if options.reward_model and options.judge != "rm":
         raise UserError("--reward-model names a reward model as judge: add --judge rm")
-    if min(options.threads, options.attempts, options.max_tokens) < 1:
-        raise UserError("--threads, --attempts and --max-tokens are counts: give them 1 or more")
+    for name, most in COUNTS.items():
+        if not 1 <= getattr(options, name) <= most:
+            raise UserError(f"--{name.replace('_', '-')} is a count: give it 1 to {most}")
+    for name in AMOUNTS:
+        value = getattr(options, name)
+        if value is not None and not 0 <= value < math.inf:
+            raise UserError(f"--{name.replace('_', '-')} {value:g} is no amount: give it a finite number, 0 or more")
+    check_places(options)
     if options.judge == "llm":
+        if options.key_from != OWN_KEY and options.key_from not in os.environ:
+            raise UserError("the variable that --key-from names is not set: name the environment variable that holds the key")
         endpoint_of(options).check()
+
+
+def check_places(options: argparse.Namespace) -> None:
+    """Refuse paths at which nothing can be written. Raises UserError."""
+    if options.prompts and not options.prompts.parent.is_dir():
+        raise UserError(f"--prompts {options.prompts}: there is no folder {options.prompts.parent}: make it, or name another")
+    for name in ("prompts", "verdicts"):
+        path = getattr(options, name)
+        if path and path.exists() and not path.is_file():
+            raise UserError(f"--{name} {path} is no file: name another")
+    if options.out and options.out.exists() and not options.out.is_dir():
+        raise UserError(f"--out {options.out} is no folder: name another")
 
 
 def endpoint_of(options: argparse.Namespace) -> Endpoint:
     """Where and how to ask the LLM; the key comes from the environment alone."""
+    key = os.environ.get(options.key_from, "").strip()  # a file's last line break comes along with $(cat FILE) and the like
     return Endpoint(
-        url=options.url, model=options.model, key=os.environ.get(options.key_from, "").strip() or None, timeout=options.timeout,
+        url=options.url, model=options.model, key=key or None, timeout=options.timeout,
         attempts=options.attempts, longest_wait=options.longest_wait, requests_per_minute=options.rate, max_tokens=options.max_tokens,
         prompt_price=options.prompt_price, completion_price=options.completion_price, max_cost=options.max_cost,
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +14,16 @@ from ablate.config import Config
 from ablate.data.source import Prompt, Source
 from ablate.errors import UserError
 from ablate.judge.endpoint import Endpoint, Meter
-from ablate.judge.llm import VERSION, PairResults, VerdictCache, judge_pairs
-from ablate.judge.sides import SFT, Answers, Run, Side, mismatch_with_run, open_side, split_part, write_prompts
+from ablate.judge.llm import VERSION, Comparison, PairResults, VerdictCache, judge_pairs, messages, missing_verdicts
+from ablate.judge.sides import SFT, Answers, Model, Run, Side, mismatch_with_run, open_side, split_part, write_prompts
 from ablate.judge.table import UNREADABLE, as_text, file_name, table, write
 from ablate.models.hub import resolve
 from ablate.ppo.scoring import RetokenizingRewardModel, open_gold
 from ablate.runs.folder import run_folders
+from ablate.system.commands import announce, without_controls
 from ablate.system.seeding import numpy_generator
 
+CHAT_TOKENS = 64  # of marks around two messages, at most
 MAX_REPLIES_SHOWN = 3  # of those without a verdict
 
 
@@ -42,7 +45,7 @@ def run_command(options: argparse.Namespace, endpoint: Endpoint | None) -> None:
         return
     for run, second in pairs:
         judgement = judge_sides(options, endpoint, run, second)
-        print("\n".join(judgement.lines), flush=True)
+        print(without_controls("\n".join(judgement.lines)), flush=True)
         if not judgement.complete:
             raise UserError(
                 f"stopped at --max-cost {options.max_cost:g}: raise it and run the same command, which asks only what is missing"
@@ -50,7 +53,7 @@ def run_command(options: argparse.Namespace, endpoint: Endpoint | None) -> None:
         names = (judgement.record[part]["name"] for part in ("first", "second", "judge"))
         path = (options.out or run.folder / "judgements") / file_name(*names)
         write(path, judgement.record)
-        print(f"→ {path}\n", flush=True)
+        print(without_controls(f"→ {path}\n"), flush=True)
 
 
 def paired_sides(first: str, second: str, cache: str | None) -> list[tuple[Run, Side]]:
@@ -86,7 +89,9 @@ def judge_sides(options: argparse.Namespace, endpoint: Endpoint | None, run: Run
     config = run.config
     torch.set_num_threads(config.threads)
     source, held_out = run.held_out()
-    sides = [side.answers(run, held_out) for side in (run, second)]
+    announce(intention(options, run, second, len(held_out.prompts)))
+    other = second.answers(run, held_out)  # first, since a file that cannot be used is known at once
+    sides = [run.answers(run, held_out), other]
     own = [(side, answers) for side, answers in zip((run, second), sides, strict=True) if isinstance(side, Run)]
     notes = [f"note: {text}" for side, answers in own if side.folder == run.folder and (text := mismatch_with_run(side, answers))]
     rows = [
@@ -111,6 +116,15 @@ def judge_sides(options: argparse.Namespace, endpoint: Endpoint | None, run: Run
     }  # fmt: skip
     title = f"{run.folder}: {sides[0].name} against {sides[1].name}, judged by {judge['name']}"
     return Judgement(record, [title, as_text(counts), *lines, *notes], complete=len(verdicts) == len(rows))
+
+
+def intention(options: argparse.Namespace, run: Run, second: Side, pairs: int) -> str:
+    """One sentence before the work: who is judged, by whom, on how many pairs, and with an LLM at what greatest cost."""
+    against = second.folder if isinstance(second, Run) else second.name if isinstance(second, Model) else second.path.name
+    against = SFT if isinstance(second, Run) and second.part == SFT and second.folder == run.folder else against
+    asked = f"; at most {2 * pairs} requests" if options.judge == "llm" else ""
+    limit = f" and a cost of {options.max_cost:g}" if options.max_cost is not None else ""
+    return f"judging {run.folder} against {against} by {judge_name(options, run)} on {pairs} pairs of answers{asked}{limit}"
 
 
 def score_sides(
@@ -157,9 +171,25 @@ def judge_by_llm(
     cache = VerdictCache.open(options.verdicts or Path(config.cache).expanduser() / "verdicts.jsonl")
     meter = Meter(endpoint)
     comparisons = [(row["prompt"], row["first"], row["second"]) for row in rows]
+    announce(greatest_cost(endpoint, list(missing_verdicts(endpoint, cache, comparisons).values())))
     pairs = judge_pairs(endpoint, cache, comparisons, meter, options.threads)
     usage = meter.record() | {"cached": pairs.cached, "template": VERSION, "changed_with_position": pairs.changed, "equal": pairs.equal}
     return pairs.outcomes, usage, usage_lines(pairs, meter)
+
+
+def greatest_cost(endpoint: Endpoint, missing: Sequence[Comparison]) -> str:
+    """One sentence: how many requests are to be made, and the tokens and the cost that they cannot pass unless they are repeated.
+
+    A token stands for one byte or more; what a chat template adds is counted as CHAT_TOKENS.
+    """
+    prompt = sum(len(message["content"].encode()) for shown in missing for message in messages(shown)) + CHAT_TOKENS * len(missing)
+    completion = endpoint.max_tokens * len(missing)
+    cost = endpoint.cost(prompt, completion)
+    if cost is None:
+        spent = "without prices their cost is unknown"
+    else:
+        spent = f"cost at most {min(cost, math.inf if endpoint.max_cost is None else endpoint.max_cost):.4g}"
+    return f"{len(missing)} requests of at most {prompt:,} prompt and {completion:,} completion tokens; {spent} if none is repeated"
 
 
 def usage_lines(pairs: PairResults, meter: Meter) -> list[str]:

@@ -6,25 +6,25 @@ it is not sent unencrypted to another machine, and redirects are not followed, b
 
 from __future__ import annotations
 
-import math
+import re
 import ssl
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
-from typing import NoReturn, TypeGuard
+from typing import NoReturn
 
 import httpx
+from anyio.from_thread import start_blocking_portal
 
 from ablate.errors import UserError
-from ablate.system.jsonl import decoded
+from ablate.judge.reply import Received, RetryableError, Usage, completion, error_text, receive, retry_after
+from ablate.system.secrets import masked
 
 RETRIED = (408, 409, 425, 429)  # and every 5xx
-MOST_BYTES = 2**20  # of a reply; a verdict with its reason has a few kilobytes
-MOST_TOKENS = 10**9  # that a reply may report; more is no report
-LONGEST_ASKED = 1e9  # seconds that Retry-After may ask for; more is as good as for ever
-SHOWN = 200  # characters of an endpoint's own error text in a message
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+HOST = re.compile(r"(?=.{1,253}$)[^.\s]{1,63}(\.[^.\s]{1,63})*\.?")  # longer names and labels cannot be looked up
 
 
 class CostLimitReached(Exception):
@@ -33,14 +33,6 @@ class CostLimitReached(Exception):
 
 class Cancelled(Exception):
     """Another request has failed for good, so this one is not made."""
-
-
-class RetryableError(Exception):
-    """A request failed in a way that may pass; `wait` is the number of seconds that the server asks to wait."""
-
-    def __init__(self, reason: str, wait: float = 0.0):
-        super().__init__(reason)
-        self.wait = wait
 
 
 @dataclass(frozen=True)
@@ -62,16 +54,11 @@ class Endpoint:
 
     def check(self) -> None:
         """Refuse settings that cannot work, before anything is sent. Raises UserError."""
-        try:
-            address = httpx.URL(self.url)
-        except httpx.InvalidURL:
-            address = httpx.URL()
-        if address.scheme not in ("http", "https") or not address.host:
-            raise UserError("--url is no address: write it like http://localhost:8000/v1")
-        if address.userinfo:
-            raise UserError("--url holds a user name or password, which files and messages would show: put the key where --key-from names")
+        address = read_address(self.url)
         if self.key and address.scheme == "http" and address.host not in LOOPBACK:
             raise UserError(f"--url {self.url} would send the API key unencrypted: use https, or unset the variable that --key-from names")
+        if not self.model.isprintable():
+            raise UserError("--model has a character that cannot be printed: correct the name")
         if self.key and not (self.key.isascii() and self.key.isprintable()):
             raise UserError("the API key has a character that no header may hold, such as a line break: correct the variable of --key-from")
         if self.max_cost is not None and (self.prompt_price is None or self.completion_price is None):
@@ -90,6 +77,24 @@ class Endpoint:
         if self.prompt_price is None or self.completion_price is None:
             return None
         return (prompt_tokens * self.prompt_price + completion_tokens * self.completion_price) / 1e6
+
+
+def read_address(url: str) -> httpx.URL:
+    """The address. Raises UserError where it is none, or where it holds what may be a secret, which is not shown."""
+    if any(mark in url for mark in "@?#"):
+        raise UserError(
+            "--url holds a user name, a password or a query, which other programs could see: write the address alone, and put the key into "
+            "the variable that --key-from names"
+        )
+    try:
+        address = httpx.URL(url)
+        host = address.raw_host.decode()
+    except (httpx.InvalidURL, UnicodeError):
+        address, host = httpx.URL(), ""
+    named = ":" in host or HOST.fullmatch(host)
+    if address.scheme not in ("http", "https") or not named or not 0 < (address.port or 443) < 1 << 16:
+        raise UserError(f"--url {url} is no address: write it like http://localhost:8000/v1")
+    return address
 
 
 @dataclass
@@ -121,24 +126,24 @@ class Meter:
                 raise CostLimitReached
             self.in_flight += 1
 
-    def end(self, usage: dict | None) -> None:
-        """Count a request that has ended; `usage` is None where it brought no reply. Raises UserError where a limit cannot be kept."""
+    def end(self, replied: bool, usage: Usage | None) -> None:
+        """Count a request that has ended, with what its reply was billed for. Raises UserError where a limit cannot be kept."""
         with self.lock:
             self.in_flight -= 1
-            if usage is None:
+            if not replied:
                 return
             self.requests += 1
-            prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
-            if not (is_count(prompt) and is_count(completion)):
+            if usage is None:
                 self.without_usage += 1
                 if self.endpoint.max_cost is not None:
                     raise UserError(
-                        "the endpoint reports no token usage, so --max-cost cannot be kept: leave it out, or ask another endpoint"
+                        "the endpoint reports no token usage that could be, so --max-cost cannot be kept: leave it out, or ask another "
+                        "endpoint"
                     )
                 return
-            self.prompt_tokens += prompt
-            self.completion_tokens += completion
-            self.highest_cost = max(self.highest_cost, self.endpoint.cost(prompt, completion) or 0.0)
+            self.prompt_tokens += usage.prompt
+            self.completion_tokens += usage.completion
+            self.highest_cost = max(self.highest_cost, self.endpoint.cost(*usage) or 0.0)
 
     def count_retry(self) -> None:
         with self.lock:
@@ -179,28 +184,34 @@ class RateLimiter:
             self.free = max(self.free, time.monotonic() + seconds)
 
 
-def open_client(endpoint: Endpoint) -> httpx.Client:
-    """An HTTP client that all threads share. Proxies of the environment apply to other machines, never to this one.
+Post = Callable[[dict], Received]  # raises RetryableError
 
+
+@contextmanager
+def open_client(endpoint: Endpoint) -> Iterator[Post]:
+    """How to post a body to the endpoint, from any thread. Proxies of the environment apply to other machines, never to this one.
+
+    Requests run in one event loop beside the threads, because only there can a deadline end a request at whatever it waits for.
     Certificates are checked against the system's own, as OpenSSL finds them. Raises UserError for a proxy that cannot be used.
     """
     try:
-        return httpx.Client(
+        http = httpx.AsyncClient(
             verify=ssl.create_default_context(), timeout=endpoint.timeout, follow_redirects=False,
             limits=httpx.Limits(max_connections=None), trust_env=httpx.URL(endpoint.url).host not in LOOPBACK,
         )  # fmt: skip
-    except (ValueError, ImportError, httpx.InvalidURL) as error:
-        raise UserError(
-            f"the proxy that the environment names cannot be used ({type(error).__name__}): correct HTTPS_PROXY, HTTP_PROXY and ALL_PROXY"
-        ) from error
+    except (ValueError, ImportError, httpx.InvalidURL) as error:  # its text may hold the proxy's password
+        raise UserError("the proxy that the environment names cannot be used: correct HTTPS_PROXY, HTTP_PROXY and ALL_PROXY") from error
+    headers = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(http):
+        yield lambda body: portal.call(receive, http, endpoint.address, body, headers, endpoint.timeout)
 
 
 @dataclass(frozen=True)
 class ChatClient:
-    """Everything that a request needs: where to ask, by which connection, when, and what it may cost. Threads share it."""
+    """Everything that a request needs: where to ask, how, when, and what it may cost. Threads share it."""
 
     endpoint: Endpoint
-    http: httpx.Client
+    post: Post
     limiter: RateLimiter
     meter: Meter
 
@@ -215,17 +226,18 @@ class ChatClient:
         for attempt in range(endpoint.attempts):
             self.limiter.wait()
             self.meter.begin()
-            usage = None
+            replied, usage = False, None
             try:
                 text, usage = self.request(messages)
+                replied = True
                 return text
             except RetryableError as error:
-                reason = str(error)
+                reason = masked(str(error), endpoint.key)
                 if error.wait > endpoint.longest_wait:
-                    self.give_up(f"it asks to wait {error.wait:.0f} s, longer than --longest-wait {endpoint.longest_wait:g}")
+                    self.give_up(f"it asks to wait {error.wait:g} s, longer than --longest-wait {endpoint.longest_wait:g}")
                 self.limiter.delay(error.wait)
             finally:
-                self.meter.end(usage)
+                self.meter.end(replied, usage)
             if attempt + 1 < endpoint.attempts:
                 self.meter.count_retry()
                 if self.limiter.stop.wait(min(endpoint.first_wait * 2**attempt, endpoint.longest_wait)):
@@ -239,72 +251,22 @@ class ChatClient:
             "which asks only what is missing"
         )
 
-    def request(self, messages: list[dict]) -> tuple[str | None, dict]:
-        """One request: (text of the first choice or None, usage as the server reports it, {} where it does not).
+    def request(self, messages: list[dict]) -> tuple[str | None, Usage | None]:
+        """One request: (text of the first choice or None, usage or None where no credible one is reported).
 
-        A key that the text repeats is left out of it. Raises RetryableError where another attempt may succeed, UserError where none will.
+        Raises RetryableError where another attempt may succeed, UserError where none will.
         """
         endpoint = self.endpoint
-        body = {"model": endpoint.model, "messages": messages, "temperature": 0, "max_tokens": endpoint.max_tokens}
-        headers = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
-        headers["Accept-Encoding"] = "identity"  # so that the bound on bytes is one on what is read
-        try:
-            with self.http.stream("POST", endpoint.address, json=body, headers=headers) as response:
-                if not response.is_success:
-                    self.raise_for_status(response)
-                answer = decoded(read_body(response, time.monotonic() + endpoint.timeout))
-                content, usage = answer["choices"][0]["message"].get("content"), answer.get("usage")
-        except httpx.HTTPError as error:
-            raise RetryableError(f"{type(error).__name__}: {self.without_key(str(error))}") from error
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            raise RetryableError("a body that is no chat completion") from error
-        return self.without_key(content) if isinstance(content, str) else None, usage if isinstance(usage, dict) else {}
+        received = self.post({"model": endpoint.model, "messages": messages, "temperature": 0, "max_tokens": endpoint.max_tokens})
+        if not 200 <= received.status < 300:
+            self.raise_for_status(received)
+        return completion(received.body)
 
-    def without_key(self, text: str) -> str:
-        """A text from outside, in which the key is replaced where it is repeated."""
-        return text.replace(self.endpoint.key, "…") if self.endpoint.key else text
-
-    def raise_for_status(self, response: httpx.Response) -> NoReturn:
+    def raise_for_status(self, received: Received) -> NoReturn:
         """Raises RetryableError for a status that may pass, with what Retry-After asks for, and UserError for any other."""
-        code, body = response.status_code, b""
-        try:
-            body = read_body(response, time.monotonic() + self.endpoint.timeout)
-        except (RetryableError, httpx.HTTPError):  # the status says enough
-            pass
-        text = self.without_key(" ".join(body.decode(errors="replace").split()))[:SHOWN]
+        code = received.status
+        text = masked(error_text(received.body), self.endpoint.key)[:200]
         if code in RETRIED or code >= 500:
-            raise RetryableError(f"HTTP {code} {text}", retry_after(response.headers.get("Retry-After")))
+            raise RetryableError(f"HTTP {code} {text}", retry_after(received.retry_after))
         remedy = "put the key into the variable that --key-from names" if code in (401, 403) else "correct --url or --model"
         raise UserError(f"the judge at {self.endpoint.address} refuses (HTTP {code} {text}): {remedy}")
-
-
-def read_body(response: httpx.Response, deadline: float) -> bytes:
-    """The body of a reply. Raises RetryableError where it is not whole by `deadline`, of time.monotonic(), or longer than MOST_BYTES."""
-    parts, size = [], 0
-    for part in response.iter_raw():
-        parts.append(part)
-        size += len(part)
-        if size > MOST_BYTES:
-            raise RetryableError(f"a reply of more than {MOST_BYTES // 2**20} MiB")
-        if time.monotonic() > deadline:
-            raise RetryableError("a reply that came too slowly to be whole within --timeout")
-    return b"".join(parts)
-
-
-def is_count(value: object) -> TypeGuard[int]:
-    """Whether a value is a number of tokens: whole, not negative, and one that a reply can have."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_TOKENS
-
-
-def retry_after(value: str | None) -> float:
-    """Seconds that a Retry-After header asks for, given as seconds or as a date; 0 without one, or with one that cannot be read."""
-    if value is None:
-        return 0.0
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(value).timestamp() - time.time()
-        except (ValueError, TypeError, OverflowError, OSError):
-            return 0.0
-    return 0.0 if math.isnan(seconds) else min(max(seconds, 0.0), LONGEST_ASKED)

@@ -21,6 +21,7 @@ from ablate.judge.endpoint import Cancelled, ChatClient, CostLimitReached, Endpo
 from ablate.judge.table import UNREADABLE
 from ablate.system.jsonl import readable_rows
 from ablate.system.progress import track
+from ablate.system.secrets import masked
 
 VERSION = "pairwise-1"  # of the two texts below: change it with them, since cached verdicts are known by it
 SYSTEM = (
@@ -30,7 +31,6 @@ SYSTEM = (
     "short reason, then on the last line exactly one of [[A]] (answer A is better), [[B]] (answer B is better) or [[C]] (a tie)."
 )
 REQUEST = "[The request]\n{prompt}\n[End of the request]\n\n[Answer A]\n{a}\n[End of answer A]\n\n[Answer B]\n{b}\n[End of answer B]"
-MARKS = ("A", "B", "C")
 VERDICT = re.compile(r"\[\[([ABC])\]\]")
 
 Comparison = tuple[str, str, str]  # prompt, answer A, answer B
@@ -54,7 +54,7 @@ class VerdictCache:
     """Verdicts on disk, one JSON line each. A line is appended in one write, so a kill can tear only the last one, which is asked again.
 
     A key is the SHA-256 of the judge's model, the template's version, the prompt and both answers in their order. Replies without a
-    verdict are not kept.
+    verdict are not kept. A row that is none of these is passed over, so that its pair is judged again.
     """
 
     path: Path
@@ -63,10 +63,18 @@ class VerdictCache:
 
     @classmethod
     def open(cls, path: Path) -> VerdictCache:
-        """Read the file; it need not exist yet. Lines that cannot be read are skipped."""
-        lines = path.read_bytes().split(b"\n") if path.is_file() else []
-        rows = (row for row in readable_rows(lines) if isinstance(row, dict))
-        return cls(path, {row["key"]: row["verdict"] for row in rows if isinstance(row.get("key"), str) and row.get("verdict") in MARKS})
+        """Read the file; it need not exist yet. Lines that cannot be read are skipped. Raises UserError where it cannot be a file."""
+        if not path.exists():
+            return cls(path)
+        if not path.is_file():
+            raise UserError(f"{path} is no file: name another with --verdicts")
+        known = {}
+        with open(path, "rb") as lines:
+            for row in readable_rows(lines):
+                match row:
+                    case {"key": str(key), "verdict": "A" | "B" | "C" as verdict}:
+                        known[key] = verdict
+        return cls(path, known)
 
     def append(self, key: str, verdict: str, judge: str, reply: str) -> None:
         """Add a verdict, after a line break where a kill has torn the last line. Raises UserError where the file cannot be written."""
@@ -110,14 +118,28 @@ def outcome(straight: str | None, swapped: str | None) -> str:
     return votes[0] if votes[0] == votes[1] else "tie"
 
 
+def both_orders(comparisons: Sequence[Comparison]) -> list[tuple[Comparison, Comparison]]:
+    """Each comparison as it is and with its answers swapped."""
+    return [(pair, (pair[0], pair[2], pair[1])) for pair in comparisons]
+
+
+def wanted_verdicts(endpoint: Endpoint, comparisons: Sequence[Comparison]) -> dict[str, Comparison]:
+    """Key → comparison for every verdict that the pairs rest on; equal answers need none."""
+    return {key_of(endpoint.model, shown): shown for both in both_orders(comparisons) for shown in both if shown[1] != shown[2]}
+
+
+def missing_verdicts(endpoint: Endpoint, cache: VerdictCache, comparisons: Sequence[Comparison]) -> dict[str, Comparison]:
+    """Those of `wanted_verdicts` that are not known yet."""
+    return {key: shown for key, shown in wanted_verdicts(endpoint, comparisons).items() if key not in cache.known}
+
+
 def judge_pairs(endpoint: Endpoint, cache: VerdictCache, comparisons: Sequence[Comparison], meter: Meter, threads: int) -> PairResults:
     """Judge each (prompt, first answer, second answer) in both orders; verdicts that `cache` holds are not asked for again.
 
     Raises UserError where the endpoint gives no verdict, or where a verdict cannot be written.
     """
-    orders = [(pair, (pair[0], pair[2], pair[1])) for pair in comparisons]
-    wanted = {key_of(endpoint.model, shown): shown for both in orders for shown in both if shown[1] != shown[2]}
-    missing = {key: shown for key, shown in wanted.items() if key not in cache.known}
+    orders, wanted = both_orders(comparisons), wanted_verdicts(endpoint, comparisons)
+    missing = missing_verdicts(endpoint, cache, comparisons)
     unreadable = ask_all(endpoint, cache, missing, meter, threads)
     outcomes, changed = [], 0
     for both in orders:
@@ -154,14 +176,14 @@ def ask_all(endpoint: Endpoint, cache: VerdictCache, missing: dict[str, Comparis
         except UserError:
             limiter.stop.set()  # here, so that no other request starts before the main thread learns of it
             raise
-        verdict = read_verdict(reply)
+        verdict, told = read_verdict(reply), masked(reply or "", endpoint.key)
         if verdict is None:
-            unreadable[key] = reply or ""
+            unreadable[key] = told
         else:
-            cache.append(key, verdict, endpoint.model, reply)
+            cache.append(key, verdict, endpoint.model, told)
 
-    with open_client(endpoint) as http:
-        client, pool = ChatClient(endpoint, http, limiter, meter), ThreadPoolExecutor(threads)
+    with open_client(endpoint) as post:
+        client, pool = ChatClient(endpoint, post, limiter, meter), ThreadPoolExecutor(threads)
         try:
             futures = [pool.submit(ask, client, key, comparison) for key, comparison in missing.items()]
             for future in track(as_completed(futures), len(futures), f"verdicts of {endpoint.model}"):

@@ -28,6 +28,7 @@ from ablate.system.jsonl import decoded, numbered_lines, to_lines
 from ablate.system.seeding import torch_generator
 
 POLICY, SFT = "policy", "sft"
+LARGEST_FILE = 1 << 28  # bytes of a file of answers, which is read whole
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ class File:
     def answers(self, host: Run, held_out: HeldOut) -> Answers:
         """The file's answers in the order of the prompts. Raises UserError for a malformed row, and for a prompt without an answer."""
         known = {}
-        for number, line in numbered_lines(self.path.read_text()):
+        for number, line in numbered_lines(text_of(self.path)):
             row = read_answer(line, f"{self.path}, line {number}")
             known[key_of(row["prompt"])] = row
         rows = [known.get(key_of(prompt.turns)) or known.get(key_of(prompt.text)) for prompt in held_out.prompts]
@@ -148,7 +149,7 @@ class File:
                 "--prompts FILE writes the prompts to answer"
             )
         name, answers = self.path.name.removesuffix(".jsonl"), [row for row in rows if row is not None]
-        ended = [bool(row.get("ended", True)) for row in answers]
+        ended = [row.get("ended", True) for row in answers]
         return Answers(name, {"kind": "file", "name": name}, [row["response"] for row in answers], ended)
 
 
@@ -212,15 +213,40 @@ def mismatch_with_run(run: Run, answers: Answers) -> str:
     return f"{changed} of {len(rows)} answers of the policy are not those in samples.jsonl" if changed else ""
 
 
+def text_of(path: Path) -> str:
+    """The text of a file of answers. Raises UserError where it is too large or no UTF-8, and OSError."""
+    if path.stat().st_size > LARGEST_FILE:
+        raise UserError(f"{path} has more than {LARGEST_FILE >> 20} MiB, which is more than answers to held-out prompts: name another file")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no text in UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8") from error
+
+
 def read_answer(line: str, place: str) -> dict:
     """One line of a file of answers. Raises UserError that names `place` where it is malformed."""
     try:
         row = decoded(line)
     except ValueError as error:
-        raise UserError(f"{place} is not JSON: mend it") from error
-    if not isinstance(row, dict) or not isinstance(row.get("prompt"), str | list) or not isinstance(row.get("response"), str):
-        raise UserError(f"{place} lacks `prompt` or `response`: every line needs both")
+        reason = "" if isinstance(error, json.JSONDecodeError) else f" that can be read ({error})"
+        raise UserError(f"{place} is not JSON{reason}: mend it") from error
+    match row:
+        case {"prompt": str() | list() as prompt, "response": str()}:
+            if not isinstance(prompt, str) and not all(is_message(message) for message in prompt):
+                raise UserError(f"{place} has a `prompt` that is neither text nor messages of role and content: mend it")
+        case _:
+            raise UserError(f"{place} lacks `prompt` or `response`: every line needs both")
+    if not isinstance(row.get("ended", True), bool):
+        raise UserError(f"{place} has an `ended` that is neither true nor false: mend it")
     return row
+
+
+def is_message(value: object) -> bool:
+    """Whether this is one turn of a dialogue: role and content, both text."""
+    match value:
+        case {"role": str(), "content": str()}:
+            return len(value) == 2  # type: ignore[arg-type]
+    return False
 
 
 def key_of(turns: str | list) -> str:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from ablate.errors import UserError
 from ablate.system.files import UNPRINTED
 
+TURNS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 TRACEBACK = "ABLATE_TRACEBACK"  # environment variable
 
 
@@ -44,8 +45,11 @@ def announce(sentence: str) -> None:
 
 
 def without_controls(text: str) -> str:
-    """A text whose control characters but line ends are escaped, so that what a message quotes cannot act on the terminal."""
-    return "".join(repr(c)[1:-1] if c != "\n" and unicodedata.category(c) in UNPRINTED else c for c in text)
+    """A text whose control characters but line ends are escaped, so that what a message quotes cannot act on the terminal.
+
+    So are the characters that turn the direction of writing, which show a text in another order than it has.
+    """
+    return "".join(repr(c)[1:-1] if c != "\n" and (unicodedata.category(c) in UNPRINTED or c in TURNS) else c for c in text)
 
 
 @contextmanager

@@ -24,11 +24,12 @@ def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
 def decoded(line: str | bytes) -> Any:
     """The value of a line of JSON. Raises ValueError, also for nesting deeper than Python's stack and for half of a surrogate pair.
 
-    Such a half, as in "\\ud83d" without its other half, cannot be written as UTF-8.
+    Such a half, as in "\\ud83d" without its other half, cannot be written as UTF-8. Bytes are decoded here, since `json` would take one.
     """
+    text = line.decode("utf-8-sig") if isinstance(line, bytes) else line
     try:
-        value = json.loads(line)
-        if (b"\\u" in line) if isinstance(line, bytes) else ("\\u" in line):
+        value = json.loads(text)
+        if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError as error:
         raise ValueError("nested too deeply") from error

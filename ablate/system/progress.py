@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track as rich_track
 
 T = TypeVar("T")
@@ -15,7 +16,7 @@ T = TypeVar("T")
 def track(items: Iterable[T], total: int, description: str) -> Iterator[T]:
     """Yield the items and show how many of `total` are done, on standard error."""
     if sys.stderr.isatty():
-        yield from rich_track(items, description=description, total=total, console=Console(stderr=True), transient=True)
+        yield from rich_track(items, description=escape(description), total=total, console=Console(stderr=True), transient=True)
         return
     for done, item in enumerate(items, 1):
         yield item

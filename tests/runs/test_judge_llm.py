@@ -17,8 +17,9 @@ import pytest
 from judge_server import cut, hang, longer, serving, status
 
 from ablate.errors import UserError
-from ablate.judge.endpoint import Endpoint, Meter, retry_after
+from ablate.judge.endpoint import Endpoint, Meter
 from ablate.judge.llm import VerdictCache, judge_pairs, outcome, read_verdict
+from ablate.judge.reply import retry_after
 
 COMPARISONS = [("p", "long answer", "short"), ("p", "tiny", "much longer"), ("q", "same length", "equal lengt"), ("q", "equal", "equal")]
 EXPECTED = ["win", "lose", "tie", "tie"]

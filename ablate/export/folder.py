@@ -61,7 +61,7 @@ def load_trained(run: Path, config: dict, place: Path, what: str, stages: dict[s
     if what == "critic":
         generator = torch_generator(settings.seed, "critic head")
         given = settings.critic.path
-        trunk = new_critic(settings.ppo.critic_init, stages["sft"], stages["reward_model"], CPU, generator) if given is None else (
+        trunk = new_critic(config["ppo"]["critic_init"], stages["sft"], stages["reward_model"], CPU, generator) if given is None else (
             load_scorer(resolve(given, "critic.path"), CPU)
         )  # fmt: skip
     policy, critic = load_adapted(place, load_policy(stages["sft"], CPU), trunk, settings)

@@ -7,7 +7,10 @@ import json
 from ablate.runs.folder import read_rows
 from ablate.sweeps.summary import last_samples
 
-ROWS = [{"update": 0, "prompt": "面包 怎么 做 ?", "response": "好 的"}, {"update": 0, "prompt": "猫", "response": "ä"}]
+ROWS = [
+    {"update": 0, "prompt": prompt, "response": response, "gold": 1.5, "proxy": 0.5}
+    for prompt, response in (("面包 怎么 做 ?", "好 的"), ("猫", "ä"))
+]
 TEXT = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).encode()
 FIRST = TEXT.index(b"\n") + 1
 

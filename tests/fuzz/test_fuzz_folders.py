@@ -30,7 +30,7 @@ from ablate.sweeps.summary import sweep_summary
 from analysis.load.frames import load, load_reward_models, load_rows
 from analysis.load.judgements import load_judgements
 from analysis.report.__main__ import main as report
-from analysis.verdicts import main as verdicts
+from analysis.verdicts.__main__ import main as verdicts
 
 FEW, MANY = 20, 2000
 FEW_RESUMED, MANY_RESUMED = 8, 150

@@ -348,7 +348,7 @@ def test_each_toggle_and_choice_is_read_in_exactly_one_function():
     assert once.keys() == TOGGLES.keys() | CHOICES.keys()
     assert once.pop("entropy_clip") == {"shaping.ppo_loss", "update.backward_minibatch"}
     assert once.pop("bootstrap_truncated") == {"shaping.shape_rewards", "shaping.estimate_targets"}
-    assert once.pop("policy_init") == {"build.build", "trainer.load_models"}
+    assert once.pop("policy_init") == {"build.build", "trainer.load_models", "identity._unread"}
     assert once.pop("kl_adaptive") == {"shaping.shape_rewards", "trainer.restore"}
     assert {name: functions for name, functions in once.items() if len(functions) != 1} == {}
 

@@ -70,7 +70,8 @@ def mirrored(stage_folders, tmp_path_factory, listener) -> tuple[Path, Path, lis
             "evaluation.every=2", "evaluation.prompts=8", "evaluation.samples=3",
             cwd=root, WANDB_API_KEY=KEY, HOME=str(root / "home"), NO_PROXY="", **proxies,
         )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
+    assert done.stderr.splitlines() == ["my_study: an_arm seed=4, 3 updates, results in results/my_study/an_arm/seed=4"]
     folder = root / "results/my_study/an_arm/seed=4"
     return folder, root, records(folder)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, List, Optional
 
 PAPER = "Secrets of RLHF I (2307.04964)"
+MOST = 2**20  # of what is drawn into memory at once: more is a slip, and would take hours before memory ends
 # A choice is a str whose values are in the metadata: OmegaConf 2.3 refuses a Literal in a dataclass, and an Enum would put an object
 # where config.yaml and the hash of a run's settings hold its name.
 
@@ -242,7 +243,7 @@ class PPOConfig:
         2.0, "b, the greatest weight that icepop and sequence_mask keep; C of tis", above=0, needs=("mismatch_correction",), later=True
     )
     updates: int = setting(150, "PPO updates", low=1)
-    batch_size: int = setting(128, "responses sampled per update (the experience buffer)", low=1, source=f"{PAPER} code")
+    batch_size: int = setting(128, "responses sampled per update (the experience buffer)", low=1, high=MOST, source=f"{PAPER} code")
     minibatch_size: int = setting(32, "responses per gradient step", low=1, source=f"{PAPER} code")
     micro_batch_size: int = setting(32, "responses per forward pass; never changes the result", low=1)
     epochs: int = setting(1, "passes over the buffer", low=1, source=f"{PAPER} code")
@@ -300,7 +301,7 @@ class SamplingConfig:
     repetition_penalty: float = setting(
         1.0, "logits of seen tokens are divided by it (×, where negative); not 1 only as a mismatch", above=0
     )
-    max_new_tokens: int = setting(48, "longest response", unit="tokens", low=1)
+    max_new_tokens: int = setting(48, "longest response", unit="tokens", low=1, high=MOST)
     match_training_distribution: bool = setting(
         True, "log-probs of policy and reference are those of the distribution sampled from; false reproduces MOSS's mismatch (raw T = 1)"
     )
@@ -330,7 +331,7 @@ class EvaluationConfig:
     dense_until: int = setting(
         0, "also evaluate after each of the first so many updates, where KL moves fast; these decide no collapse", low=0, later=True
     )
-    prompts: int = setting(256, "held-out prompts", low=2)
+    prompts: int = setting(256, "held-out prompts", low=2, high=MOST)
     samples: int = setting(8, "prompts whose answers are written to samples.jsonl at each evaluation", low=0)
     win_margin: float = setting(0.0, "a gold difference up to this is a tie", unit="gold", low=0)
     text_path: Optional[str] = setting(
@@ -455,7 +456,9 @@ class StageConfig:
 @dataclass
 class PreferencesConfig:
     path: Optional[str] = setting(None, "a folder with train.jsonl and held_out.jsonl (prompt, chosen, rejected) instead of drawing pairs")
-    pairs: int = setting(2000, "training pairs: sampled from SFT, or drawn from human data, all there are where it has fewer", low=1)
+    pairs: int = setting(
+        2000, "training pairs: sampled from SFT, or drawn from human data, all there are where it has fewer", low=1, high=MOST
+    )
     held_out_pairs: int = setting(1000, "pairs kept for the RM's accuracy; human ones are of held-out prompts", low=1)
     half: str = setting(
         "all", "which half of the human training pairs, by a hash of the prompt: so a second reward model (gold.path) sees other pairs",

@@ -45,6 +45,7 @@ STAGES = [
     "pretrain.steps=12", "pretrain.examples=200", "sft.steps=12", "sft.examples=200", "preferences.pairs=64",
     "preferences.held_out_pairs=32", "reward_model.steps=8",
 ]  # fmt: skip
+UNREAD = {"model.path=": ("pretrain.",), "reward_model.path=": ("reward_model.", "preferences.")}  # refused beside the path
 RUN = [
     "tracker=none", "device=cpu", "ppo.updates=3", "ppo.batch_size=16", "ppo.minibatch_size=8", "ppo.micro_batch_size=8",
     "sampling.max_new_tokens=12", "evaluation.every=1", "evaluation.prompts=16", "evaluation.samples=4",
@@ -74,7 +75,9 @@ class Side:
 
     def overrides(self, study: str, cache: str, *overrides: str) -> list[str]:
         pretraining = [] if any(one.startswith(WITHOUT_PRETRAINING) for one in overrides) else ["ppo.critic_pretrain_updates=1"]
-        return [*STAGES, *RUN, *pretraining, "results=results", f"cache=cache/{cache}", f"study={study}", "arm=a", *overrides]
+        unread = tuple(prefix for path, prefixes in UNREAD.items() if any(one.startswith(path) for one in overrides) for prefix in prefixes)
+        stages = [one for one in STAGES if not one.startswith(unread)]
+        return [*stages, *RUN, *pretraining, "results=results", f"cache=cache/{cache}", f"study={study}", "arm=a", *overrides]
 
     def run(self, study: str, cache: str, *overrides: str, launcher: tuple[str, ...] = ()) -> None:
         self.call(study, *launcher, "ablate.run", *self.overrides(study, cache, *overrides))

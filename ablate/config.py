@@ -264,6 +264,11 @@ class PPOConfig:
         return self.advantage_estimator == "gae"
 
     @property
+    def reads_gae_lambda(self) -> bool:
+        """Whether gae_lambda sets the λ of the advantages or of the critic's returns: not where each has another."""
+        return self.has_critic and (self.gae_length_adaptive is None or self.gae_lambda_critic is None)
+
+    @property
     def answers_greedily(self) -> bool:
         """Whether each prompt is also answered greedily, as a baseline."""
         return self.advantage_estimator == "remax"
@@ -371,6 +376,10 @@ class BugsConfig:
     kl_loss_clamped: bool = setting(
         False, "k3 in the loss is held at 10, which leaves the tokens that have gone farthest without a gradient", source="NeMo-RL#2958",
         later=True,
+    )  # fmt: skip
+    optimizer_reset_every: int = setting(
+        0, "n: Adam forgets its moments after every n updates, as a run does that is resumed without its optimiser; 0 is off", low=0,
+        unit="updates", source="NeMo-RL#3171", later=True,
     )  # fmt: skip
     nested_reward_norm: bool = setting(False, "reward_norm acts only if reward_scaling is on too", source="MOSS-RLHF")
 

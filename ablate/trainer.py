@@ -19,6 +19,7 @@ from ablate.models.offload import OffloadedModel, loaded_on_device
 from ablate.models.recompute import checkpoint_gradients
 from ablate.pipeline.build import Stages, choose_device
 from ablate.pipeline.supervised import language_model_loss, pad_right, response_targets
+from ablate.ppo.bugs import optimizer_reset
 from ablate.ppo.collapse import CollapseDetector, deviation
 from ablate.ppo.evaluate import Evaluation, HeldOut, check_finite, evaluate, sample_rows, score_rows, summarise
 from ablate.ppo.models import Models
@@ -246,6 +247,8 @@ class Trainer:
         shaping = replace(shaping, returns=self.normalise_values(rollout, targets))
         timer.lap("time/score_s")
         order, first_step = torch_generator(self.config.seed, "minibatches", number), (number - 1) * steps_per_update(ppo)
+        if settings.bugs.optimizer_reset_every:
+            optimizer_reset(self.optimizer, number, settings.bugs.optimizer_reset_every)
         entropy_coef = self.progress.shaping.entropy_coef if ppo.steers_entropy else None
         row |= update(self.models, self.optimizer, rollout, targets, settings, order, first_step, self.ptx_loss, entropy_coef)
         move_reference(self.models, ppo, number)

@@ -46,6 +46,15 @@ def kl_wrong_sign(coef: float) -> float:
     return -coef
 
 
+def optimizer_reset(optimizer: torch.optim.Optimizer, number: int, every: int) -> None:
+    """Adam forgets its moments and step counts before update `number` (from 1) where a multiple of `every` updates lies behind it.
+
+    Off: they are kept from the first update to the last, over every checkpoint. Source: NeMo-RL#3171.
+    """
+    if number > 1 and (number - 1) % every == 0:
+        optimizer.state.clear()
+
+
 def unmasked_whitening(mask: Tensor) -> Tensor:
     """A mask [b, T] under which pads count in the moments of `advantage_norm`. Off: the mask of real tokens. Source: trl#2022."""
     return torch.ones_like(mask)

@@ -57,6 +57,8 @@ def identity(config: Config) -> dict:
         ppo.pop(name, None)
     if config.critic.path is not None:
         ppo.pop("critic_init", None)
+    if not config.ppo.reads_gae_lambda:
+        ppo.pop("gae_lambda", None)
     for toggle, amounts in AMOUNTS.items():
         if _is_off(config, toggle):
             for amount in amounts:
@@ -75,6 +77,9 @@ def inert(config: Config, names: Iterable[str]) -> dict[str, str]:
             continue
         if name == "ppo.critic_init" and config.critic.path is not None:
             found[name] = "ppo.critic_init acts only without critic.path"
+            continue
+        if name == "ppo.gae_lambda" and not config.ppo.reads_gae_lambda:
+            found[name] = "ppo.gae_lambda acts only with ppo.gae_length_adaptive=null or ppo.gae_lambda_critic=null"
             continue
         needs = _NEEDS.get(name, ())
         off = [

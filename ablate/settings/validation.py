@@ -109,11 +109,6 @@ def check_ppo(ppo: PPOConfig) -> None:
         )
     if ppo.batch_size % ppo.samples_per_prompt:
         raise UserError(f"ppo.batch_size={ppo.batch_size} is not a multiple of ppo.samples_per_prompt={ppo.samples_per_prompt}: change one")
-    if ppo.gae_length_adaptive is not None and ppo.gae_lambda_critic is not None and ppo.gae_lambda != PPOConfig.gae_lambda:
-        raise UserError(
-            "ppo.gae_lambda does nothing where ppo.gae_length_adaptive sets the advantages' λ and ppo.gae_lambda_critic the critic's: "
-            f"set ppo.gae_lambda={PPOConfig.gae_lambda}"
-        )
     for toggle, amount in (("kl_penalty", "kl_coef"), ("entropy_bonus", "entropy_coef"), ("policy_kl", "policy_kl_coef"),
                            ("ptx", "ptx_coef"), ("critic_pretrain", "critic_pretrain_updates"), ("kl_loss", "kl_loss_coef")):  # fmt: skip
         if getattr(ppo, toggle) and getattr(ppo, amount) == 0:

@@ -177,6 +177,24 @@ def test_the_bug_of_means_of_means_weighs_tokens_by_their_micro_batch():
     assert sum(float(loss) for loss, _ in parts) == pytest.approx(2.5)
 
 
+def test_adam_forgets_before_the_update_after_every_nth_and_its_next_step_is_a_first_one():
+    """The first step of Adam is lr · g / (|g| + ε) whatever the size of g; a later one also carries the moments of the steps before."""
+    steps = []
+    for every in (2, 0):
+        parameter = torch.nn.Parameter(torch.zeros(1))
+        optimizer, before = torch.optim.Adam([parameter], lr=0.1, fused=True), []
+        for number, gradient in enumerate((8.0, 8.0, 0.5, 0.5, -0.25), start=1):
+            if every:
+                bugs.optimizer_reset(optimizer, number, every)
+            parameter.grad, start = torch.tensor([gradient]), parameter.item()
+            optimizer.step()
+            before.append(parameter.item() - start)
+        steps.append(before)
+    reset, kept = steps
+    assert [reset[i] for i in (0, 2, 4)] == pytest.approx([-0.1, -0.1, 0.1], rel=1e-5)
+    assert reset[:2] == kept[:2] and abs(kept[2] + 0.1) > 0.01 and kept[4] < 0
+
+
 def test_a_clamped_k3_has_no_gradient_where_the_policy_has_gone_farthest():
     rollout = random_rollout(lengths=(2,))
     new = torch.tensor([[-9.0, -1.0]], requires_grad=True)

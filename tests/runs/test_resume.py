@@ -48,8 +48,20 @@ def test_a_killed_run_ends_with_the_bits_of_one_never_stopped(moment, unbroken, 
     same_numbers(run_folder(config), unbroken)
 
 
+def test_an_optimiser_that_forgets_every_two_updates_moves_the_third_update_and_nothing_before_it(make_config, tmp_path):
+    rows = []
+    for name, every in (("kept", 0), ("forgotten", 2)):
+        config = make_config(tmp_path / name, f"bugs.optimizer_reset_every={every}")
+        assert run(config) == 0
+        text = (run_folder(config) / "metrics.jsonl").read_text().splitlines()
+        rows.append([{k: v for k, v in json.loads(line).items() if k.startswith(("ppo/", "monitor/"))} for line in text[:4]])
+    kept, forgotten = rows
+    assert kept[:3] == forgotten[:3] and kept[3]["ppo/value_loss"] != forgotten[3]["ppo/value_loss"]
+
+
 # Weights beside the policy's: a sampler two updates behind and a reference that follows.
-BESIDE = ("sampling.staleness=2", "ppo.mismatch_correction=tis", "ppo.reference_update=ema", "ppo.reference_update_every=2", "ppo.epochs=2")
+BESIDE = ("sampling.staleness=2", "ppo.mismatch_correction=tis", "ppo.reference_update=ema", "ppo.reference_update_every=2", "ppo.epochs=2",
+          "bugs.optimizer_reset_every=2")  # fmt: skip
 
 
 def test_a_killed_run_with_a_stale_sampler_and_a_moving_reference_ends_with_the_bits_of_one_never_stopped(

@@ -108,10 +108,6 @@ REFUSALS = {
         {"ppo.samples_per_prompt": 3},
         "is not a multiple of ppo.samples_per_prompt=3",
     ),
-    "a λ that nothing reads": (
-        {"ppo.gae_length_adaptive": 0.1, "ppo.gae_lambda_critic": 1.0, "ppo.gae_lambda": 0.9},
-        "ppo.gae_lambda does nothing where .*: set ppo.gae_lambda=0.95",
-    ),
     "a greedy answer and several scores": (
         {"reward_model.ensemble": 2, "ppo.advantage_estimator": "remax"},
         "set reward_model.ensemble=1 or another estimator",
@@ -272,7 +268,10 @@ def test_a_default_has_the_type_that_hydra_gives_it():
 
 
 def everything_on() -> Config:
-    """Every toggle on, so that every amount counts (not a valid config: some toggles exclude each other)."""
+    """Every toggle on, so that every amount counts (not a valid config: some toggles exclude each other).
+
+    The critic has no λ of its own: with it and one by length, nothing would read gae_lambda.
+    """
     config = Config()
     for name, f, kind in settings():
         if name.startswith("ppo.") and kind is bool:
@@ -281,7 +280,7 @@ def everything_on() -> Config:
             setting(config, name, 1.5)
         elif name.startswith("ppo.") and f.default == "none":
             setting(config, name, next(choice for choice in f.metadata["choices"] if choice != "none"))
-    return config
+    return setting(config, "ppo.gae_lambda_critic", None)
 
 
 def other(value: object, f, kind) -> object:
@@ -374,6 +373,21 @@ def test_a_setting_that_nothing_reads_is_named_with_what_would_let_it_act(name):
     for other_name, value in others.items():
         setting(config, other_name, value)
     assert inert(config, [name, "sft.path"]) == {name: f"{name} acts only with {remedy}"}
+
+
+def test_gae_lambda_is_neither_read_nor_part_of_a_run_where_each_has_a_lambda_of_its_own():
+    both = {"ppo.gae_length_adaptive": 0.4, "ppo.gae_lambda_critic": 1.0}
+    remedy = "ppo.gae_length_adaptive=null or ppo.gae_lambda_critic=null"
+    configs = [Config(), Config()]
+    for config, value in zip(configs, (0.95, 0.5), strict=True):
+        setting(config, "ppo.gae_lambda", value)
+        for name, amount in both.items():
+            setting(config, name, amount)
+    assert config_hash(configs[0]) == config_hash(configs[1])
+    assert inert(configs[1], ["ppo.gae_lambda"]) == {"ppo.gae_lambda": f"ppo.gae_lambda acts only with {remedy}"}
+    for name, amount in both.items():
+        one = setting(Config(), name, amount)
+        assert inert(one, ["ppo.gae_lambda"]) == {} and identity(one)["ppo"]["gae_lambda"] == 0.95
 
 
 def test_what_something_reads_is_not_inert():

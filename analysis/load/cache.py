@@ -80,5 +80,5 @@ def _require_pyarrow() -> None:
     """Raises UserError if pyarrow is not installed."""
     try:
         import pyarrow  # noqa: F401
-    except ModuleNotFoundError:
-        raise UserError("the Parquet cache needs pyarrow: pip install pyarrow, or load without a cache") from None
+    except ModuleNotFoundError as error:
+        raise UserError("the Parquet cache needs pyarrow: pip install pyarrow, or load without a cache") from error

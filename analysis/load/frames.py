@@ -15,6 +15,7 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from ablate.errors import UserError
+from ablate.system.progress import track
 from ablate.system.reading import plain_bytes
 from analysis.load import cache as parquet
 from analysis.load.designs import merge_arms
@@ -74,7 +75,8 @@ def _read_root(root: Path, cache: bool, records: dict[str, Record], left_out: li
     """Add the runs below `root` to `records`, those that have not changed from the cache. Folders that are no runs go to `left_out`."""
     cached = parquet.read(root) if cache else {}
     fresh, here = 0, {}
-    for path in find_run_folders(root):
+    paths = find_run_folders(root)
+    for path in track(paths, len(paths), "runs read", after=2):
         mark = fingerprint(path)
         known = cached.get(str(path.relative_to(root)))
         if known is not None and known[0] == mark:

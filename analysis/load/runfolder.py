@@ -204,10 +204,10 @@ def read_config(path: Path) -> dict[str, Any]:
         for record in [*config.get("numerics", [])]:
             _check_numerics(record)
         check_values(config)
-    except FileNotFoundError:
-        raise NotARun("no config.yaml") from None
+    except FileNotFoundError as error:
+        raise NotARun("no config.yaml") from error
     except (TypeError, ValueError) as error:  # of `update`, for a block that is no mapping
-        raise NotARun(f"config.yaml is not a readable mapping: {str(error).splitlines()[0]}") from None
+        raise NotARun(f"config.yaml is not a readable mapping: {str(error).splitlines()[0]}") from error
     return config
 
 
@@ -239,10 +239,10 @@ def read_metrics(path: Path, notes: list[str]) -> tuple[list[str], np.ndarray]:
     """
     try:
         data = plain_bytes(path, MOST_ROW_BYTES)
-    except FileNotFoundError:
-        raise NotARun("no metrics.jsonl") from None
+    except FileNotFoundError as error:
+        raise NotARun("no metrics.jsonl") from error
     except ValueError as error:
-        raise NotARun(f"metrics.jsonl: {error}") from None
+        raise NotARun(f"metrics.jsonl: {error}") from error
     parsed = _parse_lines(data, path.name, notes)
     rows = [row for row in parsed if isinstance(row, dict) and fits(row.get("update"), int) and 0 <= row["update"] < LARGEST]
     if not rows:

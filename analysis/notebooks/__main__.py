@@ -43,8 +43,8 @@ def executed(path: Path) -> NotebookNode:
         import nbclient
         import nbformat
         from jupyter_client.manager import KernelManager
-    except ModuleNotFoundError:
-        raise UserError("notebooks need nbclient and ipykernel: pip install 'ppo-ablation[notebooks]'") from None
+    except ModuleNotFoundError as error:
+        raise UserError("notebooks need nbclient and ipykernel: pip install 'ppo-ablation[notebooks]'") from error
     notebook = nbformat.read(path, as_version=4)
     place = {"metadata": {"path": str(ROOT)}}
     with tempfile.TemporaryDirectory() as sockets:  # sockets in the file system: nothing listens on a port
@@ -53,7 +53,7 @@ def executed(path: Path) -> NotebookNode:
         try:
             client.execute()
         except nbclient.exceptions.CellExecutionError as error:
-            raise UserError(str(error)) from None
+            raise UserError(str(error)) from error
         finally:  # a client that owns its kernel would end it too, but then a failing cell leaves an error at exit
             if client.kc is not None:
                 client.kc.stop_channels()

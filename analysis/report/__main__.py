@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ablate.errors import UserError
-from ablate.system.commands import show_cause
+from ablate.system.commands import announce, show_cause
 from analysis.load.packed import begin_reading, resolve
 
 
@@ -42,6 +42,7 @@ def build(root: Path, out: Path, *, base: str | None, reload_seconds: int = 0) -
         names = " or ".join(str(root / study) for study in studies)
         raise UserError(f"{root} holds {len(studies)} studies, a page shows one: name {names}")
     command = f"python -m analysis.report {root}" + (f" --base {base}" if base else "")
+    announce(f"judging and drawing {len(loaded.runs)} runs of {studies[0]}")
     data = report_data(loaded, studies[0], base=base)
     text = page(data, built=time.strftime("%Y-%m-%d %H:%M"), command=command, reload_seconds=reload_seconds)
     write_page(out, text)

@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         begin_reading(options.folders)
         # Imported here, because pandas and scipy take seconds that neither --help nor a folder that is not there should wait for.
+        from ablate.system.progress import track
         from analysis.claims.study import runs_to_score, study_verdicts
         from analysis.load.frames import load, load_rows
         from analysis.load.judgements import load_judgements
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             study_verdicts(loaded, study, base=options.base,
                            scores=load_rows(runs_to_score(loaded, study), "scores"),
                            judgements=load_judgements(loaded.runs[loaded.runs["study"] == study]))
-            for study in studies
+            for study in track(studies, len(studies), "studies judged", after=2)
         ]  # fmt: skip
         for verdicts in found:
             print(as_text(verdicts, everything=options.all), end="\n\n")

@@ -63,7 +63,7 @@ class AblateSweeper(Sweeper):
                 print(f"{len(planned) - len(missing)} of {len(planned)} runs are done already, and are not run again")
             taken = take_over(job.config for job in missing)
             if taken:
-                print(f"{taken} of {len(planned)} runs are taken over: another study has them, of the same settings and versions")
+                print(f"{taken} of {len(planned)} runs are taken over: another study has them, of the same settings, versions and code")
                 missing = [job for job in missing if not is_done(job)]
             returns = self.launch(missing) if missing else []
         print(sweep_summary([run_folder(job.config) for job in planned]), flush=True)

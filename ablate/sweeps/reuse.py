@@ -11,6 +11,7 @@ from ablate.config import Config
 from ablate.errors import UserError
 from ablate.runs.content import content, named
 from ablate.runs.folder import STREAMS, read_content, run_folder
+from ablate.runs.numerics import UNKNOWN, code_fingerprint
 from ablate.runs.store import config_text
 from ablate.runs.summary import FINISHED, read_summary, write_summary
 from ablate.runs.versions import versions
@@ -22,8 +23,8 @@ from ablate.system.reading import check_plain
 def take_over(configs: Iterable[Config]) -> int:
     """Copy the result of each run that another study in its results folder has finished. Returns their number.
 
-    Two runs are the same if their config hashes, their package versions and the content of what they name are equal. A run folder that
-    exists is not touched, since the run goes on from the rows and checkpoints in it. Raises UserError if a folder cannot be written.
+    Two runs are the same if their config hashes, their package versions, the code that computed them (`ablate.runs.numerics`) and the
+    content of what they name are equal. A run folder that exists is not touched, since the run goes on from the rows and checkpoints in it. Raises UserError if a folder cannot be written.
     """
     configs = list(configs)
     finished = {}
@@ -53,7 +54,7 @@ def has_content(folder: Path, config: Config) -> bool:
 
 
 def finished_runs(results: Path) -> tuple[dict[str, list[Path]], list[str]]:
-    """Config hash → folders of finished runs in `results` with the package versions of this process, in the order of their names.
+    """Config hash → folders of finished runs in `results` with the package versions and code of this process, in the order of their names.
 
     The second value has a sentence per damaged run, which is none of them.
     """
@@ -64,6 +65,8 @@ def finished_runs(results: Path) -> tuple[dict[str, list[Path]], list[str]]:
         try:
             summary = read_summary(path.parent)
             if summary is None or summary["status"] not in FINISHED or summary.get("versions") != here or "config_hash" not in summary:
+                continue
+            if summary.get("numerics", UNKNOWN)["code"] != code_fingerprint():
                 continue
             for name in STREAMS:
                 check_plain(os.stat(path.parent / name))

@@ -11,11 +11,15 @@ import pytest
 from ablate.config import Config
 from ablate.errors import UserError
 from ablate.runs.folder import is_finished, read_config, run_folder
+from ablate.runs.numerics import UNKNOWN
 from ablate.runs.store import RunStore
 from ablate.settings.identity import config_hash
 from ablate.sweeps.reuse import take_over
 
 RECORDS = ("metrics.jsonl", "scores.jsonl", "samples.jsonl", "stages.json", "reward_model/report.json")
+
+
+OTHER_CODE = {**UNKNOWN, "code": "0" * 12}
 
 
 def config(results: Path, study: str, arm: str, **settings) -> Config:
@@ -63,8 +67,9 @@ def test_a_run_that_was_taken_over_names_where_it_was_computed_when_it_is_taken_
     assert taken == origin.relative_to(tmp_path).as_posix()
 
 
-@pytest.mark.parametrize("change", [{"status": "failed"}, {"status": "interrupted"}, {"versions": {"torch": "1.0"}}])
-def test_only_a_finished_run_of_the_same_versions_is_taken_over(tmp_path, change):
+@pytest.mark.parametrize("change", [{"status": "failed"}, {"status": "interrupted"}, {"versions": {"torch": "1.0"}},
+                                    {"numerics": OTHER_CODE}, {"numerics": UNKNOWN}])  # fmt: skip
+def test_only_a_finished_run_of_the_same_versions_and_code_is_taken_over(tmp_path, change):
     edit(finished(config(tmp_path, "a", "x")), **change)
     wanted = config(tmp_path, "b", "x")
     assert take_over([wanted]) == 0

@@ -24,7 +24,8 @@ def take_over(configs: Iterable[Config]) -> int:
     """Copy the result of each run that another study in its results folder has finished. Returns their number.
 
     Two runs are the same if their config hashes, their package versions, the code that computed them (`ablate.runs.numerics`) and the
-    content of what they name are equal. A run folder that exists is not touched, since the run goes on from the rows and checkpoints in it. Raises UserError if a folder cannot be written.
+    content of what they name are equal. A run folder that exists is not touched, since the run goes on from the rows and checkpoints
+    in it. Raises UserError if a folder cannot be written.
     """
     configs = list(configs)
     finished = {}

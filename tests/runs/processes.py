@@ -38,6 +38,7 @@ def work(config, function: str | None, count: int, number: int, times: int, log:
     from ablate.errors import UserError
     from ablate.session import execute
 
+    os.environ.pop("WANDB_SERVICE", None)  # of a test that had started one before the forkserver copied this environment
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

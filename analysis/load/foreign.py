@@ -42,7 +42,7 @@ def load_wandb_run(path: str | Path, *, study: str = "foreign", names: Mapping[s
         UserError: wandb is not installed.
         UserError: wandb cannot read the file, or it holds no history.
     """
-    lines = _inspect(Path(path))
+    lines = inspect_wandb(Path(path))
     records = [json.loads(line) for line in lines]
     config: dict[str, Any] = {}
     title, run_id = None, Path(path).name
@@ -60,7 +60,7 @@ def load_wandb_run(path: str | Path, *, study: str = "foreign", names: Mapping[s
     exited = any(record["type"] == "exit" for record in records)
     who = dict(study=study, arm=title or run_id, seed=int(settings.get("seed", 0)))
     run = {**settings, **who, "folder": str(path), "status": "completed" if exited else "running"}
-    return _loaded([run], [pd.DataFrame(rows)])
+    return frames_of([run], [pd.DataFrame(rows)])
 
 
 def load_wandb_export(path: str | Path, *, study: str = "foreign", names: Mapping[str, str] = TRL_NAMES) -> Loaded:
@@ -83,7 +83,7 @@ def load_wandb_export(path: str | Path, *, study: str = "foreign", names: Mappin
         part = table[["Step", *mine]].rename(columns={"Step": "update", **mine}).dropna(subset=list(mine.values()), how="all")
         runs.append(dict(study=study, arm=arm, seed=0, folder=str(path), status="completed"))
         curves.append(part)
-    return _loaded(runs, curves)
+    return frames_of(runs, curves)
 
 
 def combine(*parts: Loaded) -> Loaded:
@@ -92,7 +92,7 @@ def combine(*parts: Loaded) -> Loaded:
     return Loaded(*frames)
 
 
-def _inspect(path: Path) -> list[str]:
+def inspect_wandb(path: Path) -> list[str]:
     """The records of a wandb file, one JSON text each. Raises UserError if wandb is not installed or cannot read the file."""
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -114,7 +114,7 @@ def _numbers(item: dict[str, Any], names: Mapping[str, str]) -> dict[str, float]
     return {_ours(name, names): float(value) for name, value in numeric.items()}
 
 
-def _loaded(runs: list[dict[str, Any]], curves: list[pd.DataFrame]) -> Loaded:
+def frames_of(runs: list[dict[str, Any]], curves: list[pd.DataFrame]) -> Loaded:
     """Add run, last_update, sft/eval/gold and sft/eval/gold_sd to `runs`, and `IDENTITY` to the curves of each run."""
     parts = []
     for run, part in zip(runs, curves, strict=True):

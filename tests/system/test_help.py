@@ -24,7 +24,7 @@ print(*sorted({"torch", "transformers", "pandas", "matplotlib"} & sys.modules.ke
 
 
 ABLATE = ("export", "gradients", "judge", "memory", "mirror", "run", "settings", "stages", "sweeps", "tune")
-ANALYSIS = ("figures", "notebooks", "report", "verdicts")
+ANALYSIS = ("audit", "figures", "notebooks", "report", "verdicts")
 COMMANDS = [*(f"ablate.{name}" for name in ABLATE), *(f"analysis.{name}" for name in ANALYSIS)]
 
 

@@ -1,0 +1,1 @@
+"""Logs of other trainers of RLHF, read as monitors of this project."""

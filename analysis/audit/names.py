@@ -87,6 +87,7 @@ TRL = (
             Column("completions/mean_length", LENGTH, _GRPO),
             Column("completions/clipped_ratio", TRUNCATED, _GRPO),
             Column("clip_ratio/region_mean", CLIPPED, _GRPO, f"{ACTING}; RLOOTrainer counts responses", judged=False),
+            Column("clip_ratio", CLIPPED, "trl/trainer/grpo_trainer.py", f"with Liger's kernel; {ACTING}", judged=False),
             Column("clip_ratio/low_mean", "ppo/clip_fraction_low", _GRPO, f"{ACTING}; RLOOTrainer counts responses", judged=False),
             Column("clip_ratio/high_mean", "ppo/clip_fraction_high", _GRPO, f"{ACTING}; RLOOTrainer counts responses", judged=False),
             Column("grad_norm", "ppo/actor_grad_norm", "transformers/trainer.py", "of the last gradient step"),
@@ -221,10 +222,10 @@ PRIME_RL = (
 )
 OWN = (
     Trainer(
-        "a table with the names of metrics.jsonl",
+        "this project",
         "",
         ("update", "step", "_step", "Step"),
-        tuple(Column(metric.name, metric.name, "") for metric in METRICS if metric.name != "update"),
+        tuple(Column(metric.name, metric.name, "") for metric in METRICS if "/" in metric.name and not metric.name.startswith("time/")),
     ),
 )
 # The choices of --from. TRL's trainers log different names; the one with the most names in a log is taken.

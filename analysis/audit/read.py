@@ -24,7 +24,7 @@ TEXTS = {"NaN": math.nan, "nan": math.nan, "Infinity": math.inf, "-Infinity": -m
 
 @dataclass(frozen=True)
 class Log:
-    """name: of the run. rows: as logged, in the order of the file. notes: whole sentences about what was not used."""
+    """name: of the file, and of the run in it. rows: as logged, in the file's order. notes: whole sentences about what was not used."""
 
     name: str
     rows: list[dict[str, float]]
@@ -36,9 +36,9 @@ def read_logs(path: Path) -> list[Log]:
     path = path / STATE if (path / STATE).is_file() else path
     kind = kind_of(path)
     if kind == "wandb":
-        return [Log(path.name, wandb_rows(path))]
+        return [Log(str(path), wandb_rows(path))]
     if kind == "tensorboard":
-        return [Log(path.name, tensorboard_rows(path))]
+        return [Log(str(path), tensorboard_rows(path))]
     try:
         text = plain_bytes(path, MOST_BYTES).decode("utf-8-sig")
     except FileNotFoundError as error:
@@ -109,13 +109,13 @@ def csv_logs(path: Path, text: str) -> list[Log]:
     header = [name for name in (rows[0] if rows else {}) if isinstance(name, str)]
     pairs = {name: name.rsplit(" - ", 1) for name in header if " - " in name and not name.endswith(("__MIN", "__MAX"))}
     if not pairs:
-        return [Log(path.name, _kept(rows))]
+        return [Log(str(path), _kept(rows))]
     axis = [name for name in header if " - " not in name]
     logs = []
     for run in dict.fromkeys(run for run, _ in pairs.values()):
         mine = {name: metric for name, (owner, metric) in pairs.items() if owner == run}
         own = [{**{name: row[name] for name in axis}, **{metric: row[name] for name, metric in mine.items() if row[name]}} for row in rows]
-        logs.append(Log(run, _kept([row for row in own if len(row) > len(axis)])))
+        logs.append(Log(f"{path}: {run}", _kept([row for row in own if len(row) > len(axis)])))
     return logs
 
 
@@ -138,7 +138,7 @@ def json_logs(path: Path, text: str) -> list[Log]:
         value = [value]
     if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
         raise UserError(f'{path} is not a history, which is a list of rows, or an object with such a list under "log_history"')
-    return [Log(path.name, _kept(value))]
+    return [Log(str(path), _kept(value))]
 
 
 def _rows_of_columns(columns: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -167,7 +167,7 @@ def line_logs(path: Path, text: str) -> list[Log]:
             torn.append(place)
     if not rows:
         raise UserError(f"{path} has no line that is a row of JSON: name {WHAT}")
-    return [Log(path.name, _kept(rows), [f"Left out as no row of JSON: {_lines(torn)}."] if torn else [])]
+    return [Log(str(path), _kept(rows), [f"Left out as no row of JSON: {_lines(torn)}."] if torn else [])]
 
 
 def wandb_rows(path: Path) -> list[dict[str, float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,10 +12,11 @@ from scipy.stats import rankdata
 from ablate.errors import UserError
 from ablate.system.tables import text_table
 from analysis.audit.names import CLIPPED, ENTROPY, KL, KL_PER_TOKEN, MISMATCH, REWARD, TRUNCATED, as_logged
-from analysis.audit.translate import Run, missing_lines
+from analysis.audit.translate import Run, absent
 
 CLEAR = 0.5  # rank correlation with the update from which on a monitor is said to rise or fall
 SUFFIXES = (".png", ".pdf", ".svg")
+WIDTH = 120  # characters of a line below the table
 DPI = 200
 
 
@@ -31,9 +33,14 @@ def table(run: Run) -> str:
     noted = {monitor: column for monitor, column in run.columns.items() if column.note}
     for note in dict.fromkeys(column.note for column in noted.values()):
         lines.append(f"~ {', '.join(monitor for monitor, column in noted.items() if column.note == note)}: {note}")
-    missing = missing_lines(run)
+    missing = absent(run)
     lines += [f"not in this log: {', '.join(missing)}"] if missing else []
-    return "\n".join([*lines, *run.notes])
+    return "\n".join([*lines[:2], *map(wrapped, [*lines[2:], *run.notes])])
+
+
+def wrapped(line: str) -> str:
+    """A line in lines of at most `WIDTH` characters; names stay whole."""
+    return textwrap.fill(line, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def trend(points: Sequence[tuple[float, float]]) -> str:
@@ -49,7 +56,7 @@ def trend(points: Sequence[tuple[float, float]]) -> str:
         return "constant"
     correlation = float(np.corrcoef(rankdata(updates), rankdata(values))[0, 1])
     word = "rises" if correlation >= CLEAR else "falls" if correlation <= -CLEAR else "no trend"
-    return f"{word} {correlation:.2f}"
+    return f"{word} {round(correlation, 2) + 0.0:.2f}"
 
 
 def check_figure(path: Path) -> None:

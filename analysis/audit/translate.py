@@ -119,9 +119,9 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def missing_lines(run: Run) -> list[str]:
-    """What the log has not, one line per monitor with the names it could come from."""
+def absent(run: Run) -> list[str]:
+    """What the log has not: each monitor with the names that it could come from."""
     names: dict[str, list[str]] = {}
     for column in run.missing:
         names.setdefault(column.ours or column.theirs, []).append(as_logged(column))
-    return [f"{monitor} ({' or '.join(theirs)})" for monitor, theirs in names.items()]
+    return [monitor if theirs == [monitor] else f"{monitor} ({' or '.join(theirs)})" for monitor, theirs in names.items()]

@@ -19,6 +19,7 @@ from analysis.audit.names import TRAINERS, name_tables
 from analysis.audit.read import read_logs
 from analysis.audit.show import trend
 from analysis.audit.translate import Run, translate
+from analysis.load.frames import load
 
 HERE = Path(__file__).parent
 HOWTO = HERE.parents[1] / "docs" / "howto" / "audit.md"
@@ -127,6 +128,16 @@ def test_the_howto_has_the_table_as_it_is():
     assert name_tables() in HOWTO.read_text()
 
 
+def test_kl_per_token_times_length_is_kl_per_response():
+    """In five committed runs, at every update: k1 per response, to the digits that are kept, and near the KL over the vocabulary."""
+    curves = load(HERE.parents[1] / "results" / "reference" / "add_one_in").curves
+    curves = curves[(curves["arm"] == "vanilla") & (curves["monitor/kl_k1"] > 0.1)]
+    product = curves["monitor/kl_per_token"] * curves["monitor/response_length"]
+    assert len(curves) > 500
+    assert product.to_numpy() == pytest.approx(curves["monitor/kl_k1"].to_numpy(), rel=2e-3)
+    assert (product / curves["monitor/kl_to_sft"]).quantile([0.05, 0.95]).to_numpy() == pytest.approx([1, 1], abs=0.1)
+
+
 def test_a_log_that_trl_wrote_for_grpo_is_read():
     """Its KL is per token: 0.0559… nats at update 12, and responses have 10.6875 tokens."""
     run = run_of(HERE / "trl_grpo.json", "trl")
@@ -185,7 +196,7 @@ def test_a_chart_exported_from_wandb_gives_a_run_for_each_of_its_runs(tmp_path):
     path = tmp_path / "chart.csv"
     path.write_text('"train/global_step","a - b - train/kl","a - b - train/kl__MIN","other - train/kl"\n1,0.5,9,2\n2,0.75,9,\n')
     first, second = read_logs(path)
-    assert (first.name, second.name) == ("a - b", "other")
+    assert (first.name, second.name) == (f"{path}: a - b", f"{path}: other")
     read = [translate(log, TRAINERS["trl"]).rows for log in (first, second)]
     assert read == [[{"update": 1, "monitor/kl_per_token": 0.5}, {"update": 2, "monitor/kl_per_token": 0.75}], [
         {"update": 1, "monitor/kl_per_token": 2.0}]]  # fmt: skip
@@ -382,9 +393,9 @@ def test_the_table_names_what_was_logged_and_what_was_not(tmp_path, capsys):
     path = lines(tmp_path / "short.jsonl", [{"step": step, "reward": 0.5 * step, "kl": 0.1} for step in (1, 2, 3)])
     assert main([str(path), "--from", "trl"]) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0] == "short.jsonl: TRL's GRPOTrainer or RLOOTrainer, 3 updates, 1 to 3"
+    assert printed[0] == f"{path}: TRL's GRPOTrainer or RLOOTrainer, 3 updates, 1 to 3"
     assert printed[2].split() == ["reward/proxy_mean", "~", "0.5", "1.5", "rises", "1.00", "reward"]
-    (missing,) = [line for line in printed if line.startswith("not in this log: ")]
+    missing = " ".join(" ".join(printed).partition("not in this log: ")[2].split())
     assert "monitor/kl_to_sft (kl × length)" in missing
     assert "monitor/response_length (completions/mean_length)" in missing
 

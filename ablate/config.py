@@ -353,6 +353,10 @@ class CollapseConfig:
     threshold: float = setting(1.0, "collapse: mean gold below SFT's mean minus this many SDs of SFT's per-response gold", unit="SD", low=0)
     patience: int = setting(3, "consecutive evaluations below the threshold", low=1)
     stop: bool = setting(False, "end the run at collapse")
+    by: Optional[str] = setting(
+        None, "what judges: the gold reward, or alarms on monitors that need none; null: gold where there is one, else alarms",
+        choices=("gold", "alarms"), later=True,
+    )  # fmt: skip
 
 
 @dataclass

@@ -33,6 +33,7 @@ from ablate.ppo.shaping import estimate_targets, greedy_baseline, initial_state,
 from ablate.ppo.types import Rollout, RunningMoments, Targets
 from ablate.ppo.update import critic_update, new_optimizer, steps_per_update, update
 from ablate.ppo.value_norm import follow_returns
+from ablate.runs.alarms import AlarmWatch
 from ablate.runs.checkpoint import (
     TrainState,
     load_adapted,
@@ -113,6 +114,8 @@ class Trainer:
         self.progress = progress_from(start, state)
         self.progress.shaping = replace(self.progress.shaping, members=members)
         if self.resumed:
+            if self.progress.update > 0 and not self.progress.alarms.sft:  # a checkpoint from before there were alarms
+                self.progress.alarms = AlarmWatch(self.baseline.monitors)
             self.store.truncate_to(state["offsets"])
             return
         shaping, ppo = self.progress.shaping, self.config.ppo
@@ -121,7 +124,7 @@ class Trainer:
             shaping = replace(shaping, kl_coef=ppo.kl_coef)
         if not (ppo.steers_entropy and before.steers_entropy and ppo.entropy_coef == before.entropy_coef):
             shaping = replace(shaping, entropy_coef=initial_state(ppo).entropy_coef)
-        self.progress = TrainState(self.progress.update, shaping, detector)
+        self.progress = TrainState(self.progress.update, shaping, detector, AlarmWatch(self.baseline.monitors))
 
     def run(self, tracker: Tracker) -> Outcome:
         """Train to the end, to collapse if asked, or until a signal; every way out but a kill returns an outcome."""
@@ -149,7 +152,12 @@ class Trainer:
 
     def ended(self) -> bool:
         """All updates done, or collapsed where that ends the run."""
-        return self.progress.update >= self.config.ppo.updates or bool(self.config.collapse.stop and self.progress.watch.collapsed)
+        return self.progress.update >= self.config.ppo.updates or bool(self.config.collapse.stop and self.judge().collapsed)
+
+    def judge(self) -> CollapseDetector | AlarmWatch:
+        """What decides collapse: `collapse.by`, else gold where there is one and alarms elsewhere."""
+        by_gold = self.progress.watch.limit is not None if self.config.collapse.by is None else self.config.collapse.by == "gold"
+        return self.progress.watch if by_gold else self.progress.alarms
 
     def checkpoint_is_due(self) -> bool:
         every = self.config.checkpoint.every
@@ -254,6 +262,7 @@ class Trainer:
         move_reference(self.models, ppo, number)
         timer.lap("time/update_s")
         self.progress.advance(number, shaping, ppo.batch_size, timer.total)
+        row |= self.progress.alarms.update(row)
         row |= {"ppo/kl_coef": shaping.kl_coef} | ({"ppo/entropy_coef": shaping.entropy_coef} if ppo.steers_entropy else {})
         row |= self.evaluate_if_due(timer) | timer.metrics(ppo.batch_size)
         self.log(row)
@@ -313,13 +322,15 @@ class Trainer:
 
     def outcome(self, status: Status, reason: str) -> Outcome:
         """What summary.json says of the run; final values are those of the last evaluation."""
-        progress, watch = self.progress, self.progress.watch
+        progress, judge = self.progress, self.judge()
         seconds = progress.update_seconds
         return {
             "status": status,
             "reason": reason,
-            "collapsed": watch.collapsed,
-            "collapse_update": watch.collapse_update,
+            "collapsed": judge.collapsed,
+            "collapse_update": judge.collapse_update,
+            "collapse_by": "gold" if judge is progress.watch else "alarms",
+            "alarms": progress.alarms.sounded,
             "updates": progress.update,
             "wall_seconds": progress.wall_seconds,
             "responses_per_second": progress.responses / seconds if seconds else None,

@@ -1,6 +1,6 @@
 """Checkpoints: what a run needs to go on as if it had never stopped.
 
-That is weights, optimiser, moments of the reward, KL controller, collapse detector and position. Random generators have no state to
+That is weights, optimiser, moments of the reward, KL controller, collapse detector, alarms and position. Random generators have no state to
 keep, since `ablate.system.seeding` makes each from the update's number. Only safetensors and JSON are written; JSON keeps Python
 floats exactly.
 """
@@ -27,6 +27,7 @@ from ablate.models.lora import add_adapter, restore_adapter
 from ablate.ppo.collapse import CollapseDetector
 from ablate.ppo.models import Models
 from ablate.ppo.types import ShapingState
+from ablate.runs.alarms import AlarmWatch
 from ablate.runs.folder import STREAMS, is_update
 from ablate.settings.fields import cut
 from ablate.system.distributed import is_main, raise_on_all_ranks
@@ -47,6 +48,7 @@ class TrainState:
     update: int
     shaping: ShapingState
     watch: CollapseDetector
+    alarms: AlarmWatch = field(default_factory=AlarmWatch)
     wall_seconds: float = 0.0
     responses: int = 0
     update_seconds: float = 0.0

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from ablate.config import Config
+from ablate.runs.alarms import ALARMS
 
 
 def rounded(value: float, digits: int) -> float:
@@ -44,23 +45,29 @@ class ConsoleTracker:
     def __init__(self, config: Config):
         self.bar = None
         self.figures = ""
+        self.sounded = 0
         if sys.stderr.isatty():
             self.bar = run_progress(Console(stderr=True))
             self.task = self.bar.add_task(name_of(config), total=config.ppo.updates, figures="")
             self.bar.start()
 
     def log(self, row: dict) -> None:
-        """Show a row of metrics.jsonl."""
+        """Show a row of metrics.jsonl, and at once where one more alarm has sounded in it."""
+        sounded, before = int(row.get("alarm/sounded", 0)), self.sounded
+        self.sounded = max(sounded, before)
         if "eval/proxy" in row:
             gold = f"gold {rounded(row['eval/gold'], 2):+.2f}  " if "eval/gold" in row else ""
             self.figures = (
                 f"{gold}proxy {rounded(row['eval/proxy'], 2):+.2f}  KL {rounded(row['eval/kl_to_sft'], 1):.1f}  "
                 f"length {row['eval/length']:.0f}  perplexity {row['eval/perplexity']:.2f}"
             )
+        alarms = f"  alarms {self.sounded}/{len(ALARMS)}" if self.sounded else ""
         if self.bar:
-            self.bar.update(self.task, completed=row["update"], figures=self.figures)
+            self.bar.update(self.task, completed=row["update"], figures=self.figures + alarms)
         elif "eval/proxy" in row:
-            print(f"update {row['update']}: {self.figures}", flush=True)
+            print(f"update {row['update']}: {self.figures}{alarms}", flush=True)
+        elif sounded > before:
+            print(f"update {row['update']}:{alarms}", flush=True)
 
     def evaluation(self, update: int, scores: list[dict], samples: list[dict]) -> None:
         """Show nothing: the figures of an evaluation are in its row of metrics."""

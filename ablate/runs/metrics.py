@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from ablate.runs.alarms import ALARMS
+
 NO_UNIT = "–"
 KINDS = ("helpful", "harmful")  # of the world's prompts and of hh-rlhf
 # Parts of meanings that several metrics share.
@@ -172,6 +174,8 @@ METRICS = (
         "the coefficient η of the KL penalty after the update; it moves under `ppo.kl_adaptive`",
         "KL coefficient η",
     ),
+    *(Metric(f"alarm/{alarm.name}", NO_UNIT, alarm.formula, f"alarm: {alarm.title}") for alarm in ALARMS),
+    Metric("alarm/sounded", "alarms", "those that have sounded so far", "alarms that have sounded"),
     Metric("time/rollout_s", "s", "wall time of sampling the responses", "time of sampling"),
     Metric(
         "time/score_s", "s", "wall time of scoring them by every model, shaping the rewards and measuring the monitors", "time of scoring"

@@ -28,9 +28,13 @@ class Outcome(TypedDict):
     reason: Annotated[str, "why the run ended where it did, in one sentence; empty after the last update"]
     collapsed: Annotated[
         bool | None,
-        "the verdict on gold (below); null without a gold reward, for a run too short to collapse, and for one that an exception ended",
+        "the verdict on gold or by alarms (below); null for a run too short to collapse, and for one that an exception ended",
     ]
-    collapse_update: Annotated[int | None, "update of the first evaluation of the collapse; null without one"]
+    collapse_update: Annotated[
+        int | None, "update of the first evaluation of the collapse, or of the alarm that decided it; null without one"
+    ]
+    collapse_by: NotRequired[Annotated[Literal["gold", "alarms"], "what judged the run"]]
+    alarms: NotRequired[Annotated[dict[str, int], "each alarm that sounded and the update in which it did, whatever judged"]]
     updates: NotRequired[Annotated[int, "updates done"]]
     wall_seconds: NotRequired[Annotated[float, "seconds of critic pre-training, updates and evaluations; a resumed run counts on"]]
     responses_per_second: NotRequired[Annotated[float | None, "of the updates, without evaluations; null before the first update"]]

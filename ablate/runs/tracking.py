@@ -14,6 +14,7 @@ from typing import Protocol
 
 from ablate.config import Config
 from ablate.errors import UserError
+from ablate.runs.alarms import ALARMS, VOTES
 from ablate.runs.console import ConsoleTracker
 from ablate.runs.folder import read_rows
 from ablate.settings.identity import config_hash
@@ -81,6 +82,7 @@ class WandbTracker:
                 ),
             )  # fmt: skip
             self.first = self.run.step  # 0, or the first step that the server does not have
+        self.sounded = 0
         replay(folder, self)
 
     def evaluation(self, update: int, scores: list[dict], samples: list[dict]) -> None:
@@ -93,17 +95,21 @@ class WandbTracker:
             self.run.log({"samples": table, "eval/proxy_scores": histogram}, step=update)
 
     def log(self, row: dict) -> None:
-        """Log a row of metrics at its update's step; metrics that are null are left out."""
+        """Log a row of metrics at its update's step, and an alert where one more alarm has sounded; metrics that are null are left out."""
+        before, self.sounded = self.sounded, max(self.sounded, int(row.get("alarm/sounded") or 0))
         if row["update"] < self.first:
             return
         known = {key: value for key, value in row.items() if value is not None}
         with wandb_errors():
             self.check_space()
             self.run.log(known, step=row["update"])
+            if self.sounded > before:
+                text = f"{self.sounded} of {len(ALARMS)} have sounded by update {row['update']}; {VOTES} are a collapse where alarms judge."
+                self.run.alert("An alarm of collapse", text, level="WARN")
 
     def finish(self, summary: Mapping[str, object]) -> None:
         """Log status, reason and collapse, and end the wandb run; only a completed run has exit code 0."""
-        said = {key: summary[key] for key in ("status", "reason", "collapsed", "collapse_update")}
+        said = {key: summary[key] for key in ("status", "reason", "collapsed", "collapse_update", "collapse_by") if key in summary}
         with wandb_errors():
             self.run.summary.update(said)
             self.run.finish(exit_code=0 if summary["status"] == "completed" else 1)

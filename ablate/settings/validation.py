@@ -276,5 +276,5 @@ def check_data(config: Config) -> None:
         raise UserError(
             "preferences.noise and preferences.margin label pairs of the world; human pairs come labelled: use preferences=default"
         )
-    if config.collapse.stop and config.gold.path is None:
-        raise UserError("collapse.stop needs a gold reward to tell a collapse by: set gold.path, or collapse.stop=false")
+    if config.collapse.by == "gold" and config.gold.path is None:
+        raise UserError("collapse.by=gold needs a gold reward, which human data has none of: set gold.path, or collapse.by=alarms")

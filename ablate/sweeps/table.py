@@ -33,6 +33,7 @@ class RunProgress:
     gold: float | None = None
     kl: float | None = None
     responses_per_second: float | None = None
+    alarms: int = 0  # that have sounded
 
 
 @dataclass
@@ -75,6 +76,7 @@ def read_progress(folder: Path) -> RunProgress:
         gold=latest.get("eval/gold"),
         kl=latest.get("monitor/kl_to_sft"),
         responses_per_second=latest.get("responses_per_second"),
+        alarms=int(latest.get("alarm/sounded", 0)),
     )
 
 
@@ -150,7 +152,9 @@ def heading(jobs: Sequence[Job]) -> str:
 
 
 def state_of(job: Job) -> str:
-    """The state of a job, and of one that collapsed where it did."""
+    """The state of a job; of a running one instead how many alarms have sounded, where any has, and of one that collapsed where it did."""
+    if job.state == "running" and job.progress.alarms:
+        return f"{job.progress.alarms} alarm{'s' * (job.progress.alarms > 1)}"
     if not job.collapsed:
         return job.state
     return "collapsed" if job.collapse_update is None else f"collapsed at {job.collapse_update}"
@@ -176,7 +180,10 @@ def table(jobs: Sequence[Job], left: float | None, height: int, elapsed: float =
         grid.add_column(name, justify="left" if name == "state" else "right", min_width=columns, no_wrap=True)
     for job in shown:
         progress = job.progress
-        state = Text(state_of(job), style="yellow" if job.collapsed else STYLES.get(job.state, "dim"))
+        state = Text(
+            state_of(job),
+            style="yellow" if job.collapsed or (job.state == "running" and job.progress.alarms) else STYLES.get(job.state, "dim"),
+        )
         grid.add_row(
             cut_middle(names[id(job)], room), str(job.config.seed), state, f"{progress.update}/{job.config.ppo.updates}",
             number(progress.gold), number(progress.kl, 1), number(progress.responses_per_second, 0),

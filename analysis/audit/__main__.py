@@ -16,15 +16,15 @@ from pathlib import Path
 
 from ablate.errors import UserError
 from ablate.system.commands import announce, command_errors, without_controls
-from analysis.audit.judge import Rule, judge
+from analysis.audit.judge import Rule, blind, judge, sounded
 
 SOURCES = ("trl", "verl", "openrlhf", "nemo_rl", "roll", "prime_rl", "csv")  # those of `analysis.audit.names`
 
 
-def main(arguments: Sequence[str] | None = None, first_alarm: Rule | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, rule: Rule = sounded) -> int:
     """The command. Returns 1 where an alarm fires in any run, else 0; a UserError is one sentence on stderr and exit status 1.
 
-    first_alarm: the rule of the alarms instead of that of `analysis.audit.judge`.
+    rule: of the alarms, instead of that of `analysis.audit.judge`.
     """
     options = parser().parse_args(arguments)
     with command_errors():
@@ -42,9 +42,10 @@ def main(arguments: Sequence[str] | None = None, first_alarm: Rule | None = None
         runs = {arm: [translate(log, TRAINERS[options.source]) for path in paths for log in read_logs(path)] for arm, paths in arms.items()}
         fired = False
         for run in (run for members in runs.values() for run in members):
-            alarm = judge(run.judged(), first_alarm)
+            alarm = judge(run.judged(), rule)
             fired = fired or alarm is not None
-            print(without_controls("\n".join([table(run), *([alarm] if alarm else []), ""])), flush=True)
+            said = alarm or blind(run.judged()) or "No alarm of collapse has sounded."
+            print(without_controls(f"{table(run)}\n{said}\n"), flush=True)
         if options.figure is not None:
             write_figure(runs, options.figure)
             print(f"wrote {options.figure}")

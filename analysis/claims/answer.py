@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ablate.errors import UserError
+from ablate.runs.alarms import ALARMS, VOTES
 from ablate.sweeps.study import load_study, study_names
 from ablate.sweeps.table import without_shared_parts
 from analysis.claims.judge import CANNOT_TELL, CONTRADICTED, SUPPORTED, scope
@@ -27,9 +28,9 @@ def question_of(study: str) -> str:
 
 
 def answer(verdicts: StudyVerdicts) -> list[str]:
-    """What the runs say, first how long they hold, then what they gain and at what KL, then how the paper's claims fare."""
+    """What the runs say: what judges them if not gold, how long they hold, what they gain and at what KL, and how claims fare."""
     arms = arm_answers(verdicts)
-    told = [_survival(verdicts, arms), _gain(arms), _claims([verdict.verdict for _, verdict in verdicts.claims])]
+    told = [_judge(verdicts), _survival(verdicts, arms), _gain(arms), _claims([verdict.verdict for _, verdict in verdicts.claims])]
     return [sentence for sentence in told if sentence]
 
 
@@ -63,13 +64,22 @@ def _direction(row, below: str, above: str) -> str:
     return "" if not row.p_holm < ALPHA else below if row.estimate < 0 else above
 
 
+def _judge(verdicts: StudyVerdicts) -> str:
+    """What tells a collapse, where it is not the gold reward in every run."""
+    alarms = (verdicts.outcomes["judged_by"] == "alarms").to_numpy()
+    if not alarms.any():
+        return ""
+    which = "" if alarms.all() else f" in {alarms.sum()} of {len(alarms)} runs"
+    return (f"Collapse is judged{which} by alarms on monitors, not by a gold reward: a run has collapsed where {VOTES} of {len(ALARMS)} "
+            "have sounded, which misses some collapses and calls some runs collapsed that gold would not.")  # fmt: skip
+
+
 def _survival(verdicts: StudyVerdicts, arms: pd.DataFrame) -> str:
     known = arms[arms["n"] > 0]
     if known.empty:
-        gold = verdicts.outcomes["gold"].notna().any()
         short = bool(verdicts.outcomes["too_short"].any())
-        return ("These runs are too short to collapse: nothing is said about it." if short and gold else
-                "Nothing is known about collapse yet: no run with a gold reward has ended." )  # fmt: skip
+        return ("These runs are too short to collapse: nothing is said about it." if short else
+                "Nothing is known about collapse yet: no run that can be judged has ended." )  # fmt: skip
     basis = levels(verdicts.outcomes.assign(one=1.0), "one", list(verdicts.outcomes["arm"].unique()[:1])).basis
     where = scope(basis)
     if (known["versus"] == "base").sum() == 0 or len(known) == 1:

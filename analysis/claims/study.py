@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ablate.errors import UserError
+from ablate.runs.alarms import PATIENCE
 from ablate.runs.numerics import PACKAGES, code_fingerprint
 from analysis.claims.judge import Claim, Verdict, find_arms, judge
 from analysis.claims.modern import MODERN_CLAIMS
@@ -200,10 +201,12 @@ def _remarks(runs: pd.DataFrame, curves: pd.DataFrame, table: pd.DataFrame) -> l
         )
     if short := int(table["too_short"].sum()):
         remarks.append(f"{short} of {len(runs)} runs are too short to collapse: a collapse takes `collapse.patience` evaluations after the "
-                       "first in a row, and they have fewer. They count as unknown, not as held: "
+                       f"first in a row (by alarms {PATIENCE} updates), and they have fewer. They count as unknown, not as held: "
                        "raise ppo.updates or lower evaluation.every.")  # fmt: skip
     if "eval/gold" not in curves or curves["eval/gold"].isna().all():
-        remarks.append("No run has a gold reward: nothing is said about collapse, only about monitors.")
+        judged = (table["judged_by"] == "alarms").any()
+        said = "nothing is said about what answers are worth" if judged else "nothing is said about collapse, only about monitors"
+        remarks.append(f"No run has a gold reward: {said}.")
     elif table["collapsed"].isna().all() and not short:
         remarks.append("No run has ended or collapsed yet.")
     if runs["git_commit"].nunique() > 1:

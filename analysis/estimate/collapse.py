@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from ablate.runs.alarms import PATIENCE, watched
 from analysis.estimate.stats import Interval, clustered_rate
 from analysis.estimate.units import levels
 
@@ -37,16 +38,17 @@ def evaluations(curves: pd.DataFrame) -> pd.DataFrame:
 
 def collapse_times(runs: pd.DataFrame, curves: pd.DataFrame, threshold: float | None = None,
                    patience: int | None = None) -> pd.DataFrame:  # fmt: skip
-    """One row per run: run, collapse_update (NaN if none), severity (the largest τ at which it still collapses), judged, too_short.
+    """One row per run: run, collapse_update (NaN if none), severity (the largest τ at which it still collapses), judged, too_short, by.
 
-    `threshold` and `patience` default to each run's own settings. `judged` is False where gold or SFT's moments are missing, and
-    where the run is `too_short`: with `patience` evaluations or fewer, the one before training among them, it cannot collapse.
-    Such a run has no verdict, which is not the same as having held.
+    `by` is 'gold', or 'alarms' for runs that have no gold reward or ask for it (`collapse.by`): of these `ablate.runs.alarms` judges the
+    monitors, at whatever threshold, and severity is NaN. `threshold` and `patience` default to each run's own settings. `judged` is
+    False where gold or SFT's moments are missing, and where the run is `too_short`: with `patience` evaluations or fewer, the one before
+    training among them, it cannot collapse. Such a run has no verdict, which is not the same as having held.
 
     Of runs with `evaluation.dense_until` only evaluations at multiples of `evaluation.every` count, and the first and the last: how
     densely gold was looked at decides no collapse.
     """
-    evaluated = evaluations(curves)
+    evaluated, by_alarms = evaluations(curves), alarm_times(runs, curves)
     golds = (evaluated["eval/gold"] if "eval/gold" in evaluated else pd.Series(np.nan, evaluated.index)).to_numpy(dtype=float)
     updates, rows = evaluated["update"].to_numpy(), []
     members = evaluated.groupby("run", observed=True, sort=False).indices
@@ -62,8 +64,10 @@ def collapse_times(runs: pd.DataFrame, curves: pd.DataFrame, threshold: float | 
             index = index[(at % every == 0) | (at == at[0]) | (at == last)] if len(at) else index
         gold = golds[index]
         known = bool(np.isfinite(gold).any() and np.isfinite(mean) and np.isfinite(deviation))
-        row = dict(run=run, collapse_update=np.nan, severity=np.nan, judged=known, too_short=False)
-        if known:
+        row = dict(run=run, collapse_update=np.nan, severity=np.nan, judged=known, too_short=False, by="gold")
+        if run in by_alarms:
+            row |= by_alarms[run]
+        elif known:
             windows = sustained_deficits(gold, mean, deviation, int(length))
             below = np.flatnonzero(windows > limit)
             row["severity"] = windows.max() if len(windows) else -np.inf
@@ -71,7 +75,36 @@ def collapse_times(runs: pd.DataFrame, curves: pd.DataFrame, threshold: float | 
             row["too_short"] = len(below) == 0 and len(index) <= length
             row["judged"] = not row["too_short"]
         rows.append(row)
-    return pd.DataFrame(rows, columns=["run", "collapse_update", "severity", "judged", "too_short"])
+    return pd.DataFrame(rows, columns=["run", "collapse_update", "severity", "judged", "too_short", "by"])
+
+
+def alarm_times(runs: pd.DataFrame, curves: pd.DataFrame) -> dict[str, dict]:
+    """Run → its collapse_update, judged, too_short and by, for runs that alarms judge.
+
+    These are runs on human data without `gold.path`, and those that ask for it by `collapse.by`.
+
+    The first row with monitors is SFT's own; a fork, which begins with another policy, has SFT's monitors in its summary.
+    """
+    without = (_text(runs, "data.source", "world") != "world") & (_text(runs, "gold.path", "") == "")
+    asked = _text(runs, "collapse.by", "")
+    chosen = runs[(asked == "alarms") | ((asked == "") & without)]
+    monitors = [name for name in curves if name.startswith("monitor/")]
+    members = curves.groupby("run", observed=True, sort=False).indices if len(chosen) else {}
+    found = {}
+    for run in chosen.to_dict("records"):
+        rows = curves.iloc[members.get(run["run"], [])]
+        rows = rows[rows[monitors].notna().any(axis=1)]
+        own = {name.removeprefix("sft/"): value for name, value in run.items() if name.startswith("sft/monitor/") and pd.notna(value)}
+        watch = watched(rows[["update", *monitors]].to_dict("records"), own if run.get("fork") else None)
+        update = np.nan if watch.collapse_update is None else watch.collapse_update
+        short = watch.collapsed is None and watch.updates <= PATIENCE
+        found[run["run"]] = dict(collapse_update=update, judged=watch.collapsed is not None, too_short=short, by="alarms")
+    return found
+
+
+def _text(runs: pd.DataFrame, column: str, default: str) -> np.ndarray:
+    """A text of each run; `default` where it has none."""
+    return (runs[column].fillna(default) if column in runs else pd.Series(default, runs.index)).astype(str).to_numpy()
 
 
 def _own(runs: pd.DataFrame, column: str, default: float) -> np.ndarray:
@@ -85,10 +118,12 @@ def threshold_curve(runs: pd.DataFrame, curves: pd.DataFrame, thresholds: np.nda
                     patience: int | None = None) -> pd.DataFrame:  # fmt: skip
     """Collapse rate of every arm as a function of the threshold: arm, threshold, collapses, n, rate, low, high.
 
-    Only runs that ended by themselves count, as in `outcomes`; the interval is `clustered_rate`'s.
+    Only runs that ended by themselves count, as in `outcomes`, and none that alarms judge; the interval is `clustered_rate`'s.
     """
     table = collapse_times(runs, curves, patience=patience).merge(runs[[*_WHO, "status"]], on="run")
-    table = table[(table["judged"] | (table["status"] == "diverged")) & table["status"].isin(["completed", "diverged"])]
+    table = table[
+        (table["by"] == "gold") & (table["judged"] | (table["status"] == "diverged")) & table["status"].isin(["completed", "diverged"])
+    ]
     rows = []
     for arm, part in table.groupby("arm", sort=True, observed=True):
         for threshold in thresholds:

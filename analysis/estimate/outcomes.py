@@ -26,13 +26,13 @@ def outcomes(runs: pd.DataFrame, curves: pd.DataFrame, *, threshold: float | Non
     """One row per run.
 
     Columns: run, study, arm, reward_model, seed, status; event, time (for survival) in time_unit, end_update (the same in updates);
-    collapsed (1, 0, NaN unknown) and too_short (it could not have collapsed); stable_updates = min(time, horizon), NaN if not
-    known up to the study's horizon, the shortest planned length; gold, proxy, win (ties half), kl, length, perplexity at the last
-    evaluation (NaN unless ended); gold_gain, proxy_gain over SFT; win_margin_helpful, win_margin_harmful: wins − losses against
-    SFT on such prompts; lm_loss, choice_accuracy at the last evaluation and lm_loss_gain, choice_accuracy_gain over SFT, absent
-    where no run has measured them; sft_gold_sd, the unit of gold; gold_at_kl, gold_at_proxy, win_at_kl, win_at_proxy where an
-    ended run first reaches matched_kl or matched_proxy, if it was measured near there (`at_matched`); rm_accuracy of the run's
-    reward model on held-out pairs.
+    collapsed (1, 0, NaN unknown), judged_by ('gold' or 'alarms') and too_short (it could not have collapsed); stable_updates =
+    min(time, horizon), NaN if not known up to the study's horizon, the shortest planned length; gold, proxy, win (ties half), kl,
+    length, perplexity at the last evaluation (NaN unless ended); gold_gain, proxy_gain over SFT; win_margin_helpful,
+    win_margin_harmful: wins − losses against SFT on such prompts; lm_loss, choice_accuracy at the last evaluation and lm_loss_gain,
+    choice_accuracy_gain over SFT, absent where no run has measured them; sft_gold_sd, the unit of gold; gold_at_kl, gold_at_proxy,
+    win_at_kl, win_at_proxy where an ended run first reaches matched_kl or matched_proxy, if it was measured near there (`at_matched`);
+    rm_accuracy of the run's reward model on held-out pairs.
 
     time_unit is "updates", or "responses" (update × `ppo.batch_size`) in a study whose arms differ in responses per update.
     """
@@ -44,6 +44,7 @@ def outcomes(runs: pd.DataFrame, curves: pd.DataFrame, *, threshold: float | Non
         at_evaluations = at_evaluations.assign(**{"eval/sqrt_kl": np.sqrt(at_evaluations["eval/kl_to_sft"].clip(lower=0))})
     diverged, last = table["status"].to_numpy() == "diverged", runs["last_update"].to_numpy(dtype=float)
     collapse, judged = times["collapse_update"].to_numpy(), times["judged"].to_numpy()
+    table["judged_by"] = times["by"].to_numpy()
     ended = table["status"].isin(ENDED).to_numpy()
     length, table["time_unit"] = _length_of_updates(runs)
     table["event"], table["too_short"] = np.isfinite(collapse) | diverged, times["too_short"].to_numpy() & ~diverged

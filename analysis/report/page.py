@@ -17,6 +17,7 @@ from typing import Any
 
 import jinja2
 
+from ablate.runs.alarms import ALARMS
 from analysis.estimate.units import MIN_SEEDS
 from analysis.report import sentences, tables
 
@@ -94,6 +95,11 @@ def _facts(data: dict[str, Any], built: str) -> str:
 
 
 def _rule(data: dict[str, Any]) -> str:
+    by_alarms = f"the update in which the second of {len(ALARMS)} alarms on monitors has sounded"
+    if data["facts"]["alarms"] == data["facts"]["runs"]:
+        return by_alarms
+    if data["facts"]["alarms"]:
+        return f"{by_alarms} in {data['facts']['alarms']} runs, and in the others by gold"
     if data["facts"]["rule"] is None:
         return "each run's own threshold and patience, which differ here"
     threshold, patience = data["facts"]["rule"]

@@ -14,9 +14,9 @@ import pytest
 from ablate.errors import UserError
 from ablate.runs.metrics import BY_NAME
 from analysis.audit.__main__ import SOURCES, main
-from analysis.audit.judge import judge
+from analysis.audit.judge import blind, judge
 from analysis.audit.names import TRAINERS, name_tables
-from analysis.audit.read import read_logs
+from analysis.audit.read import Log, read_logs
 from analysis.audit.show import trend
 from analysis.audit.translate import Run, translate
 from analysis.load.frames import load
@@ -362,21 +362,39 @@ def test_a_trend_is_the_rank_correlation_with_the_update():
 
 def early(rows):
     """A rule for the tests: KL to SFT above 0.5 nats per response."""
-    return next((("monitor/kl_to_sft", int(row["update"])) for row in rows if row.get("monitor/kl_to_sft", 0) > 0.5), None)
+    found = [int(row["update"]) for row in rows if row.get("monitor/kl_to_sft", 0) > 0.5]
+    return {"kl": found[0]} if found else {}
 
 
-def test_an_alarm_is_a_sentence_and_none_is_none():
+def test_alarms_are_a_sentence_and_none_is_none():
     rows = [{"update": 1, "monitor/kl_to_sft": 0.1}, {"update": 2, "monitor/kl_to_sft": 0.6}]
-    assert judge(rows, early) == "Alarm: monitor/kl_to_sft at update 2."
+    assert judge(rows, early) == "Alarms: kl at update 2; 1 of 5, of which 2 are a collapse."
     assert judge(rows[:1], early) is None
+    assert judge(rows, lambda rows: {"kl": 9, "entropy": 4}) == "Alarms: entropy at update 4, kl at update 9; 2 of 5, which is a collapse."
+
+
+def test_the_rule_is_that_of_the_runs_of_this_project():
+    """TRL's log of a policy whose entropy falls from 2 to 0.1 nats at update 4 and whose KL per token rises to 5 there."""
+    far = [{"step": step, "kl": 5.0 if step > 3 else 0.0, "entropy": 0.1 if step > 3 else 2.0} for step in range(1, 10)]
+    run = translate(Log("log", far), TRAINERS["trl"])
+    assert judge(run.judged()) == "Alarms: kl at update 8, entropy at update 8; 2 of 5, which is a collapse."
+    assert blind(run.judged()) is None
+
+
+def test_a_log_in_which_no_alarm_can_sound_says_why(capsys):
+    assert blind([{"update": update, "monitor/entropy": 1.0} for update in range(9)]) == (
+        "Of the 5 alarms this log has the monitors of entropy alone: a verdict takes 2."
+    )
+    assert blind([{"update": update} for update in range(9)]) == "Of the 5 alarms this log has the monitors of none: a verdict takes 2."
+    assert blind([{"update": 1, "monitor/entropy": 1.0}]) == "Too short for an alarm, which takes 5 updates after the first."
 
 
 def test_the_command_ends_with_1_where_an_alarm_fires(capsys):
     """The KL of the GRPO log is above 0.5 at its last update; that of the PPO log stays above from update 2 on."""
-    assert main([str(HERE / "trl_grpo.json"), "--from", "trl"], lambda rows: None) == 0
+    assert main([str(HERE / "trl_grpo.json"), "--from", "trl"], lambda rows: {}) == 0
     assert main([str(HERE / "trl_grpo.json"), "--from", "trl"], early) == 1
     printed = capsys.readouterr().out
-    assert "Alarm: monitor/kl_to_sft at update " in printed
+    assert "Alarms: kl at update " in printed
     assert "monitor/kl_to_sft ~" in printed
 
 
@@ -384,7 +402,7 @@ def test_alarms_read_only_what_lies_where_ours_does():
     """NeMo RL sums its KL over the gradient steps of an update, and TRL's clip fraction leaves tokens out."""
     given = []
     run = translate(read_logs(HERE / "trl_grpo.json")[0], TRAINERS["trl"])
-    judge(run.judged(), lambda rows: given.extend(rows))
+    judge(run.judged(), lambda rows: given.extend(rows) or {})
     assert set(given[0]) == {"update", "reward/proxy_mean", "monitor/kl_per_token", "monitor/kl_to_sft", "monitor/entropy",
                              "monitor/response_length", "monitor/truncated", "ppo/actor_grad_norm"}  # fmt: skip
 

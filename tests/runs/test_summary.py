@@ -18,7 +18,7 @@ from ablate.sweeps.reuse import copy_run
 
 HINTS = get_type_hints(RunSummary)
 OPTIONAL = {name for name, hint in get_type_hints(RunSummary, include_extras=True).items() if get_origin(hint) is NotRequired}
-TRAINED = {"updates", "wall_seconds", "responses_per_second", "final", "sft"}
+TRAINED = {"updates", "wall_seconds", "responses_per_second", "collapse_by", "alarms", "final", "sft"}
 
 
 def fits(value: object, kind: object) -> bool:

@@ -67,7 +67,7 @@ REFUSALS = {
     "half of the world's pairs": ({"preferences.half": "first"}, r"preferences.half divides human pairs"),
     "human data without a path": ({"data.source": "hh_rlhf"}, r"data.source=hh_rlhf needs its file, folder or name: set data.path"),
     "label noise on human pairs": ({**HUMAN, "preferences.noise": 1.0}, r"human pairs come labelled: use preferences=default"),
-    "stopping at a collapse that nothing judges": ({**HUMAN, "collapse.stop": True}, r"collapse.stop needs a gold reward .* set gold.path"),
+    "a verdict on gold without gold": ({**HUMAN, "collapse.by": "gold"}, r"collapse.by=gold needs a gold reward.* set gold.path, or"),
     "an adapter's amount without adapters": ({"model.lora_alpha": 8.0}, "model.lora_alpha and model.lora_targets .* set model.lora_rank"),
     "an adapter nowhere": ({"model.lora_rank": 8, "model.lora_targets": []}, "model.lora_targets is empty"),
     "an adapter over another policy": ({"model.lora_rank": 8, "ppo.policy_init": "pretrained"}, "set ppo.policy_init=sft or"),

@@ -62,6 +62,7 @@ ALLOWED = {
     "analysis.reference": FIGURES | {"analysis.markdown", "analysis.reference"},
     "analysis.notebooks": REPORT | {"analysis.notebooks"},
     "analysis.verdicts": CLAIMS | {"analysis.markdown", "analysis.verdicts"},
+    "analysis.alarms": ESTIMATE | {"analysis.alarms", "analysis.markdown"},
     "analysis.audit": FIGURES | {"analysis.audit"},
     "analysis.dashboard": ESTIMATE | {"analysis.dashboard"},
     "analysis.kl_gradients": FIGURES | {"analysis.kl_gradients"},

@@ -24,7 +24,7 @@ print(*sorted({"torch", "transformers", "pandas", "matplotlib"} & sys.modules.ke
 
 
 ABLATE = ("export", "gradients", "judge", "memory", "mirror", "run", "settings", "stages", "sweeps", "tune")
-ANALYSIS = ("audit", "figures", "notebooks", "report", "verdicts")
+ANALYSIS = ("alarms", "audit", "figures", "notebooks", "report", "verdicts")
 COMMANDS = [*(f"ablate.{name}" for name in ABLATE), *(f"analysis.{name}" for name in ANALYSIS)]
 
 
@@ -50,6 +50,7 @@ runpy.run_module(command, run_name="__main__")
 """
 SAID = {
     "analysis.verdicts": (["."], "reading the runs below ."),
+    "analysis.alarms": (["."], "reading the runs below ."),
     "analysis.report": (["."], "reading the runs below ."),
     "analysis.figures": (["fig07", "."], "reading the runs below ."),
     "analysis.notebooks": (["01_collapse"], "executing 01_collapse.ipynb, 1 of 1"),

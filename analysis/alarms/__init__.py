@@ -1,0 +1,1 @@
+"""Thresholds of the alarms that judge runs without a gold reward."""

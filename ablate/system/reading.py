@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, cast, get_args, get_origin
 
 import yaml
 
@@ -136,10 +137,11 @@ def check_nodes(node: yaml.Node) -> None:
 
 
 def fits(value: object, kind: Any) -> bool:
-    """Whether a value of JSON or YAML is of a type as annotations write it. A whole number is a number; true and false are neither.
+    """Whether a value of JSON or YAML is of a type as annotations write it. A whole number is a number, if a float can
+    hold it; true and false are neither.
 
-    >>> fits(1, float), fits(True, int), fits({"a": None}, dict[str, float | None]), fits([1], list[str])
-    (True, False, True, False)
+    >>> fits(1, float), fits(10**400, float), fits(True, int), fits({"a": None}, dict[str, float | None]), fits([1], list[str])
+    (True, False, False, True, False)
     """
     origin, parts = get_origin(kind), get_args(kind)
     if kind is Any:
@@ -155,5 +157,5 @@ def fits(value: object, kind: Any) -> bool:
     if kind in (None, NoneType):
         return value is None
     if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, float) or (fits(value, int) and abs(cast(int, value)) <= sys.float_info.max)
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))

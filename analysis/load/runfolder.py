@@ -304,11 +304,11 @@ def _parse_lines(data: bytes, name: str, notes: list[str]) -> list[Any]:
     return rows
 
 
-# What a row of these files may hold; without the first it is no row, nor with another type.
+# What a row of these files holds; without what may not be null it is no row, nor with another type.
 COLUMNS: dict[str, dict[str, Any]] = {
-    "scores.jsonl": {"update": int, "prompt": int, "kind": str | None, "proxy": float | None, "gold": float | None, "length": float},
+    "scores.jsonl": {"update": int, "prompt": int, "kind": str | None, "proxy": float | None, "gold": float | None, "length": float | None},
     "samples.jsonl": {"update": int, "prompt": str, "kind": str | None, "response": str, "proxy": float | None, "gold": float | None,
-                      "length": float},
+                      "length": float | None},
     "training.jsonl": {"step": int, "loss": float | None, "accuracy": float | None, "held_out_accuracy": float | None},
 }  # fmt: skip
 
@@ -319,7 +319,7 @@ def iter_jsonl(path: Path, stop_after_update: int | None = None) -> Iterator[dic
     It stops at the first row whose update exceeds `stop_after_update`.
     """
     columns = COLUMNS.get(path.name, {"update": int})
-    key = next(iter(columns))
+    needed = {name for name, kind in columns.items() if not fits(None, kind)}
     try:
         check_plain(os.stat(path), MOST_ROW_BYTES)
         lines = open(path, "rb")
@@ -327,7 +327,9 @@ def iter_jsonl(path: Path, stop_after_update: int | None = None) -> Iterator[dic
         return
     with lines:
         for row in readable_rows(lines):
-            if not isinstance(row, dict) or key not in row or any(name in row and not fits(row[name], columns[name]) for name in columns):
+            if not isinstance(row, dict) or not needed <= row.keys():
+                continue
+            if any(name in row and not fits(row[name], kind) for name, kind in columns.items()):
                 continue
             if stop_after_update is not None and row["update"] > stop_after_update:
                 return

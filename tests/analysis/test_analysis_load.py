@@ -10,7 +10,7 @@ from simulate import SFT_GOLD, SFT_SD, Arm, write_run, write_study
 
 from ablate.errors import UserError
 from analysis.load.frames import IDENTITY, load, load_reward_models, load_rows
-from analysis.load.runfolder import NotARun, find_run_folders, flatten, read_config, read_metrics
+from analysis.load.runfolder import NotARun, find_run_folders, flatten, iter_jsonl, read_config, read_metrics
 
 GENERATOR_SEED = 3
 
@@ -191,3 +191,14 @@ def test_the_cache_without_pyarrow_says_what_to_install(study):
             load(study, cache=True)
     else:
         assert load(study, cache=True).left_out.empty
+
+
+@pytest.mark.parametrize(("change", "whole"), [
+    ({}, True), ({"gold": None}, True), ({"gold": 10**400}, False), ({"length": 10**400}, False), ({"prompt": None}, False),
+    ({"prompt": ...}, False), ({"response": ...}, False), ({"length": ...}, True), ({"gold": ...}, True), ({"update": 1.5}, False),
+])  # fmt: skip
+def test_a_sample_without_what_is_shown_of_it_or_with_a_number_that_no_float_holds_is_none(tmp_path, change, whole):
+    row = {"update": 5, "prompt": "p", "kind": "helpful", "response": "r", "proxy": 0.5, "gold": 1.0, "length": 3} | change
+    row = {name: value for name, value in row.items() if value is not ...}
+    (tmp_path / "samples.jsonl").write_text(json.dumps(row) + "\n")
+    assert list(iter_jsonl(tmp_path / "samples.jsonl")) == ([row] if whole else [])

@@ -11,9 +11,12 @@ NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 # What a model needs and nothing that could run: safetensors weights, configs, tokenizers.
 FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "vocab.txt", "merges.txt"]
 
+# Models brought in under their names on the hub, below the working directory: results/models/OWNER/NAME.
+IMPORTED = Path("results") / "models"
+
 
 def resolve(path: str, setting: str) -> Path:
-    """The folder that `setting=path` names: itself, or a hub model's snapshot from the local cache, else downloaded.
+    """The folder that `setting=path` names: itself, or a hub model's below IMPORTED or in the local cache, else downloaded.
 
     Raises UserError where it does not exist and cannot be downloaded.
     """
@@ -35,7 +38,10 @@ def resolve(path: str, setting: str) -> Path:
 
 
 def local_folder(path: str) -> Path | None:
-    """The folder that a path or a hub model's name means, without a download: itself, or the snapshot in the local cache; else None."""
+    """The folder that a path or a hub model's name means, without a download, or None.
+
+    It is the path itself, else the folder of that name below IMPORTED, else the snapshot in the local cache.
+    """
     try:
         if Path(path).exists():
             return Path(path)
@@ -43,6 +49,8 @@ def local_folder(path: str) -> Path | None:
         return None
     if not NAME.fullmatch(path):
         return None
+    if (IMPORTED / path / "config.json").is_file():
+        return IMPORTED / path
     from huggingface_hub import snapshot_download
 
     try:

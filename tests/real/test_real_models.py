@@ -314,3 +314,16 @@ def test_a_hub_name_is_found_in_the_local_cache_and_otherwise_refused_in_one_sen
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match=r"sft.path=/no/such does not exist"):
         hub.resolve("/no/such", "sft.path")
+
+
+def test_a_hub_name_means_the_folder_of_that_name_below_results_models_before_anything_on_the_hub(family_folders, tmp_path, monkeypatch):
+    def asked(*_, **__):
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", asked)
+    shutil.copytree(family_folders["gpt2"], "results/models/some/gpt2")
+    assert hub.resolve("some/gpt2", "model.path") == Path("results/models/some/gpt2")
+    (tmp_path / "results/models/some/empty").mkdir()
+    with pytest.raises(AssertionError, match="the hub was asked"):
+        hub.resolve("some/empty", "model.path")

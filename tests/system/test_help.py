@@ -25,7 +25,7 @@ print(*sorted({"torch", "transformers", "pandas", "matplotlib"} & sys.modules.ke
 
 ABLATE = ("export", "gradients", "import_gguf", "judge", "memory", "mirror", "run", "settings", "stages", "sweeps", "tune")
 ANALYSIS = ("alarms", "audit", "figures", "notebooks", "report", "verdicts")
-COMMANDS = [*(f"ablate.{name}" for name in ABLATE), *(f"analysis.{name}" for name in ANALYSIS)]
+COMMANDS = [*(f"ablate.{name}" for name in ABLATE), *(f"analysis.{name}" for name in ANALYSIS), "ablate.import_gguf.smollm2"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

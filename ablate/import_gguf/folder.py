@@ -124,7 +124,9 @@ def set_words(tokenizer: PreTrainedTokenizerBase, header: Header, file: Path) ->
     """Let a byte-level tokenizer cut texts into words as the model's own does; a sentence where nobody knows how that is."""
     words = header.metadata.get("tokenizer.ggml.pre", "gpt-2")
     backend = tokenizer.backend_tokenizer
-    if header.metadata.get("tokenizer.ggml.model") != "gpt2" or not isinstance(backend.pre_tokenizer, pre_tokenizers.ByteLevel):
+    if header.metadata.get("tokenizer.ggml.model") != "gpt2" or backend is None:
+        return []
+    if not isinstance(backend.pre_tokenizer, pre_tokenizers.ByteLevel):
         return []
     if words in SINGLE_DIGITS:
         digits, byte_level = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)

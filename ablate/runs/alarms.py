@@ -95,13 +95,13 @@ def log(value: float) -> float:
 
 
 ALARMS = (
-    Alarm("kl", "KL over SFT's entropy", "KL to SFT per token / entropy of SFT per token", kl, 1.2, True),
-    Alarm("nll_under_sft", "NLL under SFT", "NLL of the answers under SFT / NLL of SFT's own answers", nll_under_sft, 1.7, True),
-    Alarm("entropy", "entropy over SFT's", "entropy per token / that of SFT", entropy, 0.3, False),
-    Alarm("distinct", "distinct bigrams over SFT's", "different bigrams within an answer / those of SFT", distinct, 0.77, False),
+    Alarm("kl", "KL over SFT's entropy", "KL to SFT per token / entropy of SFT per token", kl, 0.65, True),
+    Alarm("nll_under_sft", "NLL under SFT", "NLL of the answers under SFT / NLL of SFT's own answers", nll_under_sft, 1.22, True),
+    Alarm("entropy", "entropy over SFT's", "entropy per token / that of SFT", entropy, 0.39, False),
+    Alarm("distinct", "distinct bigrams over SFT's", "different bigrams within an answer / those of SFT", distinct, 0.80, False),
     Alarm(
         "distinct_across", "distinct bigrams, whole batch, over SFT's", "different bigrams of all answers / those of SFT",
-        distinct_across, 0.5, False,
+        distinct_across, 0.33, False,
     ),
 )  # fmt: skip
 

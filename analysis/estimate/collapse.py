@@ -104,7 +104,8 @@ def alarm_times(runs: pd.DataFrame, curves: pd.DataFrame) -> dict[str, dict]:
 
 def _text(runs: pd.DataFrame, column: str, default: str) -> np.ndarray:
     """A text of each run; `default` where it has none."""
-    return (runs[column].fillna(default) if column in runs else pd.Series(default, runs.index)).astype(str).to_numpy()
+    values = runs[column].astype(object) if column in runs else pd.Series(default, runs.index, dtype=object)
+    return values.where(values.notna(), default).astype(str).to_numpy()
 
 
 def _own(runs: pd.DataFrame, column: str, default: float) -> np.ndarray:

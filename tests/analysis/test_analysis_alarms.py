@@ -137,3 +137,8 @@ def test_the_command_prints_its_table_and_refuses_runs_that_share_a_reward_model
     monkeypatch.setattr(learn, "courses", lambda folders: runs[::4])
     with pytest.raises(SystemExit, match="share one reward model"):
         main(["x"])
+
+
+def test_a_column_of_settings_with_a_number_or_nothing_in_it_is_read_as_text():
+    runs, curves = frames(4, 0)
+    assert collapse_times(runs.assign(**{"gold.path": np.nan, "collapse.by": [np.nan, 3.0]}), curves)["by"].tolist() == ["alarms", "gold"]

@@ -121,7 +121,8 @@ def setup(runs: pd.DataFrame, study: str) -> dict[str, str]:
     seeds = sorted(runs["seed"].unique())
     which = f"'seed=range({len(seeds)})'" if seeds == list(range(len(seeds))) else f"seed={','.join(map(str, seeds))}"
     models = sorted(runs["pipeline_seed"].dropna().astype(int).unique()) if "pipeline_seed" in runs else []
-    drawn = f" pipeline_seed={','.join(map(str, models))}" if len(models) > 1 else ""
+    crossed = len(models) > 1 and bool((runs["pipeline_seed"] != runs["seed"]).any())  # else the study itself gives each seed its own
+    drawn = f" pipeline_seed={','.join(map(str, models))}" if crossed else ""
     command = f"python -m ablate.run -m sweep={study}{drawn} {which}" if study in study_names() else ""
     return {"model": one("model.path") or size, "data": data, "amount": " × ".join(amount), "accuracy": told, "command": command}
 

@@ -24,7 +24,7 @@ from analysis.figures.style import PALETTE, arm_colours, arm_order
 from analysis.load.frames import load
 from analysis.report import curves, texts
 from analysis.report.__main__ import main
-from analysis.report.data import arms_at_start, gold_lines, on_dark, report_data
+from analysis.report.data import arms_at_start, gold_lines, on_dark, report_data, setup
 from analysis.report.page import page
 from analysis.report.watch import marks, watch, write_page
 
@@ -419,3 +419,12 @@ def test_a_hundred_runs_are_a_page_in_twenty_seconds_and_eight_megabytes(tmp_pat
     started = time.process_time()
     text = page_of(folder)
     assert time.process_time() - started < 20 and len(text.encode()) < 8e6
+
+
+@pytest.mark.parametrize(("seeds", "models", "told"), [
+    ([0, 1], [0, 0], "sweep=vanilla 'seed=range(2)'"), ([0, 1], [0, 1], "sweep=vanilla 'seed=range(2)'"),
+    ([0, 0], [0, 7], "sweep=vanilla pipeline_seed=0,7 'seed=range(1)'"), ([2, 5], [0, 0], "sweep=vanilla seed=2,5"),
+])  # fmt: skip
+def test_the_command_of_the_head_draws_reward_models_only_where_the_study_does_not_itself(seeds, models, told):
+    runs = pd.DataFrame({"seed": seeds, "pipeline_seed": models})
+    assert setup(runs, "vanilla")["command"] == f"python -m ablate.run -m {told}"

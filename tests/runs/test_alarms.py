@@ -5,6 +5,7 @@ import signal
 from dataclasses import asdict, replace
 
 import pytest
+import wandb
 from processes import run
 
 from ablate.config import CollapseConfig
@@ -116,3 +117,14 @@ def test_alarms_judge_and_stop_a_run_where_they_are_asked_to(tiny_config, sensit
     summary = execute(config)
     assert (summary["collapse_by"], summary["collapsed"], summary["collapse_update"]) == ("alarms", True, 6)
     assert (summary["updates"], summary["reason"]) == ((6, "stopped at collapse") if stop else (8, ""))
+
+
+def test_wandb_gets_an_alert_at_every_alarm_and_the_console_its_number(tiny_config, sensitive, capsys, monkeypatch):
+    monkeypatch.delenv("WANDB_SERVICE", raising=False)
+    told = []
+    monkeypatch.setattr(wandb.Run, "alert", lambda self, title, text, level: told.append((title, text, level)))
+    execute(tiny_config("ppo.updates=7", "ppo.learning_rate=1e-2", "tracker=wandb", "evaluation.every=7"))
+    sentence = "{} of 5 have sounded by update {}; 2 are a collapse where alarms judge."
+    assert told == [("An alarm of collapse", sentence.format(*pair), "WARN") for pair in ((1, 5), (2, 6))]
+    printed = capsys.readouterr().out
+    assert "update 5:  alarms 1/5\nupdate 6:  alarms 2/5\nupdate 7: " in printed and printed.rstrip().endswith("alarms 2/5")

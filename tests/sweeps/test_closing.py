@@ -11,7 +11,18 @@ from rich.console import Console
 from ablate.config import Config, PPOConfig
 from ablate.runs.console import run_progress
 from ablate.sweeps.summary import sweep_summary
-from ablate.sweeps.table import Job, RunProgress, last_rows, number, read_progress, seconds_left, table, totals, without_shared_parts
+from ablate.sweeps.table import (
+    Job,
+    RunProgress,
+    last_rows,
+    number,
+    read_progress,
+    seconds_left,
+    state_of,
+    table,
+    totals,
+    without_shared_parts,
+)
 
 FINAL = {
     "eval/gold": 1.234, "eval/win": 0.5, "eval/tie": 0.25, "eval/proxy": 0.5, "eval/kl_to_sft": 2.04, "eval/perplexity": 2.125,
@@ -182,6 +193,18 @@ def test_a_long_name_is_cut_in_its_middle_and_leaves_every_other_column_whole(tm
     header, *rows = shown(jobs, width)[1:4]
     assert header.split() == ["arm", "seed", "state", "update", "gold", "KL", "resp/s", "time"] and max(map(len, rows)) <= width
     assert [row.split()[0][-2:] for row in rows] == ["=1", "=2"] and ("…" in rows[0]) == (width == 80)
+
+
+@pytest.mark.parametrize(("state", "alarms", "told"), [
+    ("running", 0, "running"), ("running", 1, "1 alarm"), ("running", 2, "2 alarms"), ("completed", 2, "completed"),
+])  # fmt: skip
+def test_a_running_job_says_how_many_alarms_have_sounded(tmp_path, state, alarms, told):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text(json.dumps({"update": 3, "alarm/sounded": alarms}) + "\n")
+    one = job(tmp_path, state, 3)
+    one.progress = read_progress(folder)
+    assert state_of(one) == told and told in shown([one], 80)[2]
 
 
 def test_widths_stay_while_states_change(tmp_path):

@@ -48,7 +48,7 @@ def identity(config: Config) -> dict:
     if not config.model.lora_rank:
         for name in LORA:
             del tree["model"][name]
-    for name in ("ppo", "sampling", "evaluation", "preferences", "reward_model", "bugs"):
+    for name in ("ppo", "sampling", "evaluation", "preferences", "reward_model", "collapse", "bugs"):
         for f in fields(getattr(config, name)):
             if f.metadata["later"] and tree[name][f.name] == f.default:
                 del tree[name][f.name]

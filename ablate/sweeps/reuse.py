@@ -67,7 +67,7 @@ def finished_runs(results: Path) -> tuple[dict[str, list[Path]], list[str]]:
             summary = read_summary(path.parent)
             if summary is None or summary["status"] not in FINISHED or summary.get("versions") != here or "config_hash" not in summary:
                 continue
-            if summary.get("numerics", UNKNOWN)["code"] != code_fingerprint():
+            if summary.get("numerics", UNKNOWN).get("code") != code_fingerprint():
                 continue
             for name in STREAMS:
                 check_plain(os.stat(path.parent / name))

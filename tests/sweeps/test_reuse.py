@@ -68,7 +68,7 @@ def test_a_run_that_was_taken_over_names_where_it_was_computed_when_it_is_taken_
 
 
 @pytest.mark.parametrize("change", [{"status": "failed"}, {"status": "interrupted"}, {"versions": {"torch": "1.0"}},
-                                    {"numerics": OTHER_CODE}, {"numerics": UNKNOWN}])  # fmt: skip
+                                    {"numerics": OTHER_CODE}, {"numerics": UNKNOWN}, {"numerics": {}}])  # fmt: skip
 def test_only_a_finished_run_of_the_same_versions_and_code_is_taken_over(tmp_path, change):
     edit(finished(config(tmp_path, "a", "x")), **change)
     wanted = config(tmp_path, "b", "x")

@@ -10,13 +10,12 @@ and a string is its length, u64, and UTF-8. The weights begin at the next multip
 
 from __future__ import annotations
 
-import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from ablate.system.reading import check_plain
+from ablate.system.reading import plain_file
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)  # the first counted in 32 bits
@@ -48,16 +47,8 @@ class Header:
 
 def read_header(path: Path) -> Header:
     """The header of a GGUF file. Raises FileNotFoundError, and ValueError with a short reason for what is none."""
-    try:
-        check_plain(os.stat(path))
-        with open(path, "rb") as file:
-            return header_from(file)
-    except NotADirectoryError as error:
-        raise FileNotFoundError(*error.args) from error
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise ValueError(error.strerror) from error
+    with plain_file(path) as file:
+        return header_from(file)
 
 
 def header_from(file: BinaryIO) -> Header:

@@ -112,13 +112,12 @@ class AlarmWatch:
 
     sft: the monitors of SFT that the others are compared with; those of the first row where none are given, since the answers of the
     first update are SFT's own. beyond: updates in a row that each alarm is beyond its threshold. sounded: alarm → the update in which
-    it sounded first, the last of `PATIENCE`. collapse_update: the update in which the alarm number `VOTES` sounded.
+    it sounded first, the last of `PATIENCE`. updates: rows with monitors so far.
     """
 
     sft: dict[str, float] = field(default_factory=dict)
     beyond: dict[str, int] = field(default_factory=dict)
     sounded: dict[str, int] = field(default_factory=dict)
-    collapse_update: int | None = None
     updates: int = 0
 
     def update(self, row: Monitors) -> dict[str, float]:
@@ -133,9 +132,12 @@ class AlarmWatch:
             self.beyond[alarm.name] = self.beyond.get(alarm.name, 0) + 1 if alarm.beyond(values[alarm.name]) else 0
             if self.beyond[alarm.name] >= PATIENCE:
                 self.sounded.setdefault(alarm.name, int(row["update"] or 0))
-        if self.collapse_update is None and len(self.sounded) >= VOTES:
-            self.collapse_update = sorted(self.sounded.values())[VOTES - 1]
         return {f"alarm/{name}": value for name, value in values.items() if math.isfinite(value)} | {"alarm/sounded": len(self.sounded)}
+
+    @property
+    def collapse_update(self) -> int | None:
+        """The update in which the alarm number `VOTES` sounded."""
+        return sorted(self.sounded.values())[VOTES - 1] if len(self.sounded) >= VOTES else None
 
     @property
     def collapsed(self) -> bool | None:

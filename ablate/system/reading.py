@@ -11,9 +11,10 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, cast, get_args, get_origin
+from typing import Any, BinaryIO, Literal, Union, cast, get_args, get_origin
 
 import yaml
 
@@ -32,21 +33,31 @@ def plain_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
 
     Raises FileNotFoundError, and ValueError.
     """
+    with plain_file(path, most) as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"larger than {most >> 20} MiB")
+    return data
+
+
+@contextmanager
+def plain_file(path: Path, most: int | None = None) -> Iterator[BinaryIO]:
+    """A plain file of at most `most` bytes, open for reading in the block; with null of any size.
+
+    Raises FileNotFoundError, and ValueError with the reason for whatever else the system refuses, also within the block.
+    """
     try:
         check_plain(os.stat(path))
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(descriptor, "rb") as file:
             check_plain(os.fstat(descriptor), most)
-            data = file.read(most + 1)
+            yield file
     except NotADirectoryError as error:
         raise FileNotFoundError(*error.args) from error
     except FileNotFoundError:
         raise
     except OSError as error:
         raise ValueError(error.strerror) from error
-    if len(data) > most:
-        raise ValueError(f"larger than {most >> 20} MiB")
-    return data
 
 
 def check_plain(state: os.stat_result, most: int | None = None) -> None:

@@ -2,6 +2,7 @@
 
   python -m ablate.run -m sweep=alarms 'seed=range(8)'
   python -m analysis.alarms results/alarms
+  python -m analysis.alarms results/clips results/guards     with one reward model: how the thresholds in force fare
 
 Gold tells which of these runs collapsed. The table in docs/explanation/alarms.md is this command's, and its thresholds are those that
 `ablate.runs.alarms` judges other runs with.
@@ -13,7 +14,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ablate.errors import UserError
 from ablate.runs.alarms import ALARMS, VOTES
 from ablate.system.commands import announce, command_errors
 
@@ -29,11 +29,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         runs = courses(options.folders)
         models = len({run.reward_model for run in runs})
-        if models < 2:
-            raise UserError("all these runs share one reward model, and none can be held out: add runs with other values of pipeline_seed")
-        print(f"{len(runs)} runs with {models} reward models, {sum(run.collapses for run in runs)} of which collapsed.\n")
-        print(markdown_table(calibrate(runs)))
-        print(f"\n{VOTES} of {len(ALARMS)} with the thresholds of `ablate.runs.alarms`, on these same runs:\n")
+        collapsed = sum(run.collapses for run in runs)
+        print(f"{len(runs)} runs with {models} reward model{'s' * (models > 1)}, of which {collapsed} collapsed.\n")
+        if models > 1:
+            print("Thresholds learned on them, and how those learned on the other reward models fare on each:\n")
+            print(f"{markdown_table(calibrate(runs))}\n")
+        else:
+            print("No reward model can be held out, so nothing is learned: add runs with other values of pipeline_seed.\n")
+        print(f"{VOTES} of {len(ALARMS)} alarms with the thresholds of `ablate.runs.alarms`:\n")
         print(markdown_table(as_set(runs)))
         return 0
     return 1
@@ -43,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m analysis.alarms", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("folders", nargs="+", help="studies of the embedded world over several reward models")
+    made.add_argument("folders", nargs="+", help="studies of the embedded world")
     return made
 
 

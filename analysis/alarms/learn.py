@@ -32,6 +32,7 @@ REJECTED = (
 class Course:
     """A run: its reward model, the update of its collapse (∞ if it held), and per candidate how far it went, update by update.
 
+    gain: gold at the end less that of SFT, NaN where it is not known.
     worst: candidate → (updates,) the value that the statistic has been beyond for `PATIENCE` updates, positive where it rises to a
     collapse and else with its sign changed; −∞ in the first.
     """
@@ -40,6 +41,7 @@ class Course:
     collapse: float
     updates: np.ndarray
     worst: Mapping[str, np.ndarray]
+    gain: float = math.nan
 
     @property
     def collapses(self) -> bool:
@@ -61,7 +63,7 @@ def sustained(values: np.ndarray, patience: int = PATIENCE) -> np.ndarray:
     return np.concatenate([np.full(patience - 1, -np.inf), windows])
 
 
-def course(rows: Sequence[Monitors], reward_model: str, collapse: float) -> Course:
+def course(rows: Sequence[Monitors], reward_model: str, collapse: float, gain: float = math.nan) -> Course:
     """rows: the run's rows with monitors, in order; the first is SFT's own."""
     worst = {}
     for name, (alarm, trend) in candidates().items():
@@ -69,22 +71,23 @@ def course(rows: Sequence[Monitors], reward_model: str, collapse: float) -> Cour
         if trend:
             values = np.concatenate([np.full(min(trend, len(values)), np.nan), values[trend:] - values[:-trend]])
         worst[name] = sustained(values)
-    return Course(reward_model, collapse, np.array([int(row["update"] or 0) for row in rows]), worst)
+    return Course(reward_model, collapse, np.array([int(row["update"] or 0) for row in rows]), worst, gain)
 
 
 def courses(folders: Sequence[str]) -> list[Course]:
-    """The runs below these folders whose verdict on gold is known. Raises UserError if there is none."""
+    """The runs below these folders whose verdict on gold is known, each once where studies share it. Raises UserError without any."""
     loaded = load(folders)
     times = collapse_times(loaded.runs, loaded.curves).set_index("run")
     monitors = [name for name in loaded.curves if name.startswith("monitor/")]
     curves = loaded.curves.dropna(subset=["monitor/entropy"]) if monitors else loaded.curves[:0]
     found = []
-    for run in loaded.runs.itertuples():
+    gains = (loaded.runs["final/eval/gold"] - loaded.runs["sft/eval/gold"]).astype(float) if "final/eval/gold" in loaded.runs else math.nan
+    for run in loaded.runs.assign(gain=gains).drop_duplicates("config_hash").itertuples():
         rows = curves[curves["run"] == run.run]
         if times.loc[run.run, "judged"] and run.status == "completed" and len(rows):
             collapse = times.loc[run.run, "collapse_update"]
             records = rows[["update", *monitors]].to_dict("records")
-            found.append(course(records, str(run.reward_model), np.inf if np.isnan(collapse) else collapse))
+            found.append(course(records, str(run.reward_model), np.inf if np.isnan(collapse) else collapse, float(run.gain)))
     if not found:
         raise UserError("no run here has ended with a verdict on gold: name a folder of runs of the embedded world")
     return found
@@ -156,7 +159,16 @@ def limits_of(runs: Sequence[Course]) -> dict[str, float]:
 
 
 def as_set(runs: Sequence[Course]) -> pd.DataFrame:
-    """One row: what `VOTES` alarms did with the thresholds of `ablate.runs.alarms` instead of learned ones."""
+    """One row: what `VOTES` alarms did with the thresholds of `ablate.runs.alarms` instead of learned ones.
+
+    Its last columns are the held runs that ended with less gold than SFT, of those with an alarm and of those without.
+    """
     limits = {alarm.name: alarm.threshold * (1 if alarm.rises else -1) for alarm in ALARMS}
     rows = [dict(reward_model=run.reward_model, collapse=run.collapse, alarm=first_votes(run, limits, VOTES)) for run in runs]
-    return pd.DataFrame([{"alarm": f"{VOTES} of {len(ALARMS)}"} | rated(pd.DataFrame(rows))])
+    table = pd.DataFrame(rows).assign(gain=[run.gain for run in runs])
+    held, alarmed = ~np.isfinite(table["collapse"]), np.isfinite(table["alarm"])
+    below = {
+        name: f"{(part['gain'] < 0).sum()} of {len(part)}"
+        for name, part in (("of these below SFT's gold", table[held & alarmed]), ("silent and below it", table[held & ~alarmed]))
+    }
+    return pd.DataFrame([{"alarm": f"{VOTES} of {len(ALARMS)}"} | rated(table) | below])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 from ablate.runs.alarms import ALARMS, PATIENCE, VOTES, watched
@@ -29,7 +30,7 @@ def blind(rows: Rows) -> str | None:
     """Why no alarm, or fewer than a verdict takes, can sound over these rows; None where enough can."""
     if len(rows) <= PATIENCE:
         return f"Too short for an alarm, which takes {PATIENCE} updates after the first."
-    able = [alarm.name for alarm in ALARMS if any(value == value for value in (alarm.statistic(row, rows[0]) for row in rows))]
+    able = [alarm.name for alarm in ALARMS if not all(math.isnan(alarm.statistic(row, rows[0])) for row in rows)]
     if len(able) < VOTES:
         which = f"{able[0]} alone" if able else "none"
         return f"Of the {len(ALARMS)} alarms this log has the monitors of {which}: a verdict takes {VOTES}."

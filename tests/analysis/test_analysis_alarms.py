@@ -1,6 +1,7 @@
 """Alarms as judges where there is no gold, and the thresholds learned on runs where there is."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,8 +10,22 @@ import pytest
 from ablate.runs.alarms import ALARMS, PATIENCE
 from analysis.alarms import learn
 from analysis.alarms.__main__ import main
-from analysis.alarms.learn import Course, calibrate, candidates, course, first_beyond, first_votes, held_out, rate, sustained, threshold
+from analysis.alarms.learn import (
+    Course,
+    as_set,
+    calibrate,
+    candidates,
+    course,
+    courses,
+    first_beyond,
+    first_votes,
+    held_out,
+    rate,
+    sustained,
+    threshold,
+)
 from analysis.estimate.collapse import collapse_times, threshold_curve
+from analysis.load.frames import Loaded
 
 HUMAN = {"data.source": "hh_rlhf", "gold.path": None, "collapse.by": None, "fork": None}
 
@@ -69,10 +84,10 @@ def test_sustained_is_the_least_of_the_last_values_and_nothing_over_a_gap():
     np.testing.assert_array_equal(sustained(np.array([1.0]), 2), [-np.inf])
 
 
-def planted(model: str, collapse: float, peak: float) -> Course:
+def planted(model: str, collapse: float, peak: float, gain: float = math.nan) -> Course:
     """A run of 10 updates in which every statistic is 0 and, from update 6 on, `peak`."""
     values = np.array([0.0] * 5 + [peak] * 5)
-    return Course(model, collapse, np.arange(1, 11), {name: values.copy() for name in candidates()})
+    return Course(model, collapse, np.arange(1, 11), {name: values.copy() for name in candidates()}, gain)
 
 
 def test_a_threshold_lets_a_twentieth_of_the_held_runs_beyond_it_and_no_more():
@@ -128,15 +143,34 @@ def test_a_folder_without_runs_is_refused(tmp_path):
         main([str(tmp_path)])
 
 
-def test_the_command_prints_its_table_and_refuses_runs_that_share_a_reward_model(monkeypatch, capsys):
-    runs = [planted(model, math.inf, 1.0) for model in "abcd"] + [planted(model, 8, 3.0) for model in "abcd"]
+def test_the_command_learns_where_a_reward_model_can_be_held_out_and_else_tries_what_is_in_force(monkeypatch, capsys):
+    runs = [planted(model, math.inf, 1.0, -0.5) for model in "abcd"] + [planted(model, 8, 3.0, -9.0) for model in "abcd"]
     monkeypatch.setattr(learn, "courses", lambda folders: runs)
     assert main(["x"]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("8 runs with 4 reward models, 4 of which collapsed.") and "| kl | above 1 | 4 of 4, 100 %" in printed
+    assert printed.startswith("8 runs with 4 reward models, of which 4 collapsed.") and "| kl | above 1 | 4 of 4, 100 %" in printed
     monkeypatch.setattr(learn, "courses", lambda folders: runs[::4])
-    with pytest.raises(SystemExit, match="share one reward model"):
-        main(["x"])
+    assert main(["x"]) == 0
+    printed = capsys.readouterr().out
+    assert "2 runs with 1 reward model, of which 1 collapsed." in printed and "nothing is learned" in printed and "above 1" not in printed
+
+
+def test_the_held_runs_that_lost_gold_are_counted_among_those_with_an_alarm_and_without():
+    quiet = replace(planted("a", math.inf, 0.0), worst={name: np.full(10, -9.0) for name in candidates()})
+    loud = planted("a", math.inf, 9.0)
+    runs = [replace(quiet, gain=gain) for gain in (0.5, 0.5, -0.1)] + [replace(loud, gain=gain) for gain in (-1.0, -2.0, 0.2)]
+    (row,) = as_set([*runs, planted("a", 8, 9.0, -9.0)]).to_dict("records")
+    assert (row["of these below SFT's gold"], row["silent and below it"]) == ("2 of 3", "1 of 3")
+    assert row["detected"].startswith("1 of 1") and row["false alarms"].startswith("3 of 6, 50 %")
+
+
+def test_of_runs_that_two_studies_share_one_counts(monkeypatch):
+    world = {"data.source": "world", "sft/eval/gold": 0.0, "sft/eval/gold_sd": 1.0, "final/eval/gold": 0.5, "config_hash": "same"}
+    runs, curves = frames(0, 4, updates=20, **world)
+    curves["eval/gold"] = curves["eval/proxy"]
+    monkeypatch.setattr(learn, "load", lambda folders: Loaded(runs, curves, pd.DataFrame()))
+    (found,) = courses(["x"])
+    assert found.gain == 0.5 and math.isinf(found.collapse) and found.updates.tolist() == list(range(1, 21))
 
 
 def test_a_column_of_settings_with_a_number_or_nothing_in_it_is_read_as_text():

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 from ablate.errors import UserError
+from ablate.runs.alarms import ALARMS
 from ablate.runs.metrics import BY_NAME
 from analysis.audit.__main__ import SOURCES, main
 from analysis.audit.judge import blind, judge
@@ -379,6 +381,17 @@ def test_the_rule_is_that_of_the_runs_of_this_project():
     run = translate(Log("log", far), TRAINERS["trl"])
     assert judge(run.judged()) == "Alarms: kl at update 8, entropy at update 8; 2 of 5, which is a collapse."
     assert blind(run.judged()) is None
+
+
+def test_which_trainers_log_enough_for_a_verdict_is_as_the_guide_says():
+    able = {}
+    for trainer in (trainer for trainers in TRAINERS.values() for trainer in trainers):
+        row = {"update": 1, **{column.ours: 1.5 for column in trainer.columns if column.ours and column.judged}}
+        able[trainer.title] = [alarm.name for alarm in ALARMS if not math.isnan(alarm.statistic(row, row))]
+    assert able == {
+        "TRL's GRPOTrainer or RLOOTrainer": ["kl", "entropy"], "verl": ["kl", "entropy"], "prime-rl": ["entropy"],
+        "TRL's PPOTrainer": [], "OpenRLHF": [], "NeMo RL": [], "ROLL": [], "this project": [alarm.name for alarm in ALARMS],
+    }  # fmt: skip
 
 
 def test_a_log_in_which_no_alarm_can_sound_says_why(capsys):

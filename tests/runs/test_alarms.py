@@ -3,6 +3,7 @@
 import math
 import signal
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import wandb
@@ -51,6 +52,14 @@ def test_an_alarm_sounds_in_the_last_of_its_updates_in_a_row_and_not_again():
     watch = watched([SFT, *rows(PATIENCE - 1, 2, **FAR), *rows(1, PATIENCE + 1), *rows(PATIENCE + 4, PATIENCE + 2, **FAR)])
     assert watch.sounded == {"kl": 2 * PATIENCE + 1, "nll_under_sft": 2 * PATIENCE + 1, "entropy": 2 * PATIENCE + 1}
     assert watch.collapsed is True and watch.collapse_update == 2 * PATIENCE + 1
+
+
+def test_the_documentation_has_the_thresholds_and_formulas_in_force():
+    text = (Path(alarms.__file__).parents[2] / "docs" / "explanation" / "alarms.md").read_text()
+    for alarm in ALARMS:
+        (row,) = [line for line in text.splitlines() if line.startswith(f"| `alarm/{alarm.name}` |")]
+        assert alarm.formula in row and row.endswith(f"| {'above' if alarm.rises else 'below'} {alarm.threshold:.2f} |")
+    assert (PATIENCE, VOTES) == (5, 2) and "five updates in a row" in text and "two have sounded" in text
 
 
 def test_one_alarm_is_no_collapse_and_the_second_decides_its_update():

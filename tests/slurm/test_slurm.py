@@ -91,6 +91,13 @@ def ended(command: subprocess.Popen) -> tuple[int, str, str]:
     return command.returncode, out, err
 
 
+def failures(err: str) -> list[str]:
+    """The lines of standard error after the first, which names the study, its runs and its folder."""
+    announced, *lines = err.splitlines()
+    assert " at a time, results in " in announced
+    return lines
+
+
 def numbers(folder: Path) -> dict:
     """Everything in a run folder that must be equal bits for equal settings; weights as bytes."""
     found = {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.glob("checkpoints/*/**/*.safetensors"))}
@@ -157,7 +164,7 @@ def test_a_sweep_cancelled_preempted_and_warned_on_slurm_ends_with_the_bits_of_a
     assert (summary["status"], summary["reason"]) == ("interrupted", f"stopped by a signal after update {summary['updates']}")
     assert 6 <= summary["updates"] < UPDATES
     reason = f"cancelled in Slurm, {summary['reason']} (log: {folder}/run.log)"
-    assert (code, err) == (1, f"1 of 4 runs failed:\n  {summary['arm']} seed={summary['seed']}: {reason}\n")
+    assert (code, failures(err)) == (1, ["1 of 4 runs failed:", f"  {summary['arm']} seed={summary['seed']}: {reason}"])
     assert "3 done" in out and "1 failed" in out
     assert "CANCELLED" in disturbed.told(cancelled)
 
@@ -186,13 +193,13 @@ def test_failures_are_told_in_the_words_of_the_local_launcher_and_end_no_other_r
     runs.until(second_has_begun)
     runs.slurm("scancel", "--signal=ABRT", array)
     code, out, err = ended(command)
-    refused, crashed = err.splitlines()[1:]
+    first, refused, crashed = failures(err)
     log = runs.folder / "results/default/a/seed={}/run.log"
-    assert (code, err.splitlines()[0]) == (1, "2 of 3 runs failed:")
+    assert (code, first) == (1, "2 of 3 runs failed:")
     assert crashed == f"  a seed=1: ended by SIGABRT (log: {str(log).format(1)})"
     assert "1 done" in out
     code, out, err = runs.run("arm=a", "seed=range(3)", on_slurm=False)
-    assert code == 1 and err.splitlines() == ["1 of 2 runs failed:", refused]
+    assert code == 1 and failures(err) == ["1 of 2 runs failed:", refused]
     assert f"belongs to other settings (ppo.updates is 1 there and {UPDATES} here)" in refused
 
 
@@ -225,7 +232,7 @@ def test_a_run_out_of_time_keeps_its_last_update_and_says_what_to_raise(sweep):
     assert (folder / "checkpoints" / str(updates)).exists()
     remedy = "the same command continues it; or raise hydra.launcher.timeout_min or max_num_timeout"
     reason = f"error: out of time after update {updates}: {remedy} (log: {folder}/run.log)"
-    assert (code, err) == (1, f"1 of 1 runs failed:\n  a seed=0: {reason}\n")
+    assert (code, failures(err)) == (1, ["1 of 1 runs failed:", f"  a seed=0: {reason}"])
 
 
 def test_a_partition_that_is_none_is_told_in_one_sentence(sweep):

@@ -21,3 +21,10 @@ def test_what_takes_longer_is_told_from_then_on(capsys):
     for item in track(range(4), 4, "runs read", after=0.05):
         time.sleep(0.1 if item == 2 else 0)
     assert capsys.readouterr().err == "runs read: 4/4\n"
+
+
+def test_what_goes_on_for_long_is_told_now_and_then(capsys, monkeypatch):
+    monkeypatch.setattr("ablate.system.progress.LINE_EVERY", 0.05)
+    for item in track(range(8), 8, "steps"):
+        time.sleep(0.1 if item == 1 else 0)
+    assert capsys.readouterr().err == "steps: 2/8\nsteps: 4/8\nsteps: 8/8\n"

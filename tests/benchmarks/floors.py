@@ -4,9 +4,11 @@
     python tests/benchmarks/floors.py --layers 4 --width 128 --stage-steps 200
     python tests/benchmarks/floors.py --layers 12 --width 768 --mlp 2048 --stage-steps 25 --batch 32 --updates 3
     python tests/benchmarks/floors.py --device cuda --precision bf16
+    python tests/benchmarks/floors.py --updates 3 --settings sweep=smollm2 data.path=FILE ppo.batch_size=8 sampling.max_new_tokens=128
 
-One process and one thread on the work of `bench.py` (PPO-max at learning rate 0, all monitors). Times are CPU seconds, or wall
-seconds on a GPU, which is waited for; medians over the measured updates. The floor of a phase is the number of operations of
+One process and one thread on the work of `bench.py` (PPO-max at learning rate 0, all monitors), or on the run that --settings
+describe, with learning rates 0. Times are CPU seconds, or wall seconds on a GPU, which is waited for; medians over the measured
+updates. Sampling counts the tokens of responses, the other phases those of prompts too. The floor of a phase is the number of operations of
 its linear layers on real tokens, 2 a weight and token forward and 4 backward, over the rate that this machine reaches on the
 model's own largest product with as many rows as a minibatch has tokens. Attention, norms and elementwise work have no floor here.
 """
@@ -31,10 +33,13 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 import ablate.ppo.rollout
+import ablate.ppo.scoring
 import ablate.ppo.update
 import ablate.trainer
+from ablate.config import Config
 from ablate.models.linear import onednn_linear
 from ablate.models.load import load_policy
+from ablate.runs.compose import composed, composing
 from ablate.runs.store import RunStore
 from ablate.runs.tracking import Trackers
 from ablate.session import autocast, prepare
@@ -44,7 +49,7 @@ PHASES = {
     "measuring": (ablate.trainer, "score_responses"),
     "  reference": (ablate.ppo.rollout, "response_logits"),
     "  critic": (ablate.ppo.rollout, "response_values"),
-    "  reward model": (ablate.ppo.rollout, "sequence_score"),
+    "  reward model": (ablate.ppo.scoring, "sequence_score"),
     "updating": (ablate.trainer, "update"),
     "  forward": (ablate.ppo.update, "forward"),
     "  backward": (torch.Tensor, "backward"),
@@ -124,46 +129,64 @@ def product_rate(rows: int, inner: int, columns: int, device: torch.device, seco
     return 5 * 2 * rows * inner * columns / best
 
 
-def measure(work: dict) -> tuple[list[dict], dict]:
-    """Seconds by phase of every measured update, and what the floor needs to know."""
+def described_config(settings: list[str], updates: int, results: str) -> Config:
+    """The run of these settings at learning rate 0, as `measured_config` changes the default one."""
+    with composing():
+        config = composed([*settings, "tracker=none"])
+    config.results, config.ppo.updates = results, updates
+    config.ppo.learning_rate = config.ppo.critic_learning_rate = 0.0
+    config.ppo.critic_pretrain = False
+    config.evaluation.every, config.evaluation.prompts = updates + 1, 2
+    config.checkpoint.every = 0
+    return config
+
+
+def measure(config: Config, skip: int) -> tuple[list[dict], dict]:
+    """Seconds by phase of every update after the first `skip` but the last, and what the floor needs to know."""
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as results, torch.no_grad():
-        config = measured_config(work, results)
+    with torch.no_grad():
         stages = prepare(config)
         with torch.enable_grad(), autocast(config):
             trainer = ablate.trainer.Trainer.load(config, stages, RunStore(config))
             trainer.tracker = Trackers([])
-            clock, spent, rows = Stopwatch(trainer.device), [], []
-            trainer.log = rows.append
-            for _ in range(work["skip"] + work["updates"]):
+            clock, spent, lengths = Stopwatch(trainer.device), [], []
+            generate = ablate.trainer.generate_responses
+
+            def counted(policy, tokenizer, prompts, *rest, **named):
+                sampled = generate(policy, tokenizer, prompts, *rest, **named)
+                lengths.append((int(prompts.attention.sum()), int(sampled.mask.sum())))
+                return sampled
+
+            ablate.trainer.generate_responses = counted
+            trainer.log = lambda row: None
+            for _ in range(config.ppo.updates - 1):
                 clock.spent = defaultdict(float)
                 with clock.watch("update"):
                     trainer.step()
                 spent.append(dict(clock.spent))
-    rows = rows[work["skip"] :]
-    answered = work["batch"] * median(row["monitor/response_length"] for row in rows)
-    prompts = median(sum(map(len, prompts)) for prompts in work["prompts"][work["skip"] :])
-    policy = load_policy(work["sft"], torch.device("cpu"))
+    prompts, answered = (median(row[column] for row in lengths[skip:]) for column in (0, 1))
+    policy = load_policy(stages.sft, torch.device("cpu"))
     largest = max((module.weight for module in policy.base_model.modules() if isinstance(module, nn.Linear)), key=torch.numel)
-    minibatch = int((prompts + answered) * work["minibatch"] / work["batch"])
+    minibatch = int((prompts + answered) * config.ppo.minibatch_size / config.ppo.batch_size)
     with autocast(config):
         rate = product_rate(minibatch, largest.shape[1], largest.shape[0], trainer.device)
     floor = operations(*linear_weights(policy), prompts + answered, answered)
-    return spent[work["skip"] :], {"floor": floor, "rate": rate, "tokens": prompts + answered}
+    return spent[skip:], {"floor": floor, "rate": rate, "tokens": prompts + answered, "answered": answered}
 
 
-def table(spent: list[dict], floor: dict[str, float], rate: float) -> str:
-    """A line a phase: milliseconds, the floor, how far the phase is above it, and its share of the update."""
+def table(spent: list[dict], floor: dict[str, float], rate: float, tokens: float, answered: float) -> str:
+    """A line per phase: milliseconds, tokens a second, the floor, how far the phase is above it, and its share of the update."""
     floor = floor | {"update": sum(floor[phase] for phase in WHOLE)}
     for row in spent:
         row["rest"] = row["update"] - sum(row[phase] for phase in WHOLE)
-    lines = ["| phase | ms | floor, ms | × floor | share |", "|---|---|---|---|---|"]
+    lines = ["| phase | ms | tokens/s | floor, ms | × floor | share |", "|---|---|---|---|---|---|"]
     for phase in [*PHASES, "rest", "update"]:
         seconds = median(row.get(phase, 0.0) for row in spent)
         least = floor[phase] / rate if phase in floor else None
         cells = ("", "") if least is None else (f"{1e3 * least:.1f}", f"{seconds / least:.1f}")
         share = seconds / median(row["update"] for row in spent)
-        lines.append(f"| {phase.replace('  ', '&nbsp;&nbsp;')} | {1e3 * seconds:.1f} | {cells[0]} | {cells[1]} | {share:.0%} |")
+        speed = "" if phase == "rest" else f"{(answered if phase == 'sampling' else tokens) / seconds:.0f}"
+        lines.append(f"| {phase.replace('  ', '&nbsp;&nbsp;')} | {1e3 * seconds:.1f} | {speed} | {cells[0]} | {cells[1]} | {share:.0%} |")
     return "\n".join(lines)
 
 
@@ -175,23 +198,34 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     parser.add_argument("--work", type=Path, help="what an earlier `side_ablate.py prepare` wrote; the sizes are then its own")
     parser.add_argument("--cache", default=str(CACHE), help="where the stages are kept")
+    parser.add_argument("--settings", nargs="+", metavar="setting=value", help="a run of these settings in place of the sizes")
     return parser.parse_args()
+
+
+def work_of(options: argparse.Namespace, place: Path) -> dict:
+    """The work of `bench.py`, prepared in `place` unless --work names it."""
+    if options.work is None:
+        flags = {name.replace("_", "-"): getattr(options, name) for name in (*SIZES, "cache", "device", "precision")} | {"seed": 0}
+        arguments = [text for name, value in flags.items() if value is not None for text in (f"--{name}", str(value))]
+        subprocess.run([sys.executable, Path(__file__).with_name("side_ablate.py"), "prepare", place, *arguments], check=True)
+    return json.loads((options.work or place).read_text())
 
 
 def main() -> None:
     options = parse()
     with tempfile.TemporaryDirectory() as folder:
-        place = options.work or Path(folder) / "work.json"
-        if options.work is None:
-            flags = {name.replace("_", "-"): getattr(options, name) for name in (*SIZES, "cache", "device", "precision")} | {"seed": 0}
-            arguments = [text for name, value in flags.items() if value is not None for text in (f"--{name}", str(value))]
-            subprocess.run([sys.executable, Path(__file__).with_name("side_ablate.py"), "prepare", place, *arguments], check=True)
-        work = json.loads(place.read_text())
-    spent, known = measure(work)
+        if options.settings:
+            skip, name = options.skip, " ".join(options.settings)
+            config = described_config(options.settings, skip + options.updates + 1, folder)
+        else:
+            work = work_of(options, Path(folder) / "work.json")
+            skip, name = work["skip"], f"{work['layers']} layers × {work['width']}, {work['device']}, {work['precision']}"
+            config = measured_config(work, folder)
+        spent, known = measure(config, skip)
     gigaflop = sum(known["floor"][phase] for phase in WHOLE) / 1e9
-    print(f"{work['layers']} layers × {work['width']}, {work['device']}, {work['precision']}: {known['tokens']:.0f} real tokens an update,")
+    print(f"{name}: {known['tokens']:.0f} real tokens an update,")
     print(f"{gigaflop:.1f} GFLOP at {known['rate'] / 1e9:.0f} GFLOP/s\n")
-    print(table(spent, known["floor"], known["rate"]))
+    print(table(spent, **known))
 
 
 if __name__ == "__main__":

@@ -42,8 +42,8 @@ def row(name: str, shape: tuple[int, int, int], options: argparse.Namespace) -> 
     size += ["--max-new-tokens", "16" if options.small else "128", "--updates", "2", "--cache", options.cache]
     floors = command("floors.py", *size)
     race = command("bench.py", *size, "--pairs", str(options.pairs), "--skip", "1", "--trl-python", options.trl_python)
-    phases = {cells[1].strip(): cells for cells in (line.split("|") for line in floors.splitlines()) if len(cells) == 7}
-    shares = [f"{100 / float(phases[phase][4]):.0f} %" for phase in ("sampling", "measuring", "updating")]
+    phases = {cells[1].strip(): cells for cells in (line.split("|") for line in floors.splitlines()) if len(cells) == 8}
+    shares = [f"{100 / float(phases[phase][5]):.0f} %" for phase in ("sampling", "measuring", "updating")]
     return f"| {name} | {re.search(r'ratio of responses/s ([^;]+)', race)[1]} | {' | '.join(shares)} |"
 
 

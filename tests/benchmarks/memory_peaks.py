@@ -12,6 +12,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -39,6 +40,8 @@ SMALL = Shape("llama", 8192, 256, 6, 4, 4, 512)
 MIDDLE = Shape("gpt_neox", 16384, 448, 8, 7, 7, 1792)
 GROUPED = Shape("llama", 32000, 512, 10, 8, 2, 1536, tied=True)
 GPT2 = SHAPES["GPT-2 124M"]
+SMOLLM2 = SHAPES["SmolLM2 135M"]
+LONG = Run(SMOLLM2, SMOLLM2, prompt=64, response=128, batch=8, minibatch=4, micro=4)
 CASES = {
     "8M Llama": Run(SMALL, SMALL, prompt=32, response=48, batch=32, minibatch=16, micro=8),
     "8M Llama, one micro-batch": Run(SMALL, SMALL, prompt=32, response=48, batch=16, minibatch=16, micro=16),
@@ -51,6 +54,11 @@ CASES = {
     "124M GPT-2, LoRA, checkpointing": Run(
         GPT2, GPT2, prompt=64, response=64, batch=16, minibatch=16, micro=8, lora_rank=16, checkpointing=True
     ),
+    "135M SmolLM2": LONG,
+    "135M SmolLM2, checkpointing": replace(LONG, checkpointing=True),
+    "135M SmolLM2, LoRA": replace(LONG, lora_rank=8),
+    "135M SmolLM2, bf16": replace(LONG, precision="bf16"),
+    "135M SmolLM2, 256 new tokens": replace(LONG, response=256, minibatch=2, micro=2),
 }  # fmt: skip
 
 

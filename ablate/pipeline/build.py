@@ -83,9 +83,10 @@ def build(config: Config) -> Stages:
     pairs, pairs_key = found.preferences, ""
     if found.reward_model is None or (found.preferences is None and config.data.source != "world"):
         optional = {} if found.reward_model is None else {"optional": True}
+        sampled = {"sampling": {"max_new_tokens": config.sampling.max_new_tokens}} if config.data.source == "world" else {}
         pairs, pairs_key = stage(
             "preferences", found.preferences,
-            {"preferences": identity(config)["preferences"], "sampling": {"max_new_tokens": config.sampling.max_new_tokens}, **optional},
+            {"preferences": identity(config)["preferences"], **sampled, **optional},
             [sft_key], lambda folder: preferences.preferences(config, sft_folder, folder, device),
         )  # fmt: skip
     members = [

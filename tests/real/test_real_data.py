@@ -271,6 +271,8 @@ def test_a_stage_can_be_built_into_a_folder_without_a_run(dialogues, tmp_path, c
     assert f"reward model: right on {report['held_out_accuracy']:.1%} ({report['held_out_interval'][0]:.1%}–" in captured.err
     stages.main(command)
     assert capsys.readouterr().out == f"{to} holds this reward_model already\n"
+    stages.main([*command, "sampling.max_new_tokens=7"])  # people wrote the answers of the pairs
+    assert capsys.readouterr().out == f"{to} holds this reward_model already\n"
     (to / "model.safetensors").write_bytes(b"mine")
     with pytest.raises(SystemExit, match="holds something else: remove it, or name another folder"):
         stages.main(command)

@@ -45,6 +45,9 @@ ALLOWED = {
     "ablate.sweeps": SWEEPS | {"hydra_plugins"},  # submitit's configuration lies in Hydra's namespace
     "ablate.stages": SWEEPS | {"ablate.stages"},
     "ablate.mirror": RUNS | {"ablate.mirror"},
+    "ablate.commands": set(),
+    "ablate.__main__": SYSTEM | {"ablate", "ablate.commands"},
+    "ablate.completion": SYSTEM | {"ablate.commands", "ablate.settings"},
     "ablate.run": SWEEPS | {"ablate.run"},
     "ablate.tune": SWEEPS | {"ablate.tune"},
     "ablate.judge": PIPELINE | {"ablate.judge"},

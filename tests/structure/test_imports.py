@@ -68,6 +68,7 @@ ALLOWED = {
     "analysis.verdicts": CLAIMS | {"analysis.markdown", "analysis.verdicts"},
     "analysis.alarms": ESTIMATE | {"analysis.alarms", "analysis.markdown"},
     "analysis.audit": FIGURES | {"analysis.audit"},
+    "analysis.tricks": CLAIMS | {"analysis.markdown", "analysis.tricks"},
     "analysis.dashboard": ESTIMATE | {"analysis.dashboard"},
     "analysis.kl_gradients": FIGURES | {"analysis.kl_gradients"},
     "analysis.world_check": FIGURES | {"analysis.markdown", "analysis.world_check"},

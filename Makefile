@@ -1,4 +1,5 @@
 # make demo   the signature sweep on the embedded world, from a bare clone
+# make docs   the documents as a website in site/, which needs no network; a broken link fails
 # make test   every fast test, in the same environment
 # make bench  responses/s against TRL 1.12's PPOTrainer
 # make smollm2 HH=path/to/harmless-base.jsonl.gz   SmolLM2-135M-Instruct, a pretrained chat model, and a study of PPO on it to the report page
@@ -9,7 +10,7 @@ PIP_OPTIONS ?=
 BIN := .venv/bin
 
 .DELETE_ON_ERROR:
-.PHONY: demo test bench bench-env hh smollm2 notebooks lint wheel clean
+.PHONY: demo test bench bench-env docs hh smollm2 notebooks lint wheel clean
 
 demo: .venv/installed
 	$(BIN)/python -m ablate.run -m ppo.kl_penalty=true,false
@@ -41,6 +42,14 @@ lint: .venv/installed
 notebooks: .venv/installed
 	$(BIN)/python -m analysis.notebooks
 
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo 'open site/index.html'
+
+.venv/docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
 wheel: .venv/installed
 	$(BIN)/python -m build --wheel
 
@@ -64,4 +73,4 @@ bench-env: .venv-bench/installed
 	touch $@
 
 clean:
-	rm -rf .venv .venv-bench dist build
+	rm -rf .venv .venv-bench dist build site

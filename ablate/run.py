@@ -1,4 +1,4 @@
-"""The command line of runs and sweeps: overrides of settings, as `python -m ablate.run --help` explains them.
+"""Train with PPO, one run or with -m a sweep, under the settings of the command line.
 
     python -m ablate.run ppo=vanilla seed=3               # one run
     python -m ablate.run -m sweep=kl_coef 'seed=range(8)' # every arm of a study with eight seeds
@@ -9,6 +9,7 @@ The session and torch are imported only when a run starts, so that the help, an 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 
@@ -23,8 +24,9 @@ from ablate.runs.folder import is_finished, run_folder, without_digest
 from ablate.runs.fork import forked
 from ablate.settings.arms import arm_name, changing
 from ablate.settings.groups import CONF
+from ablate.settings.help import run_help
 from ablate.settings.identity import inert
-from ablate.settings.overrides import check_overrides, composition_errors, is_multirun, quoted
+from ablate.settings.overrides import check_overrides, composition_errors, flags, is_multirun, quoted
 from ablate.settings.validation import validate
 from ablate.sweeps.expand import by_setting
 from ablate.sweeps.study import check_sweep_choice
@@ -107,6 +109,9 @@ def command_line() -> None:
     arguments = sys.argv[1:] = sorted(arguments, key=lambda argument: argument not in MULTIRUN)  # argparse wants flags first or last
     with command_errors():
         try:
+            if flags(arguments).help:
+                print(run_help(min(shutil.get_terminal_size().columns, 140)))
+                return
             multirun = is_multirun(arguments)
             check_sweep_choice(arguments, multirun)
             check_overrides(arguments, multirun)

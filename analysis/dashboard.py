@@ -17,17 +17,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
 from ablate.errors import UserError
 from ablate.runs.tracking import PROJECT, strip_key
 from ablate.system.commands import command_errors
 from ablate.system.files import write_atomically
-from analysis.estimate.effects import differing
-from analysis.load.designs import arm_settings
-from analysis.load.frames import load
+from analysis.load.packed import begin_reading
 
 if TYPE_CHECKING:
+    import pandas as pd
     from wandb_workspaces.workspaces import Workspace
 
 NAME = "PPO stability"
@@ -60,6 +57,8 @@ MAX_RUNS = 100  # lines in a panel
 
 def separating(settings: pd.DataFrame) -> list[str]:
     """The settings that tell the arms apart. One that those before it determine is left out, as a coefficient by its switch."""
+    from analysis.estimate.effects import differing
+
     kept: list[str] = []
     for name in differing(settings).columns:
         if len(settings[[*kept, name]].drop_duplicates()) > (len(settings[kept].drop_duplicates()) if kept else 1):
@@ -80,6 +79,8 @@ def workspace(runs: pd.DataFrame, entity: str, project: str) -> Workspace:
         UserError: wandb-workspaces is not installed.
         UserError: there is no run, or there are several studies.
     """
+    from analysis.load.designs import arm_settings
+
     ws, wr = _wandb_workspaces()
     studies = list(runs["study"].unique())
     if len(studies) != 1:
@@ -198,6 +199,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     with command_errors():
         strip_key()
+        begin_reading([options.study])
+        # Imported here and above, because pandas takes a second that neither --help nor a folder that is not there should wait for.
+        from analysis.load.frames import load
+
         runs = load(options.study).runs
         entity = options.entity or os.environ.get("WANDB_ENTITY") or default_entity(options.study)
         board = workspace(runs, entity, options.project or os.environ.get("WANDB_PROJECT") or PROJECT)

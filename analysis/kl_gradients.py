@@ -1,5 +1,6 @@
 """Draw what `python -m ablate.gradients … --to FILE` has measured: how far each KL estimator turns the gradient, by the distance from SFT.
 
+python -m analysis.kl_gradients results/kl_gradient/gradients.csv
 python -m analysis.kl_gradients results/kl_gradient/gradients.csv --figure kl_gradients.png
 """
 

@@ -2,6 +2,7 @@
 
   python -m ablate.run ppo=vanilla study=kl_gradient checkpoint.every=1 checkpoint.keep=0 ppo.updates=60
   python -m ablate.gradients results/kl_gradient/*/* --kl 1,5,20 --to results/kl_gradient/gradients.csv
+  python -m ablate.gradients results/kl_gradient/vanilla/seed=0 --batches 16
 
 For each run and each KL of --kl the checkpoint whose logged KL to SFT is nearest is taken. The table says for each estimator, against
 the exact gradient with the states as they are and against the exact gradient of the whole response: the cosine of the angle between

@@ -42,7 +42,7 @@ def row(setting: Setting) -> str:
     """The Markdown row of a setting whose value is its default."""
     meta = setting.field.metadata
     cells = (f"`{setting.name}`", spelled(setting.value), meta["unit"], legal(setting.field), meta["meaning"], meta["source"])
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in cells) + " |"
 
 
 def plain(match: str, width: int) -> str:

@@ -1,6 +1,6 @@
 """The command that checks the world: what it refuses."""
 
-from analysis.world_check import main
+from analysis.world_check.__main__ import main
 
 
 def test_the_command_names_a_mistake_in_one_sentence(tmp_path, capsys):

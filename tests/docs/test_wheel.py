@@ -52,7 +52,7 @@ def test_constraints_pin_every_dependency_and_tool_of_make_within_its_range():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     (own,) = (Requirement(text) for text in extras["dev"] if text.startswith(project["name"]))
-    texts = [*project["dependencies"], *extras["dev"], *(text for extra in own.extras for text in extras[extra])]
+    texts = [*project["dependencies"], *extras["dev"], *extras["docs"], *(text for extra in own.extras for text in extras[extra])]
     wanted = [requirement for requirement in map(Requirement, texts) if requirement.name != project["name"]]
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
     pins = {canonicalize_name(pin.name): next(iter(pin.specifier)) for pin in map(Requirement, lines)}

@@ -45,6 +45,9 @@ ALLOWED = {
     "ablate.sweeps": SWEEPS | {"hydra_plugins"},  # submitit's configuration lies in Hydra's namespace
     "ablate.stages": SWEEPS | {"ablate.stages"},
     "ablate.mirror": RUNS | {"ablate.mirror"},
+    "ablate.commands": set(),
+    "ablate.__main__": SYSTEM | {"ablate", "ablate.commands"},
+    "ablate.completion": SYSTEM | {"ablate.commands", "ablate.settings"},
     "ablate.run": SWEEPS | {"ablate.run"},
     "ablate.tune": SWEEPS | {"ablate.tune"},
     "ablate.judge": PIPELINE | {"ablate.judge"},
@@ -65,6 +68,7 @@ ALLOWED = {
     "analysis.verdicts": CLAIMS | {"analysis.markdown", "analysis.verdicts"},
     "analysis.alarms": ESTIMATE | {"analysis.alarms", "analysis.markdown"},
     "analysis.audit": FIGURES | {"analysis.audit"},
+    "analysis.tricks": CLAIMS | {"analysis.markdown", "analysis.tricks"},
     "analysis.dashboard": ESTIMATE | {"analysis.dashboard"},
     "analysis.kl_gradients": FIGURES | {"analysis.kl_gradients"},
     "analysis.world_check": FIGURES | {"analysis.markdown", "analysis.world_check"},

@@ -91,7 +91,7 @@ def test_a_run_and_a_sweep_print_the_traceback_on_request(command, tmp_path):
     assert done.stderr.startswith("Traceback") and "\nerror: " in done.stderr and "kl_coef" in done.stderr
 
 
-@pytest.mark.parametrize("module", ["analysis.report.__main__", "analysis.reference.__main__", "analysis.world_check"])
+@pytest.mark.parametrize("module", ["analysis.report.__main__", "analysis.reference.__main__", "analysis.world_check.__main__"])
 def test_the_commands_of_the_analysis_print_the_traceback_on_request(module, tmp_path, monkeypatch, capsys):
     absent = str(tmp_path / "absent")
     command = ["figure", absent, "--out", str(tmp_path / "figure.png")] if "reference" in module else [absent]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ablate.commands import commands
 from analysis.figures.__main__ import NAMES
 from analysis.figures.catalogue import FIGURES
 
@@ -23,17 +24,18 @@ print(*sorted({"torch", "transformers", "pandas", "matplotlib"} & sys.modules.ke
 """
 
 
-ABLATE = ("export", "gradients", "import_gguf", "judge", "memory", "mirror", "run", "settings", "stages", "sweeps", "tune")
-ANALYSIS = ("alarms", "audit", "figures", "notebooks", "report", "verdicts")
-COMMANDS = [*(f"ablate.{name}" for name in ABLATE), *(f"analysis.{name}" for name in ANALYSIS), "ablate.import_gguf.smollm2"]
+COMMANDS = commands()
+EXAMPLE = r"^ *(?:[A-Z_]+=\w+ |eval \"\$\()?(?:python -m {module}|ablate {name})(?= |$)"
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_loads_no_heavy_library_and_shows_the_command(command):
-    done = subprocess.run([sys.executable, "-c", HELP, command], capture_output=True, text=True, env=ENVIRONMENT)
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_loads_no_heavy_library_and_has_two_examples(name):
+    module = COMMANDS[name].module
+    done = subprocess.run([sys.executable, "-c", HELP, module], capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     assert done.stderr.strip() == ""
-    assert len(re.findall(rf"python -m {command}\b", done.stdout)) >= 2
+    after_usage = re.sub(r"\Ausage: .*?\n\n", "", done.stdout, flags=re.DOTALL)
+    assert len(re.findall(EXAMPLE.format(module=re.escape(module), name=name), after_usage, re.MULTILINE)) >= 2
 
 
 FIRST = """
@@ -57,6 +59,7 @@ SAID = {
     "ablate.memory": ([], "estimating the memory of the model from its configuration"),
     "ablate.judge": (["a", "sft"], "judging a against sft by gold"),
     "ablate.stages": (["build", "sft", "to"], "building the sft, or finding it in "),
+    "analysis.world_check": (["."], "reading the runs below ."),
     "ablate.run": (["ppo=vanilla"], "default: vanilla seed=0, 150 updates, results in results/default/vanilla/seed=0"),
 }
 

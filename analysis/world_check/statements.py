@@ -1,18 +1,8 @@
-"""Check that the embedded world behaves as docs/explanation/world.md says it must. The table and the figure there are this command's.
-
-    python -m analysis.world_check results/world_check
-    python -m analysis.world_check results/world_check --figure docs/collapse.png
-
-The runs come from `python -m ablate.run -m sweep=world_check 'seed=range(5)'`. The command prints a table of the arms and the statements
-a to e. Each statement is tested on the runs and printed with its numbers, as "holds" or as "FAILS".
-"""
+"""The arms of `sweep=world_check` as a table, and what the world must show as statements that hold or fail."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +10,6 @@ import pandas as pd
 
 from ablate.errors import UserError
 from ablate.runs.metrics import win_rate
-from ablate.system.commands import show_cause
 from analysis.figures.collapse import proxy_and_gold
 from analysis.load.frames import load, load_rows
 from analysis.markdown import markdown_table
@@ -123,22 +112,6 @@ def statements(runs: pd.DataFrame, curves: pd.DataFrame) -> list[tuple[str, bool
     ]  # fmt: skip
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table and the statements, and draw the figure if --figure is given. If runs are missing, say so and return 1."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.world_check", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("study", help="the folder of the study, results/world_check")
-    parser.add_argument("--figure", type=Path, help="also draw proxy and gold of three arms to this PNG")
-    options = parser.parse_args(arguments)
-    try:
-        report(options.study, options.figure)
-    except (UserError, OSError) as error:
-        show_cause(error)
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
 def report(study: str, figure: Path | None) -> None:
     """Print the table and the statements of `study`, and draw proxy and gold of three arms to `figure`.
 
@@ -157,7 +130,3 @@ def report(study: str, figure: Path | None) -> None:
     print(table(runs), end="\n\n")
     for statement, holds, numbers in statements(runs, loaded.curves):
         print(f"{'holds    ' if holds else 'FAILS    '} {statement}: {numbers}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -193,6 +193,9 @@ def code_remarks(runs: pd.DataFrame) -> list[str]:
 def _remarks(runs: pd.DataFrame, curves: pd.DataFrame, table: pd.DataFrame) -> list[str]:
     """Sentences on what the numbers rest on."""
     remarks = [*code_remarks(runs), *design_remarks(runs)]
+    if "gold.path" in runs and runs["gold.path"].notna().any():
+        remarks.append("Gold is the score of a reward model (gold.path), a second opinion and not the truth: it can like answers that have "
+                       "collapsed.")  # fmt: skip
     unfinished = table["status"][~table["status"].isin(ENDED)].value_counts()
     if len(unfinished):
         kinds = ", ".join(f"{count} {status}" for status, count in unfinished.items())

@@ -201,6 +201,12 @@ def test_intervals_end_where_what_they_are_of_ends_and_names_lose_what_all_share
     assert sorted(arm_answers(found)["name"]) == ["a=1", "a=2"]
 
 
+def test_gold_by_a_reward_model_is_called_a_second_opinion(tmp_path):
+    for folder, settings, said in (("a", {"gold.path": "judge"}, True), ("b", {"ppo.gamma": 0.9}, False)):
+        found = verdicts_of(write_study(tmp_path / folder, {"one": Arm(settings), "two": Arm()}, 2, np.random.default_rng(0)))
+        assert any("a second opinion and not the truth" in remark for remark in found.remarks) == said
+
+
 def test_arms_with_reward_models_of_their_own_settings_are_not_said_to_share_one(tmp_path):
     arms = {"few": Arm({"preferences.pairs": 100}), "many": Arm({"preferences.pairs": 900})}
     said = " ".join(verdicts_of(write_study(tmp_path / "a", arms, 2, np.random.default_rng(0))).remarks)

@@ -17,7 +17,7 @@ from ablate.runs.summary import read_summary
 from ablate.session import execute
 
 APART = ("time/", "responses_per_second", "wall_seconds", "git_commit")
-STREAMS = ("metrics.jsonl", "scores.jsonl", "samples.jsonl")
+STREAMS = ("metrics.jsonl", "scores.jsonl", "samples.jsonl", "tokens.jsonl")
 
 
 def rows_of(folder: Path, stream: str) -> list[dict]:

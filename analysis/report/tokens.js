@@ -56,11 +56,12 @@ function spell(parent, arm, cell) {
   const list = make("div", { class: "tokens", role: "listbox", "aria-label": `${names[arm]}: ${cell.tokens.length} tokens, arrow keys go from one to the next` }, box);
   cell.tokens.forEach((token, index) => {
     const text = data.tokens.strings[token], lines = Object.keys(MEASURES).filter(measure => cell[measure]).map(measure => `${MEASURES[measure]} ${shown(cell[measure][index])}`);
-    const node = make("span", { class: "token", role: "option", "aria-selected": "false", tabindex: index ? -1 : 0, "aria-label": `${text.trim() || "blank"}: ${lines.join(", ")}` }, list);
+    const node = make("span", { class: "token", role: "option", "aria-selected": "false", tabindex: index ? -1 : 0 }, list);
     make("span", { class: "word" }, node, text.trim() === "" ? "␣" : text.replaceAll("\n", "⏎"));
     const strips = make("span", { class: "strips" }, node);
     for (const measure of Object.keys(MEASURES)) shade(make("i", {}, strips), cell[measure]?.[index] ?? null, data.tokens.scale[measure]);
-    make("span", { class: "number" }, node, cell[spelling.printed] ? shown(cell[spelling.printed][index], 2) : "–");
+    make("span", { class: "spoken" }, node, `: ${lines.join(", ")}`);
+    make("span", { class: "number", "aria-hidden": "true" }, node, cell[spelling.printed] ? shown(cell[spelling.printed][index], 2) : "–");
     const say = () => tellToken(node, `token ${index + 1} of ${cell.length}: ${text.trim() || "blank"}`, lines);
     for (const begins of ["pointerenter", "focus"]) node.addEventListener(begins, say);
     for (const ends of ["pointerleave", "blur"]) node.addEventListener(ends, hush);

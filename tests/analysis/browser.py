@@ -119,11 +119,14 @@ class Browser:
     def wait_for(self, script: str, seconds: float = SECONDS) -> Any:
         """The value of a JavaScript expression once it is true. Raises TimeoutError."""
         ends = time.monotonic() + seconds
-        while not (value := self.run(script)):
-            if time.monotonic() > ends:
-                raise TimeoutError(f"{script} did not become true in {seconds:g} s")
+        while time.monotonic() < ends:
+            try:
+                if value := self.run(script):
+                    return value
+            except RuntimeError:  # between two loads a page has nothing to run a script in
+                pass
             time.sleep(0.2)
-        return value
+        raise TimeoutError(f"{script} did not become true in {seconds:g} s")
 
     def violations(self, axe: Path) -> list[str]:
         """What axe-core calls a serious or critical violation of WCAG in the page, each with the first element that has it."""
@@ -136,6 +139,12 @@ class Browser:
         loads = self._loads if loads is None else loads
         while self._loads == loads:
             self._note(self._next())
+
+    def press(self, key: str) -> None:
+        """Press and release a key, by its name in JavaScript."""
+        text = {"text": key} if len(key) == 1 else {}
+        self.ask("Input.dispatchKeyEvent", type="keyDown", key=key, code=key, **text)
+        self.ask("Input.dispatchKeyEvent", type="keyUp", key=key, code=key)
 
     def look(self, width: int, height: int = 900, *, dark: bool = False, phone: bool = False) -> None:
         """Set the window's width, and the reader's preference for light or dark."""

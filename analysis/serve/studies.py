@@ -17,7 +17,7 @@ from analysis.report.watch import SECONDS
 
 TAIL_BYTES = 1 << 16  # of metrics.jsonl: some rows
 QUIET_SECONDS = 60  # between two looks of an open page at a study whose runs have all ended
-STATES = ("completed", "diverged", "failed", "interrupted", "running")  # the last: without a summary, whether a process is at it or not
+STATES = ("completed", "diverged", "failed", "interrupted", "unfinished")  # the last: without a summary, going on or killed
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Studies:
 
     def _build(self, study: Path, folders: list[Path], marks: dict[str, str]) -> Page:
         started = time.monotonic()
-        going = any(self._state(folder).status == "running" for folder in folders)
+        going = any(self._state(folder).status == "unfinished" for folder in folders)
         text, _ = render(study, reload_seconds=2 * SECONDS if going else QUIET_SECONDS, home="/")
         ended = time.monotonic()
         return Page(text, marks, ended + max(SECONDS, 4 * (ended - started)))
@@ -147,7 +147,7 @@ def run_state(folder: Path) -> RunState:
     update = summary.get("updates")
     changed = max((path.stat().st_mtime for path in _files(folder)), default=0.0)
     return RunState(
-        status=summary.get("status", "running"),
+        status=summary.get("status", "unfinished"),
         update=last_update(folder / "metrics.jsonl") if update is None else update,
         updates=updates if type(updates) is int and updates > 0 else None,
         changed=changed,

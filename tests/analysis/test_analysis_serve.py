@@ -83,7 +83,7 @@ def test_nothing_but_the_list_and_the_studies_is_there(studies, path):
 
 def test_the_list_has_every_study_with_its_runs_and_hostile_names_as_text(studies):
     text = asked(studies).text
-    assert '<a href="/studies/one">one</a>' in text and "1 completed, 1 running" in text
+    assert '<a href="/studies/one">one</a>' in text and "1 completed, 1 unfinished" in text
     assert HOSTILE not in text and "%3Cimg%20src%3Dx%20onerror%3D%22hurt%22%3E" in text and "&lt;img" in text
     assert asked(studies, "/studies/%3Cimg%20src%3Dx%20onerror%3D%22hurt%22%3E").text.startswith(f"page of {HOSTILE}")
     assert asked(studies, "/?x=1").status == HTTPStatus.OK
@@ -124,7 +124,7 @@ def test_a_study_and_a_run_may_be_the_root_and_are_named_by_it(results):
 
 def test_a_run_without_a_summary_is_told_from_its_last_whole_row(results):
     state = run_state(results / "one" / "vanilla" / "seed=0")
-    assert (state.status, state.update, state.updates) == ("running", 20, 80)
+    assert (state.status, state.update, state.updates) == ("unfinished", 20, 80)
     assert run_state(results / "one" / "kl_penalty" / "seed=0").status == "completed"
 
 
@@ -142,17 +142,17 @@ def test_a_damaged_run_is_a_run_of_unknown_length(tmp_path):
     (tmp_path / "config.yaml").write_text("ppo: [1]\n")
     (tmp_path / "summary.json").write_text("{")
     state = run_state(tmp_path)
-    assert (state.status, state.update, state.updates) == ("running", 0, None)
+    assert (state.status, state.update, state.updates) == ("unfinished", 0, None)
 
 
 def test_progress_is_the_share_of_updates_done():
     """One of two is through, the other at 20 of 80; a run of unknown length has done nothing."""
-    runs = [RunState("diverged", 7, 80, 50.0), RunState("running", 20, 80, 100.0)]
+    runs = [RunState("diverged", 7, 80, 50.0), RunState("unfinished", 20, 80, 100.0)]
     progress = Progress("s", tuple(runs))
-    assert progress.share == 0.625 and progress.counts == {"diverged": 1, "running": 1} and progress.changed == 100.0
-    assert Progress("s", (RunState("running", 20, None, 0.0),)).share == 0
+    assert progress.share == 0.625 and progress.counts == {"diverged": 1, "unfinished": 1} and progress.changed == 100.0
+    assert Progress("s", (RunState("unfinished", 20, None, 0.0),)).share == 0
     row = study_row(progress, now=100.0 + 120)
-    assert (row["changed"], row["counts"], row["runs"]) == ("2 min ago", "1 diverged, 1 running", 2)
+    assert (row["changed"], row["counts"], row["runs"]) == ("2 min ago", "1 diverged, 1 unfinished", 2)
 
 
 def test_ago_says_the_largest_unit():

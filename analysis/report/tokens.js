@@ -39,6 +39,10 @@ function buildTokens() {
 function drawTokens() {
   const tokens = data.tokens;
   if (!tokens) return;
+  // Seeds may have worlds, and so prompts, of their own.
+  const answered = prompt => data.runs.some((run, index) => run.draw === spelling.seed && tokens.answers[index]?.[prompt].some(Boolean));
+  if (!answered(spelling.prompt)) spelling.prompt = Math.max(0, tokens.prompts.findIndex((_, prompt) => answered(prompt)));
+  for (const option of byId("token-prompt").options) option.disabled = !answered(Number(option.value));
   for (const [id, value] of [["token-arm", spelling.arm], ["token-other", spelling.other ?? ""], ["token-prompt", spelling.prompt], ["token-seed", tokens.seeds.indexOf(spelling.seed)], ["token-update", spelling.update], ["token-printed", spelling.printed]]) byId(id).value = value;
   byId("token-shown-prompt").textContent = tokens.prompts[spelling.prompt];
   const parent = byId("token-answers");

@@ -86,4 +86,4 @@ def _scale(answers: list[Any], name: str) -> float | None:
     found = [value for cell in cells for value in cell[name] if value is not None]
     if not found:
         return None
-    return float(short([max(float(np.percentile(np.abs(found), FULL)), 1e-9)], 2)[0])
+    return float(short([float(np.percentile(np.abs(found), FULL)) or 1.0], 2)[0])

@@ -355,6 +355,8 @@ def test_tokens_whose_lists_differ_in_length_are_left_out_and_no_tokens_are_none
     rows = token_rows({"s/a/seed=0": 5, "s/a/seed=1": 5})
     rows.at[1, "kl"] = [0.5] * 4
     assert tokens.token_data(runs_of(2), rows)["seeds"] == [0]
+    silent = tokens.token_data(runs_of(1), token_rows({"s/a/seed=0": 0}))  # an answer of no token
+    assert silent["answers"][0][0][0]["tokens"] == [] and silent["scale"]["kl"] is None
     assert tokens.token_data(runs_of(2), rows.iloc[:0]) is None
     assert tokens.token_data(runs_of(2), pd.DataFrame(columns=["run", "arm", "seed"])) is None
 

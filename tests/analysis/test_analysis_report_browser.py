@@ -207,6 +207,20 @@ def test_each_token_has_its_strips_its_number_and_a_label_with_every_measure(bro
     assert count(browser, "#token-answers .spelled") == 1
 
 
+def test_a_seed_with_prompts_of_its_own_brings_one_of_them(chromium, data, tmp_path):
+    answers = [[prompts[0], [None] * 3] if run["draw"] == 0 else [[None] * 3, prompts[1]]
+               for run, prompts in zip(data["runs"]["rows"], data["tokens"]["answers"], strict=True)]  # fmt: skip
+    other = tmp_path / "worlds.html"
+    other.write_text(page({**data, "tokens": {**data["tokens"], "answers": answers}}, built="today"), encoding="utf-8")
+    chromium.open(other)
+    shown = "document.querySelector('#token-shown-prompt').textContent"
+    prompts, disabled = data["tokens"]["prompts"], "[...document.querySelectorAll('#token-prompt option')].map(option => option.disabled)"
+    assert chromium.run(shown) == prompts[0] and chromium.run(disabled) == [False, True]
+    choose(chromium, "#token-seed", 1)
+    assert chromium.run(shown) == prompts[1] and chromium.run(disabled) == [True, False]
+    assert count(chromium, "#token-answers .spelled") == 2
+
+
 def test_arrow_keys_go_from_token_to_token_and_tell_its_measures(browser):
     browser.ask("Emulation.setFocusEmulationEnabled", enabled=True)
     browser.run("document.querySelector('#token-answers .token').focus()")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -102,6 +104,22 @@ def test_tokens_spell_the_answers_of_the_samples_and_their_kl_sums_to_what_was_e
         assert all(len(row[name]) == len(row["tokens"]) == row["length"] == sample["length"] for name in measures)
         assert " ".join(row["tokens"]).startswith(sample["response"])
         assert row["kl"] == pytest.approx([0.0] * row["length"], abs=1e-5) or row["update"] > 0  # the policy starts as SFT
+
+
+def test_a_checkpoint_of_a_version_without_tokens_is_read_and_the_file_begins_there(folder, make_config, tmp_path):
+    older = tmp_path / "checkpoints" / "6"
+    shutil.copytree(folder / "checkpoints" / "6", older)
+    state = json.loads((older / "state.json").read_text())
+    assert state["offsets"].pop("tokens.jsonl") > 0
+    (older / "state.json").write_text(json.dumps(state))
+    assert "tokens.jsonl" not in read_state(older)["offsets"]
+    store = RunStore(make_config(tmp_path))
+    for name in store.offsets():
+        store.append(name, [{"update": 0}, {"update": 1}])
+    row = len(b'{"update": 0}\n')
+    store.truncate_to({"metrics.jsonl": row, "scores.jsonl": 2 * row, "samples.jsonl": 0})
+    assert store.offsets() == {"metrics.jsonl": row, "scores.jsonl": 2 * row, "samples.jsonl": 0, "tokens.jsonl": 0}
+    store.close()
 
 
 def test_the_summary_says_what_the_contract_asks_and_comes_last(folder, config):

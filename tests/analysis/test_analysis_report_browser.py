@@ -199,6 +199,8 @@ def test_each_token_has_its_strips_its_number_and_a_label_with_every_measure(bro
     assert browser.run(f"[...{first}].slice(0, 3).map(node => node.querySelector('.number').textContent)") == ["1", "−1", "1"]
     strips = browser.run(f"[...{first}[1].querySelectorAll('.strips i')].map(node => node.className)")
     assert strips == ["", "minus", "", ""]
+    hatched = browser.run(f"[...{first}[1].querySelectorAll('.strips i')].map(node => getComputedStyle(node).backgroundImage !== 'none')")
+    assert hatched == [False, True, False, False]  # so that the sign is told without colour
     choose(browser, "#token-printed", "kl")
     assert browser.run(f"[...{first}].slice(0, 3).map(node => node.querySelector('.number').textContent)") == ["0", "0.1", "0.2"]
     choose(browser, "#token-update", 0)

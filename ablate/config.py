@@ -274,6 +274,11 @@ class PPOConfig:
         return self.advantage_estimator == "remax"
 
     @property
+    def compares_answers(self) -> bool:
+        """Whether an advantage compares answers to one prompt: several samples, or a sample and the greedy answer."""
+        return self.advantage_estimator in ("rloo", "grpo", "dr_grpo", "remax")
+
+    @property
     def full_kl_in_loss(self) -> bool:
         """Whether gradient steps need the reference's whole distributions."""
         return self.kl_loss and self.kl_loss_estimator == "full"

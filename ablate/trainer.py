@@ -30,6 +30,7 @@ from ablate.ppo.sampler import fill, new_sampler, remembered
 from ablate.ppo.sampling import EncodedPrompts
 from ablate.ppo.scoring import Gold, open_gold, open_scorer
 from ablate.ppo.shaping import estimate_targets, greedy_baseline, initial_state, shape_rewards
+from ablate.ppo.tokens import token_rows
 from ablate.ppo.types import Rollout, RunningMoments, Targets
 from ablate.ppo.update import critic_update, new_optimizer, steps_per_update, update
 from ablate.ppo.value_norm import follow_returns
@@ -289,7 +290,7 @@ class Trainer:
         return share * language_model_loss(policy, vocabulary_head(policy), tokens, real)
 
     def evaluate(self, counts: bool = True) -> dict[str, float]:
-        """Evaluate the policy, write scores and samples, and update the collapse verdict if the evaluation counts for it.
+        """Evaluate the policy, write scores, samples and tokens, and update the collapse verdict if the evaluation counts for it.
 
         Raises Diverged where gold is not finite.
         """
@@ -298,9 +299,12 @@ class Trainer:
         check_finite(evaluation)
         scores = score_rows(number, self.held_out, evaluation)
         samples = sample_rows(number, self.held_out, evaluation, config.evaluation.samples)
+        settings, shaping = config.ppo_settings(), self.progress.shaping
+        tokens = token_rows(number, self.held_out, evaluation, self.models.tokenizer, settings, shaping, config.evaluation.samples)
         with raise_on_all_ranks():
             self.store.append("scores.jsonl", scores)
             self.store.append("samples.jsonl", samples)
+            self.store.append("tokens.jsonl", tokens)
         row = summarise(evaluation, self.baseline, self.held_out.prompts, config.evaluation.win_margin)
         if counts:
             self.progress.watch.update(number, row.get("eval/gold"))

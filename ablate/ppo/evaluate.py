@@ -21,6 +21,7 @@ from ablate.ppo.monitor import monitors
 from ablate.ppo.rollout import decode_responses, encode_prompts, gather_rollout, generate_responses, score_responses
 from ablate.ppo.sampling import EncodedPrompts
 from ablate.ppo.scoring import Gold
+from ablate.ppo.types import Rollout
 from ablate.system.distributed import all_gather_object, rank_slice
 from ablate.system.seeding import numpy_generator, torch_generator
 from ablate.system.sharding import inference
@@ -38,6 +39,7 @@ class Evaluation:
     monitors: dict[str, float]  # monitor/*
     alignment_tax: dict[str, float] = field(default_factory=dict)  # eval/lm_loss and eval/choice_accuracy, where there are tasks for them
     member_scores: Tensor | None = None  # [N, k] of each reward model of an ensemble
+    rollout: Rollout | None = None  # the responses measured, a row per prompt
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def evaluate(models: Models, held_out: HeldOut, gold: Gold, config: Config, offl
     responses, golds = (list(chain.from_iterable(all_gather_object(part))) for part in (responses, golds))
     ended = rollout.ended.tolist()
     scores, lengths = rollout.score.tolist(), rollout.lengths.tolist()
-    return Evaluation(responses, scores, golds, lengths, ended, monitors(rollout), tax, rollout.member_scores)
+    return Evaluation(responses, scores, golds, lengths, ended, monitors(rollout), tax, rollout.member_scores, rollout)
 
 
 def check_finite(evaluation: Evaluation) -> None:

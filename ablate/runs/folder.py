@@ -21,7 +21,7 @@ from ablate.system.reading import MOST_ROW_BYTES, fits, plain_bytes, read_yaml
 
 GROUPS = tuple(field.name for field in fields(Config) if is_dataclass(getattr(Config(), field.name)))  # of settings
 LONGEST_UPDATE = 19  # digits
-STREAMS = ("metrics.jsonl", "scores.jsonl", "samples.jsonl")
+STREAMS = ("metrics.jsonl", "scores.jsonl", "samples.jsonl", "tokens.jsonl")
 
 
 def run_folder(config: Config) -> Path:

@@ -5,6 +5,7 @@ results/<study>/<arm>/seed=<n>/
   metrics.jsonl    a flat object per update, written before the next update starts
   scores.jsonl     at each evaluation, a row per held-out prompt
   samples.jsonl    at each evaluation, some responses as text
+  tokens.jsonl     at each evaluation, fewer of them token by token
   stages.json      the folders of the stages that the run starts from
   reward_model/    training.jsonl and pairs.csv of the reward model used
   checkpoints/<update>/
@@ -92,13 +93,17 @@ class RunStore:
         return {name: os.fstat(handle.fileno()).st_size for name, handle in self.handles.items()}
 
     def truncate_to(self, offsets: dict[str, int]) -> None:
-        """Cut off what was written after a checkpoint. Raises UserError for a file that is shorter than it was then."""
+        """Cut off what was written after a checkpoint. Raises UserError for a file that is shorter than it was then.
+
+        A file that `offsets` lacks is emptied: the checkpoint is of a version that did not write it.
+        """
         for name, handle in self.handles.items():
-            if os.fstat(handle.fileno()).st_size < offsets[name]:
+            offset = offsets.get(name, 0)
+            if os.fstat(handle.fileno()).st_size < offset:
                 raise UserError(f"{self.folder / name} is shorter than at the last checkpoint: remove the run folder to start again")
-            if offsets[name] and os.pread(handle.fileno(), 1, offsets[name] - 1) != b"\n":
+            if offset and os.pread(handle.fileno(), 1, offset - 1) != b"\n":
                 raise UserError(f"{self.folder / name} has no row that ends at the last checkpoint: remove the run folder to start again")
-            os.ftruncate(handle.fileno(), offsets[name])
+            os.ftruncate(handle.fileno(), offset)
 
     def checkpoint_folder(self, update: int) -> Path:
         """Where the checkpoint of an update is kept."""

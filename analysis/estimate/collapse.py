@@ -7,10 +7,13 @@ of k, the run collapses at τ if and only if its largest window exceeds τ: one 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
-from ablate.runs.alarms import PATIENCE, watched
+from ablate.runs.alarms import PATIENCE, AlarmWatch, watched
 from analysis.estimate.stats import Interval, clustered_rate
 from analysis.estimate.units import levels
 
@@ -82,24 +85,29 @@ def alarm_times(runs: pd.DataFrame, curves: pd.DataFrame) -> dict[str, dict]:
     """Run → its collapse_update, judged, too_short and by, for runs that alarms judge.
 
     These are runs on human data without `gold.path`, and those that ask for it by `collapse.by`.
-
-    The first row with monitors is SFT's own; a fork, which begins with another policy, has SFT's monitors in its summary.
     """
     without = (_text(runs, "data.source", "world") != "world") & (_text(runs, "gold.path", "") == "")
     asked = _text(runs, "collapse.by", "")
     chosen = runs[(asked == "alarms") | ((asked == "") & without)]
-    monitors = [name for name in curves if name.startswith("monitor/")]
     members = curves.groupby("run", observed=True, sort=False).indices if len(chosen) else {}
     found = {}
     for run in chosen.to_dict("records"):
-        rows = curves.iloc[members.get(run["run"], [])]
-        rows = rows[rows[monitors].notna().any(axis=1)]
-        own = {name.removeprefix("sft/"): value for name, value in run.items() if name.startswith("sft/monitor/") and pd.notna(value)}
-        watch = watched(rows[["update", *monitors]].to_dict("records"), own if run.get("fork") else None)
+        watch = alarm_watch(run, curves.iloc[members.get(run["run"], [])])
         update = np.nan if watch.collapse_update is None else watch.collapse_update
         short = watch.collapsed is None and watch.updates <= PATIENCE
         found[run["run"]] = dict(collapse_update=update, judged=watch.collapsed is not None, too_short=short, by="alarms")
     return found
+
+
+def alarm_watch(run: Mapping[str, Any], rows: pd.DataFrame) -> AlarmWatch:
+    """What the alarms say of one run, whatever judges it. run: its row of `runs`. rows: its rows of `curves`, in order of updates.
+
+    The first row with monitors is SFT's own; a fork, which begins with another policy, has SFT's monitors in its summary.
+    """
+    monitors = [name for name in rows if name.startswith("monitor/")]
+    rows = rows[rows[monitors].notna().any(axis=1)]
+    own = {name.removeprefix("sft/"): value for name, value in run.items() if name.startswith("sft/monitor/") and pd.notna(value)}
+    return watched(rows[["update", *monitors]].to_dict("records"), own if run.get("fork") else None)
 
 
 def _text(runs: pd.DataFrame, column: str, default: str) -> np.ndarray:

@@ -137,10 +137,13 @@ def _who(run) -> dict[str, object]:
 
 
 def load_rows(runs: pd.DataFrame, name: str) -> pd.DataFrame:
-    """The rows of `name`.jsonl ('scores' or 'samples') of the given runs. They are far larger than the curves, so `load` leaves them out.
+    """The rows of `name`.jsonl ('scores', 'samples' or 'tokens') of the given runs.
+
+    They are far larger than the curves, so `load` leaves them out.
 
     'scores': one row per run, evaluation and held-out prompt: update, prompt, kind, proxy, gold, length, ended, and `IDENTITY`.
     'samples': one row per run, evaluation and sampled answer: update, prompt, kind, response, proxy, gold, length, and `IDENTITY`.
+    'tokens': one row per run, evaluation and answer: update, prompt, length, lists tokens, value, advantage, reward, kl, and `IDENTITY`.
     Runs without the file add nothing. If no run has it, the frame has the columns of `IDENTITY` and no rows.
     """
     parts = []

@@ -309,6 +309,8 @@ COLUMNS: dict[str, dict[str, Any]] = {
     "scores.jsonl": {"update": int, "prompt": int, "kind": str | None, "proxy": float | None, "gold": float | None, "length": float | None},
     "samples.jsonl": {"update": int, "prompt": str, "kind": str | None, "response": str, "proxy": float | None, "gold": float | None,
                       "length": float | None},
+    "tokens.jsonl": {"update": int, "prompt": str, "length": int | None, "tokens": list[str], "value": list[float | None] | None,
+                     "advantage": list[float | None] | None, "reward": list[float | None] | None, "kl": list[float | None] | None},
     "training.jsonl": {"step": int, "loss": float | None, "accuracy": float | None, "held_out_accuracy": float | None},
 }  # fmt: skip
 

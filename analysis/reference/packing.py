@@ -31,14 +31,15 @@ EVERY = 3  # evaluations
 RULES = f"""\
 - `metrics.jsonl`: every update and every metric, to {METRIC_DIGITS} significant digits; `time/*` and `responses_per_second`
   to {CLOCK_DIGITS}.
-- `scores.jsonl`, `samples.jsonl`: the first, every {EVERY}rd and the last evaluation, and the one at which the run collapsed, to
-  {ROW_DIGITS} digits.
+- `scores.jsonl`, `samples.jsonl`, `tokens.jsonl`: the first, every {EVERY}rd and the last evaluation, and the one at which the
+  run collapsed, to {ROW_DIGITS} digits.
 - `summary.json`, `reward_model/`: as they were. `config.yaml`: as it was, but the folders of results and cache are the defaults.
 - Not packed: checkpoints, logs, wandb files, and runs that did not end by themselves.
 - Files that runs share are stored once. So are metrics that differ in nothing but wall-clock time: the later run by name then
   shows the times of the first."""
-FILES = ("config.yaml", "summary.json", "metrics.jsonl", "scores.jsonl", "samples.jsonl", "reward_model/report.json",
-         "reward_model/training.jsonl", "reward_model/pairs.csv")  # fmt: skip
+FILES = ("config.yaml", "summary.json", "metrics.jsonl", "scores.jsonl", "samples.jsonl", "tokens.jsonl",
+         "reward_model/report.json", "reward_model/training.jsonl", "reward_model/pairs.csv")  # fmt: skip
+ANSWERS = ("samples.jsonl", "tokens.jsonl")  # what models said, which may look like a path
 FOLDERS = {"results": "results", "cache": "~/.cache/ppo-ablation"}
 A_PATH = re.compile(r"""(?:^|[\s"'=(\[])(/(?:[\w.+~-]+/)+[\w.+~-]*)""", re.MULTILINE)
 
@@ -82,7 +83,7 @@ def packed_files(folder: Path) -> list[tuple[str, bytes]]:
     """(study/arm/seed=n/file, content as it is packed) of every file of one run.
 
     Raises:
-        UserError: a file other than samples.jsonl names a path of this machine.
+        UserError: a file other than those of answers names a path of this machine.
     """
     collapse = read_summary(folder / "summary.json", []).get("collapse_update")
     found = []
@@ -92,7 +93,7 @@ def packed_files(folder: Path) -> list[tuple[str, bytes]]:
             continue
         if name == "metrics.jsonl":
             content = json_lines(iter_jsonl(path), METRIC_DIGITS)
-        elif name in ("scores.jsonl", "samples.jsonl"):
+        elif name in ("scores.jsonl", *ANSWERS):
             content = json_lines(thinned(list(iter_jsonl(path)), collapse), ROW_DIGITS)
         else:
             try:
@@ -102,7 +103,7 @@ def packed_files(folder: Path) -> list[tuple[str, bytes]]:
         if name == "config.yaml":
             for setting, default in FOLDERS.items():
                 content = re.sub(rf"(?m)^{setting}: .*$", f"{setting}: {default}", content)
-        if name != "samples.jsonl" and (paths := A_PATH.findall(content)):
+        if name not in ANSWERS and (paths := A_PATH.findall(content)):
             raise UserError(f"{path} names a path of this machine, {paths[0]}: only runs whose settings name none can be packed")
         found.append((f"{_place(folder)}/{name}", content.encode()))
     return found

@@ -16,37 +16,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ablate.errors import UserError
-from ablate.system.commands import announce, show_cause
+from ablate.system.commands import show_cause
 from analysis.load.packed import begin_reading, resolve
 
 
 def build(root: Path, out: Path, *, base: str | None, reload_seconds: int = 0) -> str:
     """Read the study, write its page to `out`, and return one line with the number of runs, the size and the time taken.
 
-    Raises:
-        UserError: `root` is not a folder, or holds no run, or several studies.
-        UserError: `base` is not one of the study's arms.
+    Raises UserError as `analysis.report.render.render` does.
     """
-    from analysis.load.frames import load
-    from analysis.report.data import report_data
-    from analysis.report.page import page
+    from analysis.report.render import render
     from analysis.report.watch import write_page
 
     started = time.monotonic()
-    loaded = load(root)
-    studies = list(dict.fromkeys(loaded.runs["study"]))
-    if not studies:
-        reasons = "".join(f"\n  {row.folder}: {row.reason}" for row in loaded.left_out.itertuples())
-        raise UserError(f"no run folder could be used below {root}{reasons}")
-    if len(studies) > 1:
-        names = " or ".join(str(root / study) for study in studies)
-        raise UserError(f"{root} holds {len(studies)} studies, a page shows one: name {names}")
-    command = f"python -m analysis.report {root}" + (f" --base {base}" if base else "")
-    announce(f"judging and drawing {len(loaded.runs)} runs of {studies[0]}")
-    data = report_data(loaded, studies[0], base=base)
-    text = page(data, built=time.strftime("%Y-%m-%d %H:%M"), command=command, reload_seconds=reload_seconds)
+    text, runs = render(root, base=base, reload_seconds=reload_seconds)
     write_page(out, text)
-    return f"{out}: {len(loaded.runs)} runs, {len(text.encode()) / 1e6:.1f} MB, {time.monotonic() - started:.1f} s"
+    return f"{out}: {runs} runs, {len(text.encode()) / 1e6:.1f} MB, {time.monotonic() - started:.1f} s"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -72,7 +72,8 @@ function track(xs, ys, X, Y, { step = false, log = false } = {}) {
 let clips = 0;
 
 // spec: {x: {domain, label}, y: {domain, log}, marks, rules, hover(x, y) → {title, rows} | null, brush(from, to), height, label}
-// marks: {kind: line | seed | step | band | cross | tick | points, arm, x, y, low, high, shift}; shift: value → pixels
+// steps: values of x that the arrow keys go through, by default forty of the domain
+// marks: {kind: line | seed | step | band | cross | tick | points | alarm, arm, x, y, low, high, shift}; shift: value → pixels
 function plot(box, spec) {
   const width = Math.max(box.clientWidth, 240), height = spec.height || 230, left = 44, right = 8, top = 8, bottom = spec.x.label ? 36 : 22;
   const X = scale(spec.x.domain, [left, width - right]), Y = scale(spec.y.domain, [height - bottom, top], spec.y.log);
@@ -93,10 +94,17 @@ function plot(box, spec) {
     make("text", { x: width - right - 2, y: Y(rule.y) - 4, "text-anchor": "end" }, inner, rule.text);
   }
   for (const mark of spec.marks) draw(inner, mark, X, Y, spec.y.log);
-  box.querySelector("svg")?.remove();
-  box.append(svg);
+  replaceChart(box, svg);
   listen(svg, spec, X, Y, { left, right: width - right, top, bottom: height - bottom, width });
   return svg;
+}
+
+function replaceChart(box, svg) {
+  const old = box.querySelector("svg"), focused = old !== null && old === document.activeElement;
+  old?.remove();
+  box.append(svg);
+  svg.setAttribute("tabindex", 0);
+  if (focused) svg.focus();
 }
 
 function draw(parent, mark, X, Y, log) {
@@ -107,6 +115,9 @@ function draw(parent, mark, X, Y, log) {
     if (whole.length < 2) return;
     const there = whole.map(([x, , high]) => `${X(x).toFixed(1)} ${Y(high).toFixed(1)}`), back = whole.map(([x, low]) => `${X(x).toFixed(1)} ${Y(low).toFixed(1)}`).reverse();
     paint(make("path", { ...base, d: `M${there.join("L")}L${back.join("L")}Z` }, parent), mark.arm, "fill");
+  } else if (mark.kind === "alarm") {
+    const d = mark.x.map((x, index) => `M${X(x).toFixed(1)} ${(shifted(mark.y[index]) - 5).toFixed(1)}l5 9h-10z`).join("");
+    paint(make("path", { ...base, d }, parent), mark.arm, "fill");
   } else if (mark.kind === "cross" || mark.kind === "tick" || mark.kind === "points") {
     const shape = { cross: "m-3.5 -3.5l7 7m0 -7l-7 7", tick: "m0 -4v8", points: "h.01" }[mark.kind];
     const d = mark.x.map((x, index) => `M${X(x).toFixed(1)} ${shifted(mark.y[index]).toFixed(1)}${shape}`).join("");
@@ -140,6 +151,19 @@ function listen(svg, spec, X, Y, area) {
     if (told) { (spec.point || svg.point)(told.x); tell(told, event); }
   });
   svg.addEventListener("pointerleave", () => { (spec.point || svg.point)(null); hush(); });
+  const steps = spec.steps || Array.from({ length: 41 }, (_, index) => spec.x.domain[0] + index * (spec.x.domain[1] - spec.x.domain[0]) / 40);
+  let at = -1;
+  svg.addEventListener("keydown", event => {
+    if (spec.brush && event.key === "+" && steps[at] !== undefined) { const reach = (spec.x.domain[1] - spec.x.domain[0]) / 4; spec.brush(Math.max(spec.x.domain[0], steps[at] - reach), Math.min(spec.x.domain[1], steps[at] + reach)); return; }
+    if (spec.brush && event.key === "-") { spec.unbrush(); return; }
+    const to = { ArrowRight: at + 1, ArrowLeft: at < 0 ? steps.length - 1 : at - 1, Home: 0, End: steps.length - 1 }[event.key];
+    if (to === undefined) return;
+    event.preventDefault();
+    at = Math.min(Math.max(to, 0), steps.length - 1);
+    const told = spec.hover?.(steps[at], () => 0), frame = svg.getBoundingClientRect();
+    if (told) { (spec.point || svg.point)(told.x); tell(told, { clientX: frame.left + X(steps[at]) * frame.width / area.width, clientY: frame.top + frame.height / 2 }); }
+  });
+  svg.addEventListener("blur", () => { (spec.point || svg.point)(null); hush(); });
   if (!spec.brush) return;
   svg.addEventListener("pointerdown", event => { if (event.pointerType === "mouse" && event.button === 0) { start = inside(toX(event)); svg.setPointerCapture(event.pointerId); event.preventDefault(); } });
   svg.addEventListener("pointerup", event => {
@@ -155,6 +179,7 @@ const tooltip = document.getElementById("tooltip");
 // told: {title, rows: [{arm, name, text, near}]}
 function tell(told, event) {
   tooltip.replaceChildren();
+  tooltip.removeAttribute("aria-hidden");
   make("div", {}, tooltip, told.title);
   for (const row of told.rows) {
     const line = make("div", { class: row.near ? "row near" : "row" }, tooltip);
@@ -185,7 +210,7 @@ function forest(box, { rows, margin, label, unit }) {
   const ends = extent([0, ...rows.flatMap(row => [row.low, row.estimate, row.high])]);
   const domain = padded([Math.max(ends[0], estimates[0] - reach), Math.min(ends[1], estimates[1] + reach)]);
   const X = scale(domain, [left, width - right]), clamp = value => Math.min(Math.max(X(value), left), width - right);
-  const svg = make("svg", { class: "chart", viewBox: `0 0 ${width} ${height}`, height, role: "img", "aria-label": `effects on ${label}` });
+  const svg = make("svg", { class: "chart", viewBox: `0 0 ${width} ${height}`, height, role: "img", "aria-label": `effects on ${label}: ${rows.map(row => `${row.label} ${shown(row.estimate)}${row.low === null || row.high === null ? "" : ` from ${shown(row.low)} to ${shown(row.high)}`}`).join(", ")}` });
   if (margin) make("rect", { class: "margin", x: clamp(-margin), width: clamp(margin) - clamp(-margin), y: 0, height: height - bottom }, svg);
   for (const value of ticks(...domain, (width - left) / 55)) {
     make("path", { class: "grid", d: `M${X(value)} 0V${height - bottom}` }, svg);
@@ -200,11 +225,25 @@ function forest(box, { rows, margin, label, unit }) {
     if (row.low !== null && row.high !== null) paint(make("path", { class: "whisker", d: `M${clamp(row.low)} ${y}H${clamp(row.high)}` }, group), colour, "stroke");
     paint(make("circle", { class: row.filled ? "" : "open", cx: X(row.estimate), cy: y, r: 4 }, group), colour, row.filled ? "fill" : "stroke");
     const target = make("rect", { x: 0, y: y - step / 2, width, height: step, fill: "transparent" }, group);
-    target.addEventListener("pointermove", event => tell({ title: row.told[0], rows: [], x: 0 }, event) || row.told.slice(1).forEach(line => make("div", {}, tooltip, line)));
+    target.addEventListener("pointermove", event => tellRow(row, event));
     target.addEventListener("pointerleave", hush);
   });
-  box.querySelector("svg")?.remove();
-  box.append(svg);
+  let at = -1;
+  svg.addEventListener("keydown", event => {
+    const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: rows.length - 1 }[event.key];
+    if (to === undefined) return;
+    event.preventDefault();
+    at = Math.min(Math.max(to, 0), rows.length - 1);
+    const frame = svg.getBoundingClientRect();
+    tellRow(rows[at], { clientX: frame.left + X(rows[at].estimate) * frame.width / width, clientY: frame.top + (at * step + step / 2) * frame.height / height });
+  });
+  svg.addEventListener("blur", hush);
+  replaceChart(box, svg);
+}
+
+function tellRow(row, place) {
+  tell({ title: row.told[0], rows: [] }, place);
+  for (const line of row.told.slice(1)) make("div", {}, tooltip, line);
 }
 
 function clipText(node, text, room) {

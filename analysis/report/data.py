@@ -22,8 +22,10 @@ from analysis.figures.style import arm_colours, arm_dashes, arm_order
 from analysis.load.designs import arm_settings, design_of
 from analysis.load.frames import Loaded, load_rows
 from analysis.load.judgements import load_judgements
+from analysis.report.alarms import alarm_data
 from analysis.report.curves import curve_data, short
 from analysis.report.texts import draws, text_data
+from analysis.report.tokens import token_data
 
 MANY = 6  # arms; of more only the base and those that differ from it are drawn at the start
 UNITS = {"collapsed": "share of runs", "gold": "gold", "win": "share of prompts", "gold_at_kl": "gold"}
@@ -62,6 +64,8 @@ def report_data(loaded: Loaded, study: str, *, base: str | None = None) -> dict[
         "factorial": factorial_panels(verdicts), "thresholds": threshold_lines(verdicts.thresholds, arms),
         "survival": survival_steps(verdicts.outcomes, arms), "over": over_optimisation(curves, arms),
         "frontier": plain(verdicts.frontier), "warnings": plain(verdicts.warnings), "texts": text_data(runs, load_rows(runs, "samples")),
+        "tokens": token_data(runs, load_rows(runs, "tokens")), "alarms": alarm_data(runs, curves, arms),
+        "settings": {"names": list(differing(settings).columns), "arms": [differing(settings).loc[arm].tolist() for arm in arms]},
     }  # fmt: skip
 
 

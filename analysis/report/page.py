@@ -21,11 +21,11 @@ from ablate.runs.alarms import ALARMS
 from analysis.estimate.units import MIN_SEEDS
 from analysis.report import sentences, tables
 
-SCRIPTS = ("charts.js", "panels.js", "page.js")
+SCRIPTS = ("charts.js", "panels.js", "answers.js", "tokens.js", "page.js")
 MARKS = {"supported": "✓", "contradicted": "✗", "cannot tell": "?"}
 
 
-def page(data: dict[str, Any], *, built: str, command: str = "", reload_seconds: int = 0) -> str:
+def page(data: dict[str, Any], *, built: str, command: str = "", reload_seconds: int = 0, home: str = "") -> str:
     """The page as HTML text.
 
     Args:
@@ -33,6 +33,7 @@ def page(data: dict[str, Any], *, built: str, command: str = "", reload_seconds:
         built: the time at which the page is built, as text.
         command: the command that makes the page.
         reload_seconds: after so many seconds the open page reloads itself. 0: never.
+        home: the address of the list of studies, "" without one.
     """
     style, script = _file("page.css"), "\n".join(_file(name) for name in SCRIPTS)
     policy = f"style-src '{_hash(style)}'; script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'"
@@ -44,7 +45,8 @@ def page(data: dict[str, Any], *, built: str, command: str = "", reload_seconds:
         changes=[(row["arm"], data["arms"][row["arm"]]) for row in data["answers"]], cautions=sentences.cautions(data),
         warnings=tables.warnings(data),
         fits=tables.fits(data), frontier=sentences.frontier(data), runs=tables.runs(data), collapse=_rule(data), seeds=_seeds(data),
-        matched=_matched(data), start=_start(data), thinned=_thinned(data),
+        matched=_matched(data), start=_start(data), thinned=_thinned(data), settings=tables.settings(data), alarms=tables.alarms(data),
+        alarm_rules=data["alarms"]["alarms"], votes=data["alarms"]["votes"], home=home,
     )  # fmt: skip
 
 
@@ -52,13 +54,14 @@ def shown(data: dict[str, Any]) -> dict[str, Any]:
     """The part of `data` that the scripts draw. The rest stands in the HTML."""
     arms = [{name: arm[name] for name in ("arm", "change", "colour", "dash", "runs")} for arm in data["arms"]]
     runs = [{name: run[name] for name in ("arm", "draw", "event", "time", "status")} for run in data["runs"]["rows"]]
-    rest = ("study", "base", "start", "lines", "curves", "effects", "factorial", "thresholds", "survival", "over", "texts")
+    rest = ("study", "base", "start", "lines", "curves", "effects", "factorial", "thresholds", "survival", "over", "texts", "tokens")
     return {
         "arms": arms,
         "runs": runs,
         "updates": data["facts"]["updates"],
         "bands": data["facts"]["units"] >= MIN_SEEDS,
         "time_unit": data["facts"]["time_unit"],
+        "alarms": {name: data["alarms"][name] for name in ("alarms", "sounded")},
         **{name: data[name] for name in rest},
     }
 

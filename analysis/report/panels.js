@@ -3,7 +3,7 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const names = data.arms.map(arm => arm.arm);
 // touched: the reader has chosen arms. Until then forests and the table of runs show all of them, and line charts those of the start.
-const state = { hidden: new Set(names.map((_, arm) => arm).filter(arm => !data.start.includes(arm))), touched: false, hot: null, seeds: true, bands: data.bands && data.start.length <= 8, zoom: null, log: new Set(), free: [...data.curves.free] };
+const state = { hidden: new Set(names.map((_, arm) => arm).filter(arm => !data.start.includes(arm))), touched: false, hot: null, seeds: true, alarms: true, bands: data.bands && data.start.length <= 8, zoom: null, log: new Set(), free: [...data.curves.free] };
 const visible = () => names.map((_, arm) => arm).filter(arm => !state.hidden.has(arm));
 const rowHidden = arm => state.touched && state.hidden.has(arm);
 const runsOf = names.map((_, arm) => data.runs.map((run, index) => [run, index]).filter(([run]) => run.arm === arm).map(([, index]) => index));
@@ -69,15 +69,25 @@ function drawCurve(panel) {
     const fallen = runsOf[arm].filter(run => data.runs[run].event).map(run => [data.runs[run].time, metric.seeds[run][metric.x.indexOf(data.runs[run].time)] ?? null]).filter(([, y]) => y !== null && !(log && y <= 0));
     if (fallen.length && state.seeds) marks.push({ kind: "cross", arm, x: fallen.map(([x]) => x), y: fallen.map(([, y]) => y) });
   }
-  marks.sort((a, b) => ["seed", "band", "line", "cross"].indexOf(a.kind) - ["seed", "band", "line", "cross"].indexOf(b.kind));
+  const sounding = data.alarms.alarms.filter(alarm => alarm.marked.includes(name)), heard = [];
+  if (state.alarms && sounding.length) for (const arm of arms) {
+    const own = runsOf[arm].flatMap(run => sounding.filter(alarm => data.alarms.sounded[run][alarm.name] !== undefined).map(alarm => {
+      const x = data.alarms.sounded[run][alarm.name];
+      return { arm, run, alarm, x, y: metric.seeds[run][nearest(metric.x, x)] ?? null };
+    })).filter(({ y }) => y !== null && !(log && y <= 0));
+    heard.push(...own);
+    if (own.length) marks.push({ kind: "alarm", arm, x: own.map(({ x }) => x), y: own.map(({ y }) => y) });
+  }
+  marks.sort((a, b) => ["seed", "band", "line", "cross", "alarm"].indexOf(a.kind) - ["seed", "band", "line", "cross", "alarm"].indexOf(b.kind));
   const reach = extent(metric.mean.flat()) || [0, 0];
   panel.button.hidden = reach[0] < -0.01 * reach[1]; // an estimate of 0 may be a hair below it
   const rules = name === "eval/gold" ? [["sft", "SFT"], ["limit", "limit of collapse"]].filter(([line]) => data.lines[line] !== null).map(([line, text]) => ({ y: data.lines[line][0], low: data.lines[line][1], high: data.lines[line][2], text })) : [];
   if (!log) values.push(...rules.map(rule => rule.y));
   const range = extent(values) || [0, 1];
   plot(panel.box, {
-    x: { domain, label: "update" }, y: { domain: log ? [Math.max(range[0], range[1] / 1e5) / 1.1, range[1] * 1.1] : padded(range), log }, marks, rules: log ? [] : rules,
-    label: `${metric.label} over updates`, brush: (from, to) => { state.zoom = [from, to]; redrawCurves(); remember(); },
+    steps: metric.x.filter(x => x >= domain[0] && x <= domain[1]), x: { domain, label: "update" }, y: { domain: log ? [Math.max(range[0], range[1] / 1e5) / 1.1, range[1] * 1.1] : padded(range), log }, marks, rules: log ? [] : rules,
+    label: `${metric.label} over updates, means at the end: ${arms.map(arm => `${names[arm]} ${shown(metric.mean[arm].findLast(value => value !== null) ?? null)}`).join(", ")}. Arrow keys tell the values.`, brush: (from, to) => { state.zoom = [from, to]; redrawCurves(); remember(); },
+    unbrush: () => { state.zoom = null; redrawCurves(); remember(); },
     point: x => curvePanels.forEach(other => other.box.querySelector("svg")?.point(x)),
     hover: (x, distance) => {
       const at = nearest(metric.x, x);
@@ -85,7 +95,8 @@ function drawCurve(panel) {
         const half = metric.half[arm][at], mean = metric.mean[arm][at];
         return { arm, y: mean, text: `${shown(mean)}${half === null || half === undefined ? "" : ` ± ${shown(half, 2)}`}  (${metric.n[arm][at]})` };
       });
-      return told(metric.x[at], `update ${metric.x[at]}: mean ± half the 95 % interval (units)`, entries, distance);
+      const near = heard.filter(mark => nearest(metric.x, mark.x) === at).map(mark => `${names[mark.arm]} ${data.runs[mark.run].draw}`);
+      return told(metric.x[at], `update ${metric.x[at]}: mean ± half the 95 % interval (units)${near.length ? `; alarm in ${near.slice(0, 6).join(", ")}${near.length > 6 ? " …" : ""}` : ""}`, entries, distance);
     },
   });
 }

@@ -59,7 +59,7 @@ def _of_runs(arm: dict[str, Any], name: str) -> Cell:
 
 
 def warnings(data: dict[str, Any]) -> Table:
-    """Table 4: one row per monitor, best first, with the columns `WARNINGS`. It has no rows if no early warning can be learned."""
+    """Table 5: one row per monitor, best first, with the columns `WARNINGS`. It has no rows if no early warning can be learned."""
     rows = []
     for row in data["warnings"]:
         label = METRICS[row["monitor"]].panel if row["monitor"] in METRICS else ""
@@ -72,7 +72,7 @@ def warnings(data: dict[str, Any]) -> Table:
 
 
 def fits(data: dict[str, Any]) -> Table:
-    """Table 3: the fit of Gao et al. (2023), one row per arm that has one, with the columns `FITS`."""
+    """Table 4: the fit of Gao et al. (2023), one row per arm that has one, with the columns `FITS`."""
     found = [(index, entry["fit"]) for index, entry in enumerate(data["over"] or ()) if entry["fit"]]
     rows = []
     for index, fit in found:
@@ -83,8 +83,43 @@ def fits(data: dict[str, Any]) -> Table:
     return Table("fit-table", FITS, rows, [index for index, _ in found])
 
 
+def settings(data: dict[str, Any]) -> Table:
+    """One row per arm, one column per setting in which arms differ. A value that is not the base's has the sign ≠ before it."""
+    names, base = data["settings"]["names"], data["settings"]["arms"][0]
+    rows, order = [], [row["arm"] for row in data["answers"]]
+    for index in order if names else ():
+        pairs = zip(data["settings"]["arms"][index], base, strict=True)
+        values = [Cell(value, value, "same") if value == own else Cell(f"≠ {value}", value, "differs") for value, own in pairs]
+        rows.append([arm_name(data, index), *values])
+    return Table("settings-table", ("arm", *(name.removeprefix("ppo.") for name in names)), rows, order if names else ())
+
+
+def alarms(data: dict[str, Any]) -> Table:
+    """Table 3: one row per arm: in how many runs each alarm sounded, at which median update, the same of two of them, and the verdict.
+
+    It has no rows where no run has the monitors that a verdict by alarms takes.
+    """
+    found = data["alarms"]
+    head = ("arm", *(alarm["title"] for alarm in found["alarms"]), f"{found['votes']} alarms: a collapse", "collapsed, as judged")
+    rows, order = [], [row["arm"] for row in data["answers"]]
+    if not any(arm["able"] for arm in found["arms"]):
+        return Table("alarms-table", head, [])
+    for judged in data["answers"]:
+        arm = found["arms"][judged["arm"]]
+        counts = [_sounded(arm["sounded"][alarm["name"]], arm["runs"]) for alarm in found["alarms"]]
+        verdict = Cell(f"{judged['collapses']} of {judged['n']}" if judged["n"] else "–", judged["rate"], "number")
+        rows.append([arm_name(data, judged["arm"]), *counts, _sounded(arm["collapsed"], arm["able"]), verdict])
+    return Table("alarms-table", head, rows, order)
+
+
+def _sounded(count: list[float | None], of: int) -> Cell:
+    number, median = count
+    small = "" if median is None else f"update {median:g}"
+    return Cell(f"{number} of {of}" if of else "–", number, "number", small=small)
+
+
 def runs(data: dict[str, Any]) -> Table:
-    """Table 5: one row per run, with the columns `RUNS`, its reward model where runs differ in it, and settings that arms differ in."""
+    """Table 6: one row per run, with the columns `RUNS`, its reward model where runs differ in it, and settings that arms differ in."""
     rows, several = [], data["facts"]["reward_models"] > 1
     for run in data["runs"]["rows"]:
         when = f"{run['time']:g}" if run["event"] else "no" if run["collapsed"] == 0 else "–"

@@ -13,10 +13,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 EXECUTABLE = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+# axe-core's script, from `npm install axe-core` here or in the folder above; ABLATE_AXE names another place.
+AXE = next((path for path in (Path(os.environ.get("ABLATE_AXE", "")), *(folder / "node_modules" / "axe-core" / "axe.min.js"
+            for folder in (Path.cwd(), Path.cwd().parent))) if path.is_file()), None)  # fmt: skip
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--remote-debugging-pipe")  # fmt: skip
 SECONDS = 60.0  # a machine may be busy with a sweep
@@ -95,10 +99,14 @@ class Browser:
         elif name == "Page.loadEventFired":
             self._loads += 1
 
-    def open(self, path: Path) -> None:
-        """Load a local page and wait until it has."""
+    def go_online(self) -> None:
+        """Let pages reach this machine, for those of a server here."""
+        self.ask("Network.emulateNetworkConditions", offline=False, latency=0, downloadThroughput=-1, uploadThroughput=-1)
+
+    def open(self, page: Path | str) -> None:
+        """Load a local page, or the page of an address, and wait until it has."""
         before = self._loads
-        self.ask("Page.navigate", url=path.resolve().as_uri())
+        self.ask("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
         self.wait_for_load(before)
 
     def run(self, script: str) -> Any:
@@ -108,11 +116,35 @@ class Browser:
             raise RuntimeError(json.dumps(answer["exceptionDetails"])[:600])
         return answer["result"].get("value")
 
+    def wait_for(self, script: str, seconds: float = SECONDS) -> Any:
+        """The value of a JavaScript expression once it is true. Raises TimeoutError."""
+        ends = time.monotonic() + seconds
+        while time.monotonic() < ends:
+            try:
+                if value := self.run(script):
+                    return value
+            except RuntimeError:  # between two loads a page has nothing to run a script in
+                pass
+            time.sleep(0.2)
+        raise TimeoutError(f"{script} did not become true in {seconds:g} s")
+
+    def violations(self, axe: Path) -> list[str]:
+        """What axe-core calls a serious or critical violation of WCAG in the page, each with the first element that has it."""
+        self.run(axe.read_text(encoding="utf-8") + ";0")
+        found = self.run("axe.run(document, {resultTypes: ['violations']}).then(result => result.violations)")
+        return [f"{one['id']}: {one['nodes'][0]['html'][:200]}" for one in found if one["impact"] in ("serious", "critical")]
+
     def wait_for_load(self, loads: int | None = None) -> None:
         """Wait until the page has loaded again since there were `loads`, by default since now."""
         loads = self._loads if loads is None else loads
         while self._loads == loads:
             self._note(self._next())
+
+    def press(self, key: str) -> None:
+        """Press and release a key, by its name in JavaScript."""
+        text = {"text": key} if len(key) == 1 else {}
+        self.ask("Input.dispatchKeyEvent", type="keyDown", key=key, code=key, **text)
+        self.ask("Input.dispatchKeyEvent", type="keyUp", key=key, code=key)
 
     def look(self, width: int, height: int = 900, *, dark: bool = False, phone: bool = False) -> None:
         """Set the window's width, and the reader's preference for light or dark."""

@@ -28,6 +28,19 @@ def write_answers(study: Path, *, hostile: str = "", every: int = 10, last: int 
         (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def write_tokens(study: Path, *, hostile: str = "", updates: tuple[int, ...] = (0, 40, 80), length: int = 3) -> None:
+    """tokens.jsonl of every run: `length` tokens, of which the first spells the arm, values 0.5, advantages that alternate in sign."""
+    for folder in sorted(study.glob("*/seed=*")):
+        rows = []
+        for update in updates:
+            for prompt in PROMPTS:
+                tokens = [f"{folder.parent.name}{hostile}", *(f" t{n}" for n in range(1, length))]
+                rows.append(dict(update=update, prompt=prompt + hostile, length=length, tokens=tokens, value=[0.5] * length,
+                                 advantage=[(-1) ** n * update / 80 for n in range(length)], reward=[0.0] * (length - 1) + [2.0],
+                                 kl=[n / 10 for n in range(length)]))  # fmt: skip
+        (folder / "tokens.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 def small_study(root: Path, *, arms: dict[str, Arm] | None = None, seeds: int = 5, hostile: str = "", study: str = "study",
                 without: tuple[str, ...] = ()) -> Path:  # fmt: skip
     """Vanilla, which collapses, and a KL penalty, which does not; `without`: metrics that no run has."""
@@ -35,6 +48,7 @@ def small_study(root: Path, *, arms: dict[str, Arm] | None = None, seeds: int = 
     config = override(CONFIG, {"ppo.gae_lambda": 0.95})
     folder = write_study(root, arms, seeds, np.random.default_rng(0), config=config, study=study, extra=EXTRA)
     write_answers(folder, hostile=hostile)
+    write_tokens(folder, hostile=hostile)
     for path in folder.glob("*/seed=*/metrics.jsonl") if without else ():
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         path.write_text("".join(json.dumps({k: v for k, v in row.items() if not k.startswith(without)}) + "\n" for row in rows))

@@ -40,6 +40,8 @@ def results(tmp_path, monkeypatch):
             (folder / "scores.jsonl").write_text(jsonl(rows))
             texts = [{**row, "prompt": str(row["prompt"]), "response": "see /etc/hosts/ for ½"} for row in rows]
             (folder / "samples.jsonl").write_text(jsonl(texts))
+            spelled = [{"update": u, "prompt": "p", "tokens": ["/etc/hosts/", "½"], "kl": [0.5, None]} for u in range(0, 81, 5)]
+            (folder / "tokens.jsonl").write_text(jsonl(spelled))
             (folder / "run.log").write_text("/home/someone/secret")
             (folder / "checkpoints" / "80").mkdir(parents=True)
             (folder / "reward_model").mkdir()
@@ -76,6 +78,13 @@ def test_what_is_unpacked_by_command_is_what_load_reads(packed, tmp_path, capsys
     pd.testing.assert_frame_equal(unpacked.curves, direct.curves)
     assert main(["unpack", str(packed), "--to", str(tmp_path / "here")]) == 1
     assert "exists" in capsys.readouterr().err
+
+
+def test_answers_token_by_token_are_packed_at_the_evaluations_at_which_answers_are(packed):
+    runs = load(packed / "one").runs
+    samples, tokens = load_rows(runs, "samples"), load_rows(runs, "tokens")
+    assert list(tokens["update"]) == list(samples["update"][::2]) and 5 not in set(tokens["update"]) >= {0, 15, 80}
+    assert tokens["tokens"].tolist() == [["/etc/hosts/", "½"]] * len(tokens) and tokens["kl"].tolist() == [[0.5, None]] * len(tokens)
 
 
 def test_a_study_of_a_packed_set_is_named_like_a_folder(packed):

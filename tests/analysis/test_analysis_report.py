@@ -17,12 +17,13 @@ from report_study import PROMPTS, small_study, unfinish
 from scipy import stats
 from simulate import CONFIG, Arm, override, write_study
 
+from ablate.runs.alarms import ALARMS
 from ablate.sweeps.study import load_study
 from analysis.claims.answer import arm_answers
 from analysis.claims.study import study_verdicts
 from analysis.figures.style import PALETTE, arm_colours, arm_order
 from analysis.load.frames import load
-from analysis.report import curves, texts
+from analysis.report import alarms, curves, texts, tokens
 from analysis.report.__main__ import main
 from analysis.report.data import arms_at_start, gold_lines, on_dark, report_data, setup
 from analysis.report.page import page
@@ -318,6 +319,77 @@ def test_texts_leave_out_the_last_seeds_and_the_ends_of_long_answers(monkeypatch
     found = texts.text_data(runs, answers_at(range(0, 20, 5), range(4), "x" * 700))
     assert found["seeds"] == [0, 1] and found["answers"][2] is None and found["of"]["seeds"] == 4
     assert found["strings"] == ["x" * 600 + " …"]
+
+
+def token_rows(lengths: dict[str, int], updates: range = range(1)) -> pd.DataFrame:
+    rows = []
+    for seed, (run, length) in enumerate(lengths.items()):
+        of_run = dict(run=run, arm="a", seed=seed, prompt="why ?", length=length + 1, tokens=["t"] * length, kl=[0.5] * length)
+        rows += [{**of_run, "update": update, "value": None, "advantage": None, "reward": None} for update in updates]
+    return pd.DataFrame(rows)
+
+
+def runs_of(count: int) -> pd.DataFrame:
+    return pd.DataFrame({"run": [f"s/a/seed={n}" for n in range(count)], "seed": range(count), "reward_model": [""] * count})
+
+
+def test_tokens_are_held_with_their_measures_and_the_whole_answers_length(data):
+    found = data["tokens"]
+    assert found["prompts"] == list(PROMPTS) and found["updates"] == [0, 40, 80] and found["of"] == {"updates": 3, "seeds": 5}
+    cell = found["answers"][0][1][1]
+    assert [found["strings"][token] for token in cell["tokens"]] == ["vanilla", " t1", " t2"] and cell["length"] == 3
+    assert (cell["value"], cell["advantage"], cell["reward"], cell["kl"]) == ([0.5] * 3, [0.5, -0.5, 0.5], [0, 0, 2], [0, 0.1, 0.2])
+    assert found["scale"]["value"] == 0.5 and found["scale"]["reward"] == 2
+
+
+def test_tokens_are_few_seeds_and_then_the_beginnings_of_answers(monkeypatch):
+    monkeypatch.setattr(tokens, "MAX_TOKENS", 60)
+    found = tokens.token_data(runs_of(3), token_rows({f"s/a/seed={n}": 25 for n in range(3)}))
+    assert found["seeds"] == [0, 1] and found["answers"][2] is None and found["longest"] == 25
+    found = tokens.token_data(runs_of(1), token_rows({"s/a/seed=0": 50}, range(3)))
+    assert found["longest"] == 20 and [len(cell["tokens"]) for cell in found["answers"][0][0]] == [20] * 3
+    assert [cell["length"] for cell in found["answers"][0][0]] == [51] * 3 and found["scale"]["value"] is None
+
+
+def test_tokens_whose_lists_differ_in_length_are_left_out_and_no_tokens_are_none():
+    rows = token_rows({"s/a/seed=0": 5, "s/a/seed=1": 5})
+    rows.at[1, "kl"] = [0.5] * 4
+    assert tokens.token_data(runs_of(2), rows)["seeds"] == [0]
+    silent = tokens.token_data(runs_of(1), token_rows({"s/a/seed=0": 0}))  # an answer of no token
+    assert silent["answers"][0][0][0]["tokens"] == [] and silent["scale"]["kl"] is None
+    assert tokens.token_data(runs_of(2), rows.iloc[:0]) is None
+    assert tokens.token_data(runs_of(2), pd.DataFrame(columns=["run", "arm", "seed"])) is None
+
+
+def test_every_alarm_is_marked_on_curves_that_the_page_has():
+    assert set(alarms.MARKED) == {alarm.name for alarm in ALARMS}
+    assert {name for names in alarms.MARKED.values() for name in names} <= set(curves.METRICS)
+
+
+def test_alarms_are_counted_by_arm_with_the_median_update_at_which_they_sounded():
+    """Of four runs of arm a two rise beyond the threshold of KL, from update 3 and 5 on: it sounds at the fifth such update."""
+    rows = []
+    for run, start in (("s/a/seed=0", 3), ("s/a/seed=1", 5), ("s/a/seed=2", 99), ("s/b/seed=0", 99)):
+        for update in range(1, 11):
+            far = update >= start
+            monitors = {"monitor/kl_to_sft": 10.0 * far, "monitor/response_length": 10.0, "monitor/entropy": 1.0}
+            rows.append({"run": run, "update": update, **monitors})
+    runs = pd.DataFrame({"run": [f"s/a/seed={n}" for n in range(3)] + ["s/b/seed=0"], "arm": ["a", "a", "a", "b"]})
+    found = alarms.alarm_data(runs, pd.DataFrame(rows), ["b", "a"])
+    assert found["sounded"] == [{"kl": 7}, {"kl": 9}, {}, {}]
+    assert [arm["sounded"]["kl"] for arm in found["arms"]] == [[0, None], [2, 8.0]]
+    assert [(arm["runs"], arm["able"], arm["collapsed"]) for arm in found["arms"]] == [(1, 1, [0, None]), (3, 3, [0, None])]
+
+
+def test_the_tables_of_settings_and_alarms_stand_in_the_html(text):
+    body = text[text.index('<table id="settings-table"') :]
+    body = body[: body.index("</table>")]
+    assert body.count("<tr") == 3 and body.count("≠ ") == 1 and ">kl_penalty<" in body and "gae_lambda" not in body
+    assert "how to read this" in text.lower() and text.count('class="how"') == text.count("<section")
+
+
+def test_a_study_of_one_arm_has_no_settings_that_differ(tmp_path):
+    assert "The arms differ in no setting" in page_of(small_study(tmp_path, arms={"only": Arm()}, seeds=1))
 
 
 def test_a_page_replaces_the_last_one_whole(tmp_path):

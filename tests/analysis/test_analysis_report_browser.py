@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from browser import EXECUTABLE, Browser
+from browser import AXE, EXECUTABLE, Browser
 from report_study import small_study
 from simulate import Arm
 
@@ -166,6 +166,133 @@ def test_one_arm_can_be_read_over_all_updates(browser):
     shown = texts(browser)
     assert len(shown) == 9 and all(f"at {10 * (index + 1)} " in text for index, text in enumerate(shown[1:]))
     assert browser.run("document.querySelector('#text-slider').hidden") is True
+
+
+def test_two_arms_stand_side_by_side_with_the_words_marked_that_the_other_lacks(browser):
+    """Answers are `answer 1 of ARM seed=0 at 80 …`: they differ in the arm alone, but for the hostile end, which both have."""
+    choose(browser, "#text-view", "pair")
+    choose(browser, "#text-other", browser.run("names.indexOf('kl_penalty')"))
+    assert browser.run("[...document.querySelectorAll('#text-cards mark')].map(node => node.textContent)") == ["vanilla", "kl_penalty"]
+    apart = browser.run("[...document.querySelectorAll('#text-cards .apart')].map(node => node.textContent)")
+    assert apart[0] == apart[1] and apart[0].startswith("1 of ")
+    shown = texts(browser)
+    assert [text.split()[3] for text in shown] == ["vanilla", "kl_penalty"] and all(HOSTILE in text for text in shown)
+    style = "getComputedStyle(document.querySelector('#text-cards mark'))"
+    assert browser.run(f"{style}.textDecorationLine") == "underline" and browser.run(f"{style}.borderTopStyle") == "solid"
+    choose(browser, "#text-other", -1)
+    assert texts(browser)[1] == "what SFT says to 1"
+    choose(browser, "#text-other", 0)
+    assert count(browser, "#text-cards mark") == 0 and count(browser, "#text-cards .card") == 2
+
+
+def test_the_longest_common_subsequence_is_what_is_not_marked(browser):
+    kept = browser.run("common([...'abcbdab'], [...'bdcaba']).map(flags => flags.filter(Boolean).length)")
+    assert kept == [4, 4] and browser.run("common([], ['a'])") == [[], [False]]
+    assert browser.run("common(['a', 'b'], ['a', 'b'])") == [[True, True], [True, True]]
+
+
+def test_each_token_has_its_strips_its_number_and_a_label_with_every_measure(browser):
+    assert count(browser, "#token-answers .spelled") == 2 and count(browser, "#token-answers .token") == 6
+    first = "document.querySelectorAll('#token-answers .token')"
+    spoken = f"{first}[1].querySelector('.spoken').textContent"
+    assert browser.run(spoken) == ": value 0.5, advantage −1, reward 0, KL to SFT 0.1"
+    assert browser.run(f"[...{first}].slice(0, 3).map(node => node.querySelector('.number').textContent)") == ["1", "−1", "1"]
+    strips = browser.run(f"[...{first}[1].querySelectorAll('.strips i')].map(node => node.className)")
+    assert strips == ["", "minus", "", ""]
+    hatched = browser.run(f"[...{first}[1].querySelectorAll('.strips i')].map(node => getComputedStyle(node).backgroundImage !== 'none')")
+    assert hatched == [False, True, False, False]  # so that the sign is told without colour
+    choose(browser, "#token-printed", "kl")
+    assert browser.run(f"[...{first}].slice(0, 3).map(node => node.querySelector('.number').textContent)") == ["0", "0.1", "0.2"]
+    choose(browser, "#token-update", 0)
+    assert browser.run(spoken) == ": value 0.5, advantage 0, reward 0, KL to SFT 0.1"
+    choose(browser, "#token-other", "")
+    assert count(browser, "#token-answers .spelled") == 1
+
+
+def test_a_seed_with_prompts_of_its_own_brings_one_of_them(chromium, data, tmp_path):
+    answers = [[prompts[0], [None] * 3] if run["draw"] == 0 else [[None] * 3, prompts[1]]
+               for run, prompts in zip(data["runs"]["rows"], data["tokens"]["answers"], strict=True)]  # fmt: skip
+    other = tmp_path / "worlds.html"
+    other.write_text(page({**data, "tokens": {**data["tokens"], "answers": answers}}, built="today"), encoding="utf-8")
+    chromium.open(other)
+    shown = "document.querySelector('#token-shown-prompt').textContent"
+    prompts, disabled = data["tokens"]["prompts"], "[...document.querySelectorAll('#token-prompt option')].map(option => option.disabled)"
+    assert chromium.run(shown) == prompts[0] and chromium.run(disabled) == [False, True]
+    choose(chromium, "#token-seed", 1)
+    assert chromium.run(shown) == prompts[1] and chromium.run(disabled) == [True, False]
+    assert count(chromium, "#token-answers .spelled") == 2
+
+
+def test_arrow_keys_go_from_token_to_token_and_tell_its_measures(browser):
+    browser.ask("Emulation.setFocusEmulationEnabled", enabled=True)
+    browser.run("document.querySelector('#token-answers .token').focus()")
+    browser.press("ArrowRight")
+    assert browser.run("document.activeElement.querySelector('.word').textContent") == " t1"
+    told = browser.run("document.querySelector('#tooltip').hidden ? '' : document.querySelector('#tooltip').textContent")
+    assert told == "token 2 of 3: t1value 0.5advantage −1reward 0KL to SFT 0.1"
+    assert browser.run("[...document.querySelectorAll('#token-answers .tokens')[0].children].map(node => node.tabIndex)") == [-1, 0, -1]
+    browser.press("End")
+    assert browser.run("document.activeElement.querySelector('.word').textContent") == " t2"
+    browser.run("document.activeElement.blur()")
+    assert browser.run("document.querySelector('#tooltip').hidden") is True
+
+
+def test_arrow_keys_tell_the_values_of_a_curve_and_zoom_it(browser):
+    browser.ask("Emulation.setFocusEmulationEnabled", enabled=True)
+    browser.run("document.querySelector('#curve-panels svg').focus()")
+    browser.press("End")
+    told = "document.querySelector('#tooltip').textContent"
+    assert browser.run(told).startswith("update 80") and all(arm in browser.run(told) for arm in ARMS)
+    browser.press("ArrowLeft")
+    assert browser.run(told).startswith("update 75")
+    browser.press("+")
+    assert browser.run("state.zoom") == [55, 80] and browser.run("document.activeElement.matches('#curve-panels svg')") is True
+    browser.press("-")
+    assert browser.run("state.zoom") is None
+    browser.run("document.querySelector('#forest svg').focus()")
+    rows = browser.run("data.effects[0].rows.map(row => row.label)")
+    for label in (*rows, rows[-1]):
+        browser.press("ArrowDown")
+        assert browser.run(told).startswith(f"{label}: ")
+
+
+def test_alarms_are_marked_on_the_curves_of_their_monitors_and_can_be_hidden(chromium, data, tmp_path):
+    sounded = [{"entropy": 40} if run["arm"] == 0 else {} for run in data["runs"]["rows"]]
+    marked = tmp_path / "marked.html"
+    marked.write_text(page({**data, "alarms": {**data["alarms"], "sounded": sounded}}, built="today"), encoding="utf-8")
+    chromium.open(marked)
+    assert count(chromium, "#curve-panels .alarm") == 1 == count(chromium, "[data-metric='monitor/entropy'] .alarm[data-arm='0']")
+    assert chromium.run("document.querySelector('.alarm').getAttribute('d').split('z').length - 1") == 3
+    click(chromium, "#show-alarms")
+    assert count(chromium, "#curve-panels .alarm") == 0
+    click(chromium, "#show-alarms")
+    click(chromium, "#legend [data-legend='0']")
+    assert count(chromium, "#curve-panels .alarm") == 0
+
+
+@pytest.mark.skipif(AXE is None, reason="needs axe-core: npm install axe-core")
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_axe_finds_no_serious_violation(browser, path, width, dark):
+    browser.look(width, dark=dark, phone=width == 390)
+    browser.open(path)
+    choose(browser, "#text-view", "pair")
+    assert browser.violations(AXE) == []
+
+
+def test_in_print_everything_is_light_and_within_the_paper(browser, path):
+    browser.look(720, dark=True)
+    browser.open(path)
+    browser.ask("Emulation.setEmulatedMedia", media="print", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+    try:
+        assert browser.run("getComputedStyle(document.querySelector('h1')).color") == "rgb(28, 29, 31)"
+        assert browser.run("getComputedStyle(document.querySelector('nav')).display") == "none"
+        assert browser.run("getComputedStyle(document.querySelector('#legend')).position") == "static"
+        assert browser.run("document.documentElement.scrollWidth") <= 720
+        wide = "table => table.scrollWidth > table.parentNode.clientWidth + 1"
+        assert browser.run(f"[...document.querySelectorAll('table')].filter({wide}).map(table => table.id)") == []
+    finally:
+        browser.ask("Emulation.setEmulatedMedia", media="")
 
 
 def test_an_answer_is_shown_whole_with_the_pairs_it_repeats_marked(browser):

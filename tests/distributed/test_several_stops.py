@@ -25,11 +25,14 @@ def unbroken(tiny_config, tmp_path):
 
 
 def test_a_run_goes_on_from_one_process_to_two_in_shards_and_back(unbroken, tiny_config):
-    """One process, two by DDP, two by FSDP, one again; each is told to stop in its first update, the last one goes to the end."""
+    """One process, two by DDP, two by FSDP, one again; each is told to stop in its first update, the last one goes to the end.
+
+    Before the first update of all, pre-training the critic and the evaluation each estimate targets once.
+    """
     config = tiny_config(*STATEFUL)
     folder = run_folder(config)
     for update, (processes, sharded) in enumerate([(1, False), (2, False), (2, True)], 1):
-        assert run(config, processes, sharded, Cue(processes - 1, "estimate_targets", 2 if update == 1 else 1)) == [0] * processes
+        assert run(config, processes, sharded, Cue(processes - 1, "estimate_targets", 3 if update == 1 else 1)) == [0] * processes
         summary = read_summary(folder)
         assert (summary["status"], summary["updates"]) == ("interrupted", update), said(config)
     assert run(config, 1) == [0]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fire import Place
 
-STREAMS = ("metrics.jsonl", "scores.jsonl", "samples.jsonl")
+STREAMS = ("metrics.jsonl", "scores.jsonl", "samples.jsonl", "tokens.jsonl")
 APART = ("time/", "responses_per_second", "wall_seconds", "git_commit")  # somebody may commit between two sweeps
 LOGS = ("run.log", "config.yaml")  # what a job printed, and where it was kept
 

@@ -34,8 +34,8 @@ from analysis.verdicts.__main__ import main as verdicts
 
 FEW, MANY = 20, 2000
 FEW_RESUMED, MANY_RESUMED = 8, 150
-RECORDS = ("summary.json", "config.yaml", "metrics.jsonl", "scores.jsonl", "samples.jsonl", "reward_model/report.json",
-           "reward_model/training.jsonl", "reward_model/pairs.csv")  # fmt: skip
+RECORDS = ("summary.json", "config.yaml", "metrics.jsonl", "scores.jsonl", "samples.jsonl", "tokens.jsonl",
+           "reward_model/report.json", "reward_model/training.jsonl", "reward_model/pairs.csv")  # fmt: skip
 STATE = ("checkpoints/2/state.json", "checkpoints/2/optimizer.safetensors", "checkpoints/2/policy/model.safetensors",
          "checkpoints/2/policy/config.json", "checkpoints/2/critic/model.safetensors", "checkpoints/2", "checkpoints", "stages.json",
          "config.yaml", "metrics.jsonl", "scores.jsonl", "reward_model", "checkpoints/2/state.json")  # fmt: skip
@@ -219,7 +219,9 @@ def test_one_harmed_run_stops_no_analysis_of_the_others(trials, finished, tmp_pa
             loaded = load(root)
             assert good <= set(loaded.runs["run"]), how
             assert len(set(loaded.runs["folder"]) | set(loaded.left_out["folder"])) == 4, how
-            load_rows(loaded.runs, "scores"), load_rows(loaded.runs, "samples"), load_reward_models(loaded.runs)
+            for name in ("scores", "samples", "tokens"):
+                load_rows(loaded.runs, name)
+            load_reward_models(loaded.runs)
             load_judgements(loaded.runs)
             finished_runs(root)
             sweep_summary(sorted(root.glob("*/*/seed=*")))

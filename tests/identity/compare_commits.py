@@ -27,7 +27,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from checkout import ROOT, checkout_of
 
-ROWS = ("metrics.jsonl", "scores.jsonl", "samples.jsonl", "training.jsonl")
+ROWS = ("metrics.jsonl", "scores.jsonl", "samples.jsonl", "tokens.jsonl", "training.jsonl")
 # What may differ between two runs of equal numbers: times, versions, and where things lie.
 LEFT_OUT = (
     "time/",

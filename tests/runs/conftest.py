@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from ablate.config import Config
 
 APART = ("time/", "responses_per_second", "wall_seconds", "git_commit")  # somebody may commit between two runs of a test
-STREAMS = ("metrics.jsonl", "scores.jsonl", "samples.jsonl")
+STREAMS = ("metrics.jsonl", "scores.jsonl", "samples.jsonl", "tokens.jsonl")
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -51,7 +53,8 @@ def folder(config) -> Path:
 
 def test_the_folder_holds_these_files_and_no_others(folder):
     assert folder.parts[-3:] == ("s", "a", "seed=0")
-    files = {"config.yaml", "metrics.jsonl", "scores.jsonl", "samples.jsonl", "summary.json", "stages.json", "checkpoints", "reward_model"}
+    streams = {"metrics.jsonl", "scores.jsonl", "samples.jsonl", "tokens.jsonl"}
+    files = streams | {"config.yaml", "summary.json", "stages.json", "checkpoints", "reward_model"}
     assert {path.name for path in folder.iterdir()} == files
     assert {path.name for path in (folder / "reward_model").iterdir()} == {"training.jsonl", "pairs.csv", "report.json"}
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"4", "6"}
@@ -92,6 +95,33 @@ def test_scores_hold_every_held_out_prompt_at_each_evaluation_and_samples_some_a
         assert same and same[0]["length"] == row["length"]
 
 
+def test_tokens_spell_the_answers_of_the_samples_and_their_kl_sums_to_what_was_evaluated(folder):
+    samples, tokens = read_rows(folder / "samples.jsonl"), read_rows(folder / "tokens.jsonl")
+    assert [(row["update"], row["prompt"]) for row in tokens] == [(row["update"], row["prompt"]) for row in samples]
+    measures = ("value", "advantage", "reward", "kl")
+    for row, sample in zip(tokens, samples, strict=True):
+        assert row.keys() == {"update", "prompt", "length", "tokens", *measures}
+        assert all(len(row[name]) == len(row["tokens"]) == row["length"] == sample["length"] for name in measures)
+        assert " ".join(row["tokens"]).startswith(sample["response"])
+        assert row["kl"] == pytest.approx([0.0] * row["length"], abs=1e-5) or row["update"] > 0  # the policy starts as SFT
+
+
+def test_a_checkpoint_of_a_version_without_tokens_is_read_and_the_file_begins_there(folder, make_config, tmp_path):
+    older = tmp_path / "checkpoints" / "6"
+    shutil.copytree(folder / "checkpoints" / "6", older)
+    state = json.loads((older / "state.json").read_text())
+    assert state["offsets"].pop("tokens.jsonl") > 0
+    (older / "state.json").write_text(json.dumps(state))
+    assert "tokens.jsonl" not in read_state(older)["offsets"]
+    store = RunStore(make_config(tmp_path))
+    for name in store.offsets():
+        store.append(name, [{"update": 0}, {"update": 1}])
+    row = len(b'{"update": 0}\n')
+    store.truncate_to({"metrics.jsonl": row, "scores.jsonl": 2 * row, "samples.jsonl": 0})
+    assert store.offsets() == {"metrics.jsonl": row, "scores.jsonl": 2 * row, "samples.jsonl": 0, "tokens.jsonl": 0}
+    store.close()
+
+
 def test_the_summary_says_what_the_contract_asks_and_comes_last(folder, config):
     summary = read_summary(folder)
     last = read_rows(folder / "metrics.jsonl")[-1]
@@ -118,7 +148,7 @@ def test_config_yaml_holds_every_setting_resolved(folder):
     assert known["ppo"]["updates"] == 6 and known["arm"] == "a"
 
 
-@pytest.mark.parametrize(("function", "count", "rows"), [("score_responses", 11, 6), ("finish", 1, 7), ("shape_rewards", 2, 1)])
+@pytest.mark.parametrize(("function", "count", "rows"), [("score_responses", 11, 6), ("finish", 1, 7), ("shape_rewards", 3, 1)])
 def test_every_row_of_a_finished_update_survives_a_kill(function, count, rows, make_config, tmp_path):
     config = make_config(tmp_path, "checkpoint.every=0")
     assert run(config, function, count) == -signal.SIGKILL
@@ -130,7 +160,7 @@ def test_a_torn_last_line_is_no_row_and_is_cut_on_resume(make_config, tmp_path, 
     whole = make_config(tmp_path / "whole", f"reward_model.path={other.reward_model.path}")
     execute(whole)
     assert run(other, "apply_gradients", 2 + 4 * 2 + 1) == -signal.SIGKILL
-    before = {name: read_rows(run_folder(other) / name) for name in ("metrics.jsonl", "scores.jsonl", "samples.jsonl")}
+    before = {name: read_rows(run_folder(other) / name) for name in ("metrics.jsonl", "scores.jsonl", "samples.jsonl", "tokens.jsonl")}
     assert before["metrics.jsonl"][-1]["update"] == 4
     for name, rows in before.items():
         with open(run_folder(other) / name, "a") as handle:

@@ -101,7 +101,7 @@ def failures(err: str) -> list[str]:
 def numbers(folder: Path) -> dict:
     """Everything in a run folder that must be equal bits for equal settings; weights as bytes."""
     found = {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.glob("checkpoints/*/**/*.safetensors"))}
-    for name in ("scores.jsonl", "samples.jsonl"):
+    for name in ("scores.jsonl", "samples.jsonl", "tokens.jsonl"):
         found[name] = (folder / name).read_bytes()
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for name, row in [*enumerate(rows), ("summary", json.loads((folder / "summary.json").read_text()))]:

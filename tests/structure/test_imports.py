@@ -63,6 +63,7 @@ ALLOWED = {
     "analysis.claims": CLAIMS,
     "analysis.figures": FIGURES,
     "analysis.report": REPORT,
+    "analysis.serve": REPORT | {"analysis.serve"},
     "analysis.reference": FIGURES | {"analysis.markdown", "analysis.reference"},
     "analysis.notebooks": REPORT | {"analysis.notebooks"},
     "analysis.verdicts": CLAIMS | {"analysis.markdown", "analysis.verdicts"},

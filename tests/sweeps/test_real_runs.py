@@ -42,5 +42,5 @@ def test_a_study_takes_over_the_runs_it_shares_with_another(sweep, tmp_path):
     assert second.returncode == 0 and "1 of 1 runs are taken over" in second.stdout, second.stdout + second.stderr
     assert "too short" in second.stdout  # a handful of evaluations cannot be a collapse
     (source,), (target,) = (list((tmp_path / "results").glob(f"{study}/vanilla*/seed=0")) for study in ("policy_constraints", "vanilla"))
-    for name in ("metrics.jsonl", "scores.jsonl", "samples.jsonl"):
+    for name in ("metrics.jsonl", "scores.jsonl", "samples.jsonl", "tokens.jsonl"):
         assert (target / name).read_bytes() == (source / name).read_bytes()

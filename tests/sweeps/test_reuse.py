@@ -16,7 +16,7 @@ from ablate.runs.store import RunStore
 from ablate.settings.identity import config_hash
 from ablate.sweeps.reuse import take_over
 
-RECORDS = ("metrics.jsonl", "scores.jsonl", "samples.jsonl", "stages.json", "reward_model/report.json")
+RECORDS = ("metrics.jsonl", "scores.jsonl", "samples.jsonl", "tokens.jsonl", "stages.json", "reward_model/report.json")
 
 
 OTHER_CODE = {**UNKNOWN, "code": "0" * 12}

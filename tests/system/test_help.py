@@ -54,6 +54,7 @@ SAID = {
     "analysis.verdicts": (["."], "reading the runs below ."),
     "analysis.alarms": (["."], "reading the runs below ."),
     "analysis.report": (["."], "reading the runs below ."),
+    "analysis.serve": (["."], "reading the runs below ."),
     "analysis.figures": (["fig07", "."], "reading the runs below ."),
     "analysis.notebooks": (["01_collapse"], "executing 01_collapse.ipynb, 1 of 1"),
     "ablate.memory": ([], "estimating the memory of the model from its configuration"),
@@ -72,7 +73,7 @@ def test_a_command_says_what_it_does_before_it_imports_what_takes_seconds(comman
     assert (done.returncode, done.stdout.startswith("heavy ")) == (3, True)
 
 
-@pytest.mark.parametrize("command", ["analysis.verdicts", "analysis.report", "analysis.figures"])
+@pytest.mark.parametrize("command", ["analysis.verdicts", "analysis.report", "analysis.serve", "analysis.figures"])
 def test_a_folder_that_is_not_there_is_refused_before_any_import(command, tmp_path):
     arguments = ["fig07", "nowhere"] if command == "analysis.figures" else ["nowhere"]
     done = subprocess.run([sys.executable, "-c", FIRST, command, *arguments], capture_output=True, text=True, cwd=tmp_path, env=ENVIRONMENT)

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from ablate.errors import UserError
-from ablate.runs.tracking import PROJECT, strip_key
+from ablate.runs.trackers.interface import PROJECT
+from ablate.runs.trackers.wandb import strip_key
 from ablate.system.commands import command_errors
 from ablate.system.files import write_atomically
 from analysis.estimate.effects import differing

@@ -66,6 +66,7 @@ ALLOWED = {
     "analysis.alarms": ESTIMATE | {"analysis.alarms", "analysis.markdown"},
     "analysis.audit": FIGURES | {"analysis.audit"},
     "analysis.dashboard": ESTIMATE | {"analysis.dashboard"},
+    "analysis.wandb_report": REPORT | {"analysis.dashboard", "analysis.wandb_report"},
     "analysis.kl_gradients": FIGURES | {"analysis.kl_gradients"},
     "analysis.world_check": FIGURES | {"analysis.markdown", "analysis.world_check"},
 }

@@ -24,7 +24,7 @@ print(*sorted({"torch", "transformers", "pandas", "matplotlib"} & sys.modules.ke
 
 
 ABLATE = ("export", "gradients", "import_gguf", "judge", "memory", "mirror", "run", "settings", "stages", "sweeps", "tune")
-ANALYSIS = ("alarms", "audit", "figures", "notebooks", "report", "verdicts")
+ANALYSIS = ("alarms", "audit", "figures", "notebooks", "report", "verdicts", "wandb_report")
 COMMANDS = [*(f"ablate.{name}" for name in ABLATE), *(f"analysis.{name}" for name in ANALYSIS), "ablate.import_gguf.smollm2"]
 
 
@@ -52,6 +52,7 @@ SAID = {
     "analysis.verdicts": (["."], "reading the runs below ."),
     "analysis.alarms": (["."], "reading the runs below ."),
     "analysis.report": (["."], "reading the runs below ."),
+    "analysis.wandb_report": (["."], "reading the runs below ."),
     "analysis.figures": (["fig07", "."], "reading the runs below ."),
     "analysis.notebooks": (["01_collapse"], "executing 01_collapse.ipynb, 1 of 1"),
     "ablate.memory": ([], "estimating the memory of the model from its configuration"),

@@ -21,6 +21,7 @@ from ablate.errors import UserError
 from ablate.runs.folder import config_of, read_rows, run_folder
 from ablate.runs.summary import read_summary
 from ablate.runs.trackers.interface import failures, labels, numbers, run_id, verdict
+from ablate.runs.trackers.mlflow import quiet
 from ablate.runs.tracking import Trackers, open_tracker
 from ablate.session import execute
 from ablate.settings.arms import DEFAULT_OPTIONS, nearest_preset, preset_values
@@ -52,14 +53,28 @@ def folder(finished, tmp_path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "results" / "s" / "a" / "seed=0"))
 
 
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory) -> Path:
+    """A store of MLflow without a run, which takes seconds to make."""
+    with quiet():
+        from mlflow.tracking import MlflowClient
+
+        path = tmp_path_factory.mktemp("store") / "mlflow.db"
+        MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    return path
+
+
 @pytest.fixture(params=LIBRARIES)
-def name(request, monkeypatch, tmp_path_factory) -> str:
-    """A tracker whose library is installed."""
+def name(request, folder, monkeypatch, tmp_path_factory) -> str:
+    """A tracker whose library is installed; MLflow's store is there already."""
     for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(variable, raising=False)
     if request.param == "trackio":  # a process keeps to the store that is named when it imports trackio
         monkeypatch.setenv("TRACKIO_DIR", str(tmp_path_factory.getbasetemp() / "trackio"))
     pytest.importorskip(request.param, reason=f"the extra `{request.param}` is not installed")
+    if request.param == "mlflow":
+        (folder.parents[1] / "mlflow").mkdir()
+        shutil.copy(request.getfixturevalue("empty_store"), folder.parents[1] / "mlflow")
     return request.param
 
 
@@ -185,13 +200,15 @@ def test_a_tracker_keeps_settings_samples_and_the_verdict(name, folder):
         assert sum(rows[0]["eval/proxy_scores"]["values"]) == 8
 
 
+@pytest.mark.slow
 def test_nothing_is_written_outside_the_results_folder(name, folder, tmp_path):
     (tmp_path / "home").mkdir()
+    shutil.rmtree(folder.parents[1] / "mlflow", ignore_errors=True)
     environment = {key: value for key, value in os.environ.items() if key not in ("TRACKIO_DIR", "HF_HOME")}
     environment |= {"HOME": str(tmp_path / "home"), "PYTHONPATH": str(Path(mirror.__file__).parents[1])}
     command = [sys.executable, "-m", "ablate.mirror", str(folder), "--tracker", name]
     done = subprocess.run(command, cwd=tmp_path / "home", env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, f"{folder}: mirrored\n"), done.stderr
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{folder}: mirrored\n", f"mirroring {folder}\n")
     assert not list((tmp_path / "home").rglob("*"))
     place = {"tensorboard": "s/a/seed=0/tensorboard", "mlflow": "s/mlflow/mlflow.db", "trackio": "trackio/s.db"}[name]
     assert (tmp_path / "results" / place).exists()
@@ -227,6 +244,16 @@ def test_a_disk_that_fills_up_during_a_run_stops_the_tracker_alone(folder, capsy
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: tensorboard failed ([Errno 28] No space left on device); the run goes on without tensorboard")
     assert "No space left" in read_summary(folder)["trackers_stopped"]["tensorboard"]
+
+
+@pytest.mark.parametrize(("name", "place"), [("tensorboard", "s/a/seed=0/tensorboard"), ("mlflow", "s/mlflow")])
+def test_a_link_in_the_place_of_a_tracker_is_not_written_through(name, place, folder, tmp_path, capsys):
+    pytest.importorskip(name)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "results" / place).symlink_to(tmp_path / "elsewhere")
+    trackers = Trackers(folder=folder)
+    trackers.start(name, lambda: open_tracker(name, config_of(folder), folder))
+    assert list(trackers.stopped) == [name] and "link" in trackers.stopped[name] and not list((tmp_path / "elsewhere").iterdir())
 
 
 @pytest.mark.parametrize("missing", LIBRARIES)

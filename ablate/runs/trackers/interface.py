@@ -18,7 +18,7 @@ from ablate.runs.folder import read_rows
 from ablate.runs.summary import read_summary
 from ablate.runs.versions import git_commit
 from ablate.settings.arms import nearest_preset
-from ablate.settings.fields import flat
+from ablate.settings.fields import flat, spelled
 from ablate.settings.identity import config_hash
 from ablate.system.secrets import masked
 
@@ -74,8 +74,8 @@ def labels(config: Config, folder: Path) -> dict[str, str]:
 
 
 def settings(config: Config) -> dict[str, Any]:
-    """Every setting by its dotted name. A list is a text."""
-    return {name: value if isinstance(value, (bool, int, float, str)) else str(value) for name, value in flat(asdict(config))}
+    """Every setting by its dotted name. A list and null are texts."""
+    return {name: value if isinstance(value, (bool, int, float)) else spelled(value) for name, value in flat(asdict(config))}
 
 
 def numbers(row: Mapping[str, Any]) -> dict[str, float]:
@@ -101,6 +101,15 @@ def study_folder(config: Config, folder: Path) -> Path:
     """The folder of the study that a run folder lies in; the run folder itself where it has been moved out of its study."""
     found = folder.resolve().parents[1]
     return found if found.name == config.study else folder.resolve()
+
+
+def made(folder: Path) -> Path:
+    """The folder, which is made where there is none. Raises UserError where it or something in it is a link, since that leads elsewhere."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in (folder, *folder.iterdir()):
+        if path.is_symlink():
+            raise UserError(f"{path} is a link, which a tracker does not write through: move what it leads to into its place, or remove it")
+    return folder
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import time
 import warnings
@@ -12,11 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ablate.config import Config
-from ablate.runs.trackers.interface import COLUMNS, PROJECT, labels, needing, numbers, replay, run_id, settings, study_folder, verdict
+from ablate.runs.trackers.interface import COLUMNS, PROJECT, labels, made, needing, numbers, replay, run_id, settings, study_folder, verdict
 from ablate.system.locks import open_lock, release
 
-# No usage data leaves the machine, and a server that does not answer holds a run up for a minute before it goes on without.
-DEFAULTS = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+# No usage data leaves the machine, no line says that a store is made, and a server that does not answer holds a run up for a minute
+# before it goes on without.
+DEFAULTS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WARNING", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+}  # fmt: skip
 MOST_METRICS = 1000  # of one request
 MOST_PARAMS = 100  # of one request
 LONGEST_PARAM = 6000  # characters
@@ -40,8 +43,7 @@ class MlflowTracker:
                 from mlflow.entities import Metric, Param
                 from mlflow.tracking import MlflowClient
             self.metric = Metric
-            store = study_folder(config, folder) / "mlflow"
-            store.mkdir(exist_ok=True)
+            store = made(study_folder(config, folder) / "mlflow")
             remote = os.environ.get("MLFLOW_TRACKING_URI")
             self.client = MlflowClient(tracking_uri=remote or f"sqlite:///{store / 'mlflow.db'}")
             named, lock = labels(config, folder), store / ".lock"
@@ -116,9 +118,7 @@ class MlflowTracker:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep MLflow's progress in making a store and its dependencies' deprecations off the terminal."""
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    """Keep the deprecations of MLflow's dependencies off the terminal."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -11,7 +11,7 @@ from pathlib import Path
 from ablate.config import Config
 from ablate.errors import UserError
 from ablate.runs.alarms import ALARMS, VOTES
-from ablate.runs.trackers.interface import COLUMNS, SCORES, labels, needing, numbers, replay, run_id, settings, study_folder, verdict
+from ablate.runs.trackers.interface import COLUMNS, SCORES, labels, made, needing, numbers, replay, run_id, settings, study_folder, verdict
 
 
 class TrackioTracker:
@@ -24,9 +24,9 @@ class TrackioTracker:
     def __init__(self, config: Config, folder: Path):
         """Log the rows of the run folder `folder`, in place of what the store has of the run. Raises UserError."""
         known = study_folder(config, folder)
-        place = os.environ.get("TRACKIO_DIR") or str((known.parent if known.name == config.study else known) / "trackio")
+        place = Path(os.environ.get("TRACKIO_DIR") or (known.parent if known.name == config.study else known) / "trackio")
         with needing("trackio"):
-            self.storage, self.table, self.histogram = imported(Path(place))
+            self.storage, self.table, self.histogram = imported(made(place))
         self.project, self.run, self.id = config.study, f"{config.arm}/seed={config.seed}", run_id(config)
         self.update, self.sounded = 0, 0
         self.storage.validate_project_name(self.project)

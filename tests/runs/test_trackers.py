@@ -176,6 +176,23 @@ def test_two_runs_of_a_study_are_beside_each_other(name, folder):
         assert len(list((other / "tensorboard").iterdir())) == len(list((folder / "tensorboard").iterdir())) == 1
 
 
+@pytest.mark.slow
+def test_runs_that_start_at_once_share_one_store(name, folder):
+    """Three processes, before there is a store."""
+    shutil.rmtree(folder.parents[1] / "mlflow", ignore_errors=True)
+    text = (folder / "config.yaml").read_text()
+    folders = [folder]
+    for seed in (1, 2):
+        folders.append(Path(shutil.copytree(folder, folder.parent / f"seed={seed}")))
+        (folders[-1] / "config.yaml").write_text(text.replace("\nseed: 0\n", f"\nseed: {seed}\n"))
+    environment = {**os.environ, "PYTHONPATH": str(Path(mirror.__file__).parents[1])}
+    command = [sys.executable, "-m", "ablate.mirror", "--tracker", name]
+    started = [subprocess.Popen([*command, str(each)], env=environment, stderr=subprocess.PIPE, text=True) for each in folders]
+    assert [process.communicate()[1] for process in started] == [f"mirroring {each}\n" for each in folders]
+    if name == "mlflow":
+        assert sorted(run.info.run_name for _, run in children(folder)) == [f"a/seed={seed}" for seed in range(3)]
+
+
 def test_a_tracker_keeps_settings_samples_and_the_verdict(name, folder):
     mirror.mirror(folder, [name])
     config, samples = config_of(folder), read_rows(folder / "samples.jsonl")

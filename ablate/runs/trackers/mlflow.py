@@ -45,9 +45,9 @@ class MlflowTracker:
             self.metric = Metric
             store = made(study_folder(config, folder) / "mlflow")
             remote = os.environ.get("MLFLOW_TRACKING_URI")
-            self.client = MlflowClient(tracking_uri=remote or f"sqlite:///{store / 'mlflow.db'}")
             named, lock = labels(config, folder), store / ".lock"
             with release(lock, open_lock(lock)):  # runs that start at once make one store, one experiment and one parent
+                self.client = MlflowClient(tracking_uri=remote or f"sqlite:///{store / 'mlflow.db'}")
                 experiment = self.experiment(None if remote else (store / "artifacts").as_uri())
                 parent = self.parent(experiment, config.study)
             for earlier in self.client.search_runs([experiment], f"tags.`ablate.run` = '{run_id(config)}'"):

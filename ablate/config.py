@@ -543,10 +543,17 @@ class Config:
     )
     threads: int = setting(1, "CPU threads of a run; equal bits need equal threads", low=1)
     jobs: Optional[int] = setting(None, "runs at a time in a sweep; null is cores divided by threads", low=1)
-    tracker: str = setting(
-        "wandb", "wandb mirrors the run folder (offline unless WANDB_MODE=online); none is off", choices=("wandb", "none")
-    )
+    tracker: Any = setting(
+        "wandb", "what mirrors the run folder, one name or a list such as [wandb,tensorboard]; nothing leaves the machine unless "
+        "WANDB_MODE=online or MLFLOW_TRACKING_URI says so; none is off", choices=("wandb", "trackio", "tensorboard", "mlflow", "none"),
+    )  # fmt: skip
     sweep: Any = setting(None, "a study from sweeps/; needs -m")
+
+    @property
+    def trackers(self) -> list[str]:
+        """The trackers that `tracker` names, without none; in its order."""
+        named = self.tracker if isinstance(self.tracker, (list, tuple)) else [self.tracker]
+        return [name for name in named if name != "none"]
 
     def ppo_settings(self) -> PPOSettings:
         """The part that the PPO core reads."""

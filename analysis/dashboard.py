@@ -18,13 +18,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ablate.errors import UserError
-from ablate.runs.tracking import PROJECT, strip_key
+from ablate.runs.alarms import ALARMS
+from ablate.runs.trackers.interface import PROJECT
+from ablate.runs.trackers.wandb import strip_key
 from ablate.system.commands import command_errors
 from ablate.system.files import write_atomically
 from analysis.load.packed import begin_reading
 
 if TYPE_CHECKING:
     import pandas as pd
+    from wandb_workspaces.reports.v2 import Report
     from wandb_workspaces.workspaces import Workspace
 
 NAME = "PPO stability"
@@ -45,6 +48,7 @@ LINES = {  # section → metric of metrics.jsonl → title
         "monitor/reward_length_corr": "score and length, correlation",
     },
     "Optimiser": {"ppo/value_loss": "value loss", "ppo/clip_fraction": "clip fraction", "ppo/grad_norm": "gradient norm"},
+    "Alarms": {**{f"alarm/{alarm.name}": alarm.title for alarm in ALARMS}, "alarm/sounded": "alarms that have sounded"},
 }
 SCATTERS = {  # section → (x, y, title); one point per run, at its end
     "Gold against proxy": ("eval/proxy", "eval/gold", "gold against proxy at the end"),
@@ -81,7 +85,7 @@ def workspace(runs: pd.DataFrame, entity: str, project: str) -> Workspace:
     """
     from analysis.load.designs import arm_settings
 
-    ws, wr = _wandb_workspaces()
+    ws, wr = workspaces_library()
     studies = list(runs["study"].unique())
     if len(studies) != 1:
         raise UserError(f"a dashboard shows one study; here are {', '.join(studies) or 'none'}: name results/STUDY")
@@ -125,7 +129,7 @@ def _column(setting: str) -> str:
     return f"config:{first}.value" + (f".{rest}" if rest else "")
 
 
-def _wandb_workspaces():
+def workspaces_library():
     """The two modules, imported without their deprecation warnings. Raises UserError if wandb-workspaces is not installed."""
     try:
         with warnings.catch_warnings():
@@ -153,24 +157,25 @@ def logged_in() -> bool:
         raise UserError(f"the wandb login cannot be used ({first_line(error)}): run `wandb login` or correct WANDB_API_KEY") from error
 
 
-def default_entity(study: Path) -> str:
+def default_entity(study: Path, command: str = "analysis.dashboard") -> str:
     """The entity that wandb takes for the user who is logged in. Raises UserError where nobody is, or wandb does not answer."""
     import wandb
 
-    remedy = f"write python -m analysis.dashboard {study} --entity NAME with a wandb user or team, or set WANDB_ENTITY"
+    what = command.rpartition(".")[2].replace("_", " ")
+    remedy = f"write python -m {command} {study} --entity NAME with a wandb user or team, or set WANDB_ENTITY"
     if not logged_in():
-        raise UserError(f"there is no wandb login that says whose dashboard it is: {remedy}")
+        raise UserError(f"there is no wandb login that says whose {what} it is: {remedy}")
     try:
         entity = wandb.Api().default_entity
     except (wandb.errors.Error, OSError) as error:
-        raise UserError(f"wandb does not say whose dashboard it is ({first_line(error)}): {remedy}") from error
+        raise UserError(f"wandb does not say whose {what} it is ({first_line(error)}): {remedy}") from error
     if not entity:
         raise UserError(f"the wandb login has no default entity: {remedy}")
     return entity
 
 
-def save(board: Workspace) -> str | None:
-    """Save the workspace in wandb. None if that is done, else the reason why not, in words."""
+def save(board: Workspace | Report) -> str | None:
+    """Save a workspace or a report in wandb. None if that is done, else the reason why not, in words."""
     import wandb
 
     if not logged_in():
@@ -180,6 +185,26 @@ def save(board: Workspace) -> str | None:
     except (wandb.errors.Error, OSError) as error:
         return f"wandb did not take it ({first_line(error)}): look at the network and the login"
     return None
+
+
+def default_place(study: Path, name: str) -> Path:
+    """The file for a specification: in the study's folder, or in the current one where the study is no folder."""
+    return (study if study.is_dir() else Path()) / name
+
+
+def stored(board: Workspace | Report, text: str, out: Path, what: str) -> str:
+    """Save a workspace or a report in wandb, or write its specification to `out` where that fails. Returns what was done, as a sentence.
+
+    Raises UserError where the file cannot be written. what: "workspace" or "report".
+    """
+    reason = save(board)
+    if reason is None:
+        return f"the {what} is saved in wandb"
+    try:
+        write_atomically(out, text + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {out} ({error.strerror}): name another file with --out") from error
+    return f"{out}: the specification of the {what}. Not saved in wandb: {reason}, and give this command again."
 
 
 def first_line(error: BaseException) -> str:
@@ -206,15 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         runs = load(options.study).runs
         entity = options.entity or os.environ.get("WANDB_ENTITY") or default_entity(options.study)
         board = workspace(runs, entity, options.project or os.environ.get("WANDB_PROJECT") or PROJECT)
-        reason = save(board)
-        if reason is None:
-            return
-        out = options.out or (options.study if options.study.is_dir() else Path()) / "dashboard.json"
-        try:
-            write_atomically(out, specification(board) + "\n")
-        except OSError as error:
-            raise UserError(f"cannot write {out} ({error.strerror}): name another file with --out") from error
-        print(f"{out}: the specification of the workspace. Not saved in wandb: {reason}, and give this command again.")
+        print(stored(board, specification(board), options.out or default_place(options.study, "dashboard.json"), "workspace"))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ NO_NUMBERS = (
     "ablate.runs.numerics",  # this record
     "ablate.runs.summary",  # its keys, which hold what was computed
     "ablate.runs.store",  # writes what was computed; JSON keeps floats exactly
-    "ablate.runs.tracking",  # a mirror in wandb
+    "ablate.runs.tracking",  # mirrors of the run folder
     "ablate.runs.versions",  # names of versions
     "ablate.settings.identity",  # the name of a run's settings
     "ablate.settings.validation",  # refuses settings, and changes none

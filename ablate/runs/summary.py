@@ -40,6 +40,9 @@ class Outcome(TypedDict):
     responses_per_second: NotRequired[Annotated[float | None, "of the updates, without evaluations; null before the first update"]]
     final: NotRequired[Annotated[Monitors, "every `eval/*` and `monitor/*` of the last evaluation, and `eval/gold_sd` over its prompts"]]
     sft: NotRequired[Annotated[Monitors, "the same of the SFT model"]]
+    trackers_stopped: NotRequired[
+        Annotated[dict[str, str], "each tracker that failed before the run's end, which the run went on without, and why"]
+    ]
     study: Annotated[str, "folder of the runs that are compared"]
     arm: Annotated[str | None, "name of the arm's folder"]
     seed: Annotated[int, "seed of PPO"]

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from ablate.config import Config
 from ablate.settings.fields import flat
-from ablate.settings.groups import CONF
+from ablate.settings.groups import CONF, groups
 from ablate.settings.identity import OUTSIDE_IDENTITY
 from ablate.settings.overrides import parsed
 
@@ -55,6 +55,17 @@ def preset_values(**options: str) -> Mapping[str, Any]:
         tree = OmegaConf.to_container(OmegaConf.load(path))
         values |= dict(flat(tree if is_global else {group: tree}))
     return MappingProxyType(values)
+
+
+def nearest_preset(config: Config) -> str:
+    """The preset of `ppo` from whose settings the fewest differ; of several, the first by name.
+
+    >>> nearest_preset(Config())
+    'ppo_max'
+    """
+    mine = dict(flat(asdict(config)))
+    presets = {name: preset_values(**{**DEFAULT_OPTIONS, "ppo": name}) for name in sorted(groups()["ppo"])}
+    return min(presets, key=lambda name: sum(mine.get(key) != value for key, value in presets[name].items() if key.startswith("ppo.")))
 
 
 def _value(override: str) -> tuple[str, Any]:

@@ -16,6 +16,7 @@ def validate(config: Config) -> None:
     Raises UserError, one sentence that names the setting to change.
     """
     check_values(config)
+    check_tracker(config.tracker)
     check_paths(config)
     check_ppo(config.ppo)
     check_sampling(config)
@@ -54,17 +55,28 @@ def check_values(config: Config) -> None:
         if value is None:
             continue
         meta = field.metadata
-        if meta.get("choices") and value not in meta["choices"]:
-            raise UserError(f"{name}={cut(value)} is not one of {', '.join(meta['choices'])}")
-        for number in value if isinstance(value, list) else [value]:
-            if isinstance(number, float) and not math.isfinite(number):
-                raise UserError(f"{name}={number} is not a finite number: give it one")
+        for each in value if isinstance(value, list) else [value]:
+            if meta.get("choices") and each not in meta["choices"]:
+                raise UserError(f"{name}={cut(str(each))} is not one of {', '.join(meta['choices'])}")
+            if isinstance(each, float) and not math.isfinite(each):
+                raise UserError(f"{name}={each} is not a finite number: give it one")
         if meta.get("low") is not None and value < meta["low"]:
             raise UserError(f"{name}={value} is too small: the least value is {meta['low']}")
         if meta.get("high") is not None and value > meta["high"]:
             raise UserError(f"{name}={value} is too large: the greatest value is {meta['high']}")
         if meta.get("above") is not None and value <= meta["above"]:
             raise UserError(f"{name}={value} must be greater than {meta['above']}")
+
+
+def check_tracker(tracker: str | list[str] | None) -> None:
+    """Raises UserError for a list of trackers that contradicts or repeats itself, and for null. The names are those of choices."""
+    if tracker is None:
+        raise UserError("tracker=null names no tracker: set tracker=none to have none")
+    if isinstance(tracker, list):
+        if "none" in tracker and len(tracker) > 1:
+            raise UserError(f"tracker=[{','.join(tracker)}] names none beside others: leave none out")
+        if twice := [name for name in tracker if tracker.count(name) > 1]:
+            raise UserError(f"tracker=[{','.join(tracker)}] names {twice[0]} twice: leave one out")
 
 
 def check_paths(config: Config) -> None:

@@ -2,6 +2,7 @@
 
     python -m ablate.sweeps                   # at the speed of the runs in results/
     python -m ablate.sweeps /data/results     # at the speed of the runs in another folder
+    python -m ablate.sweeps export kl_coef --format wandb --seeds 8 > kl_coef.yaml   # a study for `wandb sweep` and its agents
 
 The time is measured as soon as one run on the world is complete; before that it follows from a stated speed, and the last line says so.
 
@@ -12,6 +13,7 @@ The time is measured as soon as one run on the world is complete; before that it
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -67,8 +69,33 @@ def checked_folder(results: Path) -> Path:
     raise UserError(f"{results} is no folder: give the folder whose runs are to give the speed, or nothing for {Config.results}")
 
 
+def export(arguments: Sequence[str]) -> None:
+    """The command `export`: a study in another tool's format, on standard output. A UserError is one sentence and exit status 1."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ablate.sweeps export",
+        description="Write a study as a file for another tool.\n\n"
+        "    python -m ablate.sweeps export kl_coef --format wandb > kl_coef.yaml\n"
+        "    python -m ablate.sweeps export hh --format wandb --seeds 3 data.path=/data/hh.jsonl > hh.yaml\n\n"
+        "`wandb sweep kl_coef.yaml` makes the sweep, and each `wandb agent ID` does its runs one by one, online.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("study", help="a study of sweeps/")
+    parser.add_argument("overrides", nargs="*", metavar="SETTING=VALUE", help="settings for all arms, as on the command line of a sweep")
+    parser.add_argument("--format", choices=("wandb",), default="wandb", help="whose (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="seeds per arm, from 0 (default: %(default)s)")
+    options = parser.parse_intermixed_args(arguments)  # settings may follow --seeds
+    with command_errors():
+        from ablate.sweeps.export import wandb_sweep
+
+        print(wandb_sweep(options.study, options.overrides, options.seeds), end="")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command. A UserError is one sentence on stderr and exit status 1."""
+    given = sys.argv[1:] if arguments is None else arguments
+    if given and given[0] == "export":
+        export(given[1:])
+        return
     parser = argparse.ArgumentParser(
         prog="python -m ablate.sweeps", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -76,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "results", nargs="?", type=Path, default=Path(Config.results), help="the folder whose runs give the speed (default: %(default)s)"
     )
     with command_errors():
-        print(listing(checked_folder(parser.parse_args(arguments).results), at_a_time=cores()))
+        print(listing(checked_folder(parser.parse_args(given).results), at_a_time=cores()))
 
 
 if __name__ == "__main__":

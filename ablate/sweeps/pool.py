@@ -31,14 +31,14 @@ CONTEXT = multiprocessing.get_context("forkserver")
 
 
 def start_server(config: Any, preload: Sequence[str]) -> None:
-    """Start the forkserver. While the sweep is composed it imports the modules `preload`, and those of wandb if that is the tracker.
+    """Start the forkserver. While the sweep is composed it imports the modules `preload`, and those of wandb if that is a tracker.
 
     It starts with the thread counts in its environment, because OpenMP reads them only at import.
     """
     wanted = {name: str(config.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
-    CONTEXT.set_forkserver_preload([*(WANDB if config.tracker == "wandb" else ()), *preload])
+    CONTEXT.set_forkserver_preload([*(WANDB if "wandb" in str(config.tracker) else ()), *preload])
     forkserver.ensure_running()
     for name, value in before.items():
         if value is None:

@@ -1,4 +1,4 @@
-"""Whatever happens to wandb, a run goes on to its summary with one sentence of warning. The wandb is the real one, without a network."""
+"""Whatever happens to a tracker, a run goes on to its summary with one sentence of warning. wandb is the real one, without a network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ablate.runs.summary import read_summary
 from ablate.session import execute
 from ablate.trainer import Trainer
 
-WARNING = "the run goes on without wandb, and python -m ablate.mirror rebuilds the mirror from its folder"
+WARNING = "the run goes on without wandb, and python -m ablate.mirror --tracker wandb {} rebuilds it"
 
 
 def kill_service() -> None:
@@ -32,7 +32,8 @@ def completed(config, capsys) -> str:
     assert summary is not None and summary["status"] == "completed"
     assert [row["update"] for row in read_rows(run_folder(config) / "metrics.jsonl")] == list(range(config.ppo.updates + 1))
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("warning: ") and line.endswith(WARNING)
+    assert line.startswith("warning: ") and line.endswith(WARNING.format(run_folder(config)))
+    assert line == f"warning: {summary['trackers_stopped']['wandb']}; {WARNING.format(run_folder(config))}"
     return line
 
 
@@ -85,7 +86,7 @@ def test_a_run_goes_on_where_the_wandb_folder_cannot_be_written(make_config, tmp
 
 def test_a_run_goes_on_where_the_disk_of_wandb_is_full(make_config, tmp_path, capsys, monkeypatch):
     config = make_config(tmp_path, "tracker=wandb", "ppo.updates=1")
-    monkeypatch.setattr("ablate.runs.tracking.FULL_BYTES", 2**70)  # no disk has so much space
+    monkeypatch.setattr("ablate.runs.trackers.wandb.FULL_BYTES", 2**70)  # no disk has so much space
     execute(config)
     assert f"the disk of {run_folder(config) / 'wandb'} is full" in completed(config, capsys)
 
@@ -110,4 +111,5 @@ def test_the_command_ends_well_after_the_kill_of_its_wandb_service(tiny_override
     overrides = [override for override in tiny_overrides if not override.startswith("tracker=")]
     done = command_line(*overrides, "ppo.updates=40", cwd=tmp_path, meanwhile=kill)
     (line,) = done.stderr.splitlines()
-    assert done.returncode == 0 and line.startswith("warning: wandb failed (") and line.endswith(WARNING)
+    assert done.returncode == 0 and line.startswith("warning: wandb failed (")
+    assert line.endswith(WARNING.format(tmp_path / "results/default/tiny/seed=0"))

@@ -91,6 +91,16 @@ def test_the_group_is_the_study_the_name_arm_and_seed_and_the_config_every_setti
     assert {key: run["config"]["update"][key] for key in asdict(known)} == asdict(known)
 
 
+def test_a_run_has_a_job_type_and_tags_and_the_update_is_the_step_of_every_metric(mirrored):
+    (run,) = of_type(mirrored[2], "run")
+    commit = read_summary(mirrored[0])["git_commit"]
+    assert run["job_type"] == "an_arm"
+    assert run["tags"] == ["study=my_study", "arm=an_arm", "preset=ppo_max", "data=world", *([f"commit={commit[:12]}"] if commit else [])]
+    assert {metric.get("name", metric.get("glob_name")): metric.get("step_metric") for metric in of_type(mirrored[2], "metric")} == {
+        "update": None, "*": "update",
+    }  # fmt: skip
+
+
 def test_names_in_the_environment_go_before_ours(make_config, tmp_path, monkeypatch):
     wanted = {"WANDB_PROJECT": "p", "WANDB_RUN_GROUP": "g", "WANDB_NAME": "n", "WANDB_ENTITY": "e", "WANDB_TAGS": "one,two"}
     config = make_config(tmp_path, "ppo.updates=1")
@@ -132,6 +142,8 @@ def test_a_completed_run_exits_0_and_its_summary_says_so(mirrored):
         "reason": "",
         "collapsed": None,
     }  # too short
+    final, sft = (read_summary(mirrored[0])[key]["eval/gold"] for key in ("final", "sft"))
+    assert said["gold_gain"] == pytest.approx(final - sft)
 
 
 def test_no_file_of_a_run_holds_the_key(mirrored):

@@ -71,6 +71,7 @@ ALLOWED = {
     "analysis.audit": FIGURES | {"analysis.audit"},
     "analysis.tricks": CLAIMS | {"analysis.markdown", "analysis.tricks"},
     "analysis.dashboard": ESTIMATE | {"analysis.dashboard"},
+    "analysis.wandb_report": REPORT | {"analysis.dashboard", "analysis.wandb_report"},
     "analysis.kl_gradients": FIGURES | {"analysis.kl_gradients"},
     "analysis.world_check": FIGURES | {"analysis.markdown", "analysis.world_check"},
 }

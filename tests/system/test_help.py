@@ -55,6 +55,7 @@ SAID = {
     "analysis.alarms": (["."], "reading the runs below ."),
     "analysis.report": (["."], "reading the runs below ."),
     "analysis.serve": (["."], "reading the runs below ."),
+    "analysis.wandb_report": (["."], "reading the runs below ."),
     "analysis.figures": (["fig07", "."], "reading the runs below ."),
     "analysis.notebooks": (["01_collapse"], "executing 01_collapse.ipynb, 1 of 1"),
     "ablate.memory": ([], "estimating the memory of the model from its configuration"),

@@ -42,8 +42,9 @@ lint: .venv/installed
 notebooks: .venv/installed
 	$(BIN)/python -m analysis.notebooks
 
+# Not --quiet, under which --strict sees no warning
 docs: .venv/docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo 'open site/index.html'
 
 .venv/docs: .venv/installed

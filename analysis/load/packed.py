@@ -14,6 +14,7 @@ import shutil
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from ablate.errors import UserError
 from ablate.system.commands import announce
@@ -108,14 +109,26 @@ def unpack(packed: Path, to: Path) -> None:
             for study in sorted({name.parts[0] for name in files}):
                 if (to / study).exists():
                     raise UserError(f"{to / study} exists: name another folder with --to, or move that one away")
+            sharing: dict[tarfile.TarInfo, list[PurePosixPath]] = {}
             for name, member in files.items():
-                content = archive.extractfile(member)
-                (to / name).parent.mkdir(parents=True, exist_ok=True)
-                with open(to / name, "xb") as file:
-                    shutil.copyfileobj(content or io.BytesIO(), file)
+                sharing.setdefault(member, []).append(name)
+            for member, names in sharing.items():  # once each and in the archive's order: to go back in it is to unpack it again
+                _write_all([to / name for name in names], archive.extractfile(member) or io.BytesIO())
     except (tarfile.TarError, lzma.LZMAError, EOFError, ValueError, OverflowError) as error:  # the last two for odd numbers in headers
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{packed / ARCHIVE} is damaged and cannot be unpacked ({reason}): fetch it again") from error
+
+
+def _write_all(paths: Sequence[Path], content: IO[bytes]) -> None:
+    """Write the same content to new files: to the first from the archive, to the others from the first."""
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "xb") as file:
+            if path == paths[0]:
+                shutil.copyfileobj(content, file)
+            else:
+                with open(paths[0], "rb") as written:
+                    shutil.copyfileobj(written, file)
 
 
 def _plain_files(archive: tarfile.TarFile, where: Path) -> dict[PurePosixPath, tarfile.TarInfo]:

@@ -56,28 +56,28 @@ TRICKS = {
         "reward_shape": Trick(
             "Bounded reward",
             r"d_j = R - R_{\mathrm{ref},j}",
-            r"\mathrm{log\_sigmoid}: \log\sigma(\bar d)",
-            r"\mathrm{sigmoid}: \frac{1}{k}\sum\limits_j \sigma(d_j)",
-            r"\mathrm{tanh}: \tanh(\bar d)",
-            r"\mathrm{minmax}: \frac{R - R_{\min}}{R_{\max} - R_{\min}}",
+            r"\mathrm{log\_sigmoid}:\quad \log\sigma(\overline{d})",
+            r"\mathrm{sigmoid}:\quad \frac{1}{k}\sum\limits_j \sigma(d_j)",
+            r"\mathrm{tanh}:\quad \tanh(\overline{d})",
+            r"\mathrm{minmax}:\quad \frac{R - R_{\min}}{R_{\max} - R_{\min}}",
         ),
         "ensemble_score": Trick(
             "Ensemble of reward models",
             r"z_i = \frac{R_i - \mu_i}{\sigma_i}",
-            r"\mathrm{mean}: \bar z",
-            r"\mathrm{worst}: \min\limits_i z_i",
-            r"\mathrm{uncertainty}: \bar z - \lambda\,\mathrm{var}_i\,z_i",
+            r"\mathrm{mean}:\quad \overline{z}",
+            r"\mathrm{worst}:\quad \min\limits_i z_i",
+            r"\mathrm{uncertainty}:\quad \overline{z} - \lambda\,\mathrm{var}_i\,z_i",
         ),
         "length_penalty": Trick(
             "Length penalty",
-            r"\mathrm{linear}: R - c\,l",
-            r"\mathrm{overlong}: R - c\;\mathrm{clip}\left(\frac{l - L_0}{L_{\max} - L_0},\,0,\,1\right)",
+            r"\mathrm{linear}:\quad R - c\,l",
+            r"\mathrm{overlong}:\quad R - c\;\mathrm{clip}\left(\frac{l - L_0}{L_{\max} - L_0},\,0,\,1\right)",
         ),
         "missing_eos_penalty": Trick(
             "Penalty on a missing end",
             r"\text{where no end was sampled:}",
-            r"\mathrm{subtract}: R - p",
-            r"\mathrm{replace}: -p",
+            r"\mathrm{subtract}:\quad R - p",
+            r"\mathrm{replace}:\quad -p",
         ),
         "bootstrap_truncated": Trick(
             "Bootstrapping truncated responses",
@@ -85,8 +85,8 @@ TRICKS = {
         ),
         "reference_update": Trick(
             "Moving reference",
-            r"\mathrm{ema}: \theta_{\mathrm{ref}} \leftarrow \alpha\,\theta + (1 - \alpha)\,\theta_{\mathrm{ref}}",
-            r"\mathrm{reset}: \theta_{\mathrm{ref}} \leftarrow \theta",
+            r"\mathrm{ema}:\quad \theta_{\mathrm{ref}} \leftarrow \alpha\,\theta + (1 - \alpha)\,\theta_{\mathrm{ref}}",
+            r"\mathrm{reset}:\quad \theta_{\mathrm{ref}} \leftarrow \theta",
         ),
     },
     "Advantage": {
@@ -114,11 +114,11 @@ TRICKS = {
         ),
         "advantage_estimator": Trick(
             "Advantages without a critic",
-            r"\mathrm{rloo}: R_i - \frac{1}{k-1}\sum\limits_{j \neq i} R_j",
-            r"\mathrm{grpo}: \frac{R_i - \mu}{\sigma + 10^{-4}}",
-            r"\mathrm{dr\_grpo}: R_i - \mu",
-            r"\mathrm{remax}: R_i - R_{\mathrm{greedy}}",
-            r"\mathrm{reinforce}: \sum\limits_{t' \ge t} \gamma^{t'-t}\,r_{t'}\ \mathrm{, whitened}",
+            r"\mathrm{rloo}:\quad R_i - \frac{1}{k-1}\sum\limits_{j \neq i} R_j",
+            r"\mathrm{grpo}:\quad \frac{R_i - \mu}{\sigma + 10^{-4}}",
+            r"\mathrm{dr\_grpo}:\quad R_i - \mu",
+            r"\mathrm{remax}:\quad R_i - R_{\mathrm{greedy}}",
+            r"\mathrm{reinforce}:\quad \sum\limits_{t' \ge t} \gamma^{t'-t}\,r_{t'}\ \mathrm{, whitened}",
         ),
     },
     "Policy loss": {
@@ -141,8 +141,8 @@ TRICKS = {
         ),
         "importance_sampling": Trick(
             "Importance sampling against SFT",
-            r"\mathrm{behaviour}: \rho_t = \frac{\pi(y_t)}{\pi_{\mathrm{old}}(y_t)}",
-            r"\mathrm{reference}: \rho_t = \frac{\pi(y_t)}{\pi_{\mathrm{SFT}}(y_t)}",
+            r"\mathrm{behaviour}:\quad \rho_t = \frac{\pi(y_t)}{\pi_{\mathrm{old}}(y_t)}",
+            r"\mathrm{reference}:\quad \rho_t = \frac{\pi(y_t)}{\pi_{\mathrm{SFT}}(y_t)}",
         ),
         "policy_kl": Trick(
             "PPO-penalty",
@@ -160,8 +160,8 @@ TRICKS = {
         ),
         "entropy_clip": Trick(
             "Clipped entropy bonus",
-            r"\mathrm{min}: \min(H,\,\delta)",
-            r"\mathrm{moss}: -|H - \delta|",
+            r"\mathrm{min}:\quad \min(H,\,\delta)",
+            r"\mathrm{moss}:\quad -|H - \delta|",
         ),
         "entropy_adaptive": Trick(
             "Adaptive entropy coefficient",
@@ -174,9 +174,9 @@ TRICKS = {
         ),
         "loss_aggregation": Trick(
             "Over what the loss is a mean",
-            r"\mathrm{token}: \frac{1}{N}\sum\limits_{i,t} L_{it}",
-            r"\mathrm{sequence}: \frac{1}{R}\sum\limits_i \frac{1}{l_i}\sum\limits_t L_{it}",
-            r"\mathrm{constant}: \frac{1}{R\,L_{\max}}\sum\limits_{i,t} L_{it}",
+            r"\mathrm{token}:\quad \frac{1}{N}\sum\limits_{i,t} L_{it}",
+            r"\mathrm{sequence}:\quad \frac{1}{R}\sum\limits_i \frac{1}{l_i}\sum\limits_t L_{it}",
+            r"\mathrm{constant}:\quad \frac{1}{R\,L_{\max}}\sum\limits_{i,t} L_{it}",
         ),
         "overlong_filter": Trick(
             "Overlong filter",
@@ -185,10 +185,11 @@ TRICKS = {
         "mismatch_correction": Trick(
             "Correction for another sampler",
             r"w_t = \frac{\pi_{\mathrm{old}}(y_t)}{\pi_{\mathrm{sampler}}(y_t)}",
-            r"\mathrm{tis}: \min(w_t,\,b)\,L_t",
-            r"\mathrm{icepop}: [a \le w_t \le b]\,w_t L_t",
-            r"\mathrm{sequence\_mask}: [a \le \bar w \le b]\,L_t",
-            r"\mathrm{bypass}: \rho_t = \frac{\pi(y_t)}{\pi_{\mathrm{sampler}}(y_t)}",
+            r"\overline{w} = \exp\left(\frac{1}{l}\sum\limits_t \log w_t\right)",
+            r"\mathrm{tis}:\quad \min(w_t,\,b)\,L_t",
+            r"\mathrm{icepop}:\quad [a \le w_t \le b]\,w_t L_t",
+            r"\mathrm{sequence\_mask}:\quad [a \le \overline{w} \le b]\,L_t",
+            r"\mathrm{bypass}:\quad \rho_t = \frac{\pi(y_t)}{\pi_{\mathrm{sampler}}(y_t)}",
         ),
     },
     "Critic": {
@@ -231,9 +232,9 @@ TRICKS = {
         ),
         "lr_schedule": Trick(
             "Schedule of the learning rates",
-            r"\mathrm{constant}: 1",
-            r"\mathrm{inverse\_sqrt}: \sqrt{\frac{W}{s}}",
-            r"\mathrm{linear}: 1 - \frac{s - W}{N - W}",
+            r"\mathrm{constant}:\quad 1",
+            r"\mathrm{inverse\_sqrt}:\quad \sqrt{\frac{W}{s}}",
+            r"\mathrm{linear}:\quad 1 - \frac{s - W}{N - W}",
         ),
     },
 }

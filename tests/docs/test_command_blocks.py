@@ -192,7 +192,7 @@ def fitting(command: str, tiny: list[str], arm: str | None) -> list[str]:
     if "ablate.run" not in command or "fork=" in command:
         return []
     given = {parsed(word).key_or_group for word in shlex.split(command)[3:] if word != "-m" and parsed(word).type is OverrideType.CHANGE}
-    added = [override for override in tiny if override.partition("=")[0] not in {*given, "arm", "results"}]
+    added = [override for override in tiny if override.partition("=")[0] not in {*given, "arm", "results", "ppo.critic_pretrain_updates"}]
     return [*added, *([f"arm='{arm}'"] if arm else [])]
 
 

@@ -26,7 +26,7 @@ HOSTILE = '<img src=x onerror="hurt">'
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """Two studies; in the first a run of two arms with one seed each goes on."""
-    root = tmp_path_factory.mktemp("results")
+    root = tmp_path_factory.mktemp("served") / "results"
     unfinish(small_study(root, seeds=1, study="one") / "vanilla" / "seed=0", 21)
     small_study(root, seeds=1, study=HOSTILE, arms={"only": Arm()})
     return root

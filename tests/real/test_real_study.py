@@ -63,7 +63,7 @@ def test_the_recipe_of_make_smollm2_ends_in_a_page_judged_by_alarms(tmp_path, fa
     assert imports[1:3] == ["-m", "ablate.import_gguf.smollm2"]
     assert [words[2] for words in commands] == ["ablate.stages", "ablate.run", "analysis.verdicts", "analysis.report"]
     output, summaries = carried_out(commands, tmp_path, data)
-    assert len(summaries) == 10 and {judged_by for _, judged_by in summaries.values()} == {"alarms"}
+    assert len(summaries) == 12 and {judged_by for _, judged_by in summaries.values()} == {"alarms"}
     assert_texts_are_shown(tmp_path / "results/smollm2", next(iter(summaries)))
     assert "alarms" in output and "vanilla_lora" in output
 

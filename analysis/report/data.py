@@ -81,7 +81,7 @@ def facts(runs: pd.DataFrame, verdicts: StudyVerdicts) -> dict[str, Any]:
     runs, arms, updates: their number. basis: the design of an arm's runs, '' where arms differ in it. seeds: the least and the greatest
     number of runs per arm. units: the least number of units of inference per arm (reward models where an arm has several).
     status: status → number of runs. rule: threshold and patience of collapse, None where runs differ in them.
-    alarms: the number of runs that alarms judge, and not gold.
+    alarms: the number of runs that alarms judge, and not gold. gold_model: whether gold is the score of a reward model in any run.
     commits: of the code. matched_kl: nats. time_unit: of times to collapse. reward_models: their number.
     """
     rules = runs[[name for name in ("collapse.threshold", "collapse.patience") if name in runs]].drop_duplicates()
@@ -97,6 +97,7 @@ def facts(runs: pd.DataFrame, verdicts: StudyVerdicts) -> dict[str, Any]:
         "updates": int(runs["last_update"].max()), "status": runs["status"].value_counts().to_dict(),
         "rule": [float(value) for value in rules.iloc[0]] if rules.shape == (1, 2) else None,
         "alarms": int((verdicts.outcomes["judged_by"] == "alarms").sum()),
+        "gold_model": "gold.path" in runs and bool(runs["gold.path"].notna().any()),
         "commits": sorted({str(commit)[:10] for commit in runs["git_commit"].dropna()}),
         "matched_kl": number(verdicts.outcomes["matched_kl"].iloc[0]), "time_unit": verdicts.outcomes["time_unit"].iloc[0],
     }  # fmt: skip

@@ -46,7 +46,7 @@ def page(data: dict[str, Any], *, built: str, command: str = "", reload_seconds:
         warnings=tables.warnings(data),
         fits=tables.fits(data), frontier=sentences.frontier(data), runs=tables.runs(data), collapse=_rule(data), seeds=_seeds(data),
         matched=_matched(data), start=_start(data), thinned=_thinned(data), settings=tables.settings(data), alarms=tables.alarms(data),
-        alarm_rules=data["alarms"]["alarms"], votes=data["alarms"]["votes"], home=home,
+        gold=_gold(data), alarm_rules=data["alarms"]["alarms"], votes=data["alarms"]["votes"], home=home,
     )  # fmt: skip
 
 
@@ -95,6 +95,11 @@ def _facts(data: dict[str, Any], built: str) -> str:
     status = ", ".join(f"{count} {word}" for word, count in facts["status"].items())
     code = f"code {', '.join(facts['commits'])}" if facts["commits"] else "code unknown"
     return f"{facts['runs']} runs ({status}) · {facts['arms']} arms · {_seeds(data)} · {facts['updates']} updates · {code} · built {built}"
+
+
+def _gold(data: dict[str, Any]) -> str:
+    """What gold is, as a caption says it."""
+    return "the score of the reward model in gold.path, a second opinion and not the truth," if data["facts"]["gold_model"] else "the true reward"
 
 
 def _rule(data: dict[str, Any]) -> str:

@@ -388,6 +388,13 @@ def test_the_tables_of_settings_and_alarms_stand_in_the_html(text):
     assert "how to read this" in text.lower() and text.count('class="how"') == text.count("<section")
 
 
+def test_gold_by_a_reward_model_is_named_so_and_its_threshold_is_no_figure_where_alarms_judge(tmp_path, text):
+    judged = {"gold.path": "judge", "collapse.by": "alarms"}
+    said = page_of(small_study(tmp_path, seeds=1, arms={"one": Arm(judged), "two": Arm(judged | {"ppo.gamma": 0.9})}))
+    assert "the score of the reward model in gold.path" in said and "Figure 3." not in said
+    assert "the true reward of held-out answers" in text and "Figure 3." in text
+
+
 def test_a_study_of_one_arm_has_no_settings_that_differ(tmp_path):
     assert "The arms differ in no setting" in page_of(small_study(tmp_path, arms={"only": Arm()}, seeds=1))
 

@@ -99,7 +99,8 @@ def _facts(data: dict[str, Any], built: str) -> str:
 
 def _gold(data: dict[str, Any]) -> str:
     """What gold is, as a caption says it."""
-    return "the score of the reward model in gold.path, a second opinion and not the truth," if data["facts"]["gold_model"] else "the true reward"
+    model = "the score of the reward model in gold.path, a second opinion and not the truth,"
+    return model if data["facts"]["gold_model"] else "the true reward"
 
 
 def _rule(data: dict[str, Any]) -> str:

@@ -72,6 +72,7 @@ REFUSALS = {
     "an adapter nowhere": ({"model.lora_rank": 8, "model.lora_targets": []}, "model.lora_targets is empty"),
     "an adapter over another policy": ({"model.lora_rank": 8, "ppo.policy_init": "pretrained"}, "set ppo.policy_init=sft or"),
     "an adapter over noise": ({"model.lora_rank": 8, "ppo.critic_init": "random"}, "set ppo.critic_init=reward or sft"),
+    "an adapter over rounded weights": ({"model.lora_rank": 8, "model.frozen_dtype": "bf16"}, "set model.frozen_dtype=fp32 or"),
     "offload of what is shared": ({"model.lora_rank": 8, "offload": True}, "offload has nothing to move, .*: set offload=false"),
     "a study elsewhere": ({"study": "../x"}, "study=../x is not the name of one folder: leave out separators"),
     "an arm of several folders": ({"arm": "a/b"}, "arm=a/b is not the name of one folder"),

@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass, field, is_dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, Iterator, Union, get_args, get_origin, get_type_hints
+from typing import Any, Iterator, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -73,7 +73,7 @@ def find_run_folders(root: Path) -> list[Path]:
             found.append(Path(folder))
         else:
             stack.extend(sorted(below, reverse=True))
-    return sorted(found)
+    return sorted(found, key=lambda folder: folder.parts)
 
 
 def fingerprint(folder: Path) -> str:
@@ -96,7 +96,7 @@ def read_run(folder: Path) -> Record:
         NotARun: there is no readable config.yaml or metrics.jsonl, or the latter has no whole row.
     """
     notes: list[str] = []
-    config = read_config(folder / "config.yaml")
+    config, settings, mistyped = read_config(folder / "config.yaml")
     names, values = read_metrics(folder / "metrics.jsonl", notes)
     summary = read_summary(folder / "summary.json", notes)
     seed = config.get("seed", summary.get("seed"))
@@ -106,10 +106,8 @@ def read_run(folder: Path) -> Record:
     if not fits(report.get("held_out_accuracy"), float | None):
         notes.append("report.json: its held_out_accuracy is no number, ignored")
         report = {}
-    settings = flatten({name: value for name, value in config.items() if name not in _NOT_SETTINGS})
-    for name, value in settings.items():
-        if not fits(value, _setting_types().get(name, Any)):
-            raise NotARun(f"its {name} is {cut(str(value))}, which is of another type than this setting")
+    if mistyped:
+        raise NotARun(mistyped)
     names_of_folders = {
         "study": config.get("study") or summary.get("study") or folder.parent.parent.name,
         "arm": config.get("arm") or summary.get("arm") or folder.parent.name,
@@ -185,8 +183,11 @@ def _sft_gold(folder: Path, row: dict, names: list[str], values: np.ndarray) -> 
     return (math.nan if mean is None else float(mean), math.nan if deviation is None else float(deviation))
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """The resolved configuration. Each distinct text of a top-level block is parsed once, because runs of a sweep share most blocks.
+def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """(the resolved configuration, its settings by dotted name, a sentence on one of another type, or "").
+
+    Each distinct text of a top-level block is read once, because runs of a sweep share most blocks. `identity`, which repeats the
+    settings, is not read.
 
     Raises:
         NotARun: there is no file, or it is no readable mapping.
@@ -198,22 +199,41 @@ def read_config(path: Path) -> dict[str, Any]:
             if line[:1] not in ("", " ", "-", "#") or not blocks:
                 blocks.append([])
             blocks[-1].append(line)
-        config: dict[str, Any] = {}
+        read: dict[str, _Entry] = {}
         for block in blocks:
-            config.update(_parse_block("\n".join(block)) or {})
+            if block[0] != "identity:":
+                read.update(_read_block("\n".join(block)))
+        config = {name: entry.value for name, entry in read.items()}
         for record in [*config.get("numerics", [])]:
             _check_numerics(record)
-        check_values(config)
     except FileNotFoundError as error:
         raise NotARun("no config.yaml") from error
-    except (TypeError, ValueError) as error:  # of `update`, for a block that is no mapping
+    except (TypeError, ValueError) as error:  # of `items`, for a block that is no mapping
         raise NotARun(f"config.yaml is not a readable mapping: {str(error).splitlines()[0]}") from error
-    return config
+    settings = {name: value for entry in read.values() for name, value in entry.settings.items()}
+    return config, settings, next((entry.mistyped for entry in read.values() if entry.mistyped), "")
+
+
+class _Entry(NamedTuple):
+    """The value of a top-level key of config.yaml, its settings by dotted name, and a sentence on one of another type, or ""."""
+
+    value: Any
+    settings: dict[str, Any]
+    mistyped: str
 
 
 @lru_cache(maxsize=4096)
-def _parse_block(text: str) -> Any:
-    return parse_yaml(text)
+def _read_block(text: str) -> dict[str, _Entry]:
+    """The entries of a block. Raises ValueError for what is not readable, and TypeError for what is no mapping."""
+    tree = dict(parse_yaml(text) or {})
+    check_values(tree)
+    entries = {}
+    for key, value in tree.items():
+        settings = {} if key in _NOT_SETTINGS else flatten({key: value})
+        wrong = (name for name, value in settings.items() if not fits(value, _setting_types().get(name, Any)))
+        sentences = (f"its {name} is {cut(str(settings[name]))}, which is of another type than this setting" for name in wrong)
+        entries[key] = _Entry(value, settings, next(sentences, ""))
+    return entries
 
 
 def read_summary(path: Path, notes: list[str]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Any
@@ -57,7 +57,9 @@ def preset_values(**options: str) -> Mapping[str, Any]:
     return MappingProxyType(values)
 
 
+@lru_cache(maxsize=4096)
 def _value(override: str) -> tuple[str, Any]:
+    """(setting, value) of an override; kept, because the arms of a sweep share most of theirs. The value is not to be changed."""
     read = parsed(override)
     return read.key_or_group, None if read.is_sweep_override() else read.value()
 

@@ -66,7 +66,7 @@ class Sample(NamedTuple):
 
 
 def by_pair(outcomes: pd.DataFrame, outcome: str, arms: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """(reward models (pairs,), values (pairs, arms)): a row per reward model and seed of these arms, NaN where one lacks it or is not known.
+    """(reward models (pairs,), values (pairs, arms)): a row per reward model and seed of these arms, NaN where unknown.
 
     Other arms are left out first: a study's arms are compared one by one, each of them with all runs at hand.
     """

@@ -164,13 +164,14 @@ def _test_of(kind: Any) -> Callable[[object], bool]:
     if kind is Any:
         return lambda value: True
     if origin in (UnionType, Union):
-        tests = [_test_of(part) for part in parts]
-        return lambda value: any(test(value) for test in tests)
+        first, *others = (_test_of(part) for part in parts)
+        rest = _test_of(Union[parts[1:]]) if len(others) > 1 else others[0]
+        return lambda value: first(value) or rest(value)
     if origin is Literal:
         return lambda value: isinstance(value, str) and value in parts
     if origin is dict:
         of_entry = _test_of(parts[1])
-        return lambda value: isinstance(value, dict) and all(isinstance(key, str) and of_entry(entry) for key, entry in value.items())
+        return lambda value: isinstance(value, dict) and set(map(type, value)) <= {str} and all(map(of_entry, value.values()))
     if origin in (list, tuple):
         of_entry = _test_of(parts[0])
         return lambda value: isinstance(value, list) and all(map(of_entry, value))

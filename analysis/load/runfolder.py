@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from dataclasses import dataclass, field, is_dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -29,6 +30,9 @@ _SUMMARY_FIELDS = ("status", "reason", "collapsed", "collapse_update", "updates"
 # Columns that are made here, and metrics or settings of whose names would take their place.
 _OWN = ("run", "folder", "folder_arm", "reward_model", "study", "arm", "seed")
 _NOT_SETTINGS = ("study", "arm", "config_hash", "identity", "content", "numerics")  # written into config.yaml beside the settings
+
+
+_NEXT_BLOCK = re.compile(r"\n(?=[^ \-#\n])")  # before a line that continues no block of YAML
 
 
 class NotARun(Exception):
@@ -194,15 +198,10 @@ def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
     """
     try:
         text = plain_bytes(path).decode()
-        blocks: list[list[str]] = []
-        for line in text.split("\n"):
-            if line[:1] not in ("", " ", "-", "#") or not blocks:
-                blocks.append([])
-            blocks[-1].append(line)
         read: dict[str, _Entry] = {}
-        for block in blocks:
-            if block[0] != "identity:":
-                read.update(_read_block("\n".join(block)))
+        for block in _NEXT_BLOCK.split(text):
+            if not block.startswith("identity:\n"):
+                read.update(_read_block(block))
         config = {name: entry.value for name, entry in read.items()}
         for record in [*config.get("numerics", [])]:
             _check_numerics(record)
@@ -264,7 +263,7 @@ def read_metrics(path: Path, notes: list[str]) -> tuple[list[str], np.ndarray]:
     except ValueError as error:
         raise NotARun(f"metrics.jsonl: {error}") from error
     parsed = _parse_lines(data, path.name, notes)
-    rows = [row for row in parsed if isinstance(row, dict) and fits(row.get("update"), int) and 0 <= row["update"] < LARGEST]
+    rows = [row for row in parsed if type(row) is dict and type(row.get("update")) is int and 0 <= row["update"] < LARGEST]
     if not rows:
         raise NotARun("metrics.jsonl holds no whole row yet")
     if len(rows) < len(parsed):
@@ -309,12 +308,12 @@ def _gather(rows: list[dict], shapes: dict[tuple, list[int]], names: list[str]) 
 
 def _parse_lines(data: bytes, name: str, notes: list[str]) -> list[Any]:
     """JSON lines, parsed at once if all are whole, else line by line. Torn lines are left out and noted, as no other reader does."""
-    lines = [line for line in data.split(b"\n") if line.strip()]
+    lines = data.removesuffix(b"\n").split(b"\n")
     try:
         return decoded(b"[" + b",".join(lines) + b"]")
     except ValueError:
         pass
-    rows = []
+    rows, lines = [], [line for line in lines if line.strip()]
     for number, line in enumerate(lines, 1):
         try:
             rows.append(decoded(line))

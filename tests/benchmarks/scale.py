@@ -116,7 +116,7 @@ def sweep(runs: int, arms: int, jobs: int, empty: bool) -> None:
         whole = time.monotonic() - began
         summaries = [read_summary(path.parent) for path in folder.glob("results/*/*/seed=*/summary.json")]
         assert len(summaries) == runs, f"{len(summaries)} of {runs} runs have a summary"
-        work = 0.0 if empty else mean(summary["wall_seconds"] for summary in summaries if summary)
+        work = 0.0 if empty else mean(summary.get("wall_seconds", 0.0) for summary in summaries if summary)
         per_run = (last - first) * min(jobs, runs) / runs
         print(f"before the first run {first - began:.1f} s, after the last {began + whole - last:.1f} s")
         print(f"per run {per_run:.2f} s, its own work {work:.2f} s, beyond it {per_run - work:.2f} s")

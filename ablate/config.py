@@ -423,6 +423,10 @@ class ModelConfig:
         False, "keep only each layer's input in PPO's forward pass and compute the rest again in the backward one; changes no number",
         source="Chen et al. 1604.06174",
     )  # fmt: skip
+    frozen_dtype: str = setting(
+        "fp32", "what PPO holds the matrices of frozen models in (reference, reward models, gold.path): fp32, or bf16, which halves them; "
+        "products stay those of precision", choices=("fp32", "bf16"), later=True,
+    )  # fmt: skip
 
 
 @dataclass

@@ -85,7 +85,7 @@ class Trainer:
             models = load_models(config, stages, start, device)
             offloaded = offload_frozen(models, config, device)
             source: Source = open_source(config, models.tokenizer)
-            gold = open_gold(stages.gold, source, device)
+            gold = open_gold(stages.gold, source, device, config.model.frozen_dtype)
             held_out = HeldOut.draw(config, source, models.tokenizer, device)
             models.check_length(held_out.encoded.tokens.shape[1] + config.sampling.max_new_tokens)
         if is_sharded():
@@ -366,14 +366,14 @@ def load_models(config: Config, stages: Stages, start: Path | None, device: torc
 
     policy_init: the policy starts from `sft`, or from `pretrained` without SFT (Secrets of RLHF I, §5.3.4).
     """
-    ppo, lora = config.ppo, config.model.lora_rank > 0
+    ppo, lora, dtype = config.ppo, config.model.lora_rank > 0, config.model.frozen_dtype
     tokenizer = load_tokenizer(stages.sft)
     generator = torch_generator(config.seed, "critic head")
     frozen = torch.device("cpu") if config.offload else device
     first_policy = stages.pretrained if ppo.policy_init == "pretrained" else stages.sft
-    scorer = open_scorer(stages.reward_model, tokenizer, ppo.critic_init, frozen)
-    members = tuple(open_scorer(folder, tokenizer, ppo.critic_init, frozen) for folder in stages.ensemble)
-    reference = freeze(load_policy(stages.sft, device if lora else frozen))
+    scorer = open_scorer(stages.reward_model, tokenizer, ppo.critic_init, frozen, dtype)
+    members = tuple(open_scorer(folder, tokenizer, ppo.critic_init, frozen, dtype) for folder in stages.ensemble)
+    reference = freeze(load_policy(stages.sft, device if lora else frozen), dtype)
     if start is not None:
         read_state(start, last=ppo.updates)
     critic = None

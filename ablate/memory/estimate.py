@@ -57,6 +57,7 @@ class Run:
     minibatch: int  # per gradient step
     micro: int  # per pass of a gradient step
     precision: str = "fp32"
+    frozen: str = "fp32"  # what the matrices of frozen models are held in
     checkpointing: bool = False
     lora_rank: int = 0  # 0 trains all weights
     lora_targets: list[str] | None = None
@@ -76,7 +77,8 @@ def run_of(config: Config, policy: Shape, reward: Shape) -> Run:
     return Run(
         policy=policy, reward=reward, prompt=WORLD_PROMPT if config.data.source == "world" else config.data.max_prompt_tokens,
         response=config.sampling.max_new_tokens, batch=ppo.batch_size, minibatch=ppo.minibatch_size,
-        micro=min(ppo.micro_batch_size, ppo.minibatch_size), precision=config.precision, checkpointing=model.gradient_checkpointing,
+        micro=min(ppo.micro_batch_size, ppo.minibatch_size), precision=config.precision, frozen=model.frozen_dtype,
+        checkpointing=model.gradient_checkpointing,
         lora_rank=model.lora_rank, lora_targets=model.lora_targets, shared_critic=ppo.critic_init == "reward", offload=config.offload,
         critic=ppo.has_critic, reward_models=1 if config.reward_model.average else config.reward_model.ensemble,
         sft_copy=ppo.moves_reference, sampler=config.sampling.has_own_weights, earlier_policies=config.sampling.staleness,
@@ -112,9 +114,10 @@ def trainable_parameters(run: Run) -> tuple[int, int]:
 
 
 def weights_and_optimizer(run: Run) -> dict[str, float]:
-    """Bytes of each model's weights, in float32, and of Adam's moments.
+    """Bytes of each model's weights, in float32 or as `frozen` holds them, and of Adam's moments.
 
-    With LoRA the reference shares the policy's weights, and the critic those of the reward model where it starts from it.
+    With LoRA the reference shares the policy's weights, and the critic those of the reward model where it starts from it. A reference
+    that moves is not frozen, and SFT beside it is.
     """
     policy, critic = trainable_parameters(run)
     scorer = run.reward.trunk + run.reward.hidden
@@ -130,7 +133,12 @@ def weights_and_optimizer(run: Run) -> dict[str, float]:
     own |= {"SFT": whole} if run.sft_copy else {}
     own |= {"sampler": whole} if run.sampler else {}
     own |= {"earlier policies": run.earlier_policies * whole} if run.earlier_policies else {}
-    return {name: 4.0 * count for name, count in own.items()} | {"optimiser": float(ADAM * (policy + critic))}
+    found = {name: 4.0 * count for name, count in own.items()}
+    if run.frozen != "fp32":
+        head = 0 if run.policy.tied else run.policy.vocabulary * run.policy.hidden
+        found["SFT" if run.sft_copy else "reference"] -= 2.0 * (run.policy.embeddings + run.policy.matrices + head)
+        found["reward model"] -= 2.0 * (run.reward.embeddings + run.reward.matrices + run.reward.hidden) * run.reward_models
+    return found | {"optimiser": float(ADAM * (policy + critic))}
 
 
 def kept_distributions(run: Run) -> float:
@@ -167,13 +175,28 @@ def rollout(run: Run) -> dict[str, float]:
 
 
 def measure(run: Run) -> dict[str, float]:
-    """Bytes of the passes without gradients over groups of responses: their logits with the KL, or logits and activations."""
+    """Bytes of the passes without gradients over groups of responses: their logits with the KL, or logits and activations.
+
+    A matrix that is held in bfloat16 is there in float32 as well while its layer multiplies, the reference's vocabulary head beside the
+    logits of two models.
+    """
     rows = min(rows_of_a_pass(run.response, run.policy.vocabulary), run.batch)
     logits = 4.0 * rows * run.response * run.policy.vocabulary
     passes = max(
-        inference_activations(shape, run, packed_tokens(run, rows), run.prompt + run.response) for shape in (run.policy, run.reward)
+        inference_activations(shape, run, packed_tokens(run, rows), run.prompt + run.response) + cast_matrix(shape, run)
+        for shape in (run.policy, run.reward)
     )
-    return {"logits and passing activations": max(LOGITS_MEASURE * logits, 2 * logits + passes)}
+    moments = [LOGITS_MEASURE * logits, 2 * logits + passes]
+    if cast_matrix(run.policy, run):
+        moments.append(3 * logits + 4.0 * run.policy.vocabulary * run.policy.hidden)
+    return {"logits and passing activations": max(moments)}
+
+
+def cast_matrix(shape: Shape, run: Run) -> float:
+    """Bytes of the float32 copy of a layer's largest matrix, where frozen models are held in bfloat16 and products are in float32."""
+    if run.frozen == "fp32" or run.precision != "fp32":
+        return 0.0
+    return 4.0 * max(rows * columns for rows, columns in shape.linear.values())
 
 
 def packed_tokens(run: Run, rows: int) -> int:

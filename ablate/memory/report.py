@@ -48,8 +48,11 @@ def savings(run: Run) -> str:
         "ppo.micro_batch_size=1": {"micro": 1},
         "precision=bf16": {"precision": "bf16"},
         f"model.lora_rank={LORA_RANK}": {"lora_rank": LORA_RANK},
+        "model.frozen_dtype=bf16": {"frozen": "bf16"},
         "offload=true": {"offload": True},
     }
+    if run.lora_rank:
+        del changes["model.frozen_dtype=bf16"]
     if run.lora_rank and run.shared_critic:
         del changes["offload=true"]
     peaks = {name: estimate(replace(run, **change)).peak() for name, change in changes.items()}

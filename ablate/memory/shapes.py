@@ -63,12 +63,17 @@ class Shape:
         return self.layers * sum(rows * columns for rows, columns in self.linear.values())
 
     @property
+    def embeddings(self) -> int:
+        """Parameters of the embeddings of tokens and positions."""
+        return (self.vocabulary + self.positions) * self.hidden
+
+    @property
     def trunk(self) -> int:
         """Parameters without the vocabulary head."""
         norms, bias = 2 * self.hidden, self.qkv_bias * sum(self.linear[name][1] for name in ("q_proj", "k_proj", "v_proj") if self.qkv_bias)
         if self.family != "llama":
             norms, bias = 4 * self.hidden, sum(columns for _, columns in self.linear.values())
-        return (self.vocabulary + self.positions) * self.hidden + self.matrices + self.layers * (norms + bias) + norms // 2
+        return self.embeddings + self.matrices + self.layers * (norms + bias) + norms // 2
 
     @property
     def parameters(self) -> int:

@@ -42,7 +42,9 @@ class OneDNNLinear(torch.autograd.Function):
 
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x [..., K] · weightᵀ [K, N] + bias [N] → [..., N], by oneDNN where that is faster."""
+    """x [..., K] · weightᵀ [K, N] + bias [N] → [..., N], by oneDNN where that is faster. A weight held in bfloat16 is cast as x is."""
+    if weight.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+        weight = weight.to(x.dtype)
     rows, gradients = x.numel() // x.shape[-1], torch.is_grad_enabled()
     small = rows < MIN_ROWS or (gradients and weight.numel() < MIN_WEIGHTS)
     if small or not x.is_cpu or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu") or not torch.backends.mkldnn.is_available():

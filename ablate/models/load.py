@@ -30,6 +30,7 @@ from ablate.models.folder import (
     load_score_head,
     read_shape,
 )
+from ablate.models.frozen import hold_in_bfloat16
 from ablate.models.linear import use_onednn
 from ablate.models.weights import one_line
 
@@ -133,5 +134,9 @@ def new_critic(init: str, sft: str | Path, reward: str | Path, device: torch.dev
     return critic.to(device)
 
 
-def freeze(model: PreTrainedModel) -> PreTrainedModel:
-    return model.requires_grad_(False)
+def freeze(model: PreTrainedModel, dtype: str = "fp32") -> PreTrainedModel:
+    """The model without gradients, its matrices held in `dtype`: fp32 or bf16 (`ablate.models.frozen`)."""
+    model.requires_grad_(False)
+    if dtype == "bf16":
+        hold_in_bfloat16(model)
+    return model

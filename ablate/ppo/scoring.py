@@ -35,9 +35,9 @@ class RetokenizingRewardModel:
     name: str
 
     @classmethod
-    def load(cls, folder: str | Path, device: torch.device) -> RetokenizingRewardModel:
-        """Raises UserError."""
-        return cls(freeze(load_scorer(folder, device)), load_scorer_tokenizer(folder), str(folder))
+    def load(cls, folder: str | Path, device: torch.device, dtype: str = "fp32") -> RetokenizingRewardModel:
+        """The reward model in `folder`, held in `dtype` (`ablate.models.frozen`). Raises UserError."""
+        return cls(freeze(load_scorer(folder, device), dtype), load_scorer_tokenizer(folder), str(folder))
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[Turns], responses: Sequence[str], ended: Sequence[bool]) -> Tensor:
@@ -101,11 +101,13 @@ class TextScorer:
         """Nothing follows from a length in the policy's tokens: `scores` counts the reward model's own."""
 
 
-def open_scorer(folder: str | Path, tokenizer: PreTrainedTokenizerBase, critic_init: str, device: torch.device) -> Scorer:
-    """The reward model in `folder`, for a policy that reads `tokenizer`. Raises UserError as `needs_retokenizing` does."""
+def open_scorer(
+    folder: str | Path, tokenizer: PreTrainedTokenizerBase, critic_init: str, device: torch.device, dtype: str = "fp32"
+) -> Scorer:
+    """The reward model in `folder`, held in `dtype`, for a policy that reads `tokenizer`. Raises UserError as `needs_retokenizing` does."""
     if needs_retokenizing(folder, tokenizer, critic_init):
-        return TextScorer(RetokenizingRewardModel.load(folder, device), tokenizer)
-    return TokenScorer(freeze(load_scorer(folder, device)))
+        return TextScorer(RetokenizingRewardModel.load(folder, device, dtype), tokenizer)
+    return TokenScorer(freeze(load_scorer(folder, device), dtype))
 
 
 def load_scorer_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
@@ -135,9 +137,9 @@ def needs_retokenizing(folder: str | Path, tokenizer: PreTrainedTokenizerBase, c
     return not same_encoding(own, tokenizer)
 
 
-def open_gold(path: str | Path | None, source: Source, device: torch.device) -> Gold:
-    """Gold by the source itself, or by the reward model in the folder `path`. Raises UserError."""
+def open_gold(path: str | Path | None, source: Source, device: torch.device, dtype: str = "fp32") -> Gold:
+    """Gold by the source itself, or by the reward model in the folder `path`, held in `dtype`. Raises UserError."""
     if path is None:
         return lambda prompts, responses, ended: [source.gold(*answer) for answer in zip(prompts, responses, ended, strict=True)]
-    judge = RetokenizingRewardModel.load(path, device)
+    judge = RetokenizingRewardModel.load(path, device, dtype)
     return lambda prompts, responses, ended: judge([prompt.turns for prompt in prompts], responses, ended).tolist()

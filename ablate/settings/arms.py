@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Any
@@ -68,7 +68,9 @@ def nearest_preset(config: Config) -> str:
     return min(presets, key=lambda name: sum(mine.get(key) != value for key, value in presets[name].items() if key.startswith("ppo.")))
 
 
+@lru_cache(maxsize=4096)
 def _value(override: str) -> tuple[str, Any]:
+    """(setting, value) of an override; kept, because the arms of a sweep share most of theirs. The value is not to be changed."""
     read = parsed(override)
     return read.key_or_group, None if read.is_sweep_override() else read.value()
 

@@ -26,7 +26,7 @@ CRITIC_ONLY = (
 )  # fmt: skip
 # Settings of model that PPO reads and no stage before it.
 LORA = ("lora_rank", "lora_alpha", "lora_targets")
-PPO_ONLY = (*LORA, "gradient_checkpointing")
+PPO_ONLY = (*LORA, "gradient_checkpointing", "frozen_dtype")
 # Settings of model that describe one trained from scratch.
 SHAPE = ("hidden_size", "layers", "heads", "intermediate_size")
 STAGES = ("pretrain", "sft", "preferences", "reward_model")
@@ -48,7 +48,7 @@ def identity(config: Config) -> dict:
     if not config.model.lora_rank:
         for name in LORA:
             del tree["model"][name]
-    for name in ("ppo", "sampling", "evaluation", "preferences", "reward_model", "collapse", "bugs"):
+    for name in ("ppo", "model", "sampling", "evaluation", "preferences", "reward_model", "collapse", "bugs"):
         for f in fields(getattr(config, name)):
             if f.metadata["later"] and tree[name][f.name] == f.default:
                 del tree[name][f.name]

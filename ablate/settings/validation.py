@@ -156,6 +156,11 @@ def check_lora(config: Config) -> None:
         if (config.model.lora_alpha, config.model.lora_targets) != (ModelConfig.lora_alpha, ModelConfig.lora_targets):
             raise UserError("model.lora_alpha and model.lora_targets describe adapters, which are off: set model.lora_rank")
         return
+    if config.model.frozen_dtype != "fp32":
+        raise UserError(
+            f"model.frozen_dtype={config.model.frozen_dtype} rounds models that never learn, and with model.lora_rank policy and critic "
+            "stand on their weights: set model.frozen_dtype=fp32 or model.lora_rank=0"
+        )
     if config.model.lora_targets == []:
         raise UserError("model.lora_targets is empty, so nothing would learn: name layers, or null for every linear layer")
     if config.ppo.policy_init != "sft":

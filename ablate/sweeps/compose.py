@@ -13,12 +13,10 @@ from ablate.runs.fork import forked
 
 @dataclass(frozen=True)
 class Composed:
-    """One job of a sweep, before and after Hydra composes it."""
+    """One job of a sweep: its overrides, and what Hydra composes from them."""
 
     overrides: Tuple[str, ...]  # each `setting=value`
-    cfg: DictConfig  # the composed settings of the run
-    hydra_cfg: DictConfig  # the composed settings of Hydra itself, one object for all seeds of an arm
-    config: Config  # `cfg` as the typed configuration, after the settings of a fork
+    config: Config  # after the settings of a fork
 
 
 class Composer:
@@ -27,7 +25,7 @@ class Composer:
     def __init__(self, context: HydraContext, master: DictConfig) -> None:
         self.context = context
         self.master = master
-        self.arms: Dict[Tuple[str, ...], Tuple[DictConfig, DictConfig]] = {}
+        self.arms: Dict[Tuple[str, ...], DictConfig] = {}
 
     def __call__(self, overrides: Sequence[str]) -> Composed:
         """Compose one job. Errors of Hydra pass. Raises UserError for a `fork` that cannot be continued."""
@@ -35,16 +33,15 @@ class Composer:
         seeds = [int(override.partition("=")[2]) for override in overrides if override not in arm]
         if arm not in self.arms:
             self.arms[arm] = self.load(arm)
-        hydra_cfg, cfg = self.arms[arm][0], self.arms[arm][1].copy()
-        if seeds:
-            cfg.seed = seeds[-1]
+        cfg, own = self.arms[arm], self.arms[arm].seed
+        cfg.seed = seeds[-1] if seeds else own
         config = forked(OmegaConf.to_object(cfg), overrides)
-        return Composed(overrides=tuple(overrides), cfg=cfg, hydra_cfg=hydra_cfg, config=config)
+        cfg.seed = own  # of the arm, whose other seeds are composed from the same tree
+        return Composed(overrides=tuple(overrides), config=config)
 
-    def load(self, overrides: Sequence[str]) -> Tuple[DictConfig, DictConfig]:
-        """What Hydra composes from the overrides, as (the settings of Hydra itself, the settings of the run)."""
+    def load(self, overrides: Sequence[str]) -> DictConfig:
+        """What Hydra composes from the overrides, without the settings of Hydra itself."""
         cfg = self.context.config_loader.load_sweep_config(self.master, list(overrides))
-        hydra_cfg = OmegaConf.create({"hydra": cfg.hydra})
         with read_write(cfg), open_dict(cfg):
             del cfg["hydra"]
-        return hydra_cfg, cfg
+        return cfg

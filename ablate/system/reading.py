@@ -10,11 +10,12 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, BinaryIO, Literal, Union, cast, get_args, get_origin
+from typing import Any, BinaryIO, Literal, Union, get_args, get_origin
 
 import yaml
 
@@ -84,19 +85,18 @@ def check_values(value: object) -> None:
     """Raises ValueError for nesting deeper than `DEEPEST`, and for an integer that 64 bits do not hold."""
     layer = [value]
     for _ in range(DEEPEST):
-        if any(isinstance(entry, int) and not -LARGEST <= entry < LARGEST for entry in layer):
-            raise ValueError("an integer too large")
-        layer = [inner for entry in layer for inner in _entries(entry)]
+        following: list[object] = []
+        for entry in layer:
+            if isinstance(entry, dict):
+                following += entry.values()
+            elif isinstance(entry, list):
+                following += entry
+            elif isinstance(entry, int) and not -LARGEST <= entry < LARGEST:
+                raise ValueError("an integer too large")
+        layer = following
         if not layer:
             return
     raise ValueError("nested too deeply")
-
-
-def _entries(value: object) -> Iterator[object]:
-    if isinstance(value, dict):
-        yield from value.values()
-    elif isinstance(value, list):
-        yield from value
 
 
 def read_yaml(path: Path) -> Any:
@@ -154,19 +154,35 @@ def fits(value: object, kind: Any) -> bool:
     >>> fits(1, float), fits(10**400, float), fits(True, int), fits({"a": None}, dict[str, float | None]), fits([1], list[str])
     (True, False, False, True, False)
     """
+    return _test_of(kind)(value)
+
+
+@cache
+def _test_of(kind: Any) -> Callable[[object], bool]:
+    """`fits` for one type. Taking an annotation apart costs more than the test, and a run folder has hundreds of values of a few types."""
     origin, parts = get_origin(kind), get_args(kind)
     if kind is Any:
-        return True
+        return lambda value: True
     if origin in (UnionType, Union):
-        return any(fits(value, part) for part in parts)
+        first, *others = (_test_of(part) for part in parts)
+        rest = _test_of(Union[parts[1:]]) if len(others) > 1 else others[0]
+        return lambda value: first(value) or rest(value)
     if origin is Literal:
-        return isinstance(value, str) and value in parts
+        return lambda value: isinstance(value, str) and value in parts
     if origin is dict:
-        return isinstance(value, dict) and all(isinstance(key, str) and fits(entry, parts[1]) for key, entry in value.items())
+        of_entry = _test_of(parts[1])
+        return lambda value: isinstance(value, dict) and set(map(type, value)) <= {str} and all(map(of_entry, value.values()))
     if origin in (list, tuple):
-        return isinstance(value, list) and all(fits(entry, parts[0]) for entry in value)
+        of_entry = _test_of(parts[0])
+        return lambda value: isinstance(value, list) and all(map(of_entry, value))
     if kind in (None, NoneType):
-        return value is None
+        return lambda value: value is None
     if kind is float:
-        return isinstance(value, float) or (fits(value, int) and abs(cast(int, value)) <= sys.float_info.max)
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+        return _is_number
+    if kind is bool:
+        return lambda value: isinstance(value, bool)
+    return lambda value: isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) <= sys.float_info.max)

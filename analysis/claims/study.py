@@ -140,7 +140,8 @@ def frontier_table(table: pd.DataFrame, curves: pd.DataFrame, settings: pd.DataF
     """
     if not {"eval/gold", "eval/kl_to_sft"} <= set(curves.columns) or "ppo.kl_penalty" not in settings:
         return pd.DataFrame()
-    curves = curves[curves["run"].isin(table["run"][table["status"].isin(ENDED)])]
+    ended = curves["run"].isin(table["run"][table["status"].isin(ENDED)])
+    curves = curves.loc[ended, [name for name in curves if "/" not in name or name.startswith("eval/")]]
     rows = []
     for arm, control in itertools.product(*(settings.index[settings["ppo.kl_penalty"] == on] for on in ("True", "False"))):
         if all(name.startswith("ppo.kl_") for name in settings.columns[settings.loc[arm] != settings.loc[control]]):

@@ -66,17 +66,22 @@ class Sample(NamedTuple):
 
 
 def by_pair(outcomes: pd.DataFrame, outcome: str, arms: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """(reward models (pairs,), values (pairs, arms)): a row per reward model and seed, NaN where an arm lacks it or is not known."""
-    models = outcomes["reward_model"].to_numpy() if "reward_model" in outcomes else np.zeros(len(outcomes), dtype=int)
+    """(reward models (pairs,), values (pairs, arms)): a row per reward model and seed of these arms, NaN where unknown.
+
+    Other arms are left out first: a study's arms are compared one by one, each of them with all runs at hand.
+    """
+    names = outcomes["arm"].to_numpy()
+    members = [np.flatnonzero(names == arm) for arm in arms]
+    index = np.unique(np.concatenate(members)) if members else np.empty(0, dtype=int)
+    models = outcomes["reward_model"].to_numpy()[index] if "reward_model" in outcomes else np.zeros(len(index), dtype=int)
     model_of, model = np.unique(models.astype(str), return_inverse=True)
-    seeds, seed = np.unique(outcomes["seed"].to_numpy(), return_inverse=True)
-    keys, row = np.unique(model * len(seeds) + seed, return_inverse=True)
-    names, values = outcomes["arm"].to_numpy(), outcomes[outcome].to_numpy(dtype=float)
+    seeds, seed = np.unique(outcomes["seed"].to_numpy()[index], return_inverse=True)
+    keys, row = np.unique(model * max(len(seeds), 1) + seed, return_inverse=True)
+    values = outcomes[outcome].to_numpy(dtype=float)
     table = np.full((len(keys), len(arms)), np.nan)
-    for column, arm in enumerate(arms):
-        member = names == arm
-        table[row[member], column] = values[member]
-    return model_of[keys // len(seeds)], table
+    for column, member in enumerate(members):
+        table[row[np.searchsorted(index, member)], column] = values[member]
+    return model_of[keys // max(len(seeds), 1)], table
 
 
 def per_unit(reward_models: np.ndarray, values: np.ndarray) -> Sample:

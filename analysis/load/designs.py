@@ -29,7 +29,13 @@ def arm_settings(runs: pd.DataFrame) -> pd.DataFrame:
 def _settings_text(runs: pd.DataFrame) -> pd.DataFrame:
     names = [name for name in runs.columns if ("." in name and "/" not in name and not name.startswith(_NOT_AN_ARM))
              or name in _TOP_LEVEL_SETTINGS]  # fmt: skip
-    return runs[names].astype(object).where(runs[names].notna(), None).map(str)
+    return pd.DataFrame({name: _as_text(runs[name]) for name in names}, index=runs.index)
+
+
+def _as_text(column: pd.Series) -> np.ndarray:
+    """The values of a setting as text, missing ones as 'None'. Each distinct value is written once: few differ among thousands of runs."""
+    codes, values = pd.factorize(column.astype(object))
+    return np.array([*map(str, values), "None"], dtype=object)[codes]  # −1, of what is missing, is the last
 
 
 def reward_models(runs: pd.DataFrame) -> pd.Series:

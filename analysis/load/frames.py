@@ -77,7 +77,7 @@ def _read_root(root: Path, cache: bool, records: dict[str, Record], left_out: li
     fresh, here = 0, {}
     paths = find_run_folders(root)
     for path in track(paths, len(paths), "runs read", after=2):
-        mark = fingerprint(path)
+        mark = fingerprint(path) if cache else ""
         known = cached.get(str(path.relative_to(root)))
         if known is not None and known[0] == mark:
             here[path] = known

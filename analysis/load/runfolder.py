@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from dataclasses import dataclass, field, is_dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, Iterator, Union, get_args, get_origin, get_type_hints
+from typing import Any, Iterator, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -29,6 +30,9 @@ _SUMMARY_FIELDS = ("status", "reason", "collapsed", "collapse_update", "updates"
 # Columns that are made here, and metrics or settings of whose names would take their place.
 _OWN = ("run", "folder", "folder_arm", "reward_model", "study", "arm", "seed")
 _NOT_SETTINGS = ("study", "arm", "config_hash", "identity", "content", "numerics")  # written into config.yaml beside the settings
+
+
+_NEXT_BLOCK = re.compile(r"\n(?=[^ \-#\n])")  # before a line that continues no block of YAML
 
 
 class NotARun(Exception):
@@ -73,7 +77,7 @@ def find_run_folders(root: Path) -> list[Path]:
             found.append(Path(folder))
         else:
             stack.extend(sorted(below, reverse=True))
-    return sorted(found)
+    return sorted(found, key=lambda folder: folder.parts)
 
 
 def fingerprint(folder: Path) -> str:
@@ -96,7 +100,7 @@ def read_run(folder: Path) -> Record:
         NotARun: there is no readable config.yaml or metrics.jsonl, or the latter has no whole row.
     """
     notes: list[str] = []
-    config = read_config(folder / "config.yaml")
+    config, settings, mistyped = read_config(folder / "config.yaml")
     names, values = read_metrics(folder / "metrics.jsonl", notes)
     summary = read_summary(folder / "summary.json", notes)
     seed = config.get("seed", summary.get("seed"))
@@ -106,10 +110,8 @@ def read_run(folder: Path) -> Record:
     if not fits(report.get("held_out_accuracy"), float | None):
         notes.append("report.json: its held_out_accuracy is no number, ignored")
         report = {}
-    settings = flatten({name: value for name, value in config.items() if name not in _NOT_SETTINGS})
-    for name, value in settings.items():
-        if not fits(value, _setting_types().get(name, Any)):
-            raise NotARun(f"its {name} is {cut(str(value))}, which is of another type than this setting")
+    if mistyped:
+        raise NotARun(mistyped)
     names_of_folders = {
         "study": config.get("study") or summary.get("study") or folder.parent.parent.name,
         "arm": config.get("arm") or summary.get("arm") or folder.parent.name,
@@ -185,35 +187,52 @@ def _sft_gold(folder: Path, row: dict, names: list[str], values: np.ndarray) -> 
     return (math.nan if mean is None else float(mean), math.nan if deviation is None else float(deviation))
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """The resolved configuration. Each distinct text of a top-level block is parsed once, because runs of a sweep share most blocks.
+def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """(the resolved configuration, its settings by dotted name, a sentence on one of another type, or "").
+
+    Each distinct text of a top-level block is read once, because runs of a sweep share most blocks. `identity`, which repeats the
+    settings, is not read.
 
     Raises:
         NotARun: there is no file, or it is no readable mapping.
     """
     try:
         text = plain_bytes(path).decode()
-        blocks: list[list[str]] = []
-        for line in text.split("\n"):
-            if line[:1] not in ("", " ", "-", "#") or not blocks:
-                blocks.append([])
-            blocks[-1].append(line)
-        config: dict[str, Any] = {}
-        for block in blocks:
-            config.update(_parse_block("\n".join(block)) or {})
+        read: dict[str, _Entry] = {}
+        for block in _NEXT_BLOCK.split(text):
+            if not block.startswith("identity:\n"):
+                read.update(_read_block(block))
+        config = {name: entry.value for name, entry in read.items()}
         for record in [*config.get("numerics", [])]:
             _check_numerics(record)
-        check_values(config)
     except FileNotFoundError as error:
         raise NotARun("no config.yaml") from error
-    except (TypeError, ValueError) as error:  # of `update`, for a block that is no mapping
+    except (TypeError, ValueError) as error:  # of `items`, for a block that is no mapping
         raise NotARun(f"config.yaml is not a readable mapping: {str(error).splitlines()[0]}") from error
-    return config
+    settings = {name: value for entry in read.values() for name, value in entry.settings.items()}
+    return config, settings, next((entry.mistyped for entry in read.values() if entry.mistyped), "")
+
+
+class _Entry(NamedTuple):
+    """The value of a top-level key of config.yaml, its settings by dotted name, and a sentence on one of another type, or ""."""
+
+    value: Any
+    settings: dict[str, Any]
+    mistyped: str
 
 
 @lru_cache(maxsize=4096)
-def _parse_block(text: str) -> Any:
-    return parse_yaml(text)
+def _read_block(text: str) -> dict[str, _Entry]:
+    """The entries of a block. Raises ValueError for what is not readable, and TypeError for what is no mapping."""
+    tree = dict(parse_yaml(text) or {})
+    check_values(tree)
+    entries = {}
+    for key, value in tree.items():
+        settings = {} if key in _NOT_SETTINGS else flatten({key: value})
+        wrong = (name for name, value in settings.items() if not fits(value, _setting_types().get(name, Any)))
+        sentences = (f"its {name} is {cut(str(settings[name]))}, which is of another type than this setting" for name in wrong)
+        entries[key] = _Entry(value, settings, next(sentences, ""))
+    return entries
 
 
 def read_summary(path: Path, notes: list[str]) -> dict[str, Any]:
@@ -244,7 +263,7 @@ def read_metrics(path: Path, notes: list[str]) -> tuple[list[str], np.ndarray]:
     except ValueError as error:
         raise NotARun(f"metrics.jsonl: {error}") from error
     parsed = _parse_lines(data, path.name, notes)
-    rows = [row for row in parsed if isinstance(row, dict) and fits(row.get("update"), int) and 0 <= row["update"] < LARGEST]
+    rows = [row for row in parsed if type(row) is dict and type(row.get("update")) is int and 0 <= row["update"] < LARGEST]
     if not rows:
         raise NotARun("metrics.jsonl holds no whole row yet")
     if len(rows) < len(parsed):
@@ -289,12 +308,12 @@ def _gather(rows: list[dict], shapes: dict[tuple, list[int]], names: list[str]) 
 
 def _parse_lines(data: bytes, name: str, notes: list[str]) -> list[Any]:
     """JSON lines, parsed at once if all are whole, else line by line. Torn lines are left out and noted, as no other reader does."""
-    lines = [line for line in data.split(b"\n") if line.strip()]
+    lines = data.removesuffix(b"\n").split(b"\n")
     try:
         return decoded(b"[" + b",".join(lines) + b"]")
     except ValueError:
         pass
-    rows = []
+    rows, lines = [], [line for line in lines if line.strip()]
     for number, line in enumerate(lines, 1):
         try:
             rows.append(decoded(line))

@@ -24,8 +24,8 @@ from analysis.load.frames import Loaded, load_rows
 from analysis.load.judgements import load_judgements
 from analysis.report.alarms import alarm_data
 from analysis.report.curves import curve_data, short
-from analysis.report.texts import draws, text_data
-from analysis.report.tokens import token_data
+from analysis.report.texts import draws, load_samples, text_data
+from analysis.report.tokens import load_tokens, token_data
 
 MANY = 6  # arms; of more only the base and those that differ from it are drawn at the start
 UNITS = {"collapsed": "share of runs", "gold": "gold", "win": "share of prompts", "gold_at_kl": "gold"}
@@ -63,8 +63,8 @@ def report_data(loaded: Loaded, study: str, *, base: str | None = None) -> dict[
         "curves": curve_data(runs, curves, arms), "lines": gold_lines(runs), "effects": effect_panels(verdicts, index),
         "factorial": factorial_panels(verdicts), "thresholds": threshold_lines(verdicts.thresholds, arms),
         "survival": survival_steps(verdicts.outcomes, arms), "over": over_optimisation(curves, arms),
-        "frontier": plain(verdicts.frontier), "warnings": plain(verdicts.warnings), "texts": text_data(runs, load_rows(runs, "samples")),
-        "tokens": token_data(runs, load_rows(runs, "tokens")), "alarms": alarm_data(runs, curves, arms),
+        "frontier": plain(verdicts.frontier), "warnings": plain(verdicts.warnings), "texts": text_data(runs, load_samples(runs)),
+        "tokens": token_data(runs, load_tokens(runs)), "alarms": alarm_data(runs, curves, arms),
         "settings": {"names": list(differing(settings).columns), "arms": [differing(settings).loc[arm].tolist() for arm in arms]},
     }  # fmt: skip
 
@@ -200,18 +200,19 @@ def run_rows(runs: pd.DataFrame, outcomes: pd.DataFrame, settings: pd.DataFrame,
     proxy, length and settings (values); reward_model; time: the update of the collapse or the last one; draw: see `draws`.
     """
     different, rows = differing(settings), []
-    table, labels = outcomes.set_index("run"), draws(runs).to_dict()
-    for run in runs.itertuples():
-        known = table.loc[run.run]
+    values_of = dict(zip(different.index, different.to_numpy(dtype=object).tolist(), strict=True))
+    table, labels = outcomes.set_index("run").loc[runs["run"]], draws(runs).to_dict()
+    numbers = short(table[list(RUN_COLUMNS)].astype(float), 3)
+    for run, known, event in zip(runs.itertuples(), numbers, table["event"].tolist(), strict=True):
         reason = run.reason if isinstance(run.reason, str) else ""
         entry = {"arm": index[run.arm], "seed": int(run.seed), "reward_model": run.reward_model, "draw": labels[run.run],
                  "status": run.status, "reason": reason,
-                 "updates": int(run.last_update), "event": bool(known["event"])}  # fmt: skip
-        entry |= dict(zip(RUN_COLUMNS, short(known[list(RUN_COLUMNS)].astype(float), 3), strict=True))
+                 "updates": int(run.last_update), "event": bool(event)}  # fmt: skip
+        entry |= dict(zip(RUN_COLUMNS, known, strict=True))
         entry["time"] = entry.pop("end_update")
-        rows.append(entry | {"settings": different.loc[run.arm].tolist()})
+        rows.append(entry | {"settings": values_of[run.arm]})
     base = min(index, key=index.__getitem__)
-    return {"settings": list(different.columns), "base": different.loc[base].tolist(), "rows": rows}
+    return {"settings": list(different.columns), "base": values_of[base], "rows": rows}
 
 
 def gold_lines(runs: pd.DataFrame) -> dict[str, Any]:

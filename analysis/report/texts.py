@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.load.frames import load_rows
 from analysis.report.curves import short
 
 MAX_UPDATES = 16  # evenly spaced evaluations, the first and the last among them
@@ -24,12 +25,31 @@ def draws(runs: pd.DataFrame) -> pd.Series:
     return pd.Series(labels.to_numpy(), index=runs["run"].astype(str))
 
 
+def load_samples(runs: pd.DataFrame) -> pd.DataFrame:
+    """The rows of samples.jsonl of as many seeds, in order, as `text_data` keeps and one more: of thousands of runs most are not shown."""
+    labels, parts, answers = draws(runs).to_numpy(), [], 0
+    for label in np.sort(np.unique(labels)):
+        part = load_rows(runs[labels == label], "samples")
+        if len(part):
+            kept = part["update"].isin(evenly_spaced(np.unique(part["update"]), MAX_UPDATES))
+            parts, answers = [*parts, part], answers + len(part[kept].drop_duplicates(["run", "prompt", "update"]))
+        if answers > MAX_ANSWERS:
+            break
+    return pd.concat(parts, ignore_index=True) if parts else load_rows(runs[:0], "samples")
+
+
+def evenly_spaced(updates: np.ndarray, most: int) -> np.ndarray:
+    """At most `most` of the updates, which are in order; the first and the last among them."""
+    return updates[np.unique(np.round(np.linspace(0, len(updates) - 1, most)).astype(int))]
+
+
 def text_data(runs: pd.DataFrame, samples: pd.DataFrame) -> dict[str, Any] | None:
     """Samples as {prompts, kinds, updates, seeds, strings, answers, default, rule, of}. None if there are none.
 
     seeds: the labels of `draws`.
     answers: `answers[run][prompt][update]` is [index into strings, proxy, gold, length], or None. Runs have the order of `runs`. That of
         a seed which is left out is None.
+    runs: all of the study, so that the number of seeds is known where `samples` has but the first.
     default: [index of the prompt, one of seeds] shown first, chosen by `rule`. of: the numbers of updates and seeds before the limits.
     """
     if samples.empty or not {"update", "prompt", "response"} <= set(samples.columns):
@@ -37,7 +57,7 @@ def text_data(runs: pd.DataFrame, samples: pd.DataFrame) -> dict[str, Any] | Non
     samples = samples.drop_duplicates(["run", "prompt", "update"], keep="last")
     samples = samples.assign(draw=samples["run"].astype(str).map(draws(runs)))
     updates, seeds = np.sort(samples["update"].unique()), np.sort(samples["draw"].unique())
-    kept_updates = updates[np.unique(np.round(np.linspace(0, len(updates) - 1, MAX_UPDATES)).astype(int))]
+    kept_updates = evenly_spaced(updates, MAX_UPDATES)
     samples = samples[samples["update"].isin(kept_updates)]
     counts = samples.groupby("draw").size().reindex(seeds, fill_value=0).cumsum()
     kept_seeds = seeds[: max(1, int((counts <= MAX_ANSWERS).sum()))]
@@ -48,7 +68,7 @@ def text_data(runs: pd.DataFrame, samples: pd.DataFrame) -> dict[str, Any] | Non
     return {
         "prompts": prompts, "kinds": [str(kinds.get(prompt, "")) for prompt in prompts], "updates": kept_updates.tolist(),
         "seeds": kept_seeds.tolist(), **_answers(runs, samples, prompts, kept_updates), "default": default(samples, prompts), "rule": RULE,
-        "of": {"updates": len(updates), "seeds": len(seeds)},
+        "of": {"updates": len(updates), "seeds": draws(runs).nunique()},
     }  # fmt: skip
 
 

@@ -7,14 +7,28 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.load.frames import load_rows
 from analysis.report.curves import short
-from analysis.report.texts import draws
+from analysis.report.texts import draws, evenly_spaced
 
 MEASURES = ("value", "advantage", "reward", "kl")
 MAX_UPDATES = 6  # evenly spaced evaluations, the first and the last among them
 MAX_TOKENS = 60_000  # over all answers: 2 MB of the page; the last seeds are left out, then the ends of answers
 MIN_LENGTH = 16  # tokens that are kept of an answer however many answers there are
 FULL = 98  # per cent of the numbers of a measure that are within the range of its colours
+
+
+def load_tokens(runs: pd.DataFrame) -> pd.DataFrame:
+    """The rows of tokens.jsonl of as many seeds, in order, as `token_data` keeps and one more: of thousands of runs most are not shown."""
+    labels, parts, tokens = draws(runs).to_numpy(), [], 0
+    for label in np.sort(np.unique(labels)):
+        part = load_rows(runs[labels == label], "tokens")
+        if len(part) and "tokens" in part:
+            kept = part["update"].isin(evenly_spaced(np.unique(part["update"]), MAX_UPDATES))
+            parts, tokens = [*parts, part], tokens + sum(len(row) for row in part["tokens"][kept] if isinstance(row, list))
+        if tokens > MAX_TOKENS:
+            break
+    return pd.concat(parts, ignore_index=True) if parts else load_rows(runs[:0], "tokens")
 
 
 def token_data(runs: pd.DataFrame, rows: pd.DataFrame) -> dict[str, Any] | None:
@@ -33,7 +47,7 @@ def token_data(runs: pd.DataFrame, rows: pd.DataFrame) -> dict[str, Any] | None:
     rows = rows.drop_duplicates(["run", "prompt", "update"], keep="last")
     rows = rows.assign(draw=rows["run"].astype(str).map(draws(runs)))
     updates, seeds = np.sort(rows["update"].unique()), np.sort(rows["draw"].unique())
-    kept_updates = updates[np.unique(np.round(np.linspace(0, len(updates) - 1, MAX_UPDATES)).astype(int))]
+    kept_updates = evenly_spaced(updates, MAX_UPDATES)
     rows = rows[rows["update"].isin(kept_updates)]
     totals = rows["tokens"].map(len).groupby(rows["draw"]).sum().reindex(seeds, fill_value=0).cumsum()
     kept_seeds = seeds[: max(1, int((totals <= MAX_TOKENS).sum()))]
@@ -55,7 +69,7 @@ def token_data(runs: pd.DataFrame, rows: pd.DataFrame) -> dict[str, Any] | None:
     return {
         "prompts": prompts, "updates": kept_updates.tolist(), "seeds": kept_seeds.tolist(), "strings": list(strings), "answers": answers,
         "scale": {name: _scale(answers, name) for name in MEASURES}, "longest": longest,
-        "of": {"updates": len(updates), "seeds": len(seeds)},
+        "of": {"updates": len(updates), "seeds": draws(runs).nunique()},
     }  # fmt: skip
 
 

@@ -48,6 +48,7 @@ CASES = {
     "8M Llama, checkpointing": Run(SMALL, SMALL, prompt=64, response=96, batch=16, minibatch=16, micro=16, checkpointing=True),
     "8M Llama, LoRA": Run(SMALL, SMALL, prompt=32, response=48, batch=16, minibatch=16, micro=16, lora_rank=8),
     "8M Llama, bf16": Run(SMALL, SMALL, prompt=32, response=48, batch=16, minibatch=16, micro=16, precision="bf16"),
+    "8M Llama, frozen bf16": Run(SMALL, SMALL, prompt=32, response=48, batch=16, minibatch=16, micro=16, frozen="bf16"),
     "34M GPT-NeoX": Run(MIDDLE, MIDDLE, prompt=48, response=48, batch=16, minibatch=8, micro=4),
     "47M Llama, grouped": Run(GROUPED, GROUPED, prompt=32, response=64, batch=16, minibatch=8, micro=4),
     "124M GPT-2": Run(GPT2, GPT2, prompt=32, response=32, batch=8, minibatch=4, micro=4),
@@ -84,7 +85,7 @@ def random_models(run: Run, folder: Path) -> Models:
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config_of(run.policy)).save_pretrained(folder / "policy")
     AutoModelForSequenceClassification.from_config(config_of(run.reward, num_labels=1)).save_pretrained(folder / "reward")
-    reference, reward = freeze(load_policy(folder / "policy", CPU)), freeze(load_scorer(folder / "reward", CPU))
+    reference, reward = (freeze(load(folder / name, CPU), run.frozen) for name, load in (("policy", load_policy), ("reward", load_scorer)))
     if run.lora_rank:
         policy, critic = load_adapted(None, reference, reward, Config(model=ModelConfig(lora_rank=run.lora_rank)))
     else:

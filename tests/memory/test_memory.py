@@ -13,12 +13,13 @@ from ablate.config import ModelConfig
 from ablate.errors import UserError
 from ablate.memory import __main__ as memory
 from ablate.memory.__main__ import settings
-from ablate.memory.estimate import ACTIVATIONS, FROZEN_NORMS, Run, estimate, run_of
+from ablate.memory.estimate import ACTIVATIONS, FROZEN_NORMS, Run, estimate, run_of, weights_and_optimizer
 from ablate.memory.report import LORA_RANK, PHASES, bytes_text, savings
 from ablate.memory.shapes import SHAPES, Shape, folder_shape, model_shapes, shape_of
 from ablate.models.attention import use_grouped_attention
 from ablate.models.forward import packed_states
 from ablate.models.linear import use_onednn
+from ablate.models.load import freeze
 from ablate.models.lora import add_adapter
 from ablate.system.seeding import torch_generator
 from tests.models.architectures import tiny_config
@@ -113,6 +114,7 @@ OPTIONS = {
     "checkpointing": replace(SMALL, micro=8, checkpointing=True),
     "bf16": replace(SMALL, precision="bf16"),
     "LoRA": replace(SMALL, micro=8, lora_rank=4),
+    "frozen bf16": replace(SMALL, frozen="bf16"),
 }
 
 
@@ -130,6 +132,23 @@ def test_the_peak_of_every_phase_is_predicted_within_15_percent():
 @pytest.mark.parametrize("run", [*OPTIONS.values(), *CASES.values()], ids=[*OPTIONS, *CASES])
 def test_the_peaks_of_other_settings_and_larger_models_are_predicted_within_15_percent(run):
     assert ratios(run) == pytest.approx({"rollout": 1, "measure": 1, "update": 1}, abs=0.15)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_frozen_models_in_bf16_weigh_what_they_are_predicted_to(name):
+    shape = FAMILIES[name]
+    policy = AutoModelForCausalLM.from_config(config_of(shape))
+    scorer = AutoModelForSequenceClassification.from_config(config_of(shape, num_labels=1))
+    found = estimate(Run(shape, shape, prompt=48, response=12, batch=16, minibatch=8, micro=4, frozen="bf16")).phases["measure"]
+    for item, model in (("reference", policy), ("reward model", scorer)):
+        frozen = freeze(use_onednn(model), "bf16")
+        assert found[item] == sum(p.numel() * p.element_size() for p in frozen.parameters())
+    assert found["policy"] == 4 * shape.parameters
+
+
+def test_a_moving_reference_stays_float32_beside_sft_in_bf16():
+    plain, held = (weights_and_optimizer(replace(SMALL, sft_copy=True, frozen=frozen)) for frozen in ("fp32", "bf16"))
+    assert held["reference"] == plain["reference"] and held["SFT"] < 0.51 * plain["SFT"]
 
 
 def test_offload_takes_the_frozen_models_out_of_rollout_and_update_alone():
@@ -158,6 +177,7 @@ def test_the_settings_reach_the_prediction():
         checkpointing=True, lora_rank=4, lora_targets=["q_proj"], shared_critic=False, held_out=256,
     )  # fmt: skip
     assert run_of(config, *model_shapes(config, 7e9)) == expected
+    assert run_of(settings(["model.frozen_dtype=bf16"]), SMALL.policy, SMALL.reward).frozen == "bf16"
 
 
 def test_a_model_that_is_not_there_is_one_sentence(tmp_path):
@@ -185,7 +205,7 @@ def test_the_table_has_a_line_a_public_shape_and_every_saving_lowers_the_peak(mo
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("|")[1].strip() for line in lines[4:]] == list(SHAPES)
     large = Run(SHAPES["Llama 2 7B"], SHAPES["Llama 2 7B"], prompt=256, response=256, batch=64, minibatch=32, micro=16)
-    for change in ({"checkpointing": True}, {"micro": 1}, {"lora_rank": 16}, {"offload": True}):
+    for change in ({"checkpointing": True}, {"micro": 1}, {"lora_rank": 16}, {"frozen": "bf16"}, {"offload": True}):
         assert estimate(replace(large, **change)).peak() < estimate(large).peak()
 
 

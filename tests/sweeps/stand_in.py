@@ -34,6 +34,11 @@ def task(config: Config) -> None:
     finish(config, "diverged" if config.seed == DIVERGES else "completed", "")
 
 
+def at_once(config: Config) -> None:
+    """Write a summary and end."""
+    finish(config, "completed", "")
+
+
 def end_badly(seed: int) -> None:
     if seed == RAISES:
         raise ValueError("a bad batch")

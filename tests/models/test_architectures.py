@@ -147,6 +147,21 @@ def test_the_check_leaves_random_state_windows_and_weights_as_they_are(tmp_path)
     assert all(weight.grad is None for weight in model.parameters())
 
 
+def test_a_model_is_not_refused_because_autocast_rounds(tmp_path):
+    """Under precision=bf16 models are loaded with autocast on, where the two ways of a pass differ by rounding."""
+    shape = LlamaConfig(
+        vocab_size=24, hidden_size=64, intermediate_size=128, num_hidden_layers=8, num_attention_heads=4, num_key_value_heads=2,
+        initializer_range=0.2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(shape).save_pretrained(tmp_path)
+    with torch.autocast("cpu", torch.bfloat16):
+        policy = load_policy(tmp_path, CPU)
+        assert attends_in_groups(policy)
+        own = agreement.own_answers(policy, policy.config._attn_implementation)
+        assert "of packed rows are" in str(agreement.disagreement(policy, own))  # the check would refuse the model if autocast were on
+
+
 def test_a_scorer_is_compared_with_the_score_that_transformers_pools(tmp_path, monkeypatch):
     shape = LlamaConfig(
         vocab_size=24, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,

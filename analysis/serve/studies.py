@@ -141,9 +141,10 @@ def run_state(folder: Path) -> RunState:
     """How far one run is, from its summary, the end of its metrics and its settings, as far as these can be read."""
     summary = read_summary(folder / "summary.json", [])
     try:
-        updates = read_config(folder / "config.yaml").get("ppo", {}).get("updates")
-    except (NotARun, AttributeError):  # AttributeError: `ppo` is no mapping
-        updates = None
+        _, settings, _ = read_config(folder / "config.yaml")
+    except NotARun:
+        settings = {}
+    updates = settings.get("ppo.updates")
     update = summary.get("updates")
     changed = max((path.stat().st_mtime for path in _files(folder)), default=0.0)
     return RunState(

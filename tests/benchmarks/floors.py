@@ -4,7 +4,7 @@
     python tests/benchmarks/floors.py --layers 4 --width 128 --stage-steps 200
     python tests/benchmarks/floors.py --layers 12 --width 768 --mlp 2048 --stage-steps 25 --batch 32 --updates 3
     python tests/benchmarks/floors.py --device cuda --precision bf16
-    python tests/benchmarks/floors.py --updates 3 --settings sweep=smollm2 data.path=FILE ppo.batch_size=8 sampling.max_new_tokens=128
+    python tests/benchmarks/floors.py --updates 2 --settings model=smollm2 data=hh_rlhf data.path=FILE sampling.max_new_tokens=128
 
 One process and one thread on the work of `bench.py` (PPO-max at learning rate 0, all monitors), or on the run that --settings
 describe, with learning rates 0. Times are CPU seconds, or wall seconds on a GPU, which is waited for; medians over the measured

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from ablate.config import Config
 from ablate.data.source import Prompt, Source
 from ablate.errors import Diverged
+from ablate.models.forward import response_values
 from ablate.models.offload import OffloadedModel, loaded_on_device
 from ablate.ppo.alignment_tax import HeldOutTasks
 from ablate.ppo.collapse import mean
@@ -25,6 +27,8 @@ from ablate.ppo.types import Rollout
 from ablate.system.distributed import all_gather_object, rank_slice
 from ablate.system.seeding import numpy_generator, torch_generator
 from ablate.system.sharding import inference
+
+MOST_ANSWERS = 4  # most answers of an evaluation that are shown token by token, with the critic's values
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Evaluation:
     monitors: dict[str, float]  # monitor/*
     alignment_tax: dict[str, float] = field(default_factory=dict)  # eval/lm_loss and eval/choice_accuracy, where there are tasks for them
     member_scores: Tensor | None = None  # [N, k] of each reward model of an ensemble
-    rollout: Rollout | None = None  # the responses measured, a row per prompt
+    rollout: Rollout | None = None  # the responses measured, a row per prompt; values of the first MOST_ANSWERS of each process only
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,9 @@ def evaluate(models: Models, held_out: HeldOut, gold: Gold, config: Config, offl
     with inference(*models.trained):
         sampled = generate_responses(models.policy, models.tokenizer, encoded, held_out.noise[own], config.sampling)
         with loaded_on_device(offloaded):
-            rollout = score_responses(models, encoded, sampled, config.ppo_settings())
+            rollout = score_responses(replace(models, critic=None), encoded, sampled, config.ppo_settings())
+        if models.critic is not None:
+            rollout = valued(rollout, models.critic, MOST_ANSWERS)
         steps = rollout.mask.shape[1]
         responses = decode_responses(models.tokenizer, rollout.tokens[:, -steps:], rollout.mask, rollout.ended)
         golds = gold(prompts, responses, rollout.ended.tolist())
@@ -83,6 +89,14 @@ def evaluate(models: Models, held_out: HeldOut, gold: Gold, config: Config, offl
     ended = rollout.ended.tolist()
     scores, lengths = rollout.score.tolist(), rollout.lengths.tolist()
     return Evaluation(responses, scores, golds, lengths, ended, monitors(rollout), tax, rollout.member_scores, rollout)
+
+
+@torch.no_grad()
+def valued(rollout: Rollout, critic: PreTrainedModel, rows: int) -> Rollout:
+    """The rollout with the critic's values of its first `rows` responses, and 0 for the others, whose values nothing reads."""
+    values, last_value = rollout.values.clone(), rollout.last_value.clone()
+    values[:rows], last_value[:rows] = response_values(critic, rollout.tokens[:rows], rollout.attention[:rows], rollout.mask[:rows])
+    return replace(rollout, values=values, last_value=last_value)
 
 
 def check_finite(evaluation: Evaluation) -> None:

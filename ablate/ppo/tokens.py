@@ -12,11 +12,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ablate.config import PPOSettings
-from ablate.ppo.evaluate import Evaluation, HeldOut
+from ablate.ppo.evaluate import MOST_ANSWERS, Evaluation, HeldOut
 from ablate.ppo.shaping import estimate_targets, shape_rewards
 from ablate.ppo.types import Rollout, ShapingState
 
-MOST_ANSWERS = 4  # at each evaluation
 MOST_TOKENS = 256  # of one answer
 DIGITS = 4  # significant
 

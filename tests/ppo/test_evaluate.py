@@ -3,13 +3,15 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from ablate import trainer
 from ablate.config import CollapseConfig, Config
 from ablate.data.source import open_source
+from ablate.models.forward import response_values
 from ablate.models.load import freeze
 from ablate.ppo.collapse import CollapseDetector, deviation, mean
-from ablate.ppo.evaluate import Evaluation, HeldOut, evaluate, score_rows, summarise
+from ablate.ppo.evaluate import MOST_ANSWERS, Evaluation, HeldOut, evaluate, score_rows, summarise
 from ablate.ppo.scoring import open_gold
 from ablate.session import execute
 from ablate.world.grammar import Prompt
@@ -133,6 +135,24 @@ def test_sft_against_itself_ties_everywhere(tiny_config, tiny_models):
     assert [row[f"eval/{kind}tie"] for kind in ("", "helpful/", "harmful/")] == [1.0, 1.0, 1.0]
     assert row["eval/kl_to_sft"] == pytest.approx(0, abs=1e-6)
     assert len(score_rows(0, held_out, policy)) == 16
+
+
+def test_the_critic_values_the_answers_that_are_shown_and_no_others(tiny_config, tiny_models):
+    """They are those of a pass over all answers; the rest of an evaluation is the same without a critic."""
+    config: Config = tiny_config("evaluation.prompts=9")
+    source = open_source(config)
+    held_out = HeldOut.draw(config, source, tiny_models.tokenizer, tiny_models.reference.device)
+    gold = open_gold(None, source, held_out.noise.device)
+    found = evaluate(tiny_models, held_out, gold, config)
+    rollout = found.rollout
+    assert rollout is not None and tiny_models.critic is not None
+    values, last_value = response_values(tiny_models.critic, rollout.tokens, rollout.attention, rollout.mask)
+    assert values[:MOST_ANSWERS].abs().min(1).values.max() > 0
+    torch.testing.assert_close(rollout.values[:MOST_ANSWERS], values[:MOST_ANSWERS], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(rollout.last_value[:MOST_ANSWERS], last_value[:MOST_ANSWERS], rtol=1e-5, atol=1e-5)
+    assert not rollout.values[MOST_ANSWERS:].any() and not rollout.last_value[MOST_ANSWERS:].any()
+    without = evaluate(replace(tiny_models, critic=None), held_out, gold, config)
+    assert (without.monitors, without.proxy, without.responses) == (found.monitors, found.proxy, found.responses)
 
 
 def test_deviation_has_bessels_correction():

@@ -4,9 +4,9 @@
     python tests/benchmarks/gpu.py --no-tests --shapes "GPT-2 small" --pairs 2
 
 Shapes are GPT-2-small's and Qwen2.5-0.5B's trunks on the world's vocabulary with random weights, so that answers are long:
-512 responses of at most 128 tokens, bf16 autocast on both sides unless --precision says otherwise. The share of the peak is the update's floor over its time, where the
-floor is at the rate of this GPU's own matrix product. `--device cpu --small` runs the same script on a CPU in minutes, to
-see that it works.
+512 responses of at most 128 tokens, bf16 autocast on both sides unless --precision says otherwise. The share of the peak is the
+update's floor over its time, where the floor is at the rate of this GPU's own matrix product. `--device cpu --small` runs the same
+script on a CPU in minutes, to see that it works.
 """
 
 from __future__ import annotations

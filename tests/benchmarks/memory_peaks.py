@@ -90,7 +90,9 @@ def random_models(run: Run, folder: Path, device: torch.device) -> Models:
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config_of(run.policy)).save_pretrained(folder / "policy")
     AutoModelForSequenceClassification.from_config(config_of(run.reward, num_labels=1)).save_pretrained(folder / "reward")
-    reference, reward = (freeze(load(folder / name, device), run.frozen) for name, load in (("policy", load_policy), ("reward", load_scorer)))
+    reference, reward = (
+        freeze(load(folder / name, device), run.frozen) for name, load in (("policy", load_policy), ("reward", load_scorer))
+    )
     if run.lora_rank:
         policy, critic = load_adapted(None, reference, reward, Config(model=ModelConfig(lora_rank=run.lora_rank)))
     else:

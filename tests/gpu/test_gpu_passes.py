@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, PreTrainedModel
 
 from ablate.config import ModelConfig, SamplingConfig
 from ablate.models import attention as attention_module
@@ -114,6 +114,25 @@ def test_on_a_gpu_the_tokens_of_a_noise_are_those_on_the_cpu(folders):
     assert torch.equal(on_cpu.responses, on_gpu.responses.cpu()) and torch.equal(on_cpu.mask, on_gpu.mask.cpu())
 
 
+def test_gradients_over_long_rows_are_the_same_bits_twice(device, tmp_path):
+    """What a killed run that ends with the same bits needs: no sum whose order changes, also over several blocks of keys."""
+    shape = LlamaConfig(
+        vocab_size=97, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+        max_position_embeddings=512, pad_token_id=0, eos_token_id=1, bos_token_id=None,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(shape).save_pretrained(tmp_path)
+    policy = load_policy(tmp_path, device)
+    lengths = torch.tensor([400, 390, 301, 120, 64, 3])
+    tokens = torch.randint(2, 97, (len(lengths), 400), generator=torch.Generator().manual_seed(0)).to(device)
+    attention = (torch.arange(400)[None] < lengths[:, None]).to(device)
+    found = []
+    for _ in range(3):
+        policy.zero_grad()
+        log_softmax(response_logits(policy, tokens, attention, attention[:, 1:]), 1.0)[:, 3].mean().backward()
+        found.append([parameter.grad.clone() for parameter in policy.parameters()])
+    assert all(torch.equal(a, b) for again in found[1:] for a, b in zip(found[0], again, strict=True))
+
+
 @pytest.mark.gpu
 def test_what_serves_the_cpu_alone_is_off_on_a_gpu(folders, monkeypatch):
     """oneDNN's products and attention by batched products; on a GPU a layer is PyTorch's own, to the same bits."""
@@ -185,7 +204,8 @@ def test_an_adapter_changes_nothing_at_first_learns_alone_and_can_be_merged(fold
 def test_on_a_gpu_a_reward_model_in_bf16_rests_in_half_the_memory_and_scores_as_it_would_there(folders):
     device = torch.device("cuda")
     tokens, attention, _ = batch(device)
-    expected = sequence_score(freeze(load_scorer(folders[1], device), "bf16"), tokens, attention)
+    there = freeze(load_scorer(folders[1], device), "bf16")
+    expected = sequence_score(there, tokens, attention)
     scorer = freeze(load_scorer(folders[1], CPU), "bf16")
     resting = OffloadedModel(scorer, device)
     assert all(parameter.is_pinned() for parameter in scorer.parameters())

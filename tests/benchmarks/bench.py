@@ -44,10 +44,13 @@ TOLERANCE = 1e-3  # of summed log-probs, scores and values, all in float32; two 
 
 
 def child(python: str, script: str, *arguments: str, code: Path | None = None) -> str:
-    """Standard output of a script of this folder, run with one thread. `code` is the folder that holds the `ablate` to import."""
+    """Standard output of a script of this folder, run with one thread. `code` is the folder that holds the `ablate` to import.
+
+    Other folders of PYTHONPATH come after it, since packages may lie there.
+    """
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     if code is not None:
-        environment["PYTHONPATH"] = str(code)
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(code), os.environ.get("PYTHONPATH"))))
     done = subprocess.run([python, str(HERE / script), *arguments], capture_output=True, text=True, env=environment)
     if done.returncode:
         sys.exit(f"{done.stderr[-4000:]}\nerror: {script} {' '.join(arguments)} failed under {python}")

@@ -117,16 +117,20 @@ def operations(trunk: int, head: int, tokens: float, answered: float) -> dict[st
 
 
 @torch.no_grad()
-def product_rate(rows: int, inner: int, columns: int, device: torch.device, seconds: float = 1.0) -> float:
-    """Best operations a second of [rows, inner] · [inner, columns], as the linear layers compute it."""
-    left, weight = torch.randn(rows, inner, device=device), torch.randn(columns, inner, device=device)
+def product_rate(rows: int, inner: int, columns: int, device: torch.device, dtype: torch.dtype, seconds: float = 1.0) -> float:
+    """Best operations a second of [rows, inner] · [inner, columns] in numbers of `dtype`, as the linear layers compute it.
+
+    Under autocast a layer also casts, which the floor leaves out.
+    """
+    left, weight = (torch.randn(count, inner, device=device, dtype=dtype) for count in (rows, columns))
+    repeats = 5 if device.type == "cpu" else 50  # products that a GPU does for each time that it is waited for
     best, until = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < until:
         started = now(device)
-        for _ in range(5):
+        for _ in range(repeats):
             onednn_linear(left, weight, None)
         best = min(best, now(device) - started)
-    return 5 * 2 * rows * inner * columns / best
+    return repeats * 2 * rows * inner * columns / best
 
 
 def described_config(settings: list[str], updates: int, results: str) -> Config:
@@ -167,8 +171,8 @@ def measure(config: Config, skip: int) -> tuple[list[dict], dict]:
     policy = load_policy(stages.sft, torch.device("cpu"))
     largest = max((module.weight for module in policy.base_model.modules() if isinstance(module, nn.Linear)), key=torch.numel)
     minibatch = int((prompts + answered) * config.ppo.minibatch_size / config.ppo.batch_size)
-    with autocast(config):
-        rate = product_rate(minibatch, largest.shape[1], largest.shape[0], trainer.device)
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    rate = product_rate(minibatch, largest.shape[1], largest.shape[0], trainer.device, dtype)
     floor = operations(*linear_weights(policy), prompts + answered, answered)
     return spent[skip:], {"floor": floor, "rate": rate, "tokens": prompts + answered, "answered": answered}
 

@@ -1,18 +1,23 @@
-"""Predicted against measured peaks of memory: `python tests/benchmarks/memory_peaks.py [NAME …]`.
+"""Predicted against measured peaks of memory.
 
-Real phases of one PPO update on random weights, on the CPU. Torch's profiler reports every allocation and release of its CPU
+    python tests/benchmarks/memory_peaks.py                          every case, on the CPU
+    python tests/benchmarks/memory_peaks.py "8M Llama" --device cuda
+
+Real phases of one PPO update on random weights. On the CPU torch's profiler reports every allocation and release of its
 allocator, in the order they happen; a phase's peak is what was alive before it plus the highest running sum within it. That is exact,
-where the resident set of a process also holds what the C library has not given back.
+where the resident set of a process also holds what the C library has not given back. On a GPU torch's allocator keeps the same two
+numbers itself. What lies there before the models do, such as the workspaces of cuBLAS, is not counted.
 """
 
 from __future__ import annotations
 
+import argparse
 import gc
 import os
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -80,16 +85,18 @@ def config_of(shape: Shape, **settings) -> PretrainedConfig:
     )  # fmt: skip
 
 
-def random_models(run: Run, folder: Path) -> Models:
+def random_models(run: Run, folder: Path, device: torch.device) -> Models:
     """Policy, reference, critic and reward model as a run loads them, from folders of random weights."""
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config_of(run.policy)).save_pretrained(folder / "policy")
     AutoModelForSequenceClassification.from_config(config_of(run.reward, num_labels=1)).save_pretrained(folder / "reward")
-    reference, reward = (freeze(load(folder / name, CPU), run.frozen) for name, load in (("policy", load_policy), ("reward", load_scorer)))
+    reference, reward = (
+        freeze(load(folder / name, device), run.frozen) for name, load in (("policy", load_policy), ("reward", load_scorer))
+    )
     if run.lora_rank:
         policy, critic = load_adapted(None, reference, reward, Config(model=ModelConfig(lora_rank=run.lora_rank)))
     else:
-        policy, critic = load_policy(folder / "policy", CPU), load_scorer(folder / "reward", CPU)
+        policy, critic = load_policy(folder / "policy", device), load_scorer(folder / "reward", device)
     for model in (policy, critic) if run.checkpointing else ():
         checkpoint_gradients(model)
     return Models(policy, reference, TokenScorer(reward), critic, tokenizer=None)
@@ -100,9 +107,14 @@ def alive(*tensors: torch.Tensor) -> int:
     return sum({s.data_ptr(): s.nbytes() for s in (tensor.untyped_storage() for tensor in tensors)}.values())
 
 
-def profiled(work: Callable) -> tuple[object, int, int]:
+def profiled(device: torch.device, work: Callable) -> tuple[object, int, int]:
     """(result, highest running sum, sum at the end) of the bytes that `work` allocates and releases."""
     gc.collect()
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        result = work()
+        return result, torch.cuda.max_memory_allocated() - before, torch.cuda.memory_allocated() - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         result = work()
     events = sorted((e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"), key=lambda e: e.start_ns())
@@ -118,13 +130,13 @@ def plainly(work: Callable) -> tuple[object, int, int]:
     return work(), 0, 0
 
 
-def measured(run: Run) -> dict[str, float]:
-    """Peak of every phase of the second update, bytes: the first makes Adam's moments."""
-    with tempfile.TemporaryDirectory() as folder, autocast(Config(precision=run.precision, device="cpu")):
-        models = random_models(run, Path(folder))
+def measured(run: Run, device: torch.device = CPU) -> dict[str, float]:
+    """Peak of every phase of the second update, bytes: the first makes Adam's moments, and the workspaces of a GPU's libraries."""
+    with tempfile.TemporaryDirectory() as folder, autocast(Config(precision=run.precision, device=device.type)):
+        models = random_models(run, Path(folder), device)
         optimizer = new_optimizer(models, ppo_of(run))
         one_update(run, models, optimizer, plainly)
-        return one_update(run, models, optimizer, profiled)
+        return one_update(run, models, optimizer, partial(profiled, device))
 
 
 def ppo_of(run: Run) -> PPOConfig:
@@ -134,9 +146,9 @@ def ppo_of(run: Run) -> PPOConfig:
 def one_update(run: Run, models: Models, optimizer: torch.optim.Optimizer, seen: Callable) -> dict[str, float]:
     """Sample, measure and update once, each under `seen`; no response ends before its last token."""
     settings = PPOSettings(ppo_of(run), SamplingConfig(max_new_tokens=run.response))
-    ppo = settings.ppo
-    tokens = torch.randint(2, run.policy.vocabulary, (run.batch, run.prompt), generator=torch_generator(0, "prompts"))
-    attention, noise = torch.ones_like(tokens, dtype=torch.bool), torch.rand(run.batch, run.response)
+    ppo, device = settings.ppo, models.policy.device
+    tokens = torch.randint(2, run.policy.vocabulary, (run.batch, run.prompt), generator=torch_generator(0, "prompts")).to(device)
+    attention, noise = torch.ones_like(tokens, dtype=torch.bool), torch.rand(run.batch, run.response, device=device)
     prompts = EncodedPrompts([""] * run.batch, tokens, attention)
     states = [entry for state in optimizer.state.values() for entry in state.values()]
     weights = [t for m in (models.policy, models.reference, models.scorer.model, models.critic) for t in (*m.parameters(), *m.buffers())]
@@ -152,11 +164,14 @@ def one_update(run: Run, models: Models, optimizer: torch.optim.Optimizer, seen:
 
 
 def main() -> None:
-    names = sys.argv[1:] or list(CASES)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CASES)}")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    options = parser.parse_args()
     print("| run | parameters | phase | predicted MB | measured MB | predicted / measured |\n|---|---|---|---|---|---|")
-    for name in names:
+    for name in options.names or CASES:
         run = CASES[name]
-        predicted, peaks = estimate(run), measured(run)
+        predicted, peaks = estimate(run), measured(run, torch.device(options.device))
         for phase, peak in peaks.items():
             guess, size = predicted.peak(phase), run.policy.parameters
             print(f"| {name} | {size / 1e6:.0f} M | {phase} | {guess / 1e6:.0f} | {peak / 1e6:.0f} | {guess / peak:.2f} |", flush=True)

@@ -36,9 +36,12 @@ CHECKED_ROWS = 8  # prompts on which both sides report log-probs, scores and val
 
 
 class Stopwatch:
-    """Notes wall and CPU seconds whenever a run has appended a row to metrics.jsonl: at the start, and at the end of every update."""
+    """Notes wall and CPU seconds whenever a run has appended a row to metrics.jsonl: at the start, and at the end of every update.
 
-    def __init__(self):
+    A GPU is waited for first.
+    """
+
+    def __init__(self, device: str):
         self.wall: list[float] = []
         self.cpu: list[float] = []
         append = RunStore.append
@@ -46,6 +49,8 @@ class Stopwatch:
         def noted(store: RunStore, stream: str, rows) -> None:
             append(store, stream, rows)
             if stream == "metrics.jsonl":
+                if device == "cuda":
+                    torch.cuda.synchronize()
                 self.wall.append(time.perf_counter())
                 self.cpu.append(time.process_time())
 
@@ -106,7 +111,7 @@ def measured_config(work: dict, results: str) -> Config:
 
 def run(work: dict) -> dict:
     """Train and report seconds of every measured update, what was sampled, peak memory, and the numbers of the check."""
-    clock = Stopwatch()
+    clock = Stopwatch(work["device"])
     with tempfile.TemporaryDirectory() as results:
         config = measured_config(work, results)
         execute(config)

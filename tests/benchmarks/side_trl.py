@@ -9,8 +9,10 @@ What TRL is given, so that it does the same work in its best reasonable way:
 - a batch of 128 as `per_device_train_batch_size=128` and `num_mini_batches=4`, `gradient_accumulation_steps=1`: four optimiser
   steps on 32 responses each. (TRL hands gradient_accumulation_steps to accelerate, which would then skip optimiser steps.)
 - no gradient checkpointing (TRL's default has it), bf16 (its default) only where the work file says so, fused AdamW, scaled
-  dot-product attention;
-- `local_rollout_forward_batch_size=128`: as fast as 64 here and faster than 32, since one call decodes the whole batch;
+  dot-product attention. TRL's own bf16 is autocast in the passes of the update alone; here sampling and measuring have it too,
+  which is faster on a GPU;
+- `local_rollout_forward_batch_size=128` on the CPU: as fast as 64 here and faster than 32, since one call decodes the whole batch; on a
+  GPU the whole batch;
 - no sample generations, no saving, no reporting, no progress bar; log-probs of the sampler are reused by TRL itself;
 - stop token eos, no missing-EOS penalty, temperature 1 (TRL adds 1e-7), top-p 1, top-k off, k1 KL penalty of 0.1.
 
@@ -40,14 +42,17 @@ from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
 
 
 class Stopwatch(TrainerCallback):
-    """Notes wall and CPU seconds at the end of every update, and the metrics TRL logs."""
+    """Notes wall and CPU seconds at the end of every update, after a GPU was waited for, and the metrics TRL logs."""
 
-    def __init__(self):
+    def __init__(self, device: str):
+        self.device = device
         self.wall: list[float] = []
         self.cpu: list[float] = []
         self.rows: list[dict] = []
 
     def note(self) -> None:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
         self.wall.append(time.perf_counter())
         self.cpu.append(time.process_time())
 
@@ -98,14 +103,16 @@ def keep_samples(samples: list[tuple[torch.Tensor, int]]) -> None:
     ppo_trainer.batch_generation = batch_generation
 
 
-def run(work: dict, forward_batch: int) -> dict:
+def run(work: dict, forward_batch: int | None) -> dict:
     """Train and report what `side_ablate.run` reports."""
     torch.set_num_threads(1)
-    clock, samples = Stopwatch(), []
+    forward_batch = forward_batch or (work["batch"] if work["device"] == "cuda" else 128)
+    clock, samples = Stopwatch(work["device"]), []
     keep_samples(samples)
     with tempfile.TemporaryDirectory() as output:
         trainer = new_trainer(work, output, [clock], local_rollout_forward_batch_size=forward_batch)
-        trainer.train()
+        with torch.autocast(work["device"], dtype=torch.bfloat16, enabled=work["precision"] == "bf16", cache_enabled=False):
+            trainer.train()
     on_gpu = work["device"] == "cuda"
     memory = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     first, last = work["skip"], work["skip"] + work["updates"]
@@ -130,6 +137,7 @@ def check(trainer: PPOTrainer, work: dict) -> dict[str, list[float]]:
     tokenizer: PreTrainedTokenizerBase = trainer.processing_class
     pad = tokenizer.pad_token_id
     tokens = trainer.data_collator([{"input_ids": ids} for ids in work["prompts"][0][: len(work["check"])]])["input_ids"]
+    tokens = tokens.to(trainer.policy_model.device)
     mask = (tokens[:, 1:] != pad) & (tokens[:, :-1] != pad)
     logits = ppo_trainer.forward(trainer.policy_model, tokens, pad).logits[:, :-1]
     logprob = ppo_trainer.selective_log_softmax(logits, tokens[:, 1:])
@@ -144,6 +152,6 @@ def check(trainer: PPOTrainer, work: dict) -> dict[str, list[float]]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work")
-    parser.add_argument("--forward-batch", type=int, default=128)
+    parser.add_argument("--forward-batch", type=int, help="responses that are sampled at a time; 128, or all on a GPU, if not given")
     options = parser.parse_args()
     print(json.dumps(run(json.loads(Path(options.work).read_text()), options.forward_batch)))

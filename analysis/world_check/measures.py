@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ablate.errors import UserError
 from analysis.estimate.collapse import evaluations
 from analysis.estimate.outcomes import ENDED, outcomes
 from analysis.estimate.stats import Interval, mean_interval
@@ -25,7 +26,7 @@ STAGES_OF_A_RUN = (
 def run_table(loaded: Loaded) -> pd.DataFrame:
     """One row per run: the columns of `outcomes`, and what is read off its curves and files.
 
-    - base, world: the name of the arm before and after its first comma. One study may hold the arms of several worlds.
+    - base: the name of the arm before its first comma. world: `world_of` the run, since one study may hold the arms of several worlds.
     - updates (planned), last_update (reached), ended.
     - rose: 1 if gold was above SFT's at an evaluation before the collapse, else 0; rise: by how much at most, 0 or more.
     - {proxy,kl,length,perplexity}_{sft,peak,collapse,end} and peak_update: at update 0, at gold's greatest value before the collapse
@@ -35,12 +36,22 @@ def run_table(loaded: Loaded) -> pd.DataFrame:
       count in it, unlike in label_accuracy, the share of held-out labels that it predicts; longer_wins: the share of labels for the longer
       answer, equal lengths counting one half.
     - cpu_seconds: of all updates and their evaluations; NaN where runs are older than the metric.
+
+    Raises UserError for a study with two arms of one base in one world.
     """
     runs, curves = loaded.runs, loaded.curves
     table = outcomes(runs, curves)
-    names = table["arm"].astype(str).str.partition(",")
-    table = table.assign(base=names[0], world=names[2], ended=table["status"].isin(ENDED), last_update=runs["last_update"],
-                         updates=runs["ppo.updates"] if "ppo.updates" in runs else runs["last_update"])  # fmt: skip
+    table = table.assign(
+        base=table["arm"].astype(str).str.partition(",")[0],
+        world=world_of(runs),
+        ended=table["status"].isin(ENDED),
+        last_update=runs["last_update"],
+        updates=runs["ppo.updates"] if "ppo.updates" in runs else runs["last_update"],
+    )
+    arms = table.groupby(["base", "world"])["arm"].nunique()
+    if (arms > 1).any():
+        base, world = arms.idxmax()
+        raise UserError(f"{arms.max()} arms are {base} with {world}, and one world has one of them: give each its own study")
     course = pd.DataFrame([course_of(*run) for run in split_by_run(table, evaluations(curves))], index=table.index)
     gains = pd.DataFrame([gold_over_sft(Path(folder)) for folder in runs["folder"]], index=table.index)
     reports = [read_summary(Path(folder) / "reward_model" / "report.json", []) for folder in runs["folder"]]
@@ -50,6 +61,14 @@ def run_table(loaded: Loaded) -> pd.DataFrame:
         longer_wins=[report.get("longer_wins_accuracy", np.nan) for report in reports],
         cpu_seconds=seconds.reindex(table["run"]).to_numpy(dtype=float),
     )  # fmt: skip
+
+
+def world_of(runs: pd.DataFrame) -> pd.Series:
+    """One text per run: its annotator's bias and the room of its answers, 'length bias 0.2, answers of up to 96 tokens'."""
+    settings = [runs[name] if name in runs else pd.Series(default, runs.index)
+                for name, default in (("preferences.length_bias", 0.0), ("sampling.max_new_tokens", np.nan))]  # fmt: skip
+    biases, rooms = (pd.to_numeric(values).map("{:g}".format) for values in settings)
+    return "length bias " + biases + ", answers of up to " + rooms + " tokens"
 
 
 def split_by_run(table: pd.DataFrame, evaluated: pd.DataFrame) -> list[tuple[pd.DataFrame, float]]:

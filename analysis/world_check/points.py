@@ -26,16 +26,18 @@ BASES = {
     "rm_fewer_pairs": "fewer pairs",
     "rm_noisier_pairs": "noisier labels",
 }
+DIGITS = {"proxy": 2, "kl": 1, "length": 1, "perplexity": 2}
 RISING = {"proxy": "proxy rises", "kl": "KL rises", "length": "length rises", "perplexity": "true perplexity falls"}
 
 
 class Finding(NamedTuple):
-    """What one part of a point asks, what the runs show, and the verdict on it."""
+    """What one part of a point asks, what the runs show, and the verdict on it; `lacking` names an arm without which it is open."""
 
     point: int
     asks: str
     found: str
     verdict: str
+    lacking: str = ""
 
 
 def findings(table: pd.DataFrame, limit: float = CPU_SECONDS) -> list[Finding]:
@@ -81,7 +83,7 @@ def mean_verdict(interval: Interval, basis: Basis, sign: int) -> str:
 
 def absent(point: int, asks: str, base: str) -> Finding:
     """The finding where no run of an arm has ended."""
-    return Finding(point, asks, f"no finished run of {base}", UNKNOWN)
+    return Finding(point, asks, f"no finished run of {base}", UNKNOWN, base)
 
 
 def rate_finding(point: int, asks: str, runs: pd.DataFrame, base: str, column: str, least: float) -> Finding:
@@ -140,7 +142,8 @@ def monitor_findings(runs: pd.DataFrame) -> list[Finding]:
         sample, sign = levels(mine.assign(change=change), "change", ["vanilla"]), -1 if monitor == "perplexity" else 1
         interval = mean_interval(sample.values)
         course = " → ".join(
-            number(mean_interval(levels(mine, f"{monitor}_{stage}", ["vanilla"]).values).estimate) for stage in STAGES_OF_A_RUN
+            number(mean_interval(levels(mine, f"{monitor}_{stage}", ["vanilla"]).values).estimate, DIGITS[monitor])
+            for stage in STAGES_OF_A_RUN
         )
         said = f"{course}; by gold's peak {numbers(interval)}, in {int((sign * change > 0).sum())} of {change.notna().sum()} runs"
         found.append(Finding(3, asks, said, mean_verdict(interval, sample.basis, sign)))
@@ -176,9 +179,9 @@ def cost_of_a_run(runs: pd.DataFrame, limit: float) -> Finding:
     return Finding(6, asks, f"{slowest}: {interval.estimate:.0f} s {bounds(interval.low, interval.high, 0)}", verdict)
 
 
-def number(value: float) -> str:
+def number(value: float, digits: int = 1) -> str:
     """'17.2', or '–' for what is not known."""
-    return "–" if np.isnan(value) else f"{value:.1f}"
+    return "–" if np.isnan(value) else f"{value:.{digits}f}"
 
 
 def percent(value: float) -> str:

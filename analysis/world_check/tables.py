@@ -27,12 +27,18 @@ IN_CSV = (
 
 
 def points_table(table: pd.DataFrame, limit: float) -> str:
-    """A Markdown table with one row per part of a point, and a line with the verdict on each point. table: the runs of one world."""
+    """A Markdown table with one row per part of a point, and a line with the verdict on each point. table: the runs of one world.
+
+    Parts whose arm has no finished run have no row. A last line names those arms.
+    """
     parts = findings(table, limit)
-    rows = pd.DataFrame([(part.point, part.asks, part.found, part.verdict) for part in parts],
+    rows = pd.DataFrame([(part.point, part.asks, part.found, part.verdict) for part in parts if not part.lacking],
                         columns=["point", "the world must show", "found, with 95 % intervals over reward models", "verdict"])  # fmt: skip
     points = {point: verdict_of([part for part in parts if part.point == point]) for point in dict.fromkeys(part.point for part in parts)}
-    return f"{markdown_table(rows)}\n\nPoints: {', '.join(f'{point} {verdict}' for point, verdict in points.items())}."
+    lines = [markdown_table(rows), "", f"Points: {', '.join(f'{point} {verdict}' for point, verdict in points.items())}."]
+    if lacking := list(dict.fromkeys(part.lacking for part in parts if part.lacking)):
+        lines.append(f"There is no finished run of {', '.join(lacking)}.")
+    return "\n".join(lines)
 
 
 def arms_table(table: pd.DataFrame) -> str:
@@ -89,14 +95,14 @@ def report(study: str, *, limit: float = CPU_SECONDS, figure: Path | None = None
     """
     loaded = load(study)
     table = run_table(loaded) if len(loaded.runs) else pd.DataFrame(columns=["base", "ended"])
+    if csv and len(table):
+        table[[name for name in IN_CSV if name in table]].to_csv(csv, index=False, float_format="%.6g")
     if not (table["base"][table["ended"].astype(bool)] == "vanilla").any():
         raise UserError(f"{study} has no completed run of vanilla: python -m ablate.run -m sweep=world_check 'seed=range(8)'")
-    if csv:
-        table[[name for name in IN_CSV if name in table]].to_csv(csv, index=False, float_format="%.6g")
     known = table[table["base"].isin(BASES)]
     for world, rows in known.groupby("world", sort=False):
         if known["world"].nunique() > 1:
-            print(f"## {world or 'the default world'}\n")
+            print(f"## {world}\n")
         print(points_table(rows, limit), end="\n\n")
     print(arms_table(table))
     if figure:

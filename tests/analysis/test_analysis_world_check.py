@@ -133,7 +133,14 @@ def study(tmp_path):
     for bias, arm, seed in [(bias, arm, seed) for bias in (0.1, 0.2) for arm in golds for seed in (100, 101, 102)]:
         folder = tmp_path / "world_calibration" / f"{arm},b={bias}" / f"seed={seed}"
         (folder / "reward_model").mkdir(parents=True)
-        settings = {"preferences.length_bias": bias, "ppo.kl_penalty": arm == "kl", "ppo.updates": 40, "pipeline_seed": seed, "seed": seed}
+        settings = {
+            "preferences.length_bias": bias,
+            "sampling.max_new_tokens": 96,
+            "ppo.kl_penalty": arm == "kl",
+            "ppo.updates": 40,
+            "pipeline_seed": seed,
+            "seed": seed,
+        }
         config = override(CONFIG, settings | {"study": "world_calibration", "arm": folder.parent.name})
         (folder / "config.yaml").write_text("".join(block(name, json.dumps(value)) for name, value in config.items()))
         rows = [{"update": 5 * index, "eval/gold": gold, "eval/proxy": index / 2, "eval/kl_to_sft": 3.0 * index,
@@ -157,7 +164,8 @@ def test_a_run_is_read_from_its_files(study):
     """Of four pairs with different gold two are right; a score difference of 0 is not. The prompts gain 1 and 2."""
     loaded = load(study)
     table = run_table(loaded)
-    assert set(table["world"]) == {"b=0.1", "b=0.2"} and set(table["base"]) == {"vanilla", "kl"} and table["ended"].all()
+    assert set(table["world"]) == {f"length bias {bias}, answers of up to 96 tokens" for bias in (0.1, 0.2)}
+    assert set(table["base"]) == {"vanilla", "kl"} and table["ended"].all()
     assert accuracy_by_gold(loaded.runs).tolist() == [0.5] * 12 and set(table["label_accuracy"]) == {0.7}
     assert gold_over_sft(study / "kl,b=0.1" / "seed=100")["estimate"] == 1.5
     assert table["gain_low"].max() < 1.5 < table["gain_high"].min()
@@ -171,14 +179,23 @@ def test_a_run_is_read_from_its_files(study):
 def test_worlds_of_one_study_are_judged_one_by_one_with_a_row_per_run_as_csv(study, tmp_path, capsys):
     assert main([str(study), "--csv", str(tmp_path / "runs.csv"), "--figure", str(tmp_path / "picture.png")]) == 0
     printed = capsys.readouterr().out
-    for heading in ("## b=0.1", "## b=0.2"):
-        assert printed.count(heading) == 1
+    for bias in (0.1, 0.2):
+        assert printed.count(f"## length bias {bias}, answers of up to 96 tokens\n") == 1
     assert printed.count("| 1 | vanilla collapses in at least 90 % of runs | 3 of 3 [29 %, 100 %] | cannot tell |") == 2
-    assert printed.count("| 4 | PPO-max without its KL penalty collapses in at least 90 % of runs | no finished run of") == 2
+    lacking = "There is no finished run of ppo_max, ppo_max_without_kl, rm_fewer_pairs, rm_noisier_pairs."
+    assert printed.count(lacking) == 2 and "| 4 |" not in printed and printed.count("Points: 1 cannot tell, 2 cannot tell") == 2
     assert "| vanilla,b=0.1 | 3 | 0.50 | 0.60 | 3 of 3 [29 %, 100 %] | 15.0 | -3.00 (-3.00 … -3.00) |" in printed
     rows = pd.read_csv(tmp_path / "runs.csv")
     assert len(rows) == 12 and rows["length_sft"].tolist() == [17.0] * 12 and rows["longest"].tolist() == [25.0] * 12
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_two_arms_of_one_base_in_one_world_are_refused(study, capsys):
+    for seed in (101, 102):
+        path = study / "vanilla,b=0.1" / f"seed={seed}" / "config.yaml"
+        path.write_text(path.read_text().replace("length_bias: 0.1", "length_bias: 0.2").replace("gae_lambda: 0.95", "gae_lambda: 1.0"))
+    assert main([str(study)]) == 1
+    assert "2 arms are vanilla with length bias 0.2, answers of up to 96 tokens" in capsys.readouterr().err
 
 
 def test_the_command_names_a_mistake_in_one_sentence(tmp_path, capsys):

@@ -14,7 +14,7 @@ from analysis.estimate.stats import Interval, mean_interval
 from analysis.load.frames import Loaded, load_reward_models
 from analysis.load.runfolder import iter_jsonl, read_summary
 
-MONITORS = {"proxy": "eval/proxy", "kl": "eval/kl_to_sft", "length": "eval/length", "perplexity": "eval/perplexity"}
+MONITORS = {"gold": "eval/gold", "proxy": "eval/proxy", "kl": "eval/kl_to_sft", "length": "eval/length", "perplexity": "eval/perplexity"}
 STAGES_OF_A_RUN = (
     "sft",
     "peak",
@@ -29,8 +29,9 @@ def run_table(loaded: Loaded) -> pd.DataFrame:
     - base: the name of the arm before its first comma. world: `world_of` the run, since one study may hold the arms of several worlds.
     - updates (planned), last_update (reached), ended.
     - rose: 1 if gold was above SFT's at an evaluation before the collapse, else 0; rise: by how much at most, 0 or more.
-    - {proxy,kl,length,perplexity}_{sft,peak,collapse,end} and peak_update: at update 0, at gold's greatest value before the collapse
-      (update 0 where it never rose), at the collapse (NaN without one) and at the last evaluation; longest: the greatest mean length.
+    - {gold,proxy,kl,length,perplexity}_{sft,peak,collapse,end} and peak_update: at update 0, at gold's greatest value before the
+      collapse (update 0 where it never rose), at the collapse (NaN without one) and at the last evaluation; longest: the greatest mean
+      length. Unlike the columns of `outcomes` these are known of runs that have not ended.
     - gain_low, gain_high: the interval of the run's gold over SFT's, over held-out prompts.
     - rm_accuracy: the share of held-out pairs of different gold whose better answer its reward model scores higher. Labels' noise does not
       count in it, unlike in label_accuracy, the share of held-out labels that it predicts; longer_wins: the share of labels for the longer

@@ -20,9 +20,9 @@ from analysis.world_check.points import BASES, CPU_SECONDS, findings, number, sh
 PICTURED = {"vanilla": "vanilla PPO", "ppo_max_without_kl": "PPO-max without its KL penalty", "ppo_max": "PPO-max", "kl": "vanilla + KL"}
 IN_CSV = (
     "world", "base", "reward_model", "seed", "status", "updates", "last_update", "collapsed", "end_update", "rose", "rise", "peak_update",
-    "gold", "gold_gain", "gain_low", "gain_high", "win", "proxy_sft", "proxy_peak", "proxy_end", "kl_peak", "kl_collapse", "kl_end",
-    "length_sft", "length_peak", "length_collapse", "length_end", "longest", "perplexity_sft", "perplexity_peak", "perplexity_collapse",
-    "perplexity_end", "rm_accuracy", "label_accuracy", "longer_wins", "cpu_seconds",
+    "gold_sft", "gold_peak", "gold_end", "gold_gain", "gain_low", "gain_high", "win", "proxy_sft", "proxy_peak", "proxy_end",
+    "kl_peak", "kl_collapse", "kl_end", "length_sft", "length_peak", "length_collapse", "length_end", "longest", "perplexity_sft",
+    "perplexity_peak", "perplexity_collapse", "perplexity_end", "rm_accuracy", "label_accuracy", "longer_wins", "cpu_seconds",
 )  # fmt: skip
 
 

@@ -182,6 +182,7 @@ METRICS = (
     ),
     Metric("time/update_s", "s", "wall time of the gradient steps", "time of gradient steps"),
     Metric("time/eval_s", "s", "wall time of the evaluation", "time of the evaluation"),
+    Metric("time/cpu_s", "s", "processor time of the update and its evaluation, all threads of the process", "processor time"),
     Metric(
         "responses_per_second", "1/s", "responses of the update per second of all its phases but the evaluation", "responses per second"
     ),

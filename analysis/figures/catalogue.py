@@ -28,9 +28,8 @@ class Entry(NamedTuple):
 
 # A figure whose own sweep has not been run is drawn from other sweeps that hold its arms with the same settings.
 VANILLA = (Source("vanilla"), *(Source(study, ("vanilla",)) for study in ("policy_constraints", "add_one_in", "world_check")))
-RM = (Source("rm_training"), Source("world_check", ("rm_default", "rm_fewer_pairs", "rm_noisier_pairs")))
+RM = (Source("rm_training"), Source("world_check", ("ppo_max", "rm_fewer_pairs", "rm_noisier_pairs")))
 WINS = (Source("win_rate"), *(Source(study, ("ppo_max",)) for study in ("leave_one_out", "world_check")))
-KL_COEF = (Source("kl_coef"), Source("world_check", ("vanilla_kl_0.05", "vanilla_kl_0.1", "vanilla_kl_0.2")))
 
 FIGURES: dict[str, Entry] = {
     "fig02": Entry(reward_models.fig02, RM, "reward_models"),
@@ -45,7 +44,7 @@ FIGURES: dict[str, Entry] = {
     "fig12": Entry(tax.fig12, (Source("ptx"),)),
     "fig13": Entry(distribution.fig13, VANILLA, "scores"),
     "fig14": Entry(curves.fig14, (Source("joint_clipping"),)),
-    "fig15": Entry(curves.fig15, KL_COEF),
+    "fig15": Entry(curves.fig15, (Source("kl_coef"),)),
     "fig16": Entry(curves.fig16, (Source("entropy_clip"),)),
     "fig17": Entry(curves.fig17, (Source("surrogate_clip"),)),
     "fig18": Entry(curves.fig18, (Source("grad_clip"),)),

@@ -1,10 +1,11 @@
-"""Check that the embedded world behaves as docs/explanation/world.md says it must. The table and the figure there are this command's.
+"""Check that the embedded world behaves as docs/explanation/world.md says it must, over reward models.
 
     python -m analysis.world_check results/world_check
     python -m analysis.world_check results/world_check --figure docs/collapse.png
 
-The runs come from `python -m ablate.run -m sweep=world_check 'seed=range(5)'`. The command prints a table of the arms and the statements
-a to e. Each statement is tested on the runs and printed with its numbers, as "holds" or as "FAILS".
+The runs come from `python -m ablate.run -m sweep=world_check 'seed=range(8)'`. The command prints six points in parts, each with what was
+found, its interval over reward models, and "pass", "fail" or "cannot tell"; then a table of the arms. Both are Markdown. Of a study with
+several worlds, such as `sweep=world_calibration`, each is judged by itself.
 """
 
 from __future__ import annotations
@@ -20,18 +21,20 @@ from analysis.load.packed import begin_reading
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table and the statements, and draw the figure if --figure is given. If runs are missing, say so and return 1."""
+    """Print the points and the arms, and write what is asked for. If runs are missing, say so and return 1."""
     parser = argparse.ArgumentParser(prog="python -m analysis.world_check", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("study", help="the folder of the study, results/world_check")
-    parser.add_argument("--figure", type=Path, help="also draw proxy and gold of three arms to this PNG")
+    parser.add_argument("study", help="the folder of the study, results/world_check or results/world_calibration")
+    parser.add_argument("--limit", type=float, default=60.0, metavar="SECONDS", help="processor time that a run may take (%(default)g)")
+    parser.add_argument("--figure", type=Path, metavar="PNG", help="also draw proxy and gold of the arms")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write one row per run, unfinished runs among them")
     options = parser.parse_args(arguments)
     try:
         begin_reading([options.study])
         # Imported here, because pandas takes a second that neither --help nor a folder that is not there should wait for.
-        from analysis.world_check.statements import report
+        from analysis.world_check.tables import report
 
-        report(options.study, options.figure)
+        report(options.study, limit=options.limit, figure=options.figure, csv=options.csv)
     except (UserError, OSError) as error:
         show_cause(error)
         print(f"error: {error}", file=sys.stderr)

@@ -91,7 +91,7 @@ ELSEWHERE = {
     r"analysis\.(dashboard|wandb_report)": "needs a login at wandb: tests/analysis/test_analysis_dashboard.py",
     r"analysis\.serve": "a server, which does not end: tests/analysis/test_analysis_serve.py",
     r"analysis\.alarms|sweep=alarms": "72 runs: tests/analysis/test_analysis_alarms.py",
-    r"analysis\.world_check|sweep=world_check": "55 runs: tests/analysis/test_analysis_world_check.py",
+    r"analysis\.world_check|sweep=world_c(heck|alibration)": "48 runs and more: tests/analysis/test_analysis_world_check.py",
     r"sweep=(precision|hh_gpu)": "hours, or a GPU: tests/sweeps composes every arm",
     r"analysis\.tricks": "tests/analysis/test_analysis_tricks.py",
 }

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from ablate.pipeline import build as module
-from ablate.pipeline import preferences
 from ablate.pipeline import reward_model as stage
 from ablate.ppo.scoring import TokenScorer
 from ablate.runs.folder import read_rows, run_folder
@@ -112,21 +110,3 @@ def test_each_member_scores_each_response_once(trained, monkeypatch):
     monkeypatch.setattr(Trainer, "collect", spied)
     execute(trained("reward_model.ensemble=3"))
     assert all(torch.equal(rollout.score, rollout.member_scores.mean(1)) for rollout in rollouts)
-
-
-def pair(gold: float, words: int) -> dict:
-    return {"response": " ".join(["so"] * words), "ended": True, "gold": gold}
-
-
-def chosen_first(noise: float, bias: float, first: dict, second: dict, count: int = 4000) -> float:
-    pairs = [{"prompt": "x", "kind": "helpful", "first": dict(first), "second": dict(second)} for _ in range(count)]
-    preferences.label(pairs, noise, bias, np.random.default_rng(0))
-    return sum(row["chosen"] == first for row in pairs) / count
-
-
-def test_an_annotator_with_a_length_bias_prefers_by_gold_and_words_together():
-    """P = sigmoid((1 − 0.4 · 5) / 0.5) = 0.119 for the better answer, which is five words shorter; without the bias 0.881."""
-    better, longer = pair(1.0, 3), pair(0.0, 8)
-    assert chosen_first(0.5, 0.4, better, longer) == pytest.approx(0.1192, abs=0.015)
-    assert chosen_first(0.5, 0.0, better, longer) == pytest.approx(0.8808, abs=0.015)
-    assert chosen_first(0.0, 0.4, better, longer) == 0 and chosen_first(0.0, 0.1, better, longer) == 1

@@ -32,7 +32,7 @@ PPO = {"policy_loss", "value_loss", "approx_kl", "clip_fraction", "ratio_max", "
        "ratio_min", "skipped", "actor_grad_norm", "critic_grad_norm"}  # fmt: skip
 EVERY_UPDATE = {
     "update", "responses_per_second", *(f"monitor/{name}" for name in MONITOR), *(f"reward/{name}" for name in REWARD),
-    *(f"ppo/{name}" for name in PPO), "time/rollout_s", "time/score_s", "time/update_s",
+    *(f"ppo/{name}" for name in PPO), "time/rollout_s", "time/score_s", "time/update_s", "time/cpu_s",
 }  # fmt: skip
 EVERY_EVALUATION = {f"eval/{kind}{name}" for name in EVAL for kind in ("", "helpful/", "harmful/")}
 

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 import ablate
 import ablate.run
 from ablate.config import Config, PPOConfig
+from ablate.settings.fields import flat
 from ablate.settings.groups import LAUNCHER
 from ablate.settings.identity import config_hash
 from ablate.settings.validation import validate
@@ -66,6 +67,21 @@ def test_a_preset_lists_every_setting_of_ppo_and_cites_its_source(name):
 def test_ppo_max_is_the_default_and_equals_the_dataclass():
     assert asdict(composed("ppo=ppo_max")) == asdict(composed()) == asdict(Config())
     assert config_hash(composed()) == config_hash(Config())
+
+
+def test_the_unbiased_world_is_the_default_one_and_the_biased_differs_in_bias_and_room_alone():
+    default, unbiased, biased = (dict(flat(asdict(composed(*group)))) for group in ((), ("preferences=unbiased",), ("preferences=biased",)))
+    assert unbiased == default and config_hash(composed("preferences=unbiased")) == config_hash(Config())
+    assert {name for name in default if default[name] != biased[name]} == {"preferences.length_bias", "sampling.max_new_tokens"}
+    assert biased["preferences.length_bias"] > 0 and biased["sampling.max_new_tokens"] == 96
+    assert composed("preferences=biased", "sampling.max_new_tokens=64").sampling.max_new_tokens == 64
+
+
+def test_the_bias_and_room_of_the_world_are_no_settings_of_human_data():
+    """They stand in data=world, so that its preset may change them without changing runs on people's dialogues."""
+    human = composed("data=jsonl", "data.path=folder")
+    assert (human.preferences, human.sampling) == (Config().preferences, Config().sampling)
+    assert {"preferences", "sampling"} <= set(yaml.safe_load((CONF / "data" / "world.yaml").read_text()))
 
 
 def test_vanilla_and_ppo_max_share_rates_sizes_and_sampling_and_differ_only_in_tricks():

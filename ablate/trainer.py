@@ -229,7 +229,8 @@ class Trainer:
         """
         settings = self.config.ppo_settings()
         with inference(*models.trained):
-            sampled = generate_responses(models.sampling, models.tokenizer, prompts, noise, settings.sampling)
+            with loaded_on_device(self.offloaded if models.sampling is self.models.sft else []):
+                sampled = generate_responses(models.sampling, models.tokenizer, prompts, noise, settings.sampling)
             timer.lap("time/rollout_s")
             with loaded_on_device(self.offloaded):
                 rollout = score_responses(models, prompts, sampled, settings)

@@ -119,5 +119,8 @@ def use_grouped_attention(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
+# cuDNN's attention, PyTorch's first choice for bfloat16 on recent GPUs, plans for each new shape, and groups and KV caches have ever new
+# ones: planning took most of an update (docs/explanation/speed.md).
+torch.backends.cuda.enable_cudnn_sdp(False)
 AttentionInterface.register(IMPLEMENTATION, attend)
 AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)

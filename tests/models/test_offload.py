@@ -176,6 +176,36 @@ def test_a_whole_run_with_frozen_models_at_rest_logs_the_same_numbers(lora, tiny
         assert ours == pytest.approx(plain, rel=1e-4, abs=1e-5, nan_ok=True)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("ppo.critic_pretrain=true",),
+        ("ppo.reward_shape=sigmoid",),
+        ("ppo.advantage_estimator=remax",),
+        ("ppo.reference_update=reset", "ppo.reference_update_every=1"),
+    ],
+)
+def test_no_pass_asks_a_model_that_rests(settings, tiny_config, stage_folders, monkeypatch):
+    """Also where SFT answers: on the rollouts that pre-train the critic, and as the reference of a shaped reward."""
+    monkeypatch.setattr(trainer, "choose_device", lambda config: CPU)
+    config = tiny_config("offload=true", *settings)
+    run = trainer.Trainer.load(config, Stages(**stage_folders), RunStore(config))
+    asked, homes = set(), {}
+    for model in (run.models.sft, *(scorer.model for scorer in run.models.scorers)):
+        resting = next(found for found in run.offloaded if next(model.parameters()) in found.cpu_weights)
+        homes[model.base_model] = {weights.data_ptr() for weights in resting.cpu_weights.values()}
+
+    def check(model, *_):
+        asked.add(model)
+        assert homes[model].isdisjoint(places(model))
+
+    for model in homes:
+        model.register_forward_pre_hook(check)
+    run.run(Trackers([]))
+    run.store.close()
+    assert asked == set(homes)
+
+
 def test_offload_without_a_gpu_is_refused(tiny_config):
     with pytest.raises(UserError, match=r"offload keeps frozen models off the GPU, and this run is on the CPU: set offload=false"):
         choose_device(tiny_config("offload=true"))

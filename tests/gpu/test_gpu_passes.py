@@ -114,7 +114,8 @@ def test_on_a_gpu_the_tokens_of_a_noise_are_those_on_the_cpu(folders):
     assert torch.equal(on_cpu.responses, on_gpu.responses.cpu()) and torch.equal(on_cpu.mask, on_gpu.mask.cpu())
 
 
-def test_gradients_over_long_rows_are_the_same_bits_twice(device, tmp_path):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_gradients_over_long_rows_are_the_same_bits_twice(precision, device, tmp_path):
     """What a killed run that ends with the same bits needs: no sum whose order changes, also over several blocks of keys."""
     shape = LlamaConfig(
         vocab_size=97, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
@@ -128,7 +129,9 @@ def test_gradients_over_long_rows_are_the_same_bits_twice(device, tmp_path):
     found = []
     for _ in range(3):
         policy.zero_grad()
-        log_softmax(response_logits(policy, tokens, attention, attention[:, 1:]), 1.0)[:, 3].mean().backward()
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16", cache_enabled=False):
+            logits = response_logits(policy, tokens, attention, attention[:, 1:])
+        log_softmax(logits, 1.0)[:, 3].mean().backward()
         found.append([parameter.grad.clone() for parameter in policy.parameters()])
     assert all(torch.equal(a, b) for again in found[1:] for a, b in zip(found[0], again, strict=True))
 

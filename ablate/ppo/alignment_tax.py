@@ -10,6 +10,7 @@ compared on the same ones.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -47,7 +48,7 @@ class HeldOutTasks:
         asked = questions(config, numpy_generator(seed, "held-out questions"))
         try:
             rows = encode_texts(tokenizer, texts, LONGEST) if texts else []
-            choices = [encode_choices(tokenizer, question) for question in asked]
+            choices = encode_choices(tokenizer, asked)
         except UserError as error:  # a word tokenizer has no token for what it does not know
             raise UserError(f"evaluation.text_path or evaluation.choices_path has words that the model does not know: {error}") from error
         return cls([(row, 1) for row in rows if len(row) > 1], choices, [question.answer for question in asked])
@@ -69,20 +70,24 @@ class HeldOutTasks:
         return measured
 
 
-def encode_choices(tokenizer: PreTrainedTokenizerBase, question: Question) -> list[Item]:
-    """One item per choice: prompt and choice as one text, with a space between them where neither side has one.
+def encode_choices(tokenizer: PreTrainedTokenizerBase, asked: Sequence[Question]) -> list[list[Item]]:
+    """Per question one item per choice: prompt and choice as one text, with a space between them where neither side has one.
 
-    The scored tokens are those after the ones that the prompt alone has too, so a token that spans both belongs to the choice.
+    The scored tokens are those after the ones that the prompt alone has too, so a token that spans both belongs to the choice. All texts
+    are encoded at once, since a call of the tokenizer costs more than the text in it.
     """
-    opening = beginning(tokenizer)
-    (prompt,) = encode_plain(tokenizer, [question.prompt])
-    items = []
+    opening, prompts = beginning(tokenizer), encode_plain(tokenizer, [question.prompt for question in asked])
     texts = [
-        question.prompt + " " * (not question.prompt[-1].isspace() and not choice[0].isspace()) + choice for choice in question.choices
+        question.prompt + " " * (not question.prompt[-1].isspace() and not choice[0].isspace()) + choice
+        for question in asked
+        for choice in question.choices
     ]
-    for ids in encode_plain(tokenizer, texts):
-        same = next((i for i, (a, b) in enumerate(zip(prompt, ids, strict=False)) if a != b), min(len(prompt), len(ids) - 1))
-        items.append((opening + ids, max(len(opening) + same, 1)))
+    rows, items = iter(encode_plain(tokenizer, texts)), []
+    for prompt, question in zip(prompts, asked, strict=True):
+        items.append([])
+        for ids in itertools.islice(rows, len(question.choices)):
+            same = next((i for i, (a, b) in enumerate(zip(prompt, ids, strict=False)) if a != b), min(len(prompt), len(ids) - 1))
+            items[-1].append((opening + ids, max(len(opening) + same, 1)))
     return items
 
 

@@ -27,7 +27,7 @@ from analysis.estimate.units import levels
 from analysis.load.designs import arm_settings, design_of, merged_names
 from analysis.load.frames import Loaded
 from analysis.load.judgements import third_losses, third_parties
-from analysis.load.packed import is_packed
+from analysis.load.packed import are_packed
 
 FACTORIAL_OUTCOMES = ("collapsed", "stable_updates", "gold", "win")
 BOUNDS = {"win": (0.0, 1.0), "win_at_kl": (0.0, 1.0), "win_at_proxy": (0.0, 1.0), "kl": (0.0, np.inf), "stable_updates": (0.0, np.inf)}
@@ -72,15 +72,15 @@ def study_verdicts(loaded: Loaded, study: str, *, base: str | None = None, claim
         table["proxy_tail"] = proxy_tails(table, scores)
     if judgements is not None and len(third_parties(judgements[judgements["run"].isin(table["run"])])):
         table["third_losses"] = third_losses(table, judgements)
-    several = len(settings) > 1
+    several, compared = len(settings) > 1, table.astype({"arm": object, "reward_model": object})  # compared row by row, over and over
     design = factors(settings) if several else {}
-    factorial = [factorial_effects(table, design, measure) for measure in FACTORIAL_OUTCOMES] if design else []
-    judged = [(claim, verdict) for claim in claims if (verdict := judge(claim, table, settings)) is not None]
+    factorial = [factorial_effects(compared, design, measure) for measure in FACTORIAL_OUTCOMES] if design else []
+    judged = [(claim, verdict) for claim in claims if (verdict := judge(claim, compared, settings)) is not None]
     return StudyVerdicts(
         study=study,
         outcomes=table,
         arms=arm_table(table),
-        effects=trick_effects(table, settings, base) if several else pd.DataFrame(),
+        effects=trick_effects(compared, settings, base) if several else pd.DataFrame(),
         factorial=pd.concat(factorial, ignore_index=True) if factorial else pd.DataFrame(),
         claims=judged,
         thresholds=threshold_curve(runs, curves),
@@ -176,7 +176,7 @@ def code_remarks(runs: pd.DataFrame) -> list[str]:
     resumed = int((columns["numerics/earlier"] > 0).sum())
     parts += [f"{resumed} resumed after other code or packages had begun them"] if resumed else []
     what = ", ".join(made + parts)
-    packed = runs["folder"].map(is_packed).astype(bool)
+    packed = np.array(are_packed(runs["folder"].tolist()), dtype=bool)
     others = int((packed & (codes != code_fingerprint())).sum()) if packed.any() else 0
     if others:
         return [f"{others} of {total} runs come from a packed set that other or unknown code made, not the code "

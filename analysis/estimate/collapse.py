@@ -15,7 +15,7 @@ import pandas as pd
 
 from ablate.runs.alarms import PATIENCE, AlarmWatch, watched
 from analysis.estimate.stats import Interval, clustered_rate
-from analysis.estimate.units import levels
+from analysis.estimate.units import by_pair, per_unit
 
 _WHO = ["run", "arm", "reward_model", "seed"]
 THRESHOLDS = np.round(np.arange(0.25, 3.01, 0.25), 2)
@@ -132,12 +132,14 @@ def threshold_curve(runs: pd.DataFrame, curves: pd.DataFrame, thresholds: np.nda
     table = collapse_times(runs, curves, patience=patience).merge(runs[[*_WHO, "status"]], on="run")
     table = table[
         (table["by"] == "gold") & (table["judged"] | (table["status"] == "diverged")) & table["status"].isin(["completed", "diverged"])
-    ]
+    ].copy()
+    table["severity"] = table["severity"].mask(table["status"] == "diverged", np.inf)
     rows = []
     for arm, part in table.groupby("arm", sort=True, observed=True):
+        models, severities = by_pair(part, "severity", [arm])
         for threshold in thresholds:
-            event = (part["severity"] > threshold) | (part["status"] == "diverged")
-            rates = levels(part.assign(event=event), "event", [arm])
+            event = severities[:, 0] > threshold
+            rates = per_unit(models, event.astype(float))
             interval = clustered_rate(rates.values, rates.basis.runs)
             rows.append(dict(arm=arm, threshold=float(threshold), collapses=int(event.sum()), n=len(part), **_rate(interval)))
     return pd.DataFrame(rows)

@@ -9,6 +9,7 @@ vary, else seeds) and tested on others: every number reported comes from units t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,26 +27,36 @@ def at_risk(outcomes: pd.DataFrame, curves: pd.DataFrame, within: int, names: Se
             baseline: int = 5) -> pd.DataFrame:  # fmt: skip
     """The labelled rows: run, unit, update, collapse (update or ∞), label (0/1), and one column per monitor.
 
-    `smooth`: updates in the trailing mean. `baseline`: first updates whose mean is subtracted; they give no rows.
+    `smooth`: updates in the trailing mean. `baseline`: first updates whose mean is subtracted; they give no rows. The rows of a run
+    are together and in order.
     """
-    curves = curves[curves["update"] > 0]
-    code, runs = pd.factorize(curves["run"])
+    after = np.flatnonzero(curves["update"].to_numpy() > 0)
+    code, runs = pd.factorize(curves["run"].iloc[after])
     order = np.argsort(code, kind="stable")  # the rows of a run together
-    code, update = code[order], curves["update"].to_numpy()[order]
-    values = curves[list(names)].to_numpy(dtype=float)[order]
-    starts = np.flatnonzero(np.append(True, code[1:] != code[:-1])) if len(code) else np.empty(0, dtype=int)
+    code, after = code[order], after[order]
+    update = curves["update"].to_numpy()[after]
+    starts = _starts(code)
     position = np.arange(len(code)) - starts[code]
     known = outcomes.set_index("run").loc[runs, ["event", "end_update"]].assign(unit=_units(outcomes).loc[runs])
     event, time = known["event"].to_numpy(dtype=bool)[code], known["end_update"].to_numpy(dtype=float)[code]
     collapse = np.where(event, time, np.inf)
-    kept = (event | (update + within <= time)) & (update < collapse) & (position >= baseline)
-    last = starts + np.minimum(np.bincount(code, minlength=len(runs)), baseline) - 1  # of the rows of each run's baseline
-    level = trailing_mean(values[position < baseline], baseline, position[position < baseline])
-    level = level[np.flatnonzero(np.isin(np.flatnonzero(position < baseline), last))]
-    monitored = trailing_mean(values, smooth, position)[kept] - level[code[kept]]
-    rest = pd.DataFrame(dict(run=np.asarray(runs)[code[kept]], unit=known["unit"].to_numpy()[code[kept]], update=update[kept],
-                             collapse=collapse[kept], label=(collapse[kept] <= update[kept] + within).astype(float)))  # fmt: skip
-    return pd.concat([rest, pd.DataFrame(monitored, columns=list(names))], axis=1)
+    kept = np.flatnonzero((event | (update + within <= time)) & (update < collapse) & (position >= baseline))
+    first = np.flatnonzero(position < baseline)  # the rows of each run's baseline
+    last = np.append(position[first][1:] == 0, True)[: len(first)]  # of them
+    monitored = np.empty((len(names), len(kept)))  # by monitor, as each is read on its own
+    for index, name in enumerate(names):
+        values = curves[name].to_numpy(dtype=float)[after]
+        level = trailing_mean(values[first], baseline, position[first])[last]
+        monitored[index] = trailing_mean(values, smooth, position)[kept] - level[code[kept]]
+    rest = pd.DataFrame(dict(run=pd.Categorical.from_codes(code[kept], categories=np.asarray(runs)),
+                             unit=known["unit"].to_numpy()[code[kept]], update=update[kept], collapse=collapse[kept],
+                             label=(collapse[kept] <= update[kept] + within).astype(float)))  # fmt: skip
+    return pd.concat([rest, pd.DataFrame(monitored.T, columns=list(names), copy=False)], axis=1)
+
+
+def _starts(run: np.ndarray) -> np.ndarray:
+    """The first row of each run, of rows that are together by run."""
+    return np.flatnonzero(np.append(True, run[1:] != run[:-1])) if len(run) else np.empty(0, dtype=int)
 
 
 def _units(outcomes: pd.DataFrame) -> pd.Series:
@@ -55,97 +66,112 @@ def _units(outcomes: pd.DataFrame) -> pd.Series:
 
 
 def trailing_mean(values: np.ndarray, width: int, position: np.ndarray) -> np.ndarray:
-    """(rows, columns) → mean of the last `width` rows of the same run up to each, of what was measured; NaN where nothing was.
+    """(rows,) → mean of the last `width` rows of the same run up to each, of what was measured; NaN where nothing was.
 
     `position` (rows,) counts each run's rows from 0; the rows of a run are together and in order.
     """
-    totals, counts = np.zeros(values.shape), np.zeros(values.shape)
+    totals, counts = np.zeros(len(values)), np.zeros(len(values))
     for lag in range(min(width, len(values)) - 1, -1, -1):
         before, into = values[: len(values) - lag], slice(lag, None)
-        measured = np.isfinite(before) & (position[into] >= lag)[:, None]
+        measured = np.isfinite(before) & (position[into] >= lag)
         totals[into] += np.where(measured, before, 0.0)
         counts[into] += measured
-    return np.divide(totals, counts, out=np.full(values.shape, np.nan), where=counts > 0)
+    return np.divide(totals, counts, out=np.full(len(values), np.nan), where=counts > 0)
 
 
 def roc_area(score: np.ndarray, label: np.ndarray) -> float:
-    """P(score of a positive > score of a negative) + ½ P(equal): Mann and Whitney's U over the number of pairs."""
-    positive = np.asarray(label) == 1
-    m, n = positive.sum(), (~positive).sum()
-    if m == 0 or n == 0:
-        return np.nan
-    return float((stats.rankdata(score)[positive].sum() - m * (m + 1) / 2) / (m * n))
+    """P(score of a positive > score of a negative) + ½ P(equal): Mann and Whitney's U over the number of pairs; NaN without a pair."""
+    return _areas(score, label, np.zeros(len(score), dtype=np.uint8))[0]
 
 
 def areas_without(score: np.ndarray, label: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """`roc_area` with each group of rows left out in turn, in the order of `np.unique(group)`.
+    """`roc_area` with each group of rows left out in turn. `group` (rows,): the number of each row's group, from 0."""
+    return _areas(score, label, group)[1]
+
+
+def _areas(score: np.ndarray, label: np.ndarray, group: np.ndarray, order: np.ndarray | None = None) -> tuple[float, np.ndarray]:
+    """(`roc_area`, `areas_without`); order: what sorts `score`, if that is known.
 
     U counts pairs, so the U without group g is U − (pairs of its positives) − (pairs of its negatives) + (pairs within it):
-    one sort serves all groups. Counts are whole or half numbers and exact.
+    one sort serves all groups. Counts are whole numbers of half pairs and exact.
     """
-    groups, index = np.unique(group, return_inverse=True)
-    positive, k = np.asarray(label) == 1, len(groups)
-    pairs = _pairs(score, positive)
-    members = np.split(np.argsort(index, kind="stable"), np.cumsum(np.bincount(index, minlength=k))[:-1])
-    within = np.array([_pairs(score[rows], positive[rows])[positive[rows]].sum() for rows in members])
-    touching = np.bincount(index, pairs, minlength=k)
-    m, n = np.bincount(index[positive], minlength=k), np.bincount(index[~positive], minlength=k)
-    left = (m.sum() - m) * (n.sum() - n)
-    return np.divide(pairs[positive].sum() - touching + within, left, out=np.full(k, np.nan), where=left > 0)
+    if len(score) == 0:
+        return np.nan, np.empty(0)
+    order = np.argsort(score) if order is None else order
+    ordered, positive, group = score[order], (np.asarray(label) == 1)[order], group[order]
+    k = int(group.max()) + 1
+    tie = np.cumsum(np.append(False, ordered[1:] != ordered[:-1]))
+    halves = _half_pairs(tie, positive)
+    whole = int(halves[positive].sum())
+    touching = np.bincount(group, halves, minlength=k)
+    by_group = np.argsort(group, kind="stable")  # each group's rows, in order of score
+    positives, groups = positive[by_group], group[by_group]
+    apart = np.append(False, (groups[1:] != groups[:-1]) | (np.diff(tie[by_group]) != 0))
+    before = np.append(0, np.cumsum(~positives))[_starts(groups)]  # negatives in earlier groups, which are below every positive
+    within = np.bincount(groups[positives], _half_pairs(np.cumsum(apart), positives)[positives], minlength=k)
+    m, n = np.bincount(groups[positives], minlength=k), np.bincount(groups[~positives], minlength=k)
+    present = np.flatnonzero(m + n)
+    within[present] -= 2 * before * m[present]
+    pairs, left = m.sum() * n.sum(), (m.sum() - m) * (n.sum() - n)
+    area = whole / 2 / pairs if pairs else np.nan
+    return float(area), np.divide((whole - touching + within) / 2, left, out=np.full(k, np.nan), where=left > 0)
 
 
-def _pairs(score: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    """For a positive row the negatives below it, for a negative one the positives above it; equal ones count one half."""
-    order = np.argsort(score, kind="stable")
-    ordered, ones = score[order], positive[order].astype(float)
-    first = np.append(True, ordered[1:] != ordered[:-1]) if len(score) else np.empty(0, dtype=bool)
-    start, tie = np.flatnonzero(first), np.cumsum(first) - 1
-    stop = np.append(start[1:], len(score))
-    positives = np.append(0.0, np.cumsum(ones))
-    negatives = np.arange(len(score) + 1) - positives
-    below = (negatives[start] + negatives[stop])[tie] / 2
-    above = positives[-1] - (positives[start] + positives[stop])[tie] / 2
-    found = np.empty(len(score))
-    found[order] = np.where(ones == 1, below, above)
-    return found
+def _half_pairs(tie: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    """Twice the negatives below each positive row, and the positives above each negative one; equal ones count one half.
 
-
-def first_alarms(run: np.ndarray, score: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(starts, alarm): the first row of each run, and (runs, thresholds) the first row above each threshold, −1 if none.
-
-    Rows of a run must be together and in order. The running maximum of a run crosses every threshold where the score
-    first does, so one sorted search answers all thresholds.
+    tie (rows,): the number of each row's score among the distinct ones, from 0 and ascending.
     """
-    starts = np.flatnonzero(np.append(True, run[1:] != run[:-1])) if len(run) else np.empty(0, dtype=int)
-    alarm = np.full((len(starts), len(thresholds)), -1)
-    for index, (start, stop) in enumerate(zip(starts, np.append(starts[1:], len(run)), strict=True)):
-        first = np.searchsorted(np.maximum.accumulate(score[start:stop]), thresholds, side="right")
-        alarm[index] = np.where(first < stop - start, start + first, -1)
-    return starts, alarm
+    start = _starts(tie)
+    stop = np.append(start[1:], len(tie))
+    positives = np.append(0, np.cumsum(positive))
+    below = (start - positives[start]) + (stop - positives[stop])
+    above = 2 * positives[-1] - positives[start] - positives[stop]
+    return np.where(positive, below[tie], above[tie])
 
 
-def alarms(rows: pd.DataFrame, score: np.ndarray, threshold: float) -> pd.DataFrame:
-    """One row per run: collapse, collapses, alarm (first update with a score above `threshold`, or NaN), hit (the collapse
-    follows in time)."""
-    starts, (index,) = _transposed(first_alarms(rows["run"].to_numpy(), score, np.array([threshold])))
-    collapse, sounded = rows["collapse"].to_numpy()[starts], index >= 0
-    return pd.DataFrame(dict(
-        collapse=collapse, collapses=np.isfinite(collapse), alarm=np.where(sounded, rows["update"].to_numpy(dtype=float)[index], np.nan),
-        hit=sounded & (rows["label"].to_numpy()[index] == 1),
-    ))  # fmt: skip
+def first_alarms(run: np.ndarray, score: np.ndarray, threshold: float) -> np.ndarray:
+    """The first row of each run whose score is above the threshold, of runs that have one. Rows of a run are together and in order."""
+    above = np.flatnonzero(score > threshold)
+    return above[_starts(run[above])]
 
 
-def _transposed(found: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    return found[0], found[1].T
+def alarm_counts(run: np.ndarray, label: np.ndarray, passed: np.ndarray, thresholds: int) -> tuple[np.ndarray, np.ndarray]:
+    """(runs with a first alarm whose row is labelled 1, runs with an alarm), (thresholds,) each.
+
+    run (rows,): numbers that ascend. passed (rows,): how many of the ascending thresholds a row's score is above. As the largest
+    number so far rises in a run, the thresholds that it passes have their first alarm: so no run is gone through for each threshold.
+    """
+    offset = run.astype(np.int64) * (thresholds + 1)
+    most = np.maximum.accumulate(passed + offset) - offset  # a later run begins above whatever an earlier one reached
+    earlier = np.append(0, most[:-1])
+    earlier[_starts(run)] = 0
+    rises = np.flatnonzero(most > earlier)
+
+    def per_threshold(rows: np.ndarray) -> np.ndarray:
+        started, ended = (np.bincount(ends[rows], minlength=thresholds + 1) for ends in (earlier, most))
+        return np.cumsum(started - ended)[:thresholds]
+
+    return per_threshold(rises[label[rises] == 1]), per_threshold(rises)
 
 
-def choose_threshold(rows: pd.DataFrame, score: np.ndarray, candidates: int = 100) -> float:
-    """The threshold with the largest share of collapses seen in time minus share of runs with a false first alarm; ∞ if none pays."""
-    thresholds = np.unique(np.quantile(score, np.linspace(0, 1, candidates)))
-    starts, alarm = first_alarms(rows["run"].to_numpy(), score, thresholds)
-    hit = (alarm >= 0) & (rows["label"].to_numpy()[alarm] == 1)
-    collapses = np.isfinite(rows["collapse"].to_numpy()[starts])
-    value = hit.sum(axis=0) / max(collapses.sum(), 1) - ((alarm >= 0) & ~hit).mean(axis=0)
+def choose_threshold(run: np.ndarray, score: np.ndarray, label: np.ndarray, collapse: np.ndarray, candidates: int = 100,
+                     order: np.ndarray | None = None) -> float:  # fmt: skip
+    """The threshold with the largest share of collapses seen in time minus share of runs with a false first alarm; ∞ if none pays.
+
+    run, score, label, collapse (rows,): of `at_risk`, run as ascending numbers. order: what sorts `score`, if that is known.
+    """
+    if len(score) == 0:
+        return np.inf
+    order = np.argsort(score) if order is None else order
+    ordered = score[order]
+    thresholds = np.unique(np.quantile(ordered, np.linspace(0, 1, candidates)))
+    passed = np.empty(len(score), dtype=np.int64)
+    until = np.searchsorted(ordered, thresholds, side="right")  # from here on a score is above the threshold
+    passed[order] = np.repeat(np.arange(len(thresholds) + 1), np.diff(until, prepend=0, append=len(score)))
+    hits, alarms = alarm_counts(run, label, passed, len(thresholds))
+    starts = _starts(run)
+    value = hits / max(np.isfinite(collapse[starts]).sum(), 1) - (alarms - hits) / len(starts)
     return float(thresholds[value.argmax()]) if value.max() > 0 else np.inf
 
 
@@ -160,52 +186,79 @@ def early_warning(outcomes: pd.DataFrame, curves: pd.DataFrame, *, within: int =
     """
     names = monitors(curves) if names is None else list(names)
     rows = at_risk(outcomes, curves, within, names)
-    rows["run"] = pd.factorize(rows["run"])[0]
-    units = np.unique(rows["unit"].to_numpy())
-    if len(units) < 2 or not (rows["label"] == 1).any() or not (rows["label"] == 0).any():
+    units, unit = np.unique(rows["unit"].to_numpy(), return_inverse=True)
+    label = rows["label"].to_numpy()
+    if len(units) < 2 or not (label == 1).any() or not (label == 0).any():
         return pd.DataFrame(columns=["monitor", "auc"])
-    fold = np.searchsorted(units, rows["unit"].to_numpy()) % min(folds, len(units))
-    enough = [name for name in names if len(np.unique(fold[rows[name].notna()])) > 1]
-    found = [_monitor(name, rows[["run", "unit", "update", "collapse", "label", name]], fold) for name in enough]
+    small = np.uint16 if len(units) < 1 << 16 else np.int64  # numpy sorts 16 bits in one pass
+    run = rows["run"].cat.codes.to_numpy()
+    about = _Rows(run, unit.astype(small), (unit % min(folds, len(units))).astype(small), rows["update"].to_numpy(dtype=float),
+                  rows["collapse"].to_numpy(), label)  # fmt: skip
+    found = [row for name in names if (row := _monitor(name, rows[name].to_numpy(), about)) is not None]
     return pd.DataFrame(found, columns=None if found else ["monitor", "auc"]).sort_values("auc", ascending=False, ignore_index=True)
 
 
-def _monitor(name: str, rows: pd.DataFrame, fold: np.ndarray) -> dict:
-    """One monitor: learn sign and threshold without each fold, apply them to it, pool the folds."""
-    measured = rows[name].notna().to_numpy()
-    rows, fold = rows[measured], fold[measured]
-    scores, tested, signs = np.full(len(rows), np.nan), [], []
-    learned = areas_without(rows[name].to_numpy(), rows["label"].to_numpy(), fold)
-    for held_out, area in zip(np.unique(fold), learned, strict=True):
-        train, test = rows[fold != held_out], rows[fold == held_out]
-        sign = 1.0 if np.isnan(area) or area >= 0.5 else -1.0
-        threshold = choose_threshold(train, sign * train[name].to_numpy()) if len(train) else np.inf
-        scores[fold == held_out] = sign * test[name].to_numpy()
-        tested.append(alarms(test, sign * test[name].to_numpy(), threshold))
-        signs.append(sign)
-    table = pd.concat(tested, ignore_index=True)
-    seen, collapses = table[table["hit"]], int(table["collapses"].sum())
-    auc, low, high = _jackknife(scores, rows["label"].to_numpy(), rows["unit"].to_numpy())
+class _Rows(NamedTuple):
+    """Columns of `at_risk`, (rows,) each: numbers of run, unit and fold, and update, collapse and label."""
+
+    run: np.ndarray
+    unit: np.ndarray
+    fold: np.ndarray
+    update: np.ndarray
+    collapse: np.ndarray
+    label: np.ndarray
+
+
+def _monitor(name: str, values: np.ndarray, about: _Rows) -> dict | None:
+    """One monitor: learn sign and threshold without each fold, apply them to it, pool the folds. None if one fold alone measured it."""
+    measured = ~np.isnan(values)
+    if not measured.all():
+        values, about = values[measured], _Rows(*(column[measured] for column in about))
+    run, unit, fold, update, collapse, label = about
+    folds = np.flatnonzero(np.bincount(fold))
+    if len(folds) < 2:
+        return None
+    order = np.argsort(values)
+    learned = _areas(values, label, fold, order)[1]
+    scores, signs, seen, false, leads = np.empty(len(values)), set(), 0, 0, []
+    for held_out in folds:
+        sign = -1.0 if learned[held_out] < 0.5 else 1.0
+        train, test = fold != held_out, np.flatnonzero(fold == held_out)
+        place = np.cumsum(train) - 1  # of a row among those of `train`
+        trained = place[order[train[order]]]
+        threshold = choose_threshold(run[train], sign * values[train], label[train], collapse[train],
+                                     order=trained if sign > 0 else trained[::-1])  # fmt: skip
+        scores[test] = sign * values[test]
+        alarms = test[first_alarms(run[test], scores[test], threshold)]
+        hits = alarms[label[alarms] == 1]
+        leads.append(collapse[hits] - update[hits])
+        seen, false = seen + len(hits), false + len(alarms) - len(hits)
+        signs.add(sign)
+    starts = _starts(run)
+    runs, collapses = len(starts), int(np.isfinite(collapse[starts]).sum())
+    resorted = np.argsort(scores) if len(signs) > 1 else order if 1.0 in signs else order[::-1]
+    auc, low, high = _jackknife(scores, label, unit, resorted)
     return dict(
-        monitor=name, direction=int(signs[0]) if len(set(signs)) == 1 else 0, auc=auc, low=low, high=high,
-        detected=len(seen) / collapses if collapses else np.nan,
-        lead=float((seen["collapse"] - seen["alarm"]).median()) if len(seen) else np.nan,
-        false_alarms=float((table["alarm"].notna() & ~table["hit"]).mean()),
-        collapses=collapses, runs=len(table), units=len(np.unique(rows["unit"])),
+        monitor=name, direction=int(signs.pop()) if len(signs) == 1 else 0, auc=auc, low=low, high=high,
+        detected=seen / collapses if collapses else np.nan, lead=float(np.median(np.concatenate(leads))) if seen else np.nan,
+        false_alarms=false / runs, collapses=collapses, runs=runs, units=len(np.flatnonzero(np.bincount(unit))),
     )  # fmt: skip
 
 
-def _jackknife(score: np.ndarray, label: np.ndarray, unit: np.ndarray) -> tuple[float, float, float]:
+def _jackknife(score: np.ndarray, label: np.ndarray, unit: np.ndarray, order: np.ndarray | None = None) -> tuple[float, float, float]:
     """ROC area with a t interval from leaving out one unit at a time, made on the logit scale.
 
     Areas are kept half a pair of rows away from 0 and 1. On the scale of the area itself the interval of an area near 1 is too
-    short. Areas without any spread carry no estimate of their error: the interval is [0, 1].
+    short. Areas without any spread carry no estimate of their error: the interval is [0, 1]. unit (rows,): numbers from 0. order: what
+    sorts `score`, if that is known.
     """
-    area, n = roc_area(score, label), len(np.unique(unit))
+    area, without = _areas(score, label, unit, order)
+    present = np.flatnonzero(np.bincount(unit))
+    n = len(present)
     if n < 3 or np.isnan(area):
         return area, np.nan, np.nan
     pairs = (label == 1).sum() * (label != 1).sum()
-    whole, *rest = special.logit(np.clip([area, *areas_without(score, label, unit)], 0.5 / pairs, 1 - 0.5 / pairs))
+    whole, *rest = special.logit(np.clip([area, *without[present]], 0.5 / pairs, 1 - 0.5 / pairs))
     spread = np.sqrt((n - 1) ** 2 / n * np.var(rest, ddof=1))
     if spread <= 1e-12:
         return area, 0.0, 1.0

@@ -20,16 +20,22 @@ _PIPELINE_SEED = re.compile(r"(^|,)pipeline_seed=[^,]*")
 
 def arm_settings(runs: pd.DataFrame) -> pd.DataFrame:
     """Arms × settings, as text; only settings that are one value within every arm (seeds and paths are not)."""
-    text = _settings_text(runs).assign(arm=runs["arm"].to_numpy())
-    distinct = text.groupby("arm", observed=True).nunique()
-    constant = distinct.columns[(distinct <= 1).all()]
-    return text.groupby("arm", observed=True)[list(constant)].first()
+    return _one_value_per_arm(_settings_text(runs), runs["arm"])
 
 
-def _settings_text(runs: pd.DataFrame) -> pd.DataFrame:
+def _one_value_per_arm(text: dict[str, np.ndarray], arm: pd.Series) -> pd.DataFrame:
+    """Arms × settings, of the settings that are equal in all runs of each arm."""
+    codes, arms = pd.factorize(arm.to_numpy(), sort=True)
+    first = np.unique(codes, return_index=True)[1]
+    constant = {name: values[first] for name, values in text.items() if (values == values[first][codes]).all()}
+    return pd.DataFrame(constant, index=pd.Index(arms, name="arm"), dtype=object)  # one block, of which a row is read at once
+
+
+def _settings_text(runs: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Setting → its value in every run, as text."""
     names = [name for name in runs.columns if ("." in name and "/" not in name and not name.startswith(_NOT_AN_ARM))
              or name in _TOP_LEVEL_SETTINGS]  # fmt: skip
-    return pd.DataFrame({name: _as_text(runs[name]) for name in names}, index=runs.index)
+    return {name: _as_text(runs[name]) for name in names}
 
 
 def _as_text(column: pd.Series) -> np.ndarray:
@@ -72,13 +78,14 @@ def _equal_arms(study: pd.DataFrame) -> list[list[str]]:
 
     Settings that vary within an arm of the study must agree wherever two arms share a seed, and where they are one value in both.
     """
-    settings = arm_settings(study)
+    text = _settings_text(study)
+    settings = _one_value_per_arm(text, study["arm"])
     if settings.shape[1] == 0:  # runs of another tool: nothing is known of their settings
         return []
-    varying = _settings_text(study).drop(columns=settings.columns)
-    by_seed = {
-        arm: dict(zip(part["seed"], map(tuple, varying.loc[part.index].to_numpy()), strict=True)) for arm, part in study.groupby("arm")
-    }
+    varying = np.array([values for name, values in text.items() if name not in settings], dtype=object).reshape(-1, len(study))
+    by_seed: dict[str, dict[int, tuple]] = {}
+    for arm, seed, values in zip(study["arm"], study["seed"], map(tuple, varying.T), strict=True):
+        by_seed.setdefault(arm, {})[seed] = values
     groups: dict[tuple, list[list[str]]] = {}
     for arm, row in zip(settings.index, settings.itertuples(index=False, name=None), strict=True):
         same = groups.setdefault(row, [])

@@ -52,9 +52,10 @@ def begin_reading(roots: Sequence[str | Path]) -> None:
     announce(f"reading the runs below {', '.join(map(str, roots))}")
 
 
-def is_packed(folder: str | Path) -> bool:
-    """Whether a run folder of `load` lies in the user's cache of packed sets."""
-    return _cache() in Path(folder).parents
+def are_packed(folders: Sequence[str]) -> list[bool]:
+    """Whether each run folder of `load` lies in the user's cache of packed sets."""
+    cache = f"{_cache()}{os.sep}"
+    return [folder.startswith(cache) for folder in folders]
 
 
 def _cache() -> Path:

@@ -308,12 +308,12 @@ def _gather(rows: list[dict], shapes: dict[tuple, list[int]], names: list[str]) 
 
 def _parse_lines(data: bytes, name: str, notes: list[str]) -> list[Any]:
     """JSON lines, parsed at once if all are whole, else line by line. Torn lines are left out and noted, as no other reader does."""
-    lines = data.removesuffix(b"\n").split(b"\n")
+    data = data.removesuffix(b"\n")
     try:
-        return decoded(b"[" + b",".join(lines) + b"]")
+        return decoded(b"[" + data.replace(b"\n", b",") + b"]")
     except ValueError:
         pass
-    rows, lines = [], [line for line in lines if line.strip()]
+    rows, lines = [], [line for line in data.split(b"\n") if line.strip()]
     for number, line in enumerate(lines, 1):
         try:
             rows.append(decoded(line))

@@ -143,6 +143,26 @@ def test_settings_are_those_that_are_one_value_within_every_arm():
     assert settings.to_dict("index") == {arm: {"ppo.updates": "80", "ppo.kl_coef": "0.1", "precision": "fp32"} for arm in ("a", "b")}
 
 
+def test_settings_of_arms_are_what_a_loop_over_arms_and_settings_finds():
+    generator = np.random.default_rng(2)
+    rows = [dict(arm=f"arm {generator.integers(5)}", precision="fp32") for _ in range(40)]
+    for row in rows:
+        own = int(row["arm"][-1])
+        row |= {"ppo.own": own, "ppo.missing": None if own == 3 else 0.5, "ppo.seldom": 1 + (generator.random() < 0.05),
+                "data.path": generator.choice(["a", "b"])}  # fmt: skip
+    runs, expected = pd.DataFrame(rows), {}
+    for arm in sorted(set(runs["arm"])):
+        part = runs[runs["arm"] == arm]
+        expected[arm] = {name: {"None" if pd.isna(value) else str(value) for value in part[name]} for name in runs.columns.drop("arm")}
+    constant = [name for name in runs.columns.drop("arm") if all(len(values[name]) == 1 for values in expected.values())]
+    assert "ppo.own" in constant and "data.path" not in constant
+    settings = arm_settings(runs)
+    assert settings.index.name == "arm" and settings.index.tolist() == sorted(expected)
+    assert {name: settings[name].tolist() for name in settings} == {
+        name: [one for values in expected.values() for one in values[name]] for name in constant
+    }
+
+
 def test_the_design_counts_seeds_of_an_arm_with_one_reward_model():
     merged, _ = merge_arms(
         runs_of({"a": seeds(0, 1, 2), "a,pipeline_seed=1": seeds(0, pipeline_seed=1), "b": seeds(0, 1, **{"ppo.kl_coef": 1.0})})

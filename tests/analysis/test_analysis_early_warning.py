@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 from simulate import Arm, write_study
 
-from analysis.estimate.early_warning import alarms, areas_without, at_risk, choose_threshold, early_warning, first_alarms, roc_area
+from analysis.estimate.early_warning import alarm_counts, areas_without, at_risk, choose_threshold, early_warning, first_alarms, roc_area
 from analysis.estimate.outcomes import outcomes
 from analysis.load.frames import load
 
@@ -66,29 +66,93 @@ def test_rows_are_updates_at_risk_whose_future_is_known():
     assert a["m"].tolist() == [1, 2, 3, 4, 5, 6, 7, 8]  # over the level at the start
 
 
-def test_the_first_alarm_of_each_run_is_what_a_loop_finds():
+def test_the_first_alarms_of_runs_and_their_counts_are_what_a_loop_finds():
     generator = np.random.default_rng(1)
-    run, score = np.repeat(np.arange(6), 7), generator.normal(size=42)
-    thresholds = np.linspace(-2, 2, 9)
-    starts, found = first_alarms(run, score, thresholds)
-    assert starts.tolist() == [0, 7, 14, 21, 28, 35]
-    for i, start in enumerate(starts):
-        for j, threshold in enumerate(thresholds):
-            above = [k for k in range(start, start + 7) if score[k] > threshold]
-            assert found[i, j] == (above[0] if above else -1)
+    run, score, label = np.repeat([0, 1, 2, 5, 6, 9], 7), generator.normal(size=42).round(1), generator.integers(0, 2, 42)
+    thresholds = np.unique(np.append(score[::5], [-9.0, 9.0]))
+    passed = (score[:, None] > thresholds).sum(axis=1)
+    hits, alarms = alarm_counts(run, label, passed, len(thresholds))
+    for j, threshold in enumerate(thresholds):
+        above = [[k for k in range(start, start + 7) if score[k] > threshold] for start in range(0, 42, 7)]
+        first = [rows[0] for rows in above if rows]
+        assert first_alarms(run, score, threshold).tolist() == first
+        assert (hits[j], alarms[j]) == (label[first].sum(), len(first))
 
 
 def test_alarms_too_early_and_in_runs_that_hold_are_false():
-    rows = pd.DataFrame(dict(
-        run=["late"] * 3 + ["early"] * 3 + ["holds"] * 3, seed=0, update=[1, 2, 3] * 3, collapse=[4.0] * 3 + [9.0] * 3 + [np.inf] * 3,
-        label=[0, 1, 1, 0, 0, 0, 0, 0, 0],
-    ))  # fmt: skip
+    run, collapse = np.repeat([0, 1, 2], 3), np.repeat([4.0, 9.0, np.inf], 3)  # updates 1 to 3 of runs warned late, early and for nothing
+    label = np.array([0, 1, 1, 0, 0, 0, 0, 0, 0])
     score = np.array([0, 0, 5.0, 0, 5, 0, 0, 0, 5])
-    table = alarms(rows, score, 1.0)
-    assert table["alarm"].tolist() == [3, 2, 3] and table["hit"].tolist() == [True, False, False]
-    assert np.isnan(alarms(rows, score, 5.0)["alarm"]).all()  # above, not at
-    assert choose_threshold(rows, np.array([0, 0, 5.0, 0, 0, 0, 0, 0, 0])) < 5.0
-    assert choose_threshold(rows.assign(label=0), score) == np.inf  # nothing to gain
+    assert first_alarms(run, score, 1.0).tolist() == [2, 4, 8] and label[[2, 4, 8]].tolist() == [1, 0, 0]
+    assert len(first_alarms(run, score, 5.0)) == 0  # above, not at
+    assert choose_threshold(run, np.array([0, 0, 5.0, 0, 0, 0, 0, 0, 0]), label, collapse) < 5.0
+    assert choose_threshold(run, score, np.zeros(9), collapse) == np.inf  # nothing to gain
+
+
+def area_by_pairs(score: np.ndarray, label: np.ndarray) -> float:
+    pairs = [(a > b) + (a == b) / 2 for a in score[label == 1] for b in score[label == 0]]
+    return float(np.mean(pairs)) if pairs else np.nan
+
+
+def first_of(rows: pd.DataFrame, score: np.ndarray, threshold: float) -> list[tuple[float, float, bool]]:
+    """(update, collapse, hit) of the first alarm of each run that has one."""
+    found = []
+    for run in rows["run"].unique():
+        above = rows[(rows["run"] == run).to_numpy() & (score > threshold)]
+        if len(above):
+            found.append((float(above["update"].iloc[0]), float(above["collapse"].iloc[0]), bool(above["label"].iloc[0] == 1)))
+    return found
+
+
+def monitored_by_loops(rows: pd.DataFrame, name: str, folds: int) -> dict | None:
+    """What `early_warning` says of a monitor, by going through folds, thresholds and runs one by one."""
+    fold = np.searchsorted(np.unique(rows["unit"]), rows["unit"]) % folds
+    rows, fold = rows[rows[name].notna()], fold[rows[name].notna()]
+    if len(set(fold)) < 2:
+        return None
+    scores, signs, sounded = np.full(len(rows), np.nan), [], []
+    collapses = {run: np.isfinite(part["collapse"].iloc[0]) for run, part in rows.groupby("run", observed=True)}
+    for held_out in sorted(set(fold)):
+        train, test = rows[fold != held_out], rows[fold == held_out]
+        area = area_by_pairs(train[name].to_numpy(), train["label"].to_numpy())
+        sign = -1.0 if area < 0.5 else 1.0
+        best, chosen = 0.0, np.inf
+        for threshold in np.unique(np.quantile(sign * train[name], np.linspace(0, 1, 100))):
+            hits = [hit for *_, hit in first_of(train, sign * train[name].to_numpy(), threshold)]
+            runs = train["run"].unique()
+            value = sum(hits) / max(sum(collapses[run] for run in runs), 1) - (len(hits) - sum(hits)) / len(runs)
+            best, chosen = (value, threshold) if value > best else (best, chosen)
+        scores[fold == held_out] = sign * test[name]
+        signs.append(sign)
+        sounded += first_of(test, sign * test[name].to_numpy(), chosen)
+    leads = [collapse - update for update, collapse, hit in sounded if hit]
+    return dict(
+        monitor=name, direction=int(signs[0]) if len(set(signs)) == 1 else 0, auc=area_by_pairs(scores, rows["label"].to_numpy()),
+        detected=len(leads) / sum(collapses.values()), lead=np.median(leads) if leads else np.nan,
+        false_alarms=(len(sounded) - len(leads)) / len(collapses), collapses=sum(collapses.values()), runs=len(collapses),
+        units=rows["unit"].nunique(),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("models", [1, 3])
+def test_every_monitor_is_judged_as_by_loops_over_folds_thresholds_and_runs(models):
+    generator, known, parts = np.random.default_rng(models), [], []
+    for index in range(9):
+        length, event = int(generator.integers(12, 26)), index % 2 == 0
+        end = float(generator.integers(10, length + 1)) if event else float(length)
+        dip = event * (np.arange(length) >= end - 5)
+        rising, turned = generator.normal(size=length) + 2 * dip, generator.normal(size=length) + (1 if index % 4 else -2) * dip
+        turned[generator.random(length) < 0.2] = np.nan
+        known.append(dict(run=f"r{index}", reward_model=f"m{index % models}", seed=7 * (index // 2), event=event, end_update=end))
+        parts.append(pd.DataFrame(dict(run=f"r{index}", update=range(length), rising=rising, turned=turned,
+                                       ties=generator.integers(0, 3, length), rare=np.nan if index > 1 else 1.0)))  # fmt: skip
+    known, curves, names = pd.DataFrame(known), pd.concat(parts, ignore_index=True), ["rising", "turned", "ties", "rare"]
+    found = early_warning(known, curves, within=5, names=names, folds=3).set_index("monitor")
+    rows = at_risk(known, curves, 5, names)
+    expected = [row for name in names if (row := monitored_by_loops(rows, name, 3))]
+    assert len(found) == len(expected) >= 3
+    for row in expected:
+        assert found.loc[row.pop("monitor"), list(row)].to_dict() == pytest.approx(row, abs=1e-12, nan_ok=True)
 
 
 def test_the_planted_warning_is_found_and_noise_is_not(simulated):

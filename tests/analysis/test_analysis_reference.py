@@ -16,7 +16,7 @@ from ablate.errors import UserError
 from analysis.estimate.outcomes import outcomes
 from analysis.load import packed as packed_module
 from analysis.load.frames import load, load_reward_models, load_rows
-from analysis.load.packed import ARCHIVE, REFERENCE, SUMS, unpack
+from analysis.load.packed import ARCHIVE, REFERENCE, SUMS, are_packed, unpack
 from analysis.reference.__main__ import main
 from analysis.reference.packing import CLOCK, METRIC_DIGITS, json_lines, pack, thinned
 
@@ -144,6 +144,12 @@ def test_reward_models_travel_whole(packed):
     training, pairs = load_reward_models(load(packed).runs)
     assert len(training) == len(pairs) == 8
     assert set(training["loss"]) == {0.123456789} and set(pairs["score_difference"]) == {1.23456789}
+
+
+def test_a_run_is_of_a_packed_set_where_its_folder_lies_in_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folders = ["ppo-ablation-packed/1f/s/a/seed=0", "ppo-ablation-packed-too/1f/s/a/seed=0", "results/s/a/seed=0"]
+    assert are_packed([str(tmp_path / folder) for folder in folders]) == [True, False, False]
 
 
 def test_no_log_and_no_path_of_this_machine_is_packed(results, tmp_path):

@@ -28,7 +28,7 @@ from analysis.claims.paper import PAPER_CLAIMS
 from analysis.estimate.collapse import collapse_times, disagreements, sustained_deficits, threshold_curve
 from analysis.estimate.effects import base_arm, change, factorial_effects, factors, trick_effects
 from analysis.estimate.outcomes import ABILITY, at_matched, interpolate_at, matched_value, outcomes, proxy_tails
-from analysis.estimate.stats import paired_effect, rate_effect
+from analysis.estimate.stats import clustered_rate, paired_effect, rate_effect
 from analysis.estimate.units import Basis
 from analysis.load.designs import arm_settings
 from analysis.load.frames import load
@@ -97,6 +97,17 @@ def test_the_threshold_curve_counts_the_runs_that_collapse_at_each_threshold(loa
         times = collapse_times(loaded.runs[loaded.runs["arm"] == row.arm].reset_index(drop=True), loaded.curves, threshold=row.threshold)
         assert (row.collapses, row.n) == (times["collapse_update"].notna().sum(), 6)
     assert curve.groupby("arm")["rate"].apply(lambda rates: rates.is_monotonic_decreasing).all()
+
+
+def test_the_threshold_curve_is_what_a_loop_over_runs_finds_and_diverged_runs_are_in_it_at_every_threshold(loaded):
+    runs = loaded.runs.copy()
+    runs.loc[runs["seed"] == 0, "status"] = "diverged"
+    severity = collapse_times(runs, loaded.curves).set_index("run")["severity"]
+    for row in threshold_curve(runs, loaded.curves).itertuples():
+        part = runs[runs["arm"] == row.arm]
+        events = [status == "diverged" or severity[run] > row.threshold for run, status in zip(part["run"], part["status"], strict=True)]
+        assert (row.collapses, row.n) == (sum(events), len(events))
+        assert (row.rate, row.low, row.high) == tuple(clustered_rate(np.array(events, dtype=float), len(events)))
 
 
 def test_a_disagreement_between_summary_and_curves_is_told(loaded):

@@ -5,11 +5,11 @@
     python tests/benchmarks/scale.py folders --to FOLDER          5,000 run folders, copied from results/reference
     python tests/benchmarks/scale.py analysis FOLDER              how long `load`, the verdicts and the report take on them
 
-`sweep` prints what the launcher holds while the runs end (memory, open files, child processes; of the process that forks the runs too).
-A run's own work is the `wall_seconds` of its summary, which begins when its models are loaded; the rest of the time per run is
-starting the process, loading, and what the launcher does. `folders` gives the copies seeds and arms of their own, and every copied arm a
-setting of its own; files that no record is read from are linked. `analysis` runs each command in a process of its own, and prints
-wall and CPU seconds and the peak of its memory.
+`sweep` prints what the launcher holds while the runs end (memory, open files, child processes; of the process that forks the runs too),
+then wall and CPU seconds of the parts of a run. Its own work is critic pre-training, updates and evaluations, the `wall_seconds` of its
+summary; beyond it are starting the process, settings, stages and models, the summary, and what the launcher does.
+`folders` gives the copies seeds and arms of their own, and every copied arm a setting of its own; files that no record is read from are
+linked. `analysis` runs each command in a process of its own, and prints wall and CPU seconds and the peak of its memory.
 """
 
 from __future__ import annotations
@@ -25,15 +25,17 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, median
+from statistics import median
+
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from checkout import ROOT
+from timed_run import TIMES
 
 from ablate.runs.folder import config_of
 from ablate.runs.numerics import numerics
 from ablate.runs.store import config_text
-from ablate.runs.summary import read_summary
 from analysis.load.packed import REFERENCE, resolve
 
 TINIEST = (
@@ -43,6 +45,8 @@ TINIEST = (
     "results=results", "cache=cache",
 )  # fmt: skip
 EMPTY = ("hydra.launcher.task=stand_in.at_once", "hydra.launcher.prepare=null", "hydra.launcher.preload=[stand_in]", "tracker=none")
+TIMED = ("hydra.launcher.task=timed_run.task",)
+PARTS = ("from the fork to its first line", "to its first update: settings, stages, models", "its own work", "its summary")
 EVENT = re.compile(r"\[(\d+)/\d+\] .* (running|completed)")
 LINKED = ("scores.jsonl", "samples.jsonl", "reward_model/training.jsonl", "reward_model/pairs.csv")
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -84,7 +88,7 @@ def events(process: subprocess.Popen) -> Iterator[tuple[int, str, float]]:
     for line in process.stdout:
         found = EVENT.match(line)
         if found:
-            yield int(found[1]), found[2], time.monotonic()
+            yield int(found[1]), found[2], time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def sweep(runs: int, arms: int, jobs: int, empty: bool) -> None:
@@ -94,35 +98,61 @@ def sweep(runs: int, arms: int, jobs: int, empty: bool) -> None:
         module = "stand_in" if empty else "ablate.run"
         coefficients = ",".join(f"{0.01 * (1 + index):.2f}" for index in range(arms))
         varied = [f"ppo.value_coef={coefficients}", f"seed=range({runs // arms})", f"jobs={jobs}"]
-        command = [sys.executable, "-m", module, "-m", *(EMPTY if empty else ()), *TINIEST, *varied]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests/sweeps")]), "OMP_NUM_THREADS": "1"}
-        began = time.monotonic()
+        command = [sys.executable, "-m", module, "-m", *(EMPTY if empty else TIMED), *TINIEST, *varied]
+        places = os.pathsep.join(str(ROOT / place) for place in ("", "tests/sweeps", "tests/benchmarks"))
+        environment = {**os.environ, "PYTHONPATH": places, "OMP_NUM_THREADS": "1"}
+        began = time.clock_gettime(time.CLOCK_BOOTTIME)
         process = subprocess.Popen(command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE)
-        server, first, last, seen, since = None, 0.0, 0.0, 0, 0.0
+        server, before, last, seen, since = None, [], 0.0, 0, 0.0
         print("| runs ended | launcher: MB | files | children | process that forks: MB | files | children | s per run |\n|" + "---|" * 8)
-        for ended, event, at in events(process):
-            server = server or forkserver(process.pid)
-            first, last = first or at, at
-            if event == "running" and ended % max(1, runs // 10) == 0 and ended < runs and server:
+        for ended, event, last in events(process):
+            if not before:
+                server, first = forkserver(process.pid), last
+                assert server is not None, "no process forks the runs"
+                before = [held(process.pid), held(server)]
+            if event == "running" and ended % max(1, runs // 10) == 0 and ended < runs:
                 mine, its = held(process.pid), held(server)
-                pace = (at - since) / (ended - seen) if ended > seen else float("nan")
+                pace = (last - since) / (ended - seen) if ended > seen else float("nan")
                 cells = (ended, *(value for one in (mine, its) for value in (f"{one.memory:.1f}", one.files, one.children)), f"{pace:.2f}")
                 print("|", " | ".join(map(str, cells)), "|", flush=True)
-                seen, since = ended, at
-            if ended == runs and server:
+                seen, since = ended, last
+            if ended == runs:
                 mine, its = held(process.pid), held(server)
         if process.wait():
             sys.exit("error: the sweep failed")
-        whole = time.monotonic() - began
-        summaries = [read_summary(path.parent) for path in folder.glob("results/*/*/seed=*/summary.json")]
-        assert len(summaries) == runs, f"{len(summaries)} of {runs} runs have a summary"
-        work = 0.0 if empty else mean(summary.get("wall_seconds", 0.0) for summary in summaries if summary)
-        per_run = (last - first) * min(jobs, runs) / runs
-        print(f"before the first run {first - began:.1f} s, after the last {began + whole - last:.1f} s")
-        print(f"per run {per_run:.2f} s, its own work {work:.2f} s, beyond it {per_run - work:.2f} s")
-        launcher, server_cpu = (1000 * one.cpu / runs for one in (mine, its))
-        print(f"CPU per run: launcher {launcher:.0f} ms (planning included), process that forks {server_cpu:.0f} ms, "
-              f"the run {its.cpu_of_children / runs:.2f} s")  # fmt: skip
+        end = time.clock_gettime(time.CLOCK_BOOTTIME)
+        done = [path.parent for path in folder.glob("results/*/*/seed=*/summary.json")]
+        assert len(done) == runs, f"{len(done)} of {runs} runs have a summary"
+        print(f"before the first run {first - began:.1f} s (CPU of the launcher {before[0].cpu:.1f} s), after the last {end - last:.1f} s")
+        launcher, forking, run_cpu = mine.cpu - before[0].cpu, its.cpu - before[1].cpu, its.cpu_of_children - before[1].cpu_of_children
+        print(f"CPU per run: launcher {1000 * launcher / runs:.0f} ms, process that forks {1000 * forking / runs:.0f} ms, "
+              f"the run {run_cpu / runs:.2f} s")  # fmt: skip
+        wall = (last - first) * min(jobs, runs) / runs
+        if empty:
+            print(f"per run {wall:.2f} s")
+        else:
+            moments = np.array([json.loads((path / TIMES).read_text())["moments"] for path in done])
+            print_parts(moments, wall, (launcher + forking + run_cpu) / runs)
+
+
+def print_parts(moments: np.ndarray, wall: float, cpu: float) -> None:
+    """Print the seconds that the parts of a run took: wall, the same without what the run waited for a core, CPU.
+
+    moments (runs, parts + 1, 3): see `timed_run`. wall, cpu: seconds per run of the whole sweep. What is left of them beside the
+    parts is between runs, and stands with its waits.
+    """
+    parts = np.diff(moments, axis=1)  # (runs, parts, 3)
+    parts = np.stack([parts[..., 0], parts[..., 0] - parts[..., 1], parts[..., 2]], axis=-1)
+    print("\n| of a run | wall s: median | most | without waiting for a core: median | most | CPU s: median | most |\n|" + "---|" * 7)
+    for index, name in enumerate(PARTS):
+        print("|", " | ".join([name, *(f"{value:.2f}" for kind in parts[:, index].T for value in (median(kind), max(kind)))]), "|")
+    means, own = parts.mean(axis=0), PARTS.index("its own work")
+    left = np.array([wall, wall, cpu]) - means.sum(axis=0)[[0, 0, 2]]
+    for name, values in (
+        ("its end, and the launcher (mean)", left),
+        ("all beyond its own work (mean)", left + means.sum(axis=0) - means[own]),
+    ):
+        print(f"| {name} | " + " | | ".join(f"{value:.2f}" for value in values) + " | |")
 
 
 def make_folders(runs: int, arms: int, to: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from ablate.config import Config
+from ablate.data.chat import beginning
 from ablate.data.probes import QUESTIONS, TEXTS, Question, held_out_texts, questions, read_questions, read_texts
 from ablate.errors import UserError
 from ablate.ppo.alignment_tax import HeldOutTasks, encode_choices, log_likelihoods
@@ -74,8 +75,18 @@ def test_a_choice_is_judged_by_its_mean_log_likelihood_a_token(tokenizer):
     policy = uniform_but_for(tokenizer, f)
     z = np.log(np.exp(2) + len(tokenizer) - 1)
     assert log_likelihoods(policy, [([o, o], 1), ([o, f, f, f, o], 1)]).tolist() == pytest.approx([-z, 6 - 4 * z], abs=1e-4)
-    probes = HeldOutTasks([], [encode_choices(tokenizer, Question("the", ("oven", "flour flour flour oven"), 1))], [1])
+    probes = HeldOutTasks([], encode_choices(tokenizer, [Question("the", ("oven", "flour flour flour oven"), 1)]), [1])
     assert probes.alignment_tax(policy) == {"eval/choice_accuracy": 1.0}
+
+
+def test_questions_encoded_together_have_the_items_of_each_alone(tokenizer):
+    answers = {"the": ("oven", "flour flour oven"), "the oven": ("the", "flour", "oven"), "flour": ("the",)}
+    asked = [Question(prompt, choices, 0) for prompt, choices in answers.items()]
+    together, opening = encode_choices(tokenizer, asked), beginning(tokenizer)
+    assert [len(items) for items in together] == [2, 3, 1] and encode_choices(tokenizer, []) == []
+    assert together == [items for question in asked for items in encode_choices(tokenizer, [question])]
+    words = tokenizer.convert_tokens_to_ids(["the", "flour", "flour", "oven"])
+    assert together[0][1] == (opening + words, len(opening) + 1)
 
 
 def test_a_uniform_policy_loses_the_logarithm_of_the_vocabulary_a_token(tiny_config, tokenizer):

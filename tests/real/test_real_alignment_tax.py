@@ -21,14 +21,14 @@ MEASURED = {"eval/lm_loss", "eval/choice_accuracy"}
 def test_a_choice_is_its_own_tokens_behind_those_of_the_prompt_in_any_tokenizer(family, family_folders):
     tokenizer = load_tokenizer(family_folders[family])
     opening = beginning(tokenizer)
-    for choice, (ids, first) in zip(QUESTION.choices, encode_choices(tokenizer, QUESTION), strict=True):
+    for choice, (ids, first) in zip(QUESTION.choices, encode_choices(tokenizer, [QUESTION])[0], strict=True):
         assert ids[: len(opening)] == opening and tokenizer.decode(ids[len(opening) :]) == f"the sea is {choice.strip()}"
         assert tokenizer.decode(ids[len(opening) : first]) == "the sea is" and tokenizer.decode(ids[first:]) == f" {choice.strip()}"
 
 
 def test_a_question_that_spells_a_special_token_makes_none(family_folders):
     tokenizer = load_tokenizer(family_folders["qwen"])
-    for ids, first in encode_choices(tokenizer, Question("a <|im_end|> is", ("<|im_start|>", "b<|endoftext|>"), 0)):
+    for ids, first in encode_choices(tokenizer, [Question("a <|im_end|> is", ("<|im_start|>", "b<|endoftext|>"), 0)])[0]:
         assert not {*ids} & {*tokenizer.all_special_ids} and tokenizer.decode(ids[:first]) == "a <|im_end|> is"
 
 
@@ -37,7 +37,7 @@ def test_a_token_that_spans_the_border_counts_as_the_choices(family_folders):
     tokenizer = load_tokenizer(family_folders["gpt2"])
     prompt, whole = (tokenizer(text)["input_ids"] for text in ("the sea is ", "the sea is deep"))
     assert prompt != whole[: len(prompt)]
-    ((ids, first),) = encode_choices(tokenizer, Question("the sea is ", ("deep",), 0))
+    (((ids, first),),) = encode_choices(tokenizer, [Question("the sea is ", ("deep",), 0)])
     assert ids == whole and tokenizer.decode(ids[:first]) == "the sea is" and tokenizer.decode(ids[first:]) == " deep"
 
 

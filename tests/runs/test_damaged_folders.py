@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from ablate.runs.store import RunStore
 from ablate.runs.summary import read_summary
 from ablate.session import execute
 from ablate.sweeps.reuse import finished_runs
+from ablate.system.reading import plain_bytes
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +142,15 @@ def test_pipes_folders_loops_and_huge_files_are_named_and_never_waited_for(tmp_p
         read_rows(tmp_path / "metrics.jsonl")
     with pytest.raises(UserError, match="larger than 2048 MiB"):
         read_rows(tmp_path / "big.jsonl")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/version"), reason="needs Linux's /proc, whose files state a size of 0")
+def test_a_file_that_holds_more_than_it_stated_is_read_whole_within_the_bound():
+    path = Path("/proc/version")
+    whole = path.read_bytes()
+    assert path.stat().st_size == 0 and plain_bytes(path) == whole and plain_bytes(path, len(whole)) == whole
+    with pytest.raises(ValueError, match="larger than 0 MiB"):
+        plain_bytes(path, len(whole) - 1)
 
 
 def test_aliases_that_multiply_are_refused_before_anything_is_built(tmp_path):

@@ -68,8 +68,8 @@ def world_of(runs: pd.DataFrame) -> pd.Series:
     """One text per run: its annotator's bias and the room of its answers, 'length bias 0.2, answers of up to 96 tokens'."""
     settings = [runs[name] if name in runs else pd.Series(default, runs.index)
                 for name, default in (("preferences.length_bias", 0.0), ("sampling.max_new_tokens", np.nan))]  # fmt: skip
-    biases, rooms = (pd.to_numeric(values).map("{:g}".format) for values in settings)
-    return "length bias " + biases + ", answers of up to " + rooms + " tokens"
+    worlds = zip(*(pd.to_numeric(values) for values in settings), strict=True)
+    return pd.Series([f"length bias {bias:g}, answers of up to {room:g} tokens" for bias, room in worlds], runs.index, dtype=object)
 
 
 def split_by_run(table: pd.DataFrame, evaluated: pd.DataFrame) -> list[tuple[pd.DataFrame, float]]:

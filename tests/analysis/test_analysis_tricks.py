@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from ablate.config import PPOConfig
+from analysis.load.frames import load
 from analysis.load.packed import REFERENCE
 from analysis.tricks.__main__ import main
 from analysis.tricks.code import function_of, readers_of
@@ -22,7 +23,7 @@ PAGE = ROOT / "docs" / "explanation" / "tricks.md"
 
 @pytest.fixture(scope="module")
 def arms() -> dict[str, pd.DataFrame]:
-    return measured_arms(REFERENCE)
+    return measured_arms(load(REFERENCE))
 
 
 def test_the_page_is_the_one_that_the_command_prints(arms):
@@ -77,7 +78,7 @@ def test_a_docstring_keeps_every_sign():
 
 
 def test_the_command_prints_the_sections_that_are_named_and_refuses_a_name_that_has_none(arms, capsys, monkeypatch):
-    monkeypatch.setattr("analysis.tricks.measured.measured_arms", lambda folder: arms)
+    monkeypatch.setattr("analysis.tricks.measured.measured_arms", lambda loaded: arms)
     main(["ppo.grad_clip"])
     printed = capsys.readouterr().out
     assert re.findall(r"^### (.*)$", printed, re.MULTILINE) == ["Gradient clip"] and "`ppo.max_grad_norm`" in printed

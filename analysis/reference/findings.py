@@ -76,7 +76,8 @@ def on_importance_sampling(reference: ReferenceSet) -> str | None:
     if not verdicts:
         return None
     verdict = overall(verdicts)
-    lower = all(found.parts[0].effect.estimate < 0 for found in verdicts.values() if found.verdict == CONTRADICTED)
+    effects = [found.parts[0].effect for found in verdicts.values() if found.verdict == CONTRADICTED]
+    lower = all(effect is not None and effect.estimate < 0 for effect in effects)
     head = PREVENTS if verdict == CONTRADICTED and lower else ON_IS[verdict]
     pair = _pair(reference, "add_one_in", "importance_sampling", "with it")
     gains = [

@@ -14,6 +14,7 @@ import re
 import tarfile
 import tempfile
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -27,14 +28,14 @@ from analysis.load.frames import load
 from analysis.load.packed import SUMS, archive_of, sums, unpack_study
 from analysis.load.runfolder import find_run_folders, iter_jsonl, read_summary
 
-METRIC_DIGITS, ROW_DIGITS, CLOCK_DIGITS = 5, 4, 3  # significant
-CLOCK = ("time/", "responses_per_second")
-EVERY = 3  # evaluations
+METRIC_DIGITS, EVALUATION_DIGITS, ROW_DIGITS, CLOCK_DIGITS = 4, 5, 4, 2  # significant
+CLOCK, EVALUATION = ("time/", "responses_per_second"), "eval/"
+EVERY = 50  # updates
 RULES = f"""\
-- `metrics.jsonl`: every update and every metric, to {METRIC_DIGITS} significant digits; `time/*` and `responses_per_second`
-  to {CLOCK_DIGITS}.
-- `scores.jsonl`, `samples.jsonl`, `tokens.jsonl`: the first, every {EVERY}rd and the last evaluation, and the one at which the
-  run collapsed, to {ROW_DIGITS} digits.
+- `metrics.jsonl`: every update and every metric, to at least {METRIC_DIGITS} significant digits, `{EVALUATION}*` to {EVALUATION_DIGITS};
+  `time/*` and `responses_per_second` to at least {CLOCK_DIGITS}.
+- `scores.jsonl`, `samples.jsonl`: the first and the last evaluation, the one at which the run collapsed, and at least one per
+  {EVERY} updates, to {ROW_DIGITS} digits. `tokens.jsonl`: at least the first, the last and that of the collapse.
 - `summary.json`, `reward_model/`: as they were. `config.yaml`: as it was, but the folders of results and cache are the defaults.
 - Not packed: checkpoints, logs, wandb files, and runs that did not end by themselves.
 - Files that runs share are stored once. So are metrics that differ in nothing but wall-clock time: the later run by name then
@@ -135,7 +136,8 @@ def packed_files(folder: Path) -> list[tuple[str, bytes]]:
         if name == "metrics.jsonl":
             content = json_lines(iter_jsonl(path), METRIC_DIGITS)
         elif name in ("scores.jsonl", *ANSWERS):
-            content = json_lines(thinned(list(iter_jsonl(path)), collapse), ROW_DIGITS)
+            every = None if name == "tokens.jsonl" else EVERY
+            content = json_lines(thinned(list(iter_jsonl(path)), collapse, every), ROW_DIGITS)
         else:
             try:
                 content = plain_bytes(path).decode()
@@ -155,15 +157,18 @@ def _place(folder: Path) -> str:
     return "/".join(folder.resolve().parts[-3:])
 
 
-def thinned(rows: list[dict], collapse: int | None) -> list[dict]:
-    """The rows of the first evaluation, of every `EVERY`th from it, of the last, and of the one at update `collapse`."""
+def thinned(rows: list[dict], collapse: int | None, every: int | None) -> list[dict]:
+    """The rows of the first evaluation, of the last, of the one at update `collapse`, and with `every` of the first in each `every`
+    updates: equal updates of runs that were evaluated at equal ones."""
     updates = list(dict.fromkeys(row["update"] for row in rows))
-    kept = {*updates[::EVERY], *updates[-1:], collapse}
+    kept = {*updates[:1], *updates[-1:], collapse}
+    if every:
+        kept |= {update for before, update in pairwise(updates) if before // every < update // every}
     return [row for row in rows if row["update"] in kept]
 
 
 def json_lines(rows: Iterable[dict], digits: int) -> str:
-    """One JSON object per line. Floats are rounded to `digits` significant digits, those of `CLOCK` to `CLOCK_DIGITS`."""
+    """One JSON object per line. Floats are rounded to significant digits: `digits_of` their name."""
     rounded = ({name: _round(name, value, digits) for name, value in row.items()} for row in rows)
     return to_lines(rounded)
 
@@ -171,7 +176,12 @@ def json_lines(rows: Iterable[dict], digits: int) -> str:
 def _round(name: str, value: object, digits: int) -> object:
     if not isinstance(value, float):
         return value
-    return float(f"{value:.{CLOCK_DIGITS if name.startswith(CLOCK) else digits}g}")
+    return float(f"{value:.{digits_of(name, digits)}g}")
+
+
+def digits_of(name: str, digits: int = METRIC_DIGITS) -> int:
+    """Significant digits kept of a metric: `digits`, but `CLOCK_DIGITS` of wall-clock time and `EVALUATION_DIGITS` of evaluations."""
+    return CLOCK_DIGITS if name.startswith(CLOCK) else EVALUATION_DIGITS if name.startswith(EVALUATION) else digits
 
 
 def compressed(contents: dict[str, bytes]) -> bytes:
@@ -203,6 +213,11 @@ def _without_clock(name: str, content: bytes) -> bytes:
     return hashlib.sha256(content).digest()
 
 
+def rounding(name: str) -> float:
+    """The most that packing changes a metric by, relative to it."""
+    return 0.51 * 10 ** (1 - digits_of(name))
+
+
 def check(runs: Sequence[Path], packed: Path, study: str) -> None:
     """Unpack a study of the set and compare it with its runs: equal outcomes of every run, and every metric within its rounding.
 
@@ -214,9 +229,10 @@ def check(runs: Sequence[Path], packed: Path, study: str) -> None:
         before, after = load(runs), load(place)
     names = [name for name in before.curves.select_dtypes("number") if not name.startswith(CLOCK)]
     ours, theirs = (frame.astype({"run": str}).sort_values(["run", "update"])[names].to_numpy() for frame in (before.curves, after.curves))
-    if ours.shape != theirs.shape or not np.allclose(ours, theirs, rtol=0.51 * 10 ** (1 - METRIC_DIGITS), atol=0, equal_nan=True):
+    relative = np.array([rounding(name) for name in names])
+    if ours.shape != theirs.shape or not np.allclose(ours, theirs, rtol=relative, atol=0, equal_nan=True):
         raise UserError("packing changed a curve by more than its rounding")
     told = [outcomes(loaded.runs, loaded.curves).set_index("run").sort_index() for loaded in (before, after)]
     kept = ["status", "event", "time", "collapsed", "stable_updates"]
     if not told[0][kept].equals(told[1][kept]):
-        raise UserError("packing changed an outcome: a run is within rounding of the collapse threshold; raise METRIC_DIGITS")
+        raise UserError("packing changed an outcome: a run is within rounding of the collapse threshold; raise EVALUATION_DIGITS")

@@ -82,10 +82,11 @@ def test_what_is_unpacked_by_command_is_what_load_reads(packed, tmp_path, capsys
     assert "exists" in capsys.readouterr().err
 
 
-def test_answers_token_by_token_are_packed_at_the_evaluations_at_which_answers_are(packed):
+def test_answers_token_by_token_are_packed_at_both_ends_and_at_the_collapse(packed):
     runs = load(packed / "one").runs
-    samples, tokens = load_rows(runs, "samples"), load_rows(runs, "tokens")
-    assert list(tokens["update"]) == list(samples["update"][::2]) and 5 not in set(tokens["update"]) >= {0, 15, 80}
+    tokens = load_rows(runs, "tokens")
+    for run, collapse in runs.set_index("run")["collapse_update"].items():
+        assert set(tokens.loc[tokens["run"] == run, "update"]) == {0, 80} | ({int(collapse)} if collapse == collapse else set())
     assert tokens["tokens"].tolist() == [["/etc/hosts/", "½"]] * len(tokens) and tokens["kl"].tolist() == [[0.5, None]] * len(tokens)
 
 
@@ -143,9 +144,9 @@ def test_equal_runs_give_equal_bytes(results, packed, tmp_path):
     assert {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()} == {p.name: p.read_bytes() for p in packed.iterdir()}
 
 
-def test_rows_are_those_of_every_third_evaluation_of_the_last_and_of_the_collapse(results, packed):
+def test_rows_are_those_of_one_evaluation_in_fifty_updates_of_both_ends_and_of_the_collapse(results, packed):
     scores = load_rows(load(packed).runs, "scores")
-    full = {*range(0, 81, 15), 80}
+    full = {0, 50, 80}
     for run, collapse in load(results).runs.set_index("run")["collapse_update"].items():
         part = scores[scores["run"] == run]
         assert set(part["update"]) == full | ({int(collapse)} if not np.isnan(collapse) else set())
@@ -155,10 +156,11 @@ def test_rows_are_those_of_every_third_evaluation_of_the_last_and_of_the_collaps
 
 def test_the_rules_of_thinning_and_rounding_by_hand():
     rows = [{"update": update} for update in (0, 5, 10, 15, 20, 25) for _ in range(2)]
-    assert [row["update"] for row in thinned(rows, 20)] == [0, 0, 15, 15, 20, 20, 25, 25]
-    assert thinned([], None) == []
-    line = json_lines([{"a": 123456.789, "n": 123456, "time/update_s": 0.012345, "t": "é", "x": None}], 4)
-    assert line == '{"a": 123500.0, "n": 123456, "time/update_s": 0.0123, "t": "é", "x": null}\n'
+    assert [row["update"] for row in thinned(rows, 20, 12)] == [0, 0, 15, 15, 20, 20, 25, 25]
+    assert [row["update"] for row in thinned(rows, 20, None)] == [0, 0, 20, 20, 25, 25] and thinned([], None, 12) == []
+    assert [row["update"] for row in thinned([{"update": update} for update in range(0, 100, 7)], None, 50)] == [0, 56, 98]
+    line = json_lines([{"a": 123456.789, "eval/a": 123456.789, "n": 123456, "time/update_s": 0.012345, "t": "é", "x": None}], 4)
+    assert line == '{"a": 123500.0, "eval/a": 123460.0, "n": 123456, "time/update_s": 0.012, "t": "é", "x": null}\n'
 
 
 def test_shared_files_are_stored_once_and_owned_by_each_run(results, tmp_path):

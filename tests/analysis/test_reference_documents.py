@@ -1,10 +1,11 @@
 """What the documents say of committed runs follows from the runs: the wording by verdict on planted studies, then the files themselves."""
 
+import json
 import shutil
 
 import numpy as np
 import pytest
-from simulate import Arm, write_study
+from simulate import SFT_GOLD, Arm, write_study
 
 from ablate.errors import UserError
 from analysis.claims.judge import CANNOT_TELL, CONTRADICTED, SUPPORTED, Verdict
@@ -114,6 +115,55 @@ def test_what_the_frontier_says_is_counted_by_verdict(tmp_path):
     verdict = reference.studies["kl_frontier"].frontier["verdict"].iloc[0]
     assert f"| kl_0.1 | {verdict} | " in findings.frontier(reference)
     assert findings.on_frontier(reference).startswith("**Does the KL penalty do more than stop earlier?** Of 1 coefficient, 1 shows ")
+
+
+WORLD = {
+    "vanilla": Arm({}, **DIES), "vanilla_kl_0.05": Arm({**KL, "ppo.kl_coef": 0.05}, kl_speed=0.08),
+    "vanilla_kl_0.1": Arm(KL, kl_speed=0.06), "vanilla_kl_0.2": Arm({**KL, "ppo.kl_coef": 0.2}, kl_speed=0.04),
+    "ppo_max": Arm({**KL, "ppo.reward_norm": True}, kl_speed=0.06), "ppo_max_no_kl": Arm({"ppo.reward_norm": True}, **DIES),
+    "ppo_max_kl_0.05": Arm({**KL, "ppo.kl_coef": 0.05, "ppo.reward_norm": True}, kl_speed=0.08),
+    "ppo_max_kl_0.2": Arm({**KL, "ppo.kl_coef": 0.2, "ppo.reward_norm": True}, kl_speed=0.04),
+    "rm_default": Arm({**KL, "ppo.reward_norm": True}, kl_speed=0.06),
+    "rm_fewer_pairs": Arm({**KL, "ppo.reward_norm": True, "preferences.pairs": 250}, lift=0.5),
+    "rm_noisier_pairs": Arm({**KL, "ppo.reward_norm": True, "preferences.noise": 4}, lift=0.3),
+}  # fmt: skip
+
+
+def with_what_the_world_check_reads(root) -> None:
+    """Add the reward models' accuracy, held-out scores at both ends and the metrics at the end to planted runs."""
+    for folder in root.glob("world_check/*/*"):
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        rows = [row | {"eval/perplexity": 2.0, "eval/length": 20.0} for row in rows]
+        summary = json.loads((folder / "summary.json").read_text())
+        summary["final"] = {name: value for name, value in rows[-1].items() if name.startswith("eval/")}
+        (folder / "summary.json").write_text(json.dumps(summary))
+        (folder / "reward_model").mkdir()
+        accuracy = {"rm_fewer_pairs": 0.6, "rm_noisier_pairs": 0.55}.get(folder.parent.name, 0.75)
+        (folder / "reward_model" / "report.json").write_text(json.dumps({"held_out_accuracy": accuracy}))
+        gold = {0: 0.0, rows[-1]["update"]: rows[-1]["eval/gold"] - SFT_GOLD}
+        scores = [
+            {"update": update, "prompt": prompt, "proxy": float(prompt), "gold": value + 0.01 * prompt * (update > 0)}
+            for update, value in gold.items()
+            for prompt in range(4)
+        ]
+        (folder / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in scores))
+
+
+def test_the_world_stands_with_every_statement_also_where_arms_share_their_runs(tmp_path):
+    """With a reward model per seed the arm `rm_default` is `ppo_max`: it is one arm for estimates, and has its row here."""
+    write_study(tmp_path, WORLD, 1, np.random.default_rng(1), reward_models=6, study="world_check")
+    with_what_the_world_check_reads(tmp_path)
+    reference = estimated(tmp_path)
+    assert "rm_default" not in reference.studies["world_check"].arms.index
+    text = findings.world(reference)
+    assert "6 reward models, one seed each per arm." in text and "(../collapse.png)" in text and "SFT has +0.90." in text
+    assert "| rm_default | 6 | 0.75 |" in text and "| rm_noisier_pairs | 6 | 0.55 |" in text and "| vanilla | 6 | 0.75 |" in text
+    assert "\npython -m ablate.run -m sweep=world_check 'seed=range(6)' 'pipeline_seed=${seed}' && python -m analysis.world_check" in text
+    assert "\nholds     b. PPO-max does not collapse: 0 of 6\n" in text
+    failed = text.count("\nFAILS     ")
+    assert findings.world_held(reference).startswith(f"{10 - failed} of 10 statements hold, over 6 reward models.")
+    table = generated.tables(reference)["docs/collapse.csv"]
+    assert set(table["arm"]) == {"vanilla", "ppo_max", "ppo_max_no_kl"} and table["reward_model"].nunique() == 6
 
 
 def test_a_block_is_replaced_and_one_without_runs_keeps_what_it_has():

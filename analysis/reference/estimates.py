@@ -11,6 +11,7 @@ import pandas as pd
 from analysis.claims.judge import CANNOT_TELL, Claim, Verdict, judge
 from analysis.claims.study import ALL_CLAIMS, arm_table, frontier_table, runs_to_score
 from analysis.estimate.effects import base_arm, trick_effects
+from analysis.estimate.equivalence import ALPHA
 from analysis.estimate.outcomes import miscounted, outcomes, proxy_tails
 from analysis.estimate.units import Basis, levels
 from analysis.load.designs import arm_settings
@@ -112,6 +113,31 @@ def overall(verdicts: dict[str, Verdict]) -> str:
     """One verdict over studies: that of those that decide, `DISAGREE` if they decide differently, else cannot tell."""
     decided = {verdict.verdict for verdict in verdicts.values()} - {CANNOT_TELL}
     return CANNOT_TELL if not decided else decided.pop() if len(decided) == 1 else DISAGREE
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The least p that the exact test of collapse rates can have over the reward models of a study, and what Holm's correction makes of it.
+
+    models: the reward models that would be the fewest with which one of the comparisons can pass the correction.
+    """
+
+    p: float
+    corrected: float
+    models: int
+
+
+def out_of_reach(study: Study) -> Floor | None:
+    """Why no difference in collapse rates can pass Holm's correction in this study, whatever its runs do; None where one can.
+
+    Over n reward models the exact sign-flip test has no p below 2 · 2⁻ⁿ, and the correction multiplies the least p by the number of
+    comparisons. Over seeds of one reward model another test is used, and nothing is said.
+    """
+    n, comparisons = study.basis.reward_models, len(study.arms) - 1
+    least = 2.0 ** (1 - n)
+    if n < 2 or least * comparisons < ALPHA:
+        return None
+    return Floor(least, min(1.0, least * comparisons), int(np.floor(1 + np.log2(comparisons / ALPHA))) + 1)
 
 
 def most_allowed(study: Study) -> tuple[int, float]:

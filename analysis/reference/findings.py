@@ -19,7 +19,7 @@ from analysis.claims.study import StudyVerdicts
 from analysis.estimate.equivalence import ALPHA
 from analysis.estimate.overoptimisation import HARMS, MOVES, STOPS_EARLIER
 from analysis.markdown import markdown_table
-from analysis.reference.estimates import DISAGREE, ReferenceSet, Study, most_allowed, overall, verdicts_on
+from analysis.reference.estimates import DISAGREE, Floor, ReferenceSet, Study, most_allowed, out_of_reach, overall, verdicts_on
 from analysis.reference.prose import between, bullets, coded, counted, difference, fate, level, listed, p_value, wrapped
 from analysis.reference.readme import command
 from analysis.tricks.measured import signed
@@ -43,6 +43,7 @@ ON_IS = {
 PREVENTS = "Importance sampling against SFT prevents collapse; the paper says that it does not."
 TAUGHT = "policy_constraints"  # the study of the tutorial
 FRONTIER = "Whether the KL penalty moves the frontier of gold against KL, or only stops earlier"
+NAMED = 6  # arms in a sentence
 README_WIDTH = 220  # characters of a line; the README has few lines
 NOTHING = pd.DataFrame()
 PICTURE = (
@@ -96,6 +97,9 @@ def on_added(reference: ReferenceSet) -> str | None:
         return None
     fewer, more, rest = _by_effect(study, "collapsed")
     total = len(fewer) + len(more) + len(rest)
+    if floor := out_of_reach(study):
+        head = f"Which of {total} tricks added alone to vanilla PPO lower its rate of collapse cannot be told after Holm's correction"
+        return f"**{head}**: {_reach(study, floor)} {_before_correction(study)} {_allowed(study)}"
     if not fewer:
         head = f"None of {total} tricks added alone to vanilla PPO is shown to lower its rate of collapse"
     else:
@@ -116,7 +120,11 @@ def on_left_out(reference: ReferenceSet) -> str | None:
     _, more, same = _by_effect(study, "collapsed")
     lower, higher, _ = _by_effect(study, "gold")
     total = len(study.arms) - 1
-    if more:
+    if floor := out_of_reach(study):
+        head = f"Which of {total} tricks PPO-max needs against collapse cannot be told after Holm's correction"
+        base = fate(study.arms.loc[study.base])
+        told = [f"**{head}**: {_reach(study, floor)} {_before_correction(study)} PPO-max itself collapsed in {base} runs."]
+    elif more:
         needed = f"{len(more)} {'is' if len(more) == 1 else 'are'} needed against collapse"
         base = fate(study.arms.loc[study.base])
         told = [
@@ -205,6 +213,8 @@ def _differences(study: Study) -> str:
         parts = [f"{word} with {coded(arms)}" for arms, word in ((below, "lower"), (above, "higher")) if arms]
         parts += [f"not shown to differ with {'any arm' if not parts else counted(len(rest), 'arm')}"] if rest else []
         told.append(f"Against `{study.base}` {name} is {listed(parts)}, after Holm's correction over {over}.")
+    if floor := out_of_reach(study):
+        told.append(f"No difference in rates could be: {_reach(study, floor)} {_before_correction(study)}")
     if study.miscounted:
         told.append(f"The arm {coded(study.miscounted)} is left out: in these runs the score of a truncated answer counts twice, so they "
                     "measure that error and not the trick ([log](log/2026-11-25-equal-kl.md)).")  # fmt: skip
@@ -448,7 +458,29 @@ def _judged(verdicts: dict[str, Verdict]) -> str:
     return f"The claim {listed(said)}."
 
 
+def _reach(study: Study, floor: Floor) -> str:
+    """Why, in words, and how many reward models could."""
+    return (
+        f"over {study.basis.reward_models} reward models the exact test has no p below {floor.p:.2g}, which "
+        f"{counted(len(study.arms) - 1, 'comparison')} make {floor.corrected:.2g}; {floor.models} reward models are the fewest that could "
+        "tell."
+    )
+
+
+def _before_correction(study: Study) -> str:
+    """The arms whose rate differs from the base's with p < 0.05 before the correction, as no more than that."""
+    found = {arm: study.effect(arm, "collapsed") for arm in study.arms.index if arm not in study.miscounted}
+    arms = {arm: effect["estimate"] for arm, effect in found.items() if effect is not None and effect["p"] < ALPHA}
+    lower, higher = ([arm for arm, estimate in arms.items() if (estimate < 0) == below] for below in (True, False))
+    sides = (("lower", lower), ("higher", higher))
+    said = [f"{word} with {_with_fates(study, members)}" for word, members in sides if members]
+    return f"Before the correction the rate is {listed(said)}, p < 0.05 each." if said else "Nor is there a p < 0.05 before it."
+
+
 def _with_fates(study: Study, arms: list[str]) -> str:
+    """'`kl_penalty` (0 of 5) and `ptx` (1 of 5)'; of more than `NAMED` arms their number and the range of their counts."""
+    if len(arms) > NAMED:
+        return f"{len(arms)} arms ({_counts(study, arms)})"
     return listed([f"`{arm}` ({fate(study.arms.loc[arm])})" for arm in arms])
 
 

@@ -4,6 +4,7 @@ import io
 import json
 import re
 import shutil
+import subprocess
 import tarfile
 from hashlib import sha256
 from pathlib import Path
@@ -21,6 +22,7 @@ from analysis.load.packed import REFERENCE, SUMS, archive_of, is_set, sums, unpa
 from analysis.reference.__main__ import main
 from analysis.reference.packing import CLOCK, METRIC_DIGITS, finished_runs, json_lines, pack, packed_files, thinned
 from analysis.reference.packing import write_study as write_packed
+from analysis.reference.readme import command
 
 EVERY_RUN = ["vanilla/seed=0", "vanilla/seed=1", "kl/seed=0", "kl/seed=1"]
 ARMS = {"vanilla": Arm(collapse_probability=1.0), "kl": Arm({"ppo.kl_penalty": True})}
@@ -239,6 +241,16 @@ def test_the_readme_marks_a_study_of_one_seed_and_names_the_target_that_makes_on
     assert "| over | 2 | 6 | 3 reward models, one seed each | 80 | 3 | evidence | kl, vanilla |" in readme
     made = "python -m ablate.run -m sweep=over 'seed=range(3)' 'pipeline_seed=${seed}'"
     assert re.search(rf"^{re.escape(made)} +# = make reference STUDY=over SEEDS=3$", readme, re.MULTILINE)
+
+
+def test_make_makes_a_study_by_the_command_of_the_readme_and_packs_it():
+    made = ["make", "-n", "-o", ".venv/installed", "reference", "STUDY=kl_coef"]
+    lines = subprocess.run(made, cwd=REFERENCE.parents[1], capture_output=True, text=True, check=True).stdout.splitlines()
+    runs = pd.DataFrame({"seed": range(8), "pipeline_seed": range(8)})
+    assert lines[-2] == f".venv/bin/{command('kl_coef', runs)} tracker=none"
+    assert lines[-1] == ".venv/bin/python -m analysis.reference pack results/kl_coef"
+    unnamed = subprocess.run(["make", *made[2:-1]], cwd=REFERENCE.parents[1], capture_output=True, text=True)
+    assert unnamed.returncode != 0 and unnamed.stdout == "name the study: make reference STUDY=policy_constraints\n"
 
 
 def test_a_damaged_archive_is_refused(packed):

@@ -14,7 +14,7 @@ from analysis.load.packed import REFERENCE, is_set
 from analysis.reference import findings, generated
 from analysis.reference.__main__ import main
 from analysis.reference.blocks import filled
-from analysis.reference.estimates import DISAGREE, estimated, overall
+from analysis.reference.estimates import DISAGREE, estimated, out_of_reach, overall
 from analysis.reference.prose import between, listed, wrapped
 
 DIES, HOLDS = {"collapse_probability": 1.0}, {"collapse_probability": 0.0}
@@ -63,6 +63,19 @@ def test_a_trick_that_makes_collapse_more_frequent_is_said_to(tmp_path):
     text = " ".join(findings.findings(planted(tmp_path, add_one_in=added(DIES, HOLDS, HOLDS))).split())
     assert "**A token-level KL penalty does not prevent collapse.**" in text
     assert "It is higher with `kl_penalty` (8 of 8)." in text
+
+
+def test_where_no_rate_can_pass_the_correction_it_is_said_with_what_could(tmp_path):
+    """Over 8 reward models p is at least 2 / 256 = 0.0078, so 7 comparisons make it 0.055; 9 reward models make 7 × 2 / 512 = 0.027."""
+    others = {f"clip_{number}": Arm({"ppo.reward_clip": float(number)}, **DIES) for number in range(1, 6)}
+    reference = planted(tmp_path, add_one_in=added(HOLDS, HOLDS) | others)
+    floor = out_of_reach(reference.studies["add_one_in"])
+    assert (floor.p, floor.corrected, floor.models) == (pytest.approx(2 / 256), pytest.approx(7 * 2 / 256), 9)
+    text = " ".join(findings.findings(reference).split())
+    assert "**Which of 7 tricks added alone to vanilla PPO lower its rate of collapse cannot be told after Holm's correction**" in text
+    assert "no p below 0.0078, which 7 comparisons make 0.055; 9 reward models are the fewest that could tell." in text
+    assert "Before the correction the rate is lower with `importance_sampling` (0 of 8) and `kl_penalty` (0 of 8), p < 0.05 each." in text
+    assert "**A token-level KL penalty prevents collapse.**" in text  # a claim stated beforehand is one comparison
 
 
 def test_one_verdict_over_studies_is_that_of_those_that_decide():

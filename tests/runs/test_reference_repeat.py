@@ -58,16 +58,21 @@ def test_a_packed_run_comes_out_again_or_as_its_arm_does(tmp_path, capsys):
         if arm["collapsed"].nunique() == 1:
             assert again["collapsed"] == packed["collapsed"]
         return
-    before = kept.curves[kept.curves["run"] == packed["run"]]
-    names = [name for name in before.select_dtypes("number") if not name.startswith(CLOCK) and before[name].notna().any()]
-    ours, theirs = (frame.sort_values("update")[names].to_numpy(dtype=float) for frame in (before, curves))
     same = processor_of(packed) == processor_of(again)
+    compare(kept.curves[kept.curves["run"] == packed["run"]], curves, same)
+    assert again["collapsed"] == packed["collapsed"] or not same
+
+
+def compare(packed: pd.DataFrame, again: pd.DataFrame, same: bool) -> None:
+    """Fails where the curves of a run made again are not those that were packed. same: whether on the same kind of processor."""
+    names = [name for name in packed.select_dtypes("number") if not name.startswith(CLOCK) and packed[name].notna().any()]
+    ours, theirs = (frame.sort_values("update")[names].to_numpy(dtype=float) for frame in (packed, again))
+    assert ours.shape == theirs.shape
     if same:
         relative = np.array([rounding(name) for name in names])
         assert np.allclose(theirs, ours, rtol=relative, atol=0, equal_nan=True)
     else:
         np.testing.assert_allclose(theirs[: FIRST + 1], ours[: FIRST + 1], rtol=NEAR, atol=NEAR)
-    assert again["collapsed"] == packed["collapsed"] or not same
 
 
 def processor_of(run: pd.Series) -> str | None:
@@ -82,3 +87,15 @@ def test_a_sentence_says_that_the_code_has_moved_on():
     assert moved_on(run.drop("numerics/code")).startswith("The code has moved on from code older than fingerprints to ")
     other = pd.Series({**run, "numerics/torch": "0"})
     assert moved_on(other) == "s/a/seed=0 was made with other versions of torch: only the verdict was compared."
+
+
+def test_a_run_made_again_is_compared_at_every_update_or_on_another_processor_at_the_first():
+    packed = pd.DataFrame({"update": range(10), "eval/gold": [1.2346] * 10, "time/update_s": 1.0})
+    again = packed.assign(**{"eval/gold": 1.23456, "time/update_s": 2.0})
+    compare(packed, again, same=True)
+    later = again.assign(**{"eval/gold": [1.23456] * 9 + [1.3]})
+    compare(packed, later, same=False)
+    with pytest.raises(AssertionError):
+        compare(packed, later, same=True)
+    with pytest.raises(AssertionError):
+        compare(packed, again.assign(**{"eval/gold": 1.24}), same=False)

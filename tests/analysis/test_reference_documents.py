@@ -177,6 +177,8 @@ def test_the_world_stands_with_every_statement_also_where_arms_share_their_runs(
     assert findings.world_held(reference).startswith(f"{10 - failed} of 10 statements hold, over 6 reward models.")
     table = generated.tables(reference)["docs/collapse.csv"]
     assert set(table["arm"]) == {"vanilla", "ppo_max", "ppo_max_no_kl"} and table["reward_model"].nunique() == 6
+    generated.draw(reference, tmp_path / "collapse.png")
+    assert (tmp_path / "collapse.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_block_is_replaced_and_one_without_runs_keeps_what_it_has():

@@ -44,7 +44,7 @@ PREVENTS = "Importance sampling against SFT prevents collapse; the paper says th
 TAUGHT = "policy_constraints"  # the study of the tutorial
 FRONTIER = "Whether the KL penalty moves the frontier of gold against KL, or only stops earlier"
 NAMED = 6  # arms in a sentence
-README_WIDTH = 220  # characters of a line; the README has few lines
+README_WIDTH = 280  # characters of a line; the README has few lines
 NOTHING = pd.DataFrame()
 PICTURE = (
     "![Proxy reward and gold reward of the same runs over updates, of vanilla PPO and of PPO-max with and without its KL penalty]"

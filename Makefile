@@ -1,6 +1,8 @@
 # make demo   the signature sweep on the embedded world, from a bare clone
 # make docs   the documents as a website in site/, which needs no network; a broken link fails
 # make test   every fast test, in the same environment
+# make reference STUDY=name SEEDS=8   a study of the committed runs from nothing, over so many reward models, and packed
+# make reference-check   fail where a document says anything else than the committed runs
 # make bench  responses/s against TRL 1.12's PPOTrainer
 # make smollm2 HH=path/to/harmless-base.jsonl.gz   SmolLM2-135M-Instruct, a pretrained chat model, and a study of PPO on it to the report page
 # make hh HH=path/to/harmless-base.jsonl.gz   PPO on human dialogues, from a tokenizer of its own to the report page
@@ -8,9 +10,11 @@ PYTHON ?= python3
 # Other options of pip, for instance another package index: PIP_OPTIONS="--index-url URL"
 PIP_OPTIONS ?=
 BIN := .venv/bin
+# Of make reference: as many seeds, each with a world, SFT and reward model of its own
+SEEDS ?= 8
 
 .DELETE_ON_ERROR:
-.PHONY: demo test bench bench-env docs hh smollm2 notebooks lint wheel clean
+.PHONY: demo test bench bench-env docs hh smollm2 notebooks reference reference-check lint wheel clean
 
 demo: .venv/installed
 	$(BIN)/python -m ablate.run -m ppo.kl_penalty=true,false
@@ -37,6 +41,15 @@ smollm2: .venv/installed
 
 lint: .venv/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/basedpyright --warnings
+
+# The same command goes on where an earlier one stopped.
+reference: .venv/installed
+	@test -n "$(STUDY)" || { echo 'name the study: make reference STUDY=policy_constraints'; exit 1; }
+	$(BIN)/python -m ablate.run -m sweep=$(STUDY) 'seed=range($(SEEDS))' 'pipeline_seed=$${seed}' tracker=none
+	$(BIN)/python -m analysis.reference pack results/$(STUDY)
+
+reference-check: .venv/installed
+	$(BIN)/python -m analysis.reference check
 
 # In place, on results/reference
 notebooks: .venv/installed

@@ -15,6 +15,8 @@ from ablate.runs.metrics import win_rate
 from analysis.estimate.collapse import collapse_times, evaluations
 
 ENDED = ("completed", "diverged")
+# Commits whose code counted a truncated answer's score twice under `ppo.bootstrap_truncated`.
+SCORE_COUNTED_TWICE = ("192cade877040226b171ed973e1535757aaf2015", "5527edcc617c39046cb4dba9dcccd5579361fdd4")
 END_METRICS = {"gold": "eval/gold", "proxy": "eval/proxy", "kl": "eval/kl_to_sft", "length": "eval/length", "perplexity": "eval/perplexity"}
 ABILITY = {"lm_loss": "eval/lm_loss", "choice_accuracy": "eval/choice_accuracy"}  # the alignment tax, where runs have measured it
 MATCHED_ON = {"kl": "eval/sqrt_kl", "proxy": "eval/proxy"}
@@ -59,6 +61,12 @@ def outcomes(runs: pd.DataFrame, curves: pd.DataFrame, *, threshold: float | Non
     table["rm_accuracy"] = runs["rm/held_out_accuracy"].to_numpy(dtype=float) if "rm/held_out_accuracy" in runs else np.nan
     table = _add_ends(table, at_evaluations, ended, runs)
     return _add_matched(table, at_evaluations[at_evaluations["run"].isin(table["run"][ended])], scales_of_proxy(runs))
+
+
+def miscounted(runs: pd.DataFrame) -> tuple[str, ...]:
+    """The arms, sorted, that measure an error of the code which made their runs and not their setting: `SCORE_COUNTED_TWICE`."""
+    on = runs["ppo.bootstrap_truncated"].eq(True) if "ppo.bootstrap_truncated" in runs else pd.Series(False, runs.index)
+    return tuple(sorted(runs.loc[on & runs["git_commit"].isin(SCORE_COUNTED_TWICE), "arm"].unique()))
 
 
 def _length_of_updates(runs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import pandas as pd
@@ -37,6 +37,13 @@ def proxy_and_gold(curves: pd.DataFrame, arms: Mapping[str, str], limit: float) 
         right.set(title="what the answers are worth", xlabel="update", ylabel="gold reward")
         left.legend(frameon=False, loc="lower right")
         return figure
+
+
+def proxy_and_gold_table(curves: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
+    """What `proxy_and_gold` shows, one row per run and evaluation: arm, reward_model, seed, update, eval/proxy, eval/gold."""
+    shown = curves[curves["arm"].isin(list(arms))].dropna(subset=["eval/proxy"])
+    columns = ["arm", "reward_model", "seed", "update", "eval/proxy", "eval/gold"]
+    return shown[columns].astype({"arm": str, "reward_model": str}).sort_values(columns[:4], ignore_index=True)
 
 
 def draw_arm(axes: Axes, rows: pd.DataFrame, metric: str, colour: str, label: str) -> None:

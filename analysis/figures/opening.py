@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from ablate.errors import UserError
 from analysis.estimate.effects import base_arm, change
-from analysis.estimate.outcomes import ENDED, outcomes
+from analysis.estimate.outcomes import ENDED, miscounted, outcomes
 from analysis.estimate.units import MIN_SEEDS
 from analysis.figures.estimate import mean_and_band
 from analysis.figures.style import arm_label, arm_labels, units
@@ -25,8 +25,6 @@ CONSTRAINTS = ("kl_", "importance_sampling", "entropy_", "policy_kl")
 TITLES = {"add_one_in": "vanilla PPO, and one trick added", "leave_one_out": "PPO-max, and one trick left out"}
 LEGEND = {CONSTRAINT: "the trick constrains the policy (KL, entropy, importance sampling)", OTHER: "any other trick",
           BASE: "the preset itself"}  # fmt: skip
-# Commits whose code counted a truncated answer's score twice under `ppo.bootstrap_truncated`: those of results/reference.
-SCORE_COUNTED_TWICE = ("192cade877040226b171ed973e1535757aaf2015", "5527edcc617c39046cb4dba9dcccd5579361fdd4")
 ROW = 0.185  # inches
 
 
@@ -42,9 +40,7 @@ def opening(runs: pd.DataFrame, curves: pd.DataFrame) -> Figure:
     Raises:
         UserError: no run has ended with a gold reward.
     """
-    present = sorted(runs["study"].unique())
-    studies = [study for study in TITLES if study in present] or present
-    blocks = [_block(runs[runs["study"] == study], curves[curves["study"] == study]) for study in studies]
+    studies, blocks = _blocks(runs, curves)
     known = np.array([value for block in blocks for row in block for value in row["gold"] if np.isfinite(value)])
     if not len(known):
         raise UserError("no run has ended with a gold reward: there is nothing to draw")
@@ -68,13 +64,34 @@ def opening(runs: pd.DataFrame, curves: pd.DataFrame) -> Figure:
         return figure
 
 
+def opening_table(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
+    """What `opening` shows: one row per run, then one per arm, block by block from the top.
+
+    Columns: study, arm (its label), kind ('run' or 'mean'), update (the run's end, by collapse or not), collapsed (1, 0, or NaN: not
+    known), gold at the end, and of a mean low and high.
+    """
+    rows = []
+    for study, block in zip(*_blocks(runs, curves), strict=True):
+        for row in block:
+            who = dict(study=study, arm=row["label"])
+            lives = zip(row["times"], row["collapsed"], row["gold"], strict=True)
+            rows += [dict(**who, kind="run", update=time, collapsed=collapsed, gold=gold) for time, collapsed, gold in lives]
+            rows.append(dict(**who, kind="mean", gold=row["mean"], low=row["low"], high=row["high"]))
+    return pd.DataFrame(rows, columns=["study", "arm", "kind", "update", "collapsed", "gold", "low", "high"])
+
+
+def _blocks(runs: pd.DataFrame, curves: pd.DataFrame) -> tuple[list[str], list[list[dict]]]:
+    """(the studies that are drawn, the rows of each): those in `TITLES`, or all if none of these is loaded."""
+    present = sorted(runs["study"].unique())
+    studies = [study for study in TITLES if study in present] or present
+    return studies, [_block(runs[runs["study"] == study], curves[curves["study"] == study]) for study in studies]
+
+
 def _caption(runs: pd.DataFrame, blocks: list[list[dict]]) -> str:
     """What the points and intervals are over, what dotted lines are, and which runs were made by code that erred."""
     bounded = any(np.isfinite(row["low"]) for block in blocks for row in block)
     short = any(np.isnan(row["collapsed"]).any() for block in blocks for row in block)
-    on = runs["ppo.bootstrap_truncated"].eq(True) if "ppo.bootstrap_truncated" in runs else pd.Series(False, runs.index)
-    twice = runs.loc[on & runs["git_commit"].isin(SCORE_COUNTED_TWICE), "arm"].unique()
-    erred = [_label(arm_label(arm)) for arm in sorted(twice)]
+    erred = [_label(arm_label(arm)) for arm in miscounted(runs)]
     return " ".join(filter(None, [
         f"Means over {units(runs)}, {'with 95 % t intervals' if bounded else f'without intervals below {MIN_SEEDS}'}.",
         "Dotted runs: too short to collapse, or without gold; they are not counted." if short else "",

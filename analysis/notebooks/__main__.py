@@ -9,6 +9,8 @@ Without a name all notebooks are executed.
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from ablate.errors import UserError
 from ablate.system.commands import announce, show_cause
+from analysis.load.packed import REFERENCE, SUMS
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
 METADATA = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}, "language_info": {"name": "python"}}
+SET = "reference_set"  # in a notebook's metadata: the digest of the runs that it was executed on
 
 
 def notebooks() -> list[Path]:
@@ -58,8 +62,19 @@ def executed(path: Path) -> NotebookNode:
             if client.kc is not None:
                 client.kc.stop_channels()
             kernel.shutdown_kernel(now=True)
-    notebook.metadata = nbformat.from_dict(METADATA)
+    notebook.metadata = nbformat.from_dict(METADATA | {SET: set_digest()})
     return notebook
+
+
+def set_digest() -> str | None:
+    """The digest of the reference set's checksums, which changes whenever a run does; None in an installed package, which has no set."""
+    sums = REFERENCE / SUMS
+    return hashlib.sha256(sums.read_bytes()).hexdigest()[:16] if sums.is_file() else None
+
+
+def executed_on(path: Path) -> str | None:
+    """The digest of the set that a notebook was executed on, from its metadata; None where it states none. Raises OSError."""
+    return json.loads(path.read_text(encoding="utf-8"))["metadata"].get(SET)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

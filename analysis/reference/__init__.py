@@ -1,1 +1,1 @@
-"""The committed reference set: packing, unpacking and the figure drawn from it. The command is `python -m analysis.reference`."""
+"""The committed reference set: packed study by study, and what the documents say of it. The command is `python -m analysis.reference`."""

@@ -1,82 +1,136 @@
-"""The README.md of a packed set."""
+"""The README.md of a packed set: a pure function of what is packed."""
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
-from analysis.load.frames import load
-from analysis.load.packed import ARCHIVE, SUMS
+from analysis.estimate.units import levels
+from analysis.load.frames import Loaded
+from analysis.load.packed import SUMS, archive_of
+from analysis.load.runfolder import read_summary
 from analysis.markdown import markdown_table
 from analysis.reference.packing import RULES
+from analysis.reference.prose import wrapped
+
+UNKNOWN = "not recorded"
 
 
-def describe(packed: Path, left_out: Sequence[str]) -> str:
-    """The README.md of a packed set: its studies, the code and the commands that made it, the rules of packing, and what was left out."""
-    runs = load(packed).runs
-    studies = sorted(runs["study"].unique())
-    commits = ", ".join(f"`{commit}`" for commit in sorted(runs["git_commit"].dropna().unique()))
-    data = (packed / ARCHIVE).stat().st_size
+def describe(packed: Path, loaded: Loaded) -> str:
+    """The README.md of a packed set: its studies, what made each of them, the commands, the rules of packing, and which runs are missing.
+
+    loaded: the runs of the set, as `load` returns them.
+    """
+    runs, studies = loaded.runs, sorted(loaded.runs["study"].unique())
+    parts = {study: runs[runs["study"] == study] for study in studies}
+    megabytes = sum(archive_of(packed, study).stat().st_size for study in studies) / 1e6
     lines = [
         "# Reference set",
         "",
-        f"{len(runs)} real runs as ordinary run folders ([run_folder.md](../../docs/reference/run_folder.md)), packed into `{ARCHIVE}`, "
-        f"{data / 1e6:.1f} MB. Every command of `analysis` reads this folder as it is:",
+        wrapped(f"{len(runs)} real runs as ordinary run folders ([run_folder.md](../../docs/reference/run_folder.md)), packed into one "
+                f"archive per study, {megabytes:.1f} MB. Every command of `analysis` reads this folder, or one study of it, as it is:"),
         "",
         "```",
         *(f"python -m analysis.verdicts results/reference/{study}" for study in studies),
         "python -m analysis.reference unpack results/reference --to DIR      # the run folders themselves",
         "```",
         "",
-        study_table(runs),
+        markdown_table(pd.DataFrame([what_it_holds(study, part) for study, part in parts.items()])),
+        "",
+        "*Layout only, one seed*: such a study shows what its runs look like, and decides nothing.",
         "",
         "## Where it comes from",
         "",
         "```",
-        *(command(study, part) for study, part in runs.groupby("study")),
-        f"python -m analysis.reference pack {' '.join(f'results/{study}' for study in studies)} --out results/reference",
+        *(f"{line:<100}# = {made}" if made else line for line, made in (commands_of(study, part) for study, part in parts.items())),
+        f"python -m analysis.reference pack {' '.join(f'results/{study}' for study in studies)}",
+        "python -m analysis.reference write                  # this file, and all that the documents say of these runs",
         "```",
         "",
-        f"Commit {commits}; {versions(runs)}. This file is written by the last command.",
+        markdown_table(pd.DataFrame([what_made_it(packed, study, part) for study, part in parts.items()])),
+        "",
+        wrapped("*Code* is the fingerprint of the code that decides a run's numbers (`numerics` in summary.json), *wall* the sum over "
+                "runs, without the stages before PPO. A run computes with the threads named, so it took at most wall × threads of CPU."),
+        "",
+        *(f"- {study}: {versions(part)}." for study, part in parts.items()),
         "",
         "## What was changed",
         "",
         RULES,
         "",
         "Packing ends by unpacking: every outcome (status, collapse, its update) must be that of the runs, every metric within its",
-        f"rounding. Checksum: `sha256sum -c {SUMS}`.",
-    ]
-    if left_out:
-        lines += ["", "Left out:", "", *(f"- {sentence}" for sentence in left_out)]
+        f"rounding. Checksums: `sha256sum -c {SUMS}`.",
+    ]  # fmt: skip
+    if missing := [name for study, part in parts.items() for name in holes(study, part)]:
+        lines += ["", f"Not in the set, as they did not end or were not made: {', '.join(missing)}."]
     return "\n".join(lines) + "\n"
 
 
-def study_table(runs: pd.DataFrame) -> str:
-    """A Markdown table with one row per study: study, arms (their number), seeds, runs, updates, collapsed (runs), arms' names."""
-    rows = []
-    for study, part in runs.groupby("study"):
-        arms, seeds = sorted(part["arm"].unique()), sorted(part["seed"].unique())
-        rows.append({"study": study, "arms": len(arms), "seeds": ", ".join(map(str, seeds)), "runs": len(part),
-                     "updates": f"{part['updates'].max():.0f}", "collapsed": part["collapsed"].eq(True).sum(),
-                     "arms' names": ", ".join(arms)})  # fmt: skip
-    return markdown_table(pd.DataFrame(rows))
+def what_it_holds(study: str, runs: pd.DataFrame) -> dict[str, str]:
+    """A study's row: study, arms (their number), runs, what an arm has, updates, collapsed (runs), read as, arms' names."""
+    arms = sorted(runs["arm"].unique())
+    bases = sorted({levels(runs.assign(one=1.0), "one", [arm]).basis for arm in arms})
+    return {"study": study, "arms": str(len(arms)), "runs": str(len(runs)), "an arm has": " or ".join(map(str, bases)),
+            "updates": f"{runs['updates'].max():.0f}", "collapsed": str(runs["collapsed"].eq(True).sum()),
+            "read as": "layout only, one seed" if (runs.groupby("arm").size() == 1).all() else "evidence",
+            "arms' names": ", ".join(arms)}  # fmt: skip
+
+
+def what_made_it(packed: Path, study: str, runs: pd.DataFrame) -> dict[str, str]:
+    """A study's row: study, MB, code, commit, processor, threads; wall hours, and CPU hours at most, of runs not taken over from others."""
+    summaries = [read_summary(Path(folder) / "summary.json", []) for folder in runs["folder"]]
+    records = [summary.get("numerics") or {} for summary in summaries]
+    made = [(summary.get("wall_seconds") or 0.0, record.get("threads")) for summary, record in zip(summaries, records, strict=True)
+            if "taken_from" not in summary]  # fmt: skip
+    known = all(threads is not None for _, threads in made)
+    return {"study": study, "MB": f"{archive_of(packed, study).stat().st_size / 1e6:.1f}",
+            "code": together(record.get("code") for record in records),
+            "commit": together(str(summary.get("git_commit") or UNKNOWN)[:7] for summary in summaries),
+            "processor": together(record.get("processor") for record in records),
+            "threads": together(record.get("threads") for record in records),
+            "wall": f"{sum(seconds for seconds, _ in made) / 3600:.1f} h" if made else "taken over from other studies",
+            "CPU": f"≤ {sum(seconds * (threads or 0) for seconds, threads in made) / 3600:.1f} h" if made and known else
+            UNKNOWN if made else "–"}  # fmt: skip
+
+
+def together(values: Iterable[object]) -> str:
+    """Distinct values in one cell; `UNKNOWN` for None."""
+    return " and ".join(sorted({UNKNOWN if value is None else str(value) for value in values})) or UNKNOWN
+
+
+def commands_of(study: str, runs: pd.DataFrame) -> tuple[str, str]:
+    """(the command that makes a study's runs, the target of make that does so and packs them; '' where make has none for these seeds)."""
+    seeds = sorted(runs["seed"].unique())
+    target = f"make reference STUDY={study} SEEDS={len(seeds)}"
+    return command(study, runs), target if _drawn_by_seed(runs) and seeds == list(range(len(seeds))) else ""
 
 
 def command(study: str, runs: pd.DataFrame) -> str:
     """The command that makes a study's runs."""
     seeds = sorted(runs["seed"].unique())
     chosen = f"'seed=range({len(seeds)})'" if seeds == list(range(len(seeds))) else f"seed={','.join(map(str, seeds))}"
-    return f"python -m ablate.run -m sweep={study} {chosen}"
+    drawn = " 'pipeline_seed=${seed}'" if _drawn_by_seed(runs) else ""
+    return f"python -m ablate.run -m sweep={study} {chosen}{drawn}"
+
+
+def _drawn_by_seed(runs: pd.DataFrame) -> bool:
+    """Whether each seed has a reward model of its own: `pipeline_seed=${seed}`; of a study of seed 0 alone nothing else is assumed."""
+    return "pipeline_seed" in runs and bool((runs["pipeline_seed"] == runs["seed"]).all())
 
 
 def versions(runs: pd.DataFrame) -> str:
     """All versions of each package that the runs were made with, as 'Python 3.11.7, torch 2.12.0 and 2.13.0'."""
     found = defaultdict(set)
     for folder in runs["folder"]:
-        for package, version in json.loads((Path(folder) / "summary.json").read_text())["versions"].items():
+        for package, version in read_summary(Path(folder) / "summary.json", []).get("versions", {}).items():
             found[package].add(version)
     return ", ".join(f"{package} {' and '.join(sorted(known))}" for package, known in found.items())
+
+
+def holes(study: str, runs: pd.DataFrame) -> list[str]:
+    """study/arm/seed=n of every seed of the study that one of its arms lacks."""
+    seeds = set(runs["seed"])
+    return [f"{study}/{arm}/seed={seed}" for arm, part in runs.groupby("arm") for seed in sorted(seeds - set(part["seed"]))]

@@ -35,10 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 raise UserError(f"{name} has no section{nearest(name, list(known))}; there are {', '.join(known)}")
         begin_reading([options.results])
         # Imported here, because pandas takes a second that neither --help nor a refusal should wait for.
+        from analysis.load.frames import load
         from analysis.tricks.measured import measured_arms
         from analysis.tricks.page import page, section
 
-        arms = measured_arms(options.results)
+        arms = measured_arms(load(options.results))
         chosen = [name.removeprefix("ppo.") for name in options.tricks]
         sys.stdout.write("\n".join(section(name, known[name], arms) for name in chosen) if chosen else page(arms))
 

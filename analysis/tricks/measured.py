@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 
 from analysis.claims.study import arm_table
-from analysis.estimate.outcomes import outcomes
-from analysis.load.frames import load
+from analysis.estimate.outcomes import miscounted, outcomes
+from analysis.load.frames import Loaded
 
 ADDED, LEFT_OUT = "add_one_in", "leave_one_out"
 ARMS = {"critic_init": {LEFT_OUT: "no_critic_from_reward"}}  # where an arm has not the trick's name
 
 
-def measured_arms(folder: Path) -> dict[str, pd.DataFrame]:
-    """Study → its arms as `arm_table` has them, for the studies of single tricks below a results folder. Raises UserError."""
-    loaded = load(folder)
-    table = outcomes(loaded.runs, loaded.curves)
-    found = {study: table[table["study"] == study] for study in (ADDED, LEFT_OUT)}
-    return {study: arm_table(part).set_index("arm") for study, part in found.items() if len(part)}
+def measured_arms(loaded: Loaded) -> dict[str, pd.DataFrame]:
+    """Study → its arms as `arm_table` has them, for the studies of single tricks among the runs; `miscounted` arms are left out."""
+    found = {}
+    for study in (ADDED, LEFT_OUT):
+        runs = loaded.runs[loaded.runs["study"] == study].reset_index(drop=True)
+        if len(runs):
+            table = outcomes(runs, loaded.curves[loaded.curves["study"] == study])
+            found[study] = arm_table(table).set_index("arm").drop(index=list(miscounted(runs)))
+    return found
 
 
 def effects(trick: str, arms: dict[str, pd.DataFrame]) -> list[str]:

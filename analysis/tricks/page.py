@@ -28,9 +28,8 @@ equation for each. Every trick is a switch of its own. Off, the numbers are what
 R is the reward model's score of a response, r_t the reward and A_t the advantage of its token t, V_t the critic's value and R̂_t the
 return that it learns, π the policy, π_old the policy that sampled, π_ref the reference (SFT unless it moves), ρ_t = π / π_old.
 
-"Measured" is from the 180 runs of [results/reference](../../results/reference/README.md): five seeds per arm, one reward model, and code
-older than today's; intervals are 95 %. What they can and cannot say is in [findings](../findings.md). "Not measured yet" names the study
-that asks, where there is one.
+"Measured" is from the runs of [results/reference](../../results/reference/README.md), {basis}; intervals are
+95 %. What they can and cannot say is in [findings](../findings.md). "Not measured yet" names the study that asks, where there is one.
 """
 CLOSING = """\
 ## Amounts that belong to no trick
@@ -39,20 +38,25 @@ CLOSING = """\
 """
 # What the runs behind a section do not show by themselves.
 NOTES = {
-    "bootstrap_truncated": "Not measured yet: the runs of its arm counted the score of a truncated answer twice and measure that error "
-    "([log](../log/2026-11-25-equal-kl.md)).",
     "kl_loss": "How far the gradient of each estimator lies from the exact one: "
     "[findings](../findings.md#the-gradient-of-a-kl-penalty-by-estimator-and-place).",
 }
-UNMEASURED = ("bootstrap_truncated",)  # whose arm measures something else
 
 
 def page(arms: dict[str, pd.DataFrame]) -> str:
     """The whole page. arms: as `measured_arms` returns them."""
-    lines = [OPENING]
+    lines = [OPENING.format(basis=basis(arms))]
     for part, tricks in TRICKS.items():
         lines += [f"## {part}", "", *(section(name, trick, arms) for name, trick in tricks.items())]
     return "\n".join([*lines, CLOSING.format(sizes=", ".join(f"`ppo.{name}`" for name in SIZES))])
+
+
+def basis(arms: dict[str, pd.DataFrame]) -> str:
+    """What the arms of each study rest on: '5 seeds, one reward model per arm of `add_one_in`'."""
+    studies: dict[str, list[str]] = {}
+    for study, table in arms.items():
+        studies.setdefault(" or ".join(sorted(set(table["basis"]))), []).append(f"`{study}`")
+    return ", ".join(f"{each} per arm of {' and '.join(names)}" for each, names in studies.items()) or "which has none of single tricks"
 
 
 def section(name: str, trick: Trick, arms: dict[str, pd.DataFrame]) -> str:
@@ -117,9 +121,7 @@ def link(file: str) -> str:
 
 def measured(name: str, arms: dict[str, pd.DataFrame]) -> str:
     """What the runs say, or that there are none and which study would make them."""
-    told = [] if name in UNMEASURED else effects(name, arms)
-    if name in UNMEASURED:
-        return NOTES[name]
+    told = effects(name, arms)
     asking = [study for study in sweep_names() if f"ppo.{name}=" in study_text(study) or f"ppo.{name}:" in study_text(study)]
     commands = ", ".join(f"`sweep={study}`" for study in asking if not study.startswith("tune_"))
     if not told:

@@ -19,6 +19,7 @@ from simulate import SFT_GOLD, SFT_SD, Arm, write_study
 
 from ablate.errors import UserError
 from ablate.world.gold import REFUSAL
+from analysis.estimate.outcomes import SCORE_COUNTED_TWICE
 from analysis.figures import __main__ as command
 from analysis.figures import draw as drawing
 from analysis.figures.catalogue import FIGURES, find_source
@@ -28,7 +29,7 @@ from analysis.figures.distribution import fig13, score_table
 from analysis.figures.estimate import GOLD, PROXY, Frames, Panel, mean_and_band, trajectories
 from analysis.figures.judged import PLAIN_REFUSAL, fig10, fig11
 from analysis.figures.labels import spread
-from analysis.figures.opening import BASE, CONSTRAINT, OTHER, SCORE_COUNTED_TWICE, opening
+from analysis.figures.opening import BASE, CONSTRAINT, OTHER, opening, opening_table
 from analysis.figures.panels import draw_panels
 from analysis.figures.reward_models import difference_table, fig03, reward_models
 from analysis.figures.style import PALETTE, arm_colours, arm_dashes, arm_label, arm_order, collapse_is
@@ -617,6 +618,19 @@ def test_the_opening_figure_says_which_runs_counted_a_score_twice(tmp_path):
     said = unwrapped(opening(loaded.runs, loaded.curves))
     assert wrong not in said and "Means over 5 seeds, with 95 % t intervals." in said
     assert wrong in unwrapped(opening(loaded.runs.assign(git_commit=SCORE_COUNTED_TWICE[0]), loaded.curves))
+
+
+def test_the_table_behind_the_opening_figure_has_every_run_and_every_mean(tmp_path):
+    arms = {"vanilla": Arm(collapse_probability=1.0), "kl_penalty": Arm({"ppo.kl_penalty": True})}
+    write_study(tmp_path, arms, 3, np.random.default_rng(0), study="add_one_in")
+    loaded = load(tmp_path)
+    table = opening_table(loaded.runs, loaded.curves)
+    assert list(table["kind"]) == ["run"] * 3 + ["mean"] + ["run"] * 3 + ["mean"]
+    of = table[(table["arm"] == "vanilla") & (table["kind"] == "run")]
+    vanilla = loaded.runs[loaded.runs["arm"] == "vanilla"]
+    assert list(of["update"]) == list(vanilla["collapse_update"]) and list(of["collapsed"]) == [1, 1, 1]
+    np.testing.assert_allclose(of["gold"], vanilla["final/eval/gold"])
+    assert table.loc[table["kind"] == "mean", "gold"].iloc[0] == pytest.approx(of["gold"].mean())
 
 
 def test_the_world_check_figure_draws_runs_of_one_seed_with_other_reward_models_and_sfts_level():

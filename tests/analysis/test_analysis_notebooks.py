@@ -9,12 +9,12 @@ from simulate import Arm, write_study
 
 from analysis.figures.opening import opening
 from analysis.load.frames import load
-from analysis.load.packed import ARCHIVE, REFERENCE
+from analysis.load.packed import REFERENCE, is_set
 from analysis.notebooks.__main__ import executed, main, notebooks
 
 CHEAP = "04_your_own_sweep"
 PATHS = {path.stem: path for path in notebooks()}
-needs_reference = pytest.mark.skipif(not (REFERENCE / ARCHIVE).is_file(), reason="results/reference is not in this checkout")
+needs_reference = pytest.mark.skipif(not is_set(REFERENCE), reason="results/reference is not in this checkout")
 each = pytest.mark.parametrize("name", PATHS)
 
 

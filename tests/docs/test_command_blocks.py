@@ -94,6 +94,8 @@ ELSEWHERE = {
     r"analysis\.world_check|sweep=world_c(heck|alibration)": "48 runs and more: tests/analysis/test_analysis_world_check.py",
     r"sweep=(precision|hh_gpu)": "hours, or a GPU: tests/sweeps composes every arm",
     r"analysis\.tricks": "tests/analysis/test_analysis_tricks.py",
+    r"analysis\.reference (pack|remove)": "tests/analysis/test_analysis_reference.py",
+    r"analysis\.reference (check|write)": "tests/analysis/test_reference_documents.py",
 }
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from ablate.errors import UserError
-from analysis.load.packed import ARCHIVE, SUMS, resolve, unpack
+from analysis.load.packed import SUMS, archive_of, resolve, unpack
 
 FEW, MANY = 250, 5000
 NAMES = (
@@ -91,8 +91,8 @@ def attack(trials: int, folder: Path) -> Counter:
         tar = damaged(tar, rng) if rng.random() < 0.4 else tar
         data = lzma.compress(tar, preset=0)
         data = damaged(data, rng) if rng.random() < 0.15 else data
-        (packed / ARCHIVE).write_bytes(data)
-        sums = f"{hashlib.sha256(data).hexdigest()}  {ARCHIVE}\n".encode()
+        archive_of(packed, "s").write_bytes(data)
+        sums = f"{hashlib.sha256(data).hexdigest()}  s.tar.xz\n".encode()
         (packed / SUMS).write_bytes(damaged(sums, rng) if rng.random() < 0.05 else sums)
         to = folder / "to" / str(trial)
         try:

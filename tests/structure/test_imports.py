@@ -64,7 +64,7 @@ ALLOWED = {
     "analysis.figures": FIGURES,
     "analysis.report": REPORT,
     "analysis.serve": REPORT | {"analysis.serve"},
-    "analysis.reference": FIGURES | {"analysis.markdown", "analysis.reference"},
+    "analysis.reference": FIGURES | {f"analysis.{room}" for room in ("markdown", "notebooks", "reference", "tricks", "world_check")},
     "analysis.notebooks": REPORT | {"analysis.notebooks"},
     "analysis.verdicts": CLAIMS | {"analysis.markdown", "analysis.verdicts"},
     "analysis.alarms": ESTIMATE | {"analysis.alarms", "analysis.markdown"},

@@ -1,0 +1,513 @@
+"""What the documents say of the committed runs: pure functions of the set, one per block. The wording follows the verdicts.
+
+A function returns None where the set lacks the study that it speaks of and the document may keep what it says of other runs.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
+from analysis.claims.answer import answer, question_of
+from analysis.claims.judge import CANNOT_TELL, CONTRADICTED, SUPPORTED, Claim, Part, Verdict, outcome_name
+from analysis.claims.modern import MODERN_CLAIMS
+from analysis.claims.paper import PAPER_CLAIMS, UNJUDGED
+from analysis.claims.study import StudyVerdicts
+from analysis.estimate.equivalence import ALPHA
+from analysis.estimate.overoptimisation import HARMS, MOVES, STOPS_EARLIER
+from analysis.load.frames import Loaded
+from analysis.markdown import markdown_table
+from analysis.reference.estimates import DISAGREE, Floor, ReferenceSet, Study, most_allowed, out_of_reach, overall, verdicts_on
+from analysis.reference.prose import between, bullets, coded, counted, difference, fate, level, listed, p_value, wrapped
+from analysis.reference.readme import command
+from analysis.tricks.measured import signed
+from analysis.world_check.measures import run_table
+from analysis.world_check.points import CPU_SECONDS, PASS, verdict_of
+from analysis.world_check.points import findings as points
+from analysis.world_check.tables import arms_table, points_table
+
+KL_CLAIM = "a token-level KL penalty prevents collapse"
+IS_CLAIM = "importance sampling against the reference does not prevent collapse"
+# Of what is judged, how the bullet begins.
+ON_KL = {
+    SUPPORTED: "A token-level KL penalty prevents collapse.",
+    CONTRADICTED: "A token-level KL penalty does not prevent collapse.",
+    CANNOT_TELL: "Whether a token-level KL penalty prevents collapse cannot be told.",
+    DISAGREE: "Whether a token-level KL penalty prevents collapse differs between studies.",
+}
+ON_IS = {
+    SUPPORTED: "Importance sampling against SFT does not prevent collapse, as the paper says.",
+    CONTRADICTED: "Importance sampling against SFT is not without effect on collapse, against what the paper says.",
+    CANNOT_TELL: "Whether importance sampling against SFT prevents collapse cannot be told; the paper says that it does not.",
+    DISAGREE: "Whether importance sampling against SFT prevents collapse differs between studies; the paper says that it does not.",
+}
+PREVENTS = "Importance sampling against SFT prevents collapse; the paper says that it does not."
+TAUGHT = "policy_constraints"  # the study of the tutorial
+FRONTIER = "Whether the KL penalty moves the frontier of gold against KL, or only stops earlier"
+NAMED = 6  # arms in a sentence
+README_WIDTH = 280  # characters of a line; the README has few lines
+NOTHING = pd.DataFrame()
+PICTURE = (
+    "![Proxy reward and gold reward of the same runs over updates, of vanilla PPO and of PPO-max with and without its KL penalty]"
+    "(../collapse.png)"
+)
+NAMES = {"vanilla": "vanilla PPO", "ppo_max": "PPO-max"}
+
+
+def findings(reference: ReferenceSet) -> str | None:
+    """The findings of the README: a list whose items follow the verdicts. The last says what all of it holds given."""
+    told = [about(reference) for about in (on_kl_penalty, on_importance_sampling, on_added, on_left_out, on_frontier)]
+    return bullets([*told, on_scope(reference)], README_WIDTH) if any(told) else None
+
+
+def on_kl_penalty(reference: ReferenceSet) -> str | None:
+    """Does the penalty prevent collapse: added to vanilla PPO, and taken out of PPO-max."""
+    verdicts = verdicts_on(reference, KL_CLAIM)
+    if not verdicts:
+        return None
+    told = [
+        _pair(reference, "add_one_in", "kl_penalty", "with the penalty alone"),
+        _pair(reference, "leave_one_out", "no_kl_penalty", "without its penalty"),
+    ]
+    return " ".join([f"**{ON_KL[overall(verdicts)]}**", *filter(None, told), _judged(verdicts)])
+
+
+def on_importance_sampling(reference: ReferenceSet) -> str | None:
+    """Does importance sampling against SFT prevent collapse, and what do it, the penalty and PPO-max gain and spend."""
+    verdicts = verdicts_on(reference, IS_CLAIM)
+    if not verdicts:
+        return None
+    verdict = overall(verdicts)
+    effects = [found.parts[0].effect for found in verdicts.values() if found.verdict == CONTRADICTED]
+    lower = all(effect is not None and effect.estimate < 0 for effect in effects)
+    head = PREVENTS if verdict == CONTRADICTED and lower else ON_IS[verdict]
+    pair = _pair(reference, "add_one_in", "importance_sampling", "with it")
+    gains = [
+        _gain(reference, "add_one_in", "importance_sampling", "importance sampling"),
+        _gain(reference, "add_one_in", "kl_penalty", "the KL penalty"),
+        _gain(reference, "leave_one_out", "ppo_max", "PPO-max"),
+    ]
+    spent = "; ".join(filter(None, gains))
+    return " ".join(filter(None, [f"**{head}**", pair, spent and f"Gold gained over SFT, and the KL spent: {spent}.", _judged(verdicts)]))
+
+
+def on_added(reference: ReferenceSet) -> str | None:
+    """Which tricks, added alone to vanilla PPO, lower its rate of collapse after Holm's correction."""
+    study = _compared(reference, "add_one_in")
+    if study is None:
+        return None
+    fewer, more, rest = _by_effect(study, "collapsed")
+    total = len(fewer) + len(more) + len(rest)
+    if floor := out_of_reach(study):
+        head = f"Which of {total} tricks added alone to vanilla PPO lower its rate of collapse cannot be told after Holm's correction"
+        return f"**{head}**: {_reach(study, floor)} {_before_correction(study)} {_allowed(study)}"
+    if not fewer:
+        head = f"None of {total} tricks added alone to vanilla PPO is shown to lower its rate of collapse"
+    else:
+        head = f"{len(fewer)} of {total} tricks added alone to vanilla PPO {'lowers' if len(fewer) == 1 else 'lower'} its rate of collapse"
+    told = [f"**{head}**, after Holm's correction" + (f": {_with_fates(study, fewer)}." if fewer else ".")]
+    if more:
+        told.append(f"It is higher with {_with_fates(study, more)}.")
+    if rest:
+        told.append(f"Of {'the other ' if fewer or more else ''}{len(rest)} no difference is shown ({_counts(study, rest)}).")
+    return " ".join([*told, _allowed(study)])
+
+
+def on_left_out(reference: ReferenceSet) -> str | None:
+    """Which tricks PPO-max needs: against collapse, and for gold at the end."""
+    study = _compared(reference, "leave_one_out")
+    if study is None:
+        return None
+    _, more, same = _by_effect(study, "collapsed")
+    lower, higher, _ = _by_effect(study, "gold")
+    total = len(study.arms) - 1
+    if floor := out_of_reach(study):
+        head = f"Which of {total} tricks PPO-max needs against collapse cannot be told after Holm's correction"
+        base = fate(study.arms.loc[study.base])
+        told = [f"**{head}**: {_reach(study, floor)} {_before_correction(study)} PPO-max itself collapsed in {base} runs."]
+    elif more:
+        needed = f"{len(more)} {'is' if len(more) == 1 else 'are'} needed against collapse"
+        base = fate(study.arms.loc[study.base])
+        told = [
+            f"**Of {total} tricks taken out of PPO-max alone, {needed}**: {_with_fates(study, more)}, where PPO-max collapsed in {base}."
+        ]
+    else:
+        told = [f"**Of {total} tricks taken out of PPO-max alone, none is shown to be needed against collapse** ({_counts(study, same)})."]
+    for arms, word in ((lower, "lower"), (higher, "higher")):
+        if arms:
+            by = listed([f"{_size(study.effect(arm, 'gold'))} in `{arm}`" for arm in arms])
+            told.append(f"Gold at the end is {word} by {by}.")
+    rest = total - len(lower) - len(higher)
+    if rest:
+        told.append(f"In {'the other ' if lower or higher else 'all '}{rest} no difference in gold is shown.")
+    return " ".join(told)
+
+
+def on_frontier(reference: ReferenceSet) -> str | None:
+    """Does a KL penalty move gold at equal KL: how many coefficients say what."""
+    study = _compared(reference, "kl_frontier")
+    if study is None or study.frontier.empty:
+        return None
+    counts = study.frontier["verdict"].value_counts()
+    words = {MOVES: "more gold at equal KL", STOPS_EARLIER: "no difference, as early stopping would have it",
+             HARMS: "less gold at equal KL", CANNOT_TELL: "nothing that can be told"}  # fmt: skip
+    said = [f"{counts[word]} {'shows' if counts[word] == 1 else 'show'} {text}" for word, text in words.items() if word in counts]
+    return f"**Does the KL penalty do more than stop earlier?** Of {counted(len(study.frontier), 'coefficient')}, {listed(said)}."
+
+
+def on_scope(reference: ReferenceSet) -> str:
+    """What the findings hold given: reward models, and the code of the runs."""
+    runs = reference.loaded.runs
+    link = "[results/reference](results/reference/README.md)"
+    told = [_given(reference), f"The {counted(len(runs), 'run')} of {link} were made by {made_by(runs)}."]
+    erred = sorted({arm for study in reference.compared for arm in study.miscounted})
+    if erred:
+        told.append(f"The arm {coded(erred)} measures an error of that code ([log](docs/log/2026-11-25-equal-kl.md)).")
+    return " ".join([*told, "Every interval, and what these runs cannot tell: [docs/findings.md](docs/findings.md)."])
+
+
+def origin(reference: ReferenceSet) -> str:
+    """Of docs/findings.md: the studies with their designs, the code of the runs, and what all of it holds given."""
+    runs = reference.loaded.runs
+    rows = [
+        {"study": study.name, "arms": str(len(study.arms)), "runs": str(len(study.runs)), "an arm's runs": str(study.basis),
+         "updates": f"{study.runs['updates'].max():g}", "read as": "layout only, one seed" if study.layout_only else "evidence"}
+        for study in reference.studies.values()
+    ]  # fmt: skip
+    told = [_given(reference), f"The runs were made by {made_by(runs)}:",
+            "[results/reference](../results/reference/README.md) has commands and versions."]  # fmt: skip
+    return f"{markdown_table(pd.DataFrame(rows))}\n\n{wrapped(' '.join(told))}"
+
+
+def arms_of(name: str) -> Callable[[ReferenceSet], str]:
+    """A block with the arms of one study: a table, and the sentences on what differs from the base after Holm's correction."""
+
+    def block(reference: ReferenceSet) -> str:
+        study = _compared(reference, name)
+        return _absent(name) if study is None else f"{arm_rows(study)}\n\n{_differences(study)}"
+
+    return block
+
+
+def arm_rows(study: Study) -> str:
+    """One row per arm, the base first, then by collapse rate and gold: collapses, rate and its difference, gold and its, KL spent."""
+    arms = study.arms.drop(index=list(study.miscounted))
+    order = pd.DataFrame({"other": arms.index != study.base, "rate": arms["rate"].fillna(2), "gain": -arms["gold_gain"].fillna(-np.inf)})
+    rows = []
+    for arm in arms.index[order.reset_index(drop=True).sort_values(["other", "rate", "gain"], kind="stable").index]:
+        row, rate, gold = arms.loc[arm], study.effect(arm, "collapsed"), study.effect(arm, "gold")
+        rows.append({
+            "arm": arm, "collapsed": f"{fate(row)}: {level(row, 'rate')}" if row["n"] else "–",
+            f"rate against {study.base}": "–" if rate is None else difference(rate),
+            "gold gained over SFT": level(row, "gold_gain", sign=True),
+            f"gold against {study.base}": "–" if gold is None else difference(gold), "KL spent": level(row, "kl"),
+        })  # fmt: skip
+    return markdown_table(pd.DataFrame(rows))
+
+
+def _differences(study: Study) -> str:
+    """The sentences below a table of arms."""
+    told = [f"{study.basis} per arm. Rates with exact 95 % intervals, means with t intervals; KL in nats per response."]
+    over = counted(len(study.arms) - 1, "comparison")
+    for outcome, name in (("collapsed", "the rate of collapse"), ("gold", "gold at the end")):
+        below, above, rest = _by_effect(study, outcome)
+        parts = [f"{word} with {coded(arms)}" for arms, word in ((below, "lower"), (above, "higher")) if arms]
+        parts += [f"not shown to differ with {'any arm' if not parts else counted(len(rest), 'arm')}"] if rest else []
+        told.append(f"Against `{study.base}` {name} is {listed(parts)}, after Holm's correction over {over}.")
+    if floor := out_of_reach(study):
+        told.append(f"No difference in rates could be: {_reach(study, floor)} {_before_correction(study)}")
+    if study.miscounted:
+        told.append(f"The arm {coded(study.miscounted)} is left out: in these runs the score of a truncated answer counts twice, so they "
+                    "measure that error and not the trick ([log](log/2026-11-25-equal-kl.md)).")  # fmt: skip
+    return wrapped(" ".join(told))
+
+
+def claims(reference: ReferenceSet) -> str:
+    """Every claim that a study can judge: those decided with all numbers, the others with what would decide them."""
+    found = [(study, claim, verdict) for study in reference.compared for claim, verdict in study.claims]
+    if not found:
+        return "The set has no runs that a claim can be judged by."
+    order = {id(claim): number for number, claim in enumerate((*PAPER_CLAIMS, *MODERN_CLAIMS))}
+    found.sort(key=lambda one: (order[id(one[1])], one[0].name))
+    decided = [_decided(*one) for one in found if one[2].verdict != CANNOT_TELL]
+    open_ones = [_undecided(*one) for one in found if one[2].verdict == CANNOT_TELL]
+    parts = [f"Decided: {len(decided)} of {len(found)} judgements."]
+    parts += [markdown_table(pd.DataFrame(decided))] if decided else []
+    parts += ["Not decided, and what would decide each:", markdown_table(pd.DataFrame(open_ones))] if open_ones else []
+    judged = {claim.figure for _, claim, _ in found}
+    parts += [wrapped(f"Not judged by any run: {text} [{figure}]: {why}.") for figure, text, why in UNJUDGED if figure not in judged]
+    return "\n\n".join(parts)
+
+
+def _decided(study: Study, claim: Claim, verdict: Verdict) -> dict[str, str]:
+    numbers = "; ".join(_plain(part.sentence.partition(": ")[2]) for part in verdict.parts)
+    return {"claim": claim.text, "from": claim.figure, "study": study.name, "verdict": verdict.verdict,
+            "estimate, interval and unit": numbers}  # fmt: skip
+
+
+def _undecided(study: Study, claim: Claim, verdict: Verdict) -> dict[str, str]:
+    would = _plain(verdict.sentence.rpartition("]; ")[2]) if "]; " in verdict.sentence else "–"
+    numbers = "; ".join(_estimate(study, *pair) for pair in zip(claim.parts, verdict.parts, strict=True))
+    return {"claim": claim.text, "from": claim.figure, "study": study.name, "estimates": numbers, "what would decide it": would}
+
+
+def _estimate(study: Study, asked: Part, found: Verdict) -> str:
+    """'collapse rate 1.00 [0.48, 1.00] (cannot tell)': a level, or a difference with its sign, and the verdict on that part alone."""
+    name, effect = outcome_name(asked.outcome, study.outcomes), found.effect
+    if effect is None or not effect.n:
+        return f"{name} not measured"
+    return f"{name} {between(effect.estimate, effect.low, effect.high, sign=asked.control is not None)} ({found.verdict})"
+
+
+def frontier(reference: ReferenceSet) -> str:
+    """Gold at equal KL of every coefficient of the penalty against none."""
+    study = _compared(reference, "kl_frontier")
+    if study is None or study.frontier.empty:
+        return _absent("kl_frontier")
+    rows = [
+        {"arm": row["arm"], "verdict": row["verdict"], "gold at equal KL, against none": _found(row), "rests on": row["basis"],
+         "gold at the end, over stopping early without it":
+             between(row["over_stopping"], row["over_stopping_low"], row["over_stopping_high"], sign=True)}
+        for row in study.frontier.to_dict("records")
+    ]  # fmt: skip
+    margin = study.frontier["margin"].iloc[0]
+    note = f"Acts like early stopping: the 90 % interval of gold at equal KL lies within ± {margin:.2f}."
+    return f"{markdown_table(pd.DataFrame(rows))}\n\n{wrapped(note)}"
+
+
+def _found(row: dict) -> str:
+    return between(row["estimate"], row["low"], row["high"], sign=True) + (f", {p_value('p', row['p'])}" if np.isfinite(row["p"]) else "")
+
+
+def limits(reference: ReferenceSet) -> str:
+    """What the runs of the set cannot say."""
+    models = reference.loaded.runs["reward_model"].nunique()
+    told = []
+    if models == 1:
+        told.append("*Anything about another reward model.* All runs share one.")
+    else:
+        told.append(f"*Anything beyond one world.* The {models} reward models are draws of one pipeline: one language, one size of model.")
+    if (study := _compared(reference, "kl_frontier")) is None:
+        told.append(f"*{FRONTIER}.* `sweep=kl_frontier` asks it; the set has no runs of it.")
+    elif (study.frontier["verdict"] == CANNOT_TELL).any():
+        arms = list(study.frontier.loc[study.frontier["verdict"] == CANNOT_TELL, "arm"])
+        told.append(f"*{FRONTIER}*, with {coded(arms)}.")
+    if (study := _compared(reference, "add_one_in")) is not None:
+        told.append(f"*A small difference in rates, and a rare collapse.* {_allowed(study)}")
+    alone = [study.name for study in reference.studies.values() if study.layout_only]
+    if alone:
+        told.append(f"*Anything of {coded(alone)}.* One seed per arm shows what a run looks like and decides nothing.")
+    return bullets(told)
+
+
+def one_seed(reference: ReferenceSet) -> str:
+    """The studies with one run per arm: how each run ended, marked as no evidence."""
+    alone = [study for study in reference.studies.values() if study.layout_only]
+    if not alone:
+        return "The set holds no study of one seed."
+    parts = [wrapped("**Layout only, one seed.** These runs show that a study runs and what its results look like. One run per arm decides "
+                     "nothing: another seed or reward model may give the opposite.")]  # fmt: skip
+    rows = [
+        {"study": study.name, "arm": arm, "collapsed": "not known" if not row["n"] else "yes" if row["collapses"] else "no",
+         "gold gained over SFT": level(row, "gold_gain", sign=True), "KL spent": level(row, "kl")}
+        for study in alone for arm, row in study.arms.iterrows()
+    ]  # fmt: skip
+    return "\n\n".join([*parts, markdown_table(pd.DataFrame(rows))])
+
+
+def world_held(reference: ReferenceSet) -> str | None:
+    """On which of the points that the world must show the runs pass, and on which they fail or cannot tell."""
+    study = _compared(reference, "world_check")
+    if study is None:
+        return None
+    parts = points(world_runs(study))
+    verdicts = {number: verdict_of([part for part in parts if part.point == number]) for number in sorted({part.point for part in parts})}
+    passed = [number for number, verdict in verdicts.items() if verdict == PASS]
+    told = f"{len(passed)} of {len(verdicts)} points pass, over {counted(study.basis.units, study.basis.unit)}."
+    others = [f"{number} ({verdict})" for number, verdict in verdicts.items() if verdict != PASS]
+    return wrapped(told + (f" The others: {listed(others)}." if others else ""))
+
+
+def world(reference: ReferenceSet) -> str | None:
+    """Of docs/explanation/world.md: the code of the runs, the figure, the verdict on every point and the table of arms."""
+    study = _compared(reference, "world_check")
+    if study is None:
+        return None
+    runs = world_runs(study)
+    notes = [
+        "*RM accuracy* is that on held-out pairs, judged by gold.",
+        f"*Gold* is the mean at the last evaluation, on held-out prompts. SFT has {signed(runs['gold_sft'].mean())}.",
+        "*Win rate* is against SFT on the same prompt; a tie counts one half.",
+        "*KL* is in nats per response, *length* in tokens; an arrow goes from SFT to the end.",
+        "The arms `rm_` are PPO-max with fewer pairs and with noisier ones. Proxy cannot be compared between them.",
+    ]
+    return "\n\n".join([
+        wrapped(f"Its runs were made by {made_by(study.runs)}: {study.basis} per arm. "
+                f"{PICTURE} Each faint line is a run."),
+        "\n".join(["```", f"{command(study.name, study.runs)} && python -m analysis.world_check results/world_check", "```"]),
+        points_table(runs, CPU_SECONDS),
+        arms_table(runs),
+        bullets(notes),
+    ])  # fmt: skip
+
+
+def world_runs(study: Study) -> pd.DataFrame:
+    """The runs of the study `world_check`, as `analysis.world_check` reads them."""
+    return run_table(Loaded(study.runs, study.curves, NOTHING))
+
+
+def tutorial(reference: ReferenceSet) -> str | None:
+    """Of the tutorial: how much there is, and the beginning of what the verdicts of one study print."""
+    study = _compared(reference, TAUGHT)
+    if study is None:
+        return None
+    arms = study.arms.reset_index()
+    told = answer(StudyVerdicts(TAUGHT, study.outcomes, arms, study.effects, NOTHING, study.claims, NOTHING, NOTHING, NOTHING, []))
+    gains = next((sentence for sentence in told if sentence.startswith("Gold gained")), "")
+    first = next((verdict for _, verdict in study.claims if verdict.verdict != CANNOT_TELL), None)
+    shown = [f"$ python -m analysis.verdicts results/reference/{TAUGHT}", f"== {TAUGHT} ==", question_of(TAUGHT), "", *_printed(told[0])]
+    shown += [f"{gains.partition('; ')[0]}; …"] if "; " in gains else []
+    shown += ["…"]
+    if first is not None:
+        shown += [*_printed(first.sentence), *(line for part in first.parts for line in _printed(part.sentence, "    ")), "…"]
+    has = f"`results/reference` holds {counted(len(reference.loaded.runs), 'finished run')}; each arm of this study has {study.basis}:"
+    return "\n".join([has, "", "```", *shown, "```"])
+
+
+def _printed(text: str, indent: str = "") -> list[str]:
+    """Lines as `analysis.verdicts` prints them."""
+    return textwrap.wrap(text, 130, initial_indent=indent, subsequent_indent=indent + "    ", break_on_hyphens=False)
+
+
+def size(reference: ReferenceSet) -> str:
+    """Of results/README.md."""
+    runs, studies = counted(len(reference.loaded.runs), "finished run"), counted(len(reference.studies), "study")
+    return (f"[reference/](reference/README.md) is committed: {runs} of {studies}, one archive per study, which every command of "
+            "`analysis` reads as it lies.")  # fmt: skip
+
+
+def made_by(runs: pd.DataFrame) -> str:
+    """The code of runs: its fingerprints, or its commits where runs are older than fingerprints."""
+    codes = sorted(runs["numerics/code"].dropna().unique()) if "numerics/code" in runs else []
+    commits = sorted(runs["git_commit"].dropna().unique())
+    told = [f"code of fingerprint {coded(codes)}"] if codes else []
+    if "numerics/code" not in runs or runs["numerics/code"].isna().any():
+        told.append("code older than fingerprints")
+    names = listed([f"`{commit[:7]}`" for commit in commits]) if commits else ""
+    return listed(told) + (f" ({'commit' if len(commits) == 1 else 'commits'} {names})" if names else "")
+
+
+def _absent(name: str) -> str:
+    return f"The set has no study `{name}` of several runs per arm."
+
+
+def _compared(reference: ReferenceSet, name: str) -> Study | None:
+    """The study of this name, if the set has it with several runs per arm."""
+    study = reference.studies.get(name)
+    return None if study is None or study.layout_only else study
+
+
+def _given(reference: ReferenceSet) -> str:
+    compared = [study.basis.reward_models for study in reference.compared]
+    if not compared:
+        return "No study of the set has several runs per arm."
+    if max(compared) == 1:
+        return "All of it holds given one reward model: every run shares it."
+    if min(compared) == max(compared):
+        return f"All of it is over {max(compared)} reward models, which are the unit of every interval."
+    alone = [study.name for study in reference.compared if study.basis.reward_models == 1]
+    return "The unit of every interval is the reward model" + (
+        f", but of {coded(alone)} the seed, given one reward model." if alone else "."
+    )
+
+
+def _by_effect(study: Study, outcome: str) -> tuple[list[str], list[str], list[str]]:
+    """(arms below the base after Holm, arms above it, arms not shown to differ), without the base and what was miscounted."""
+    below, above, rest = [], [], []
+    for arm in study.arms.index:
+        effect = study.effect(arm, outcome)
+        if effect is None or arm in study.miscounted:
+            continue
+        (rest if not effect["p_holm"] < ALPHA else below if effect["estimate"] < 0 else above).append(arm)
+    return below, above, rest
+
+
+def _pair(reference: ReferenceSet, name: str, arm: str, words: str) -> str:
+    """'Vanilla PPO collapsed in 5 of 5 runs, with it in 0 of 5 (difference −1.00 [−1.00, −0.39], p = 0.002).'; '' without runs."""
+    study = _compared(reference, name)
+    effect = None if study is None else study.effect(arm, "collapsed")
+    if study is None or effect is None:
+        return ""
+    base = NAMES.get(study.base, study.base)
+    found = f"{between(effect['estimate'], effect['low'], effect['high'], sign=True)}, {p_value('p', effect['p'])}"
+    before, after = fate(study.arms.loc[study.base]), fate(study.arms.loc[arm])
+    return f"{base[0].upper()}{base[1:]} collapsed in {before} runs, {words} in {after} (difference {found})."
+
+
+def _gain(reference: ReferenceSet, name: str, arm: str, words: str) -> str:
+    study = _compared(reference, name)
+    if study is None or arm not in study.arms.index:
+        return ""
+    row = study.arms.loc[arm]
+    return f"{words} {level(row, 'gold_gain', sign=True)} for {row['kl']:.2g} nats"
+
+
+def _judged(verdicts: dict[str, Verdict]) -> str:
+    """'The claim is supported in 3 studies.', 'The claim is supported in 1 study and cannot be told in 2 studies.'"""
+    words = {SUPPORTED: "is supported in", CONTRADICTED: "is contradicted in", CANNOT_TELL: "cannot be told in"}
+    counts = {text: sum(found.verdict == word for found in verdicts.values()) for word, text in words.items()}
+    said = [f"{text} {counted(number, 'study')}" for text, number in counts.items() if number]
+    return f"The claim {listed(said)}."
+
+
+def _reach(study: Study, floor: Floor) -> str:
+    """Why, in words, and how many reward models could."""
+    return (
+        f"over {study.basis.reward_models} reward models the exact test has no p below {floor.p:.2g}, which "
+        f"{counted(len(study.arms) - 1, 'comparison')} make {floor.corrected:.2g}; {floor.models} reward models are the fewest that could "
+        "tell."
+    )
+
+
+def _before_correction(study: Study) -> str:
+    """The arms whose rate differs from the base's with p < 0.05 before the correction, as no more than that."""
+    found = {arm: study.effect(arm, "collapsed") for arm in study.arms.index if arm not in study.miscounted}
+    arms = {arm: effect["estimate"] for arm, effect in found.items() if effect is not None and effect["p"] < ALPHA}
+    lower, higher = ([arm for arm, estimate in arms.items() if (estimate < 0) == below] for below in (True, False))
+    sides = (("lower", lower), ("higher", higher))
+    said = [f"{word} with {_with_fates(study, members)}" for word, members in sides if members]
+    return f"Before the correction the rate is {listed(said)}, p < 0.05 each." if said else "Nor is there a p < 0.05 before it."
+
+
+def _with_fates(study: Study, arms: list[str]) -> str:
+    """'`kl_penalty` (0 of 5) and `ptx` (1 of 5)'; of more than `NAMED` arms their number and the range of their counts."""
+    if len(arms) > NAMED:
+        return f"{len(arms)} arms ({_counts(study, arms)})"
+    return listed([f"`{arm}` ({fate(study.arms.loc[arm])})" for arm in arms])
+
+
+def _counts(study: Study, arms: list[str]) -> str:
+    """'collapsed in 5 of 5 runs', 'collapsed in 1 of 5 to 5 of 5 runs': the least and the greatest rate of these arms."""
+    rates = study.arms.loc[arms, "rate"]
+    least, most = (fate(study.arms.loc[arm]) for arm in (rates.idxmin(), rates.idxmax()))
+    return f"collapsed in {least if least == most else f'{least} to {most}'} runs"
+
+
+def _size(effect: pd.Series) -> str:
+    """An effect without its sign: '0.85 [0.63, 1.08]'."""
+    low, high = sorted(abs(effect[end]) for end in ("low", "high"))
+    return between(abs(effect["estimate"]), low, high)
+
+
+def _allowed(study: Study) -> str:
+    """What a count of none still allows."""
+    n, most = most_allowed(study)
+    return f"0 of {n} still allows a rate of up to {100 * most:.0f} %." if n else f"Rates rest on {study.basis} per arm."
+
+
+def _plain(sentence: str) -> str:
+    """A sentence of a verdict with the minus sign that documents have."""
+    return sentence.replace(" -", " −").replace("[-", "[−")

@@ -1,0 +1,232 @@
+"""What the documents say of committed runs follows from the runs: the wording by verdict on planted studies, then the files themselves."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from simulate import SFT_GOLD, Arm, write_study
+
+from ablate.errors import UserError
+from analysis.claims.judge import CANNOT_TELL, CONTRADICTED, SUPPORTED, Verdict
+from analysis.claims.paper import PAPER_CLAIMS
+from analysis.load.packed import REFERENCE, is_set
+from analysis.reference import findings, generated
+from analysis.reference.__main__ import main
+from analysis.reference.blocks import filled
+from analysis.reference.estimates import DISAGREE, estimated, out_of_reach, overall
+from analysis.reference.prose import between, listed, wrapped
+
+DIES, HOLDS = {"collapse_probability": 1.0}, {"collapse_probability": 0.0}
+KL, IS = {"ppo.kl_penalty": True}, {"ppo.importance_sampling": "reference"}
+MODELS = 8
+
+
+def added(kl: dict, sampling: dict, vanilla: dict = DIES) -> dict[str, Arm]:
+    return {"vanilla": Arm({}, **vanilla), "kl_penalty": Arm(KL, **kl), "importance_sampling": Arm(IS, **sampling)}
+
+
+def planted(root, **studies: dict[str, Arm]):
+    for number, (name, arms) in enumerate(studies.items()):
+        write_study(root, arms, 1, np.random.default_rng(number), reward_models=MODELS, study=name)
+    return estimated(root)
+
+
+@pytest.fixture(scope="module")
+def clear(tmp_path_factory):
+    """Eight reward models: vanilla always collapses, the penalty and importance sampling never let it, PPO-max needs its penalty."""
+    best = {"ppo_max": Arm(KL), "no_kl_penalty": Arm({}, **DIES), "no_reward_norm": Arm({**KL, "ppo.reward_norm": True}, lift=0.2)}
+    return planted(tmp_path_factory.mktemp("clear"), add_one_in=added(HOLDS, HOLDS), leave_one_out=best)
+
+
+def test_the_findings_follow_supported_and_contradicted_claims(clear):
+    text = " ".join(findings.findings(clear).split())
+    assert "**A token-level KL penalty prevents collapse.** Vanilla PPO collapsed in 8 of 8 runs, with the penalty alone in 0 of 8" in text
+    assert "**Importance sampling against SFT prevents collapse; the paper says that it does not.**" in text
+    assert "The claim is contradicted in 1 study." in text
+    assert "**2 of 2 tricks added alone to vanilla PPO lower its rate of collapse**" in text
+    assert "`importance_sampling` (0 of 8) and `kl_penalty` (0 of 8). 0 of 8 still allows a rate of up to 37 %." in text
+    assert "alone, 1 is needed against collapse**: `no_kl_penalty` (8 of 8), where PPO-max collapsed in 0 of 8." in text
+    assert "All of it is over 8 reward models, which are the unit of every interval." in text
+
+
+def test_the_same_words_are_not_said_of_runs_that_show_the_opposite(tmp_path):
+    text = " ".join(findings.findings(planted(tmp_path, add_one_in=added(DIES, DIES))).split())
+    assert "**Whether a token-level KL penalty prevents collapse cannot be told.**" in text
+    assert "**Whether importance sampling against SFT prevents collapse cannot be told; the paper says that it does not.**" in text
+    assert "**None of 2 tricks added alone to vanilla PPO is shown to lower its rate of collapse**" in text
+    assert "Of 2 no difference is shown (collapsed in 8 of 8 runs)." in text
+    assert "needed against collapse" not in text  # the study is not there
+
+
+def test_a_trick_that_makes_collapse_more_frequent_is_said_to(tmp_path):
+    text = " ".join(findings.findings(planted(tmp_path, add_one_in=added(DIES, HOLDS, HOLDS))).split())
+    assert "**A token-level KL penalty does not prevent collapse.**" in text
+    assert "It is higher with `kl_penalty` (8 of 8)." in text
+
+
+def test_where_no_rate_can_pass_the_correction_it_is_said_with_what_could(tmp_path):
+    """Over 8 reward models p is at least 2 / 256 = 0.0078, so 7 comparisons make it 0.055; 9 reward models make 7 × 2 / 512 = 0.027."""
+    others = {f"clip_{number}": Arm({"ppo.reward_clip": float(number)}, **DIES) for number in range(1, 6)}
+    reference = planted(tmp_path, add_one_in=added(HOLDS, HOLDS) | others)
+    floor = out_of_reach(reference.studies["add_one_in"])
+    assert (floor.p, floor.corrected, floor.models) == (pytest.approx(2 / 256), pytest.approx(7 * 2 / 256), 9)
+    text = " ".join(findings.findings(reference).split())
+    assert "**Which of 7 tricks added alone to vanilla PPO lower its rate of collapse cannot be told after Holm's correction**" in text
+    assert "no p below 0.0078, which 7 comparisons make 0.055; 9 reward models are the fewest that could tell." in text
+    assert "Before the correction the rate is lower with `importance_sampling` (0 of 8) and `kl_penalty` (0 of 8), p < 0.05 each." in text
+    assert "**A token-level KL penalty prevents collapse.**" in text  # a claim stated beforehand is one comparison
+
+
+def test_one_verdict_over_studies_is_that_of_those_that_decide():
+    told = {name: Verdict(verdict, "") for name, verdict in zip("abc", (SUPPORTED, CANNOT_TELL, CONTRADICTED), strict=True)}
+    assert overall({}) == CANNOT_TELL and overall({"b": told["b"]}) == CANNOT_TELL
+    assert overall({"a": told["a"], "b": told["b"]}) == SUPPORTED and overall(told) == DISAGREE
+
+
+def test_the_claims_that_the_findings_speak_of_exist():
+    assert {findings.KL_CLAIM, findings.IS_CLAIM} <= {claim.text for claim in PAPER_CLAIMS}
+    verdicts = {SUPPORTED, CONTRADICTED, CANNOT_TELL, DISAGREE}
+    assert findings.ON_KL.keys() == verdicts == findings.ON_IS.keys()
+
+
+def test_arms_stand_with_rates_differences_and_units_the_base_first(clear):
+    table, _, below = findings.arms_of("add_one_in")(clear).partition("\n\n")
+    rows = [line.split(" | ") for line in table.splitlines()]
+    assert rows[0][2] == "rate against vanilla" and [row[0] for row in rows[2:]] == ["| vanilla", *(row[0] for row in rows[3:])]
+    assert rows[2][1] == "8 of 8: 1.00 [0.63, 1.00]" and rows[3][2].startswith("−1.00 [−1.00, ")
+    assert "8 reward models, one seed each per arm." in below and "is lower with `importance_sampling` and `kl_penalty`" in " ".join(
+        below.split()
+    )
+    assert findings.arms_of("kl_frontier")(clear) == "The set has no study `kl_frontier` of several runs per arm."
+
+
+def test_claims_stand_with_study_verdict_interval_and_what_would_decide(clear):
+    text = findings.claims(clear)
+    assert (
+        "| a token-level KL penalty prevents collapse | Fig. 7 | add_one_in | supported | collapse rate 0.00 of kl_penalty against" in text
+    )
+    open_ones = text.partition("what would decide each:")[2]
+    assert "| PPO-max stays stable: fewer than one run in four collapses |" not in text  # no arm has all of its tricks
+    assert "| vanilla PPO collapses: proxy reward rises while gold falls |" not in open_ones.partition("Not judged")[0]
+
+
+def test_one_seed_is_marked_and_decides_nothing(tmp_path):
+    write_study(tmp_path, added(HOLDS, HOLDS), 1, np.random.default_rng(0), study="dapo")
+    alone = estimated(tmp_path)
+    assert alone.studies["dapo"].layout_only and alone.studies["dapo"].claims == [] and findings.findings(alone) is None
+    text = findings.one_seed(alone)
+    assert text.startswith("**Layout only, one seed.**") and "| dapo | vanilla | yes | " in text and "| dapo | kl_penalty | no | " in text
+    assert "| dapo | 3 | 3 | 1 seed, one reward model | 80 | layout only, one seed |" in findings.origin(alone)
+    assert "*Anything of `dapo`.*" in findings.limits(alone)
+
+
+def test_what_the_frontier_says_is_counted_by_verdict(tmp_path):
+    """Gao's form with one pair of coefficients for both arms: no difference at equal KL."""
+    arms = {"no_kl": Arm({}, frontier=(1.0, 0.3), reach=2.0), "kl_0.1": Arm(KL, frontier=(1.0, 0.3), reach=1.8)}
+    reference = planted(tmp_path, kl_frontier=arms)
+    verdict = reference.studies["kl_frontier"].frontier["verdict"].iloc[0]
+    assert f"| kl_0.1 | {verdict} | " in findings.frontier(reference)
+    assert findings.on_frontier(reference).startswith("**Does the KL penalty do more than stop earlier?** Of 1 coefficient, 1 shows ")
+
+
+WORLD = {
+    "vanilla": Arm({}, **DIES), "kl": Arm(KL, kl_speed=0.06),
+    "ppo_max": Arm({**KL, "ppo.reward_norm": True}, kl_speed=0.06), "ppo_max_without_kl": Arm({"ppo.reward_norm": True}, **DIES),
+    "rm_fewer_pairs": Arm({**KL, "ppo.reward_norm": True, "preferences.pairs": 250}, lift=0.5),
+    "rm_noisier_pairs": Arm({**KL, "ppo.reward_norm": True, "preferences.noise": 4}, lift=0.3),
+}  # fmt: skip
+
+
+def with_what_the_world_check_reads(root) -> None:
+    """Add the reward models' accuracy, held-out scores at both ends and the metrics at the end to planted runs."""
+    for folder in root.glob("world_check/*/*"):
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        rows = [row | {"eval/perplexity": 2.0, "eval/length": 20.0} for row in rows]
+        summary = json.loads((folder / "summary.json").read_text())
+        summary["final"] = {name: value for name, value in rows[-1].items() if name.startswith("eval/")}
+        (folder / "summary.json").write_text(json.dumps(summary))
+        (folder / "reward_model").mkdir()
+        accuracy = {"rm_fewer_pairs": 0.6, "rm_noisier_pairs": 0.55}.get(folder.parent.name, 0.75)
+        (folder / "reward_model" / "report.json").write_text(json.dumps({"held_out_accuracy": accuracy}))
+        gold = {0: 0.0, rows[-1]["update"]: rows[-1]["eval/gold"] - SFT_GOLD}
+        scores = [
+            {"update": update, "prompt": prompt, "proxy": float(prompt), "gold": value + 0.01 * prompt * (update > 0)}
+            for update, value in gold.items()
+            for prompt in range(4)
+        ]
+        (folder / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in scores))
+
+
+def test_the_world_stands_with_the_verdict_on_every_point(tmp_path):
+    write_study(tmp_path, WORLD, 1, np.random.default_rng(1), reward_models=6, study="world_check")
+    with_what_the_world_check_reads(tmp_path)
+    reference = estimated(tmp_path)
+    text = findings.world(reference)
+    assert "6 reward models, one seed each per arm." in text and "(../collapse.png)" in text and "SFT has +0.90." in text
+    assert "\npython -m ablate.run -m sweep=world_check 'seed=range(6)' 'pipeline_seed=${seed}' && python -m analysis.world_check" in text
+    assert "| PPO-max holds in at least 95 % of runs | 6 of 6 [" in text and "| rm_noisier_pairs | 6 | " in text
+    verdicts = re.search(r"Points: (.*)\.\n", text)[1].split(", ")
+    told = findings.world_held(reference)
+    passed = [verdict for verdict in verdicts if verdict.endswith("pass")]
+    assert len(verdicts) == 6 and told.startswith(f"{len(passed)} of 6 points pass, over 6 reward models.")
+    assert all(f"{verdict[0]} ({verdict[2:]})" in told for verdict in verdicts if verdict not in passed)
+    table = generated.tables(reference)["docs/collapse.csv"]
+    assert set(table["arm"]) == {"vanilla", "kl", "ppo_max", "ppo_max_without_kl"} and table["reward_model"].nunique() == 6
+    generated.draw(reference, tmp_path / "collapse.png")
+    assert (tmp_path / "collapse.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_block_is_replaced_and_one_without_runs_keeps_what_it_has():
+    text = "a\n<!-- reference: one -->\nold\n<!-- /reference -->\nb\n<!-- reference: two -->\nkept\n<!-- /reference -->\n"
+    assert filled(text, {"one": "- new", "two": None}, "X.md") == text.replace("old", "- new")
+    assert "-->\n\n| new |\n\n<!-- /" in filled(text, {"one": "| new |", "two": None}, "X.md")
+    for broken in (text.replace("two", "three"), text.replace("<!-- /reference -->\nb", "b"), text + text):
+        with pytest.raises(UserError, match=r"X\.md should have the blocks one, two"):
+            filled(broken, {"one": "", "two": ""}, "X.md")
+
+
+def test_no_line_begins_as_a_list_or_a_head_and_counts_and_intervals_stay_whole():
+    text = "held " * 34 + "in 5 of 5. Then + is # no list - and +1.49 [1.35, 1.64] is whole"
+    for width in range(20, 180):
+        lines = wrapped(text, "  ", width).splitlines()
+        assert " ".join(line.strip() for line in lines) == " ".join(text.split())
+        assert not any(line.strip().startswith(("+ ", "- ", "# ", "5. ", "of 5", "[1.35", "1.64]")) for line in lines)
+    assert between(-0.5, -1.0, 0.25, sign=True) == "−0.50 [−1.00, 0.25]" and between(np.nan, 0, 1) == "–"
+    assert between(1.0, -np.inf, np.inf) == "1.00" and listed(["a", "b", "c"]) == "a, b and c"
+
+
+needs_reference = pytest.mark.skipif(not is_set(REFERENCE), reason="results/reference is not in this checkout")
+
+
+@pytest.fixture(scope="module")
+def committed():
+    return estimated(REFERENCE)
+
+
+@needs_reference
+def test_the_documents_say_what_the_committed_runs_do(committed):
+    texts, _ = generated.documents(committed)
+    assert "\n\n".join(generated.differences(texts)) == "", "python -m analysis.reference write makes the documents true again"
+
+
+@needs_reference
+def test_a_document_that_says_anything_else_is_shown_as_a_diff_and_written(committed, tmp_path, monkeypatch, capsys):
+    for name in (*generated.BLOCKS, "docs/opening.csv", "docs/explanation/tricks.md", "results/reference/README.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(generated.ROOT / name, tmp_path / name)
+    monkeypatch.setattr(generated, "ROOT", tmp_path)
+    monkeypatch.setattr("analysis.reference.estimates.estimated", lambda folder: committed)
+    assert main(["check"]) == 0 and "the documents say what the" in capsys.readouterr().out
+    changed = tmp_path / "README.md"
+    kept = changed.read_text()
+    changed.write_text(kept.replace("collapsed in ", "collapsed (we think) in "))
+    assert main(["check"]) == 1
+    said = capsys.readouterr()
+    assert "--- README.md\n+++ README.md, from the committed runs\n" in said.out and "\n-- **" in said.out
+    assert (
+        said.err.splitlines()[-1] == "error: the documents differ from the committed runs: python -m analysis.reference write rewrites them"
+    )
+    assert main(["write"]) == 0 and "written: README.md\n" in capsys.readouterr().out
+    assert changed.read_text() == kept

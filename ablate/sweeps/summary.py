@@ -10,7 +10,7 @@ from pathlib import Path
 from textwrap import wrap
 
 from ablate.errors import UserError
-from ablate.runs.folder import read_rows
+from ablate.runs.folder import read_config, read_rows
 from ablate.runs.metrics import win_rate
 from ablate.runs.summary import read_summary
 from ablate.sweeps.table import SHORTEST_ARM, cut_middle, number, shared_parts, without_shared_parts
@@ -18,7 +18,8 @@ from ablate.system.reading import fits
 
 COLUMNS = ("arm", "seed", "gold", "win", "proxy", "KL", "ppl", "length", "collapsed", "resp/s", "folder in ")
 LEFT = ("arm", "collapsed", "folder in ")
-LEGEND = "gold: true reward, never trained on; win: rate against SFT, a tie is one half; KL to SFT, nats per response; – unknown"
+TRUE_REWARD, SECOND_OPINION = "true reward, never trained on", "score of a second reward model, never trained on"
+LEGEND = "win: rate against SFT, a tie is one half; KL to SFT, nats per response; – unknown"
 WIDTH = 120
 SAMPLE = {"update": int, "prompt": str, "response": str, "gold": float, "proxy": float}  # what is shown of a row
 
@@ -38,7 +39,7 @@ def sweep_summary(folders: Sequence[Path]) -> str:
     fits = max(map(len, table if sys.stdout.isatty() else table[1:])) <= width()  # in a file the path of the header may be longer
     where = [] if fits else [f"folders: {parent}/<arm>/seed=<n>", *_all_with(runs)]
     table = table if fits else _aligned([row[:-1] for row in rows])
-    return "\n".join([*table, *(line for text in (LEGEND, *where) for line in _indented(text, 0)), *_two_answers(runs)])
+    return "\n".join([*table, *(line for text in (_legend(runs), *where) for line in _indented(text, 0)), *_two_answers(runs)])
 
 
 def width() -> int:
@@ -50,6 +51,20 @@ def _all_with(runs: Sequence[tuple[Path, dict]]) -> list[str]:
     """A line with what the names of all arms share, for a table that leaves it out."""
     arms = [str(summary.get("arm") or folder.parent.name) for folder, summary in runs]
     return [f"all arms with {', '.join(shared_parts(arms))}"] if len(set(arms)) > 1 and shared_parts(arms) else []
+
+
+def _legend(runs: Sequence[tuple[Path, dict]]) -> str:
+    """What the columns mean; gold is the world's formula, or the score of the model in `gold.path`."""
+    judged = any(_gold_path(folder) for folder, _ in runs)
+    return f"gold: {SECOND_OPINION if judged else TRUE_REWARD}; {LEGEND}"
+
+
+def _gold_path(folder: Path) -> str | None:
+    """`gold.path` of a run; null too where its config.yaml is damaged or gone, of which `_summary` says what there is to say."""
+    try:
+        return (read_config(folder) or {}).get("gold", {}).get("path")
+    except UserError:
+        return None
 
 
 def _summary(folder: Path) -> dict:

@@ -44,6 +44,19 @@ def sample(prompt, gold, response, update=80):
     return {"update": update, "prompt": prompt, "kind": "helpful", "response": response, "proxy": -gold, "gold": gold, "length": 3}
 
 
+@pytest.mark.parametrize(("config", "said"), [
+    (None, "gold: true reward, never trained on;"),
+    ("hash: a\nidentity: {}\ngold:\n  path: null\n", "gold: true reward, never trained on;"),
+    ("hash: a\nidentity: {}\ngold:\n  path: results/judge\n", "gold: score of a second reward model, never trained on;"),
+    ("gold: [", "gold: true reward, never trained on;"),
+])  # fmt: skip
+def test_gold_is_not_called_the_true_reward_where_a_model_gives_it(config, said, tmp_path):
+    folder = run(tmp_path, "kl", 0, {})
+    if config is not None:
+        (folder / "config.yaml").write_text(config)
+    assert sweep_summary([folder]).splitlines()[2].startswith(said)
+
+
 def test_a_row_shows_the_last_evaluation_and_counts_a_tie_as_half_a_win(tmp_path):
     lines = sweep_summary([run(tmp_path, "kl", 0, {})]).splitlines()
     assert lines[0].split() == [

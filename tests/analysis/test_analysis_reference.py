@@ -250,7 +250,7 @@ def test_the_readme_marks_a_study_of_one_seed_and_names_the_target_that_makes_on
 
 
 def test_make_makes_a_study_by_the_command_of_the_readme_and_packs_it():
-    made = ["make", "-n", "-o", ".venv/installed", "reference", "STUDY=kl_coef"]
+    made = ["make", "-n", "--no-print-directory", "-o", ".venv/installed", "reference", "STUDY=kl_coef"]
     lines = subprocess.run(made, cwd=REFERENCE.parents[1], capture_output=True, text=True, check=True).stdout.splitlines()
     runs = pd.DataFrame({"seed": range(8), "pipeline_seed": range(8)})
     assert lines[-2] == f".venv/bin/{command('kl_coef', runs)} tracker=none"

@@ -43,6 +43,22 @@ def evenly_spaced(updates: np.ndarray, most: int) -> np.ndarray:
     return updates[np.unique(np.round(np.linspace(0, len(updates) - 1, most)).astype(int))]
 
 
+def shown(
+    rows: pd.DataFrame, runs: pd.DataFrame, most_updates: int, sizes: np.ndarray, most: int
+) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """(the rows that are shown, with the label of `draws` as `draw`; their updates; their seeds).
+
+    At most `most_updates` evenly spaced updates, and of the seeds, in order, as many as keep the sum of `sizes`, one per row, to `most`;
+    at least one.
+    """
+    rows = rows.assign(draw=rows["run"].astype(str).map(draws(runs)), size=sizes)
+    updates, seeds = evenly_spaced(np.sort(rows["update"].unique()), most_updates), np.sort(rows["draw"].unique())
+    rows = rows[rows["update"].isin(updates)]
+    totals = rows["size"].groupby(rows["draw"]).sum().reindex(seeds, fill_value=0).cumsum()
+    seeds = seeds[: max(1, int((totals <= most).sum()))]
+    return rows[rows["draw"].isin(seeds)].drop(columns="size"), updates, seeds
+
+
 def text_data(runs: pd.DataFrame, samples: pd.DataFrame) -> dict[str, Any] | None:
     """Samples as {prompts, kinds, updates, seeds, strings, answers, default, rule, of}. None if there are none.
 
@@ -55,20 +71,15 @@ def text_data(runs: pd.DataFrame, samples: pd.DataFrame) -> dict[str, Any] | Non
     if samples.empty or not {"update", "prompt", "response"} <= set(samples.columns):
         return None
     samples = samples.drop_duplicates(["run", "prompt", "update"], keep="last")
-    samples = samples.assign(draw=samples["run"].astype(str).map(draws(runs)))
-    updates, seeds = np.sort(samples["update"].unique()), np.sort(samples["draw"].unique())
-    kept_updates = evenly_spaced(updates, MAX_UPDATES)
-    samples = samples[samples["update"].isin(kept_updates)]
-    counts = samples.groupby("draw").size().reindex(seeds, fill_value=0).cumsum()
-    kept_seeds = seeds[: max(1, int((counts <= MAX_ANSWERS).sum()))]
-    samples = samples[samples["draw"].isin(kept_seeds)]
+    number = samples["update"].nunique()
+    samples, updates, seeds = shown(samples, runs, MAX_UPDATES, np.ones(len(samples), dtype=int), MAX_ANSWERS)
     prompts = list(dict.fromkeys(samples["prompt"]))
     first = samples.drop_duplicates("prompt").set_index("prompt")
     kinds = first["kind"].to_dict() if "kind" in first else {}
     return {
-        "prompts": prompts, "kinds": [str(kinds.get(prompt, "")) for prompt in prompts], "updates": kept_updates.tolist(),
-        "seeds": kept_seeds.tolist(), **_answers(runs, samples, prompts, kept_updates), "default": default(samples, prompts), "rule": RULE,
-        "of": {"updates": len(updates), "seeds": draws(runs).nunique()},
+        "prompts": prompts, "kinds": [str(kinds.get(prompt, "")) for prompt in prompts], "updates": updates.tolist(),
+        "seeds": seeds.tolist(), **_answers(runs, samples, prompts, updates), "default": default(samples, prompts), "rule": RULE,
+        "of": {"updates": number, "seeds": draws(runs).nunique()},
     }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.load.frames import load_rows
 from analysis.report.curves import short
-from analysis.report.texts import draws, evenly_spaced
+from analysis.report.texts import draws, evenly_spaced, shown
 
 MEASURES = ("value", "advantage", "reward", "kl")
 MAX_UPDATES = 6  # evenly spaced evaluations, the first and the last among them
@@ -45,13 +45,8 @@ def token_data(runs: pd.DataFrame, rows: pd.DataFrame) -> dict[str, Any] | None:
     if rows.empty:
         return None
     rows = rows.drop_duplicates(["run", "prompt", "update"], keep="last")
-    rows = rows.assign(draw=rows["run"].astype(str).map(draws(runs)))
-    updates, seeds = np.sort(rows["update"].unique()), np.sort(rows["draw"].unique())
-    kept_updates = evenly_spaced(updates, MAX_UPDATES)
-    rows = rows[rows["update"].isin(kept_updates)]
-    totals = rows["tokens"].map(len).groupby(rows["draw"]).sum().reindex(seeds, fill_value=0).cumsum()
-    kept_seeds = seeds[: max(1, int((totals <= MAX_TOKENS).sum()))]
-    rows = rows[rows["draw"].isin(kept_seeds)]
+    number = rows["update"].nunique()
+    rows, updates, seeds = shown(rows, runs, MAX_UPDATES, rows["tokens"].map(len).to_numpy(), MAX_TOKENS)
     longest = _longest(rows["tokens"].map(len).to_numpy())
     prompts = list(dict.fromkeys(rows["prompt"]))
     strings: dict[str, int] = {}
@@ -60,16 +55,16 @@ def token_data(runs: pd.DataFrame, rows: pd.DataFrame) -> dict[str, Any] | None:
     for row in rows.to_dict("records"):
         index = row_of[str(row["run"])]
         if answers[index] is None:
-            answers[index] = [[None] * len(kept_updates) for _ in prompts]
+            answers[index] = [[None] * len(updates) for _ in prompts]
         tokens = [strings.setdefault(token, len(strings)) for token in row["tokens"][:longest]]
         measures = {name: short(_numbers(row[name][:longest]), 3) if _known(row, name) else None for name in MEASURES}
         place = answers[index][prompts.index(row["prompt"])]
         length = len(row["tokens"]) if pd.isna(row["length"]) else int(row["length"])
-        place[int(np.searchsorted(kept_updates, row["update"]))] = {"length": length, "tokens": tokens, **measures}
+        place[int(np.searchsorted(updates, row["update"]))] = {"length": length, "tokens": tokens, **measures}
     return {
-        "prompts": prompts, "updates": kept_updates.tolist(), "seeds": kept_seeds.tolist(), "strings": list(strings), "answers": answers,
+        "prompts": prompts, "updates": updates.tolist(), "seeds": seeds.tolist(), "strings": list(strings), "answers": answers,
         "scale": {name: _scale(answers, name) for name in MEASURES}, "longest": longest,
-        "of": {"updates": len(updates), "seeds": draws(runs).nunique()},
+        "of": {"updates": number, "seeds": draws(runs).nunique()},
     }  # fmt: skip
 
 

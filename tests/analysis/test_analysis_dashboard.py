@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from nested import found
 from simulate import Arm, write_study
 
 from ablate.session import execute
@@ -28,15 +29,6 @@ def no_login(tmp_path, monkeypatch):
 def study(tmp_path):
     arms = {"vanilla": Arm(collapse_probability=1.0), "kl": Arm(KL), "kl_and_scaling": Arm({**KL, "ppo.reward_scaling": True})}
     return write_study(tmp_path, arms, 2, np.random.default_rng(0), every_update=False)
-
-
-def found(tree, key):
-    """Every value under `key`, anywhere in nested lists and dicts."""
-    if isinstance(tree, list):
-        return [value for entry in tree for value in found(entry, key)]
-    if isinstance(tree, dict):
-        return [value for name, entry in tree.items() for value in ([entry] if name == key else found(entry, key))]
-    return []
 
 
 def board_of(folder):

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from nested import found
 from simulate import Arm, write_study
 
 from analysis.claims.answer import answer, arm_answers
@@ -18,15 +19,6 @@ def study(tmp_path_factory):
     kl = {"ppo.kl_penalty": True, "ppo.kl_coef": 0.05}
     arms = {"vanilla": Arm(collapse_probability=1.0), "kl": Arm(kl)}
     return write_study(tmp_path_factory.mktemp("report"), arms, 3, np.random.default_rng(0), every_update=False)
-
-
-def found(tree, key):
-    """Every value under `key`, anywhere in nested lists and dicts."""
-    if isinstance(tree, list):
-        return [value for entry in tree for value in found(entry, key)]
-    if isinstance(tree, dict):
-        return [value for name, entry in tree.items() for value in ([entry] if name == key else found(entry, key))]
-    return []
 
 
 def written(study, tmp_path, monkeypatch) -> dict:

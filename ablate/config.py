@@ -242,7 +242,7 @@ class PPOConfig:
     mismatch_high: float = setting(
         2.0, "b, the greatest weight that icepop and sequence_mask keep; C of tis", above=0, needs=("mismatch_correction",), later=True
     )
-    updates: int = setting(150, "PPO updates", low=1)
+    updates: int = setting(100, "PPO updates", low=1)
     batch_size: int = setting(128, "responses sampled per update (the experience buffer)", low=1, high=MOST, source=f"{PAPER} code")
     minibatch_size: int = setting(32, "responses per gradient step", low=1, source=f"{PAPER} code")
     micro_batch_size: int = setting(32, "responses per forward pass; never changes the result", low=1)
@@ -311,7 +311,7 @@ class SamplingConfig:
     repetition_penalty: float = setting(
         1.0, "logits of seen tokens are divided by it (×, where negative); not 1 only as a mismatch", above=0
     )
-    max_new_tokens: int = setting(48, "longest response", unit="tokens", low=1, high=MOST)
+    max_new_tokens: int = setting(48, "longest response; data=world sets 96", unit="tokens", low=1, high=MOST)
     match_training_distribution: bool = setting(
         True, "log-probs of policy and reference are those of the distribution sampled from; false reproduces MOSS's mismatch (raw T = 1)"
     )
@@ -489,7 +489,8 @@ class PreferencesConfig:
     noise: float = setting(0.5, "labels follow sigmoid(Δgold / noise); 0 is noiseless", unit="gold", low=0)
     margin: float = setting(0.0, "least |Δgold| of a pair", unit="gold", low=0)
     length_bias: float = setting(
-        0.0, "b: the annotator also likes length, P(first preferred) = sigmoid((Δgold + b Δwords) / noise)", unit="gold per word",
+        0.0, "b: the annotator also likes length, P(first preferred) = sigmoid((Δgold + b Δwords) / noise); data=world sets 0.1",
+        unit="gold per word",
         source="Singhal et al. 2310.03716", later=True,
     )  # fmt: skip
 

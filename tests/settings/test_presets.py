@@ -64,17 +64,19 @@ def test_a_preset_lists_every_setting_of_ppo_and_cites_its_source(name):
     assert name in OTHERS or "2307.04964" in text or "2203.02155" in text or "2403.17031" in text or "MOSS-RLHF" in text
 
 
-def test_ppo_max_is_the_default_and_equals_the_dataclass():
-    assert asdict(composed("ppo=ppo_max")) == asdict(composed()) == asdict(Config())
-    assert config_hash(composed()) == config_hash(Config())
+def test_ppo_max_is_the_default_and_equals_the_dataclass_but_for_the_worlds_own_settings():
+    default = composed()
+    assert asdict(composed("ppo=ppo_max")) == asdict(default)
+    assert (default.preferences.length_bias, default.sampling.max_new_tokens) == (0.1, 96)
+    default.preferences.length_bias, default.sampling.max_new_tokens = 0.0, 48
+    assert asdict(default) == asdict(Config())
 
 
-def test_the_unbiased_world_is_the_default_one_and_the_biased_differs_in_bias_and_room_alone():
-    default, unbiased, biased = (dict(flat(asdict(composed(*group)))) for group in ((), ("preferences=unbiased",), ("preferences=biased",)))
-    assert unbiased == default and config_hash(composed("preferences=unbiased")) == config_hash(Config())
-    assert {name for name in default if default[name] != biased[name]} == {"preferences.length_bias", "sampling.max_new_tokens"}
-    assert biased["preferences.length_bias"] > 0 and biased["sampling.max_new_tokens"] == 96
-    assert composed("preferences=biased", "sampling.max_new_tokens=64").sampling.max_new_tokens == 64
+def test_the_unbiased_world_differs_from_the_default_one_in_bias_and_room_alone():
+    default, unbiased = (dict(flat(asdict(composed(*group)))) for group in ((), ("preferences=unbiased",)))
+    assert config_hash(composed("preferences=unbiased")) == config_hash(Config()) != config_hash(composed())
+    assert {name for name in default if default[name] != unbiased[name]} == {"preferences.length_bias", "sampling.max_new_tokens"}
+    assert composed("preferences=unbiased", "sampling.max_new_tokens=64").sampling.max_new_tokens == 64
 
 
 def test_the_bias_and_room_of_the_world_are_no_settings_of_human_data():

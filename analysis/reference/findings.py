@@ -336,26 +336,36 @@ def world(reference: ReferenceSet) -> str | None:
     study = _compared(reference, "world_check")
     if study is None:
         return None
-    runs = world_runs(study)
     notes = [
         "*RM accuracy* is that on held-out pairs, judged by gold.",
-        f"*Gold* is the mean at the last evaluation, on held-out prompts. SFT has {signed(runs['gold_sft'].mean())}.",
+        f"*Gold* is the mean at the last evaluation, on held-out prompts. SFT has {signed(world_runs(study)['gold_sft'].mean())}.",
         "*Win rate* is against SFT on the same prompt; a tie counts one half.",
         "*KL* is in nats per response, *length* in tokens; an arrow goes from SFT to the end.",
         "The arms `rm_` are PPO-max with fewer pairs and with noisier ones. Proxy cannot be compared between them.",
     ]
-    return "\n\n".join([
-        wrapped(f"Its runs were made by {made_by(study.runs)}: {study.basis} per arm. "
-                f"{PICTURE} Each faint line is a run."),
-        "\n".join(["```", f"{command(study.name, study.runs)} && python -m analysis.world_check results/world_check", "```"]),
+    return _world_of(study, f"{PICTURE} Each faint line is a run.", bullets(notes))
+
+
+def world_unbiased(reference: ReferenceSet) -> str | None:
+    """Of docs/explanation/world.md: the same verdicts and table in the world of `preferences=unbiased`."""
+    study = _compared(reference, "world_check_unbiased")
+    return None if study is None else _world_of(study, "", "")
+
+
+def _world_of(study: Study, after: str, notes: str) -> str:
+    """The code of a world's runs and their command, the verdict on every point and the table of arms."""
+    runs = world_runs(study)
+    return "\n\n".join(filter(None, [
+        wrapped(f"Its runs were made by {made_by(study.runs)}: {study.basis} per arm. {after}".strip()),
+        "\n".join(["```", f"{command(study.name, study.runs)} && python -m analysis.world_check results/{study.name}", "```"]),
         points_table(runs, CPU_SECONDS),
         arms_table(runs),
-        bullets(notes),
-    ])  # fmt: skip
+        notes,
+    ]))  # fmt: skip
 
 
 def world_runs(study: Study) -> pd.DataFrame:
-    """The runs of the study `world_check`, as `analysis.world_check` reads them."""
+    """The runs of the study `world_check` or `world_check_unbiased`, as `analysis.world_check` reads them."""
     return run_table(Loaded(study.runs, study.curves, NOTHING))
 
 

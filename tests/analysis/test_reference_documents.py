@@ -139,9 +139,9 @@ WORLD = {
 }  # fmt: skip
 
 
-def with_what_the_world_check_reads(root) -> None:
+def with_what_the_world_check_reads(root, study="world_check") -> None:
     """Add the reward models' accuracy, held-out scores at both ends and the metrics at the end to planted runs."""
-    for folder in root.glob("world_check/*/*"):
+    for folder in root.glob(f"{study}/*/*"):
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         rows = [row | {"eval/perplexity": 2.0, "eval/length": 20.0} for row in rows]
         summary = json.loads((folder / "summary.json").read_text())
@@ -176,6 +176,16 @@ def test_the_world_stands_with_the_verdict_on_every_point(tmp_path):
     assert set(table["arm"]) == {"vanilla", "kl", "ppo_max", "ppo_max_without_kl"} and table["reward_model"].nunique() == 6
     generated.draw(reference, tmp_path / "collapse.png")
     assert (tmp_path / "collapse.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_unbiased_world_has_its_own_table_and_neither_stands_without_its_runs(tmp_path):
+    write_study(tmp_path, WORLD, 1, np.random.default_rng(1), reward_models=6, study="world_check_unbiased")
+    with_what_the_world_check_reads(tmp_path, "world_check_unbiased")
+    reference = estimated(tmp_path)
+    text = findings.world_unbiased(reference)
+    assert "sweep=world_check_unbiased 'seed=range(6)' 'pipeline_seed=${seed}' && python -m analysis.world_check results/world_check_unbi" in text
+    assert "| rm_noisier_pairs | 6 | " in text and "Points: " in text and "collapse.png" not in text
+    assert findings.world(reference) is None
 
 
 def test_a_block_is_replaced_and_one_without_runs_keeps_what_it_has():

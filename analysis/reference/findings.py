@@ -24,6 +24,7 @@ from analysis.reference.estimates import DISAGREE, Floor, ReferenceSet, Study, m
 from analysis.reference.prose import between, bullets, coded, counted, difference, fate, level, listed, p_value, wrapped
 from analysis.reference.readme import command
 from analysis.tricks.measured import signed
+from analysis.world_check.answers import answers_text, last_answers
 from analysis.world_check.measures import run_table
 from analysis.world_check.points import CPU_SECONDS, PASS, verdict_of
 from analysis.world_check.points import findings as points
@@ -344,6 +345,13 @@ def world(reference: ReferenceSet) -> str | None:
         "The arms `rm_` are PPO-max with fewer pairs and with noisier ones. Proxy cannot be compared between them.",
     ]
     return _world_of(study, f"{PICTURE} Each faint line is a run.", bullets(notes))
+
+
+def world_answers(reference: ReferenceSet) -> str | None:
+    """Of docs/explanation/world.md: two prompts, each with vanilla's answer and PPO-max's at the end, their gold term by term."""
+    study = _compared(reference, "world_check")
+    answers = [] if study is None else last_answers(study.runs)
+    return f"```\n{answers_text(answers)}\n```" if answers else None
 
 
 def world_unbiased(reference: ReferenceSet) -> str | None:

@@ -31,7 +31,9 @@ BLOCKS: dict[str, dict[str, Block]] = {
         "policy_constraints": findings.arms_of("policy_constraints"), "frontier": findings.frontier, "claims": findings.claims,
         "limits": findings.limits, "one_seed": findings.one_seed, "world_held": findings.world_held,
     },
-    "docs/explanation/world.md": {"world": findings.world, "world_unbiased": findings.world_unbiased},
+    "docs/explanation/world.md": {
+        "world_answers": findings.world_answers, "world": findings.world, "world_unbiased": findings.world_unbiased,
+    },
     "docs/tutorial/first_hour.md": {"tutorial": findings.tutorial},
     "results/README.md": {"size": findings.size},
 }  # fmt: skip

@@ -183,7 +183,8 @@ def test_the_unbiased_world_has_its_own_table_and_neither_stands_without_its_run
     with_what_the_world_check_reads(tmp_path, "world_check_unbiased")
     reference = estimated(tmp_path)
     text = findings.world_unbiased(reference)
-    assert "sweep=world_check_unbiased 'seed=range(6)' 'pipeline_seed=${seed}' && python -m analysis.world_check results/world_check_unbi" in text
+    assert "\npython -m ablate.run -m sweep=world_check_unbiased 'seed=range(6)'" in text
+    assert " && python -m analysis.world_check results/world_check_unbiased\n" in text
     assert "| rm_noisier_pairs | 6 | " in text and "Points: " in text and "collapse.png" not in text
     assert findings.world(reference) is None
 

@@ -73,7 +73,7 @@ ALLOWED = {
     "analysis.dashboard": ESTIMATE | {"analysis.dashboard"},
     "analysis.wandb_report": REPORT | {"analysis.dashboard", "analysis.wandb_report"},
     "analysis.kl_gradients": FIGURES | {"analysis.kl_gradients"},
-    "analysis.world_check": FIGURES | {"analysis.markdown", "analysis.world_check"},
+    "analysis.world_check": FIGURES | {"ablate.world", "analysis.markdown", "analysis.world_check"},
 }
 
 

@@ -47,7 +47,7 @@ def test_a_name_is_one_folder_and_stays_unique_when_it_must_change():
 
 
 @pytest.mark.parametrize(("overrides", "before", "kept"), [
-    (["ppo.updates=150", "seed=0"], [], []),
+    (["ppo.updates=100", "seed=0"], [], []),
     (["ppo=vanilla", "ppo.kl_penalty=false"], [], ["ppo=vanilla"]),
     (["ppo=ppo_max", "ppo.kl_penalty=false"], [], ["ppo.kl_penalty=false"]),
     (["ppo.kl_penalty=true", "ppo.kl_coef=1e-1", "ppo.adam_betas=[0.9,0.95]", "data.language='en'", "seed=0"], [], []),
@@ -55,7 +55,7 @@ def test_a_name_is_one_folder_and_stays_unique_when_it_must_change():
     (["model=gpt2", "sft.learning_rate=3e-3"], [], ["model=gpt2", "sft.learning_rate=3e-3"]),
     (["model=gpt2", "sft.learning_rate=5e-5"], [], ["model=gpt2"]),
     (["preferences=default", "preferences.noise=0.5"], ["preferences=hard"], ["preferences=default"]),
-    (["ppo.updates=150"], ["ppo.updates=40"], ["ppo.updates=150"]),
+    (["ppo.updates=100"], ["ppo.updates=40"], ["ppo.updates=100"]),
     (["ppo.updates=40"], ["ppo.updates=40"], []),
     (["fork=r/x/y/seed=0/checkpoints/40", "ppo.kl_penalty=true"], [], ["fork=r/x/y/seed=0/checkpoints/40", "ppo.kl_penalty=true"]),
 ])  # fmt: skip

@@ -227,25 +227,25 @@ def test_a_study_of_another_form_is_refused_and_disturbs_no_other(content, study
         load_study("odd")
     register()
     lines = listing(study_files / "results", at_a_time=1).splitlines()
-    assert lines[:3] == [f"odd  ({caught.value})", "plain  (2 runs per seed, about 2 min per seed)", "    does it hold?"]
+    assert lines[:3] == [f"odd  ({caught.value})", "plain  (2 runs per seed, about 73 s per seed)", "    does it hold?"]
     assert load_study("plain") == Study("plain", "does it hold?", "", "", arms={"a": (), "b": ("ppo=vanilla",)})
 
 
 def test_the_list_estimates_time_from_measured_speed_and_before_that_says_what_it_assumes(tmp_path):
     unmeasured = listing(tmp_path, at_a_time=2).splitlines()
-    assert "vanilla  (Fig. 4, 13; 1 runs per seed, about 55 s per seed)" in unmeasured  # 150 × 128 responses at 350 per second
+    assert "vanilla  (Fig. 4, 13; 1 runs per seed, about 37 s per seed)" in unmeasured  # 100 × 128 responses at 350 per second
     assert f"no run in {tmp_path} is complete, so these times assume 350 responses per second" in unmeasured[-1]
     known = {"hash": "", "identity": {}, "data": {"source": "world"}, "ppo": {"batch_size": 64}}
-    for seed, wall in enumerate((20, 10, 1)):
+    for seed, wall in enumerate((40, 20, 2)):
         folder = tmp_path / "study" / "arm" / f"seed={seed}"
         folder.mkdir(parents=True)
         (folder / "config.yaml").write_text(json.dumps(known))
         (folder / "summary.json").write_text(json.dumps({"status": "completed", "updates": 20, "wall_seconds": wall}))
     lines = listing(tmp_path, at_a_time=2).splitlines()
-    assert "vanilla  (Fig. 4, 13; 1 runs per seed, about 2 min per seed)" in lines  # one run of 150 × 128 responses, 20 × 64 in 10 s
-    assert "kl_coef  (Fig. 15; 3 runs per seed, about 4 min per seed)" in lines  # three such runs, two at a time
+    assert "vanilla  (Fig. 4, 13; 1 runs per seed, about 3 min per seed)" in lines  # one run of 100 × 128 responses, 20 × 64 in 20 s
+    assert "kl_coef  (Fig. 15; 3 runs per seed, about 5 min per seed)" in lines  # three such runs, two at a time
     (folder / "config.yaml").write_text(json.dumps(known | {"data": {"source": "hh_rlhf"}}))
-    assert "vanilla  (Fig. 4, 13; 1 runs per seed, about 3 min per seed)" in listing(tmp_path, at_a_time=2)  # median of 64 and 128: 96
+    assert "vanilla  (Fig. 4, 13; 1 runs per seed, about 4 min per seed)" in listing(tmp_path, at_a_time=2)  # median of 32 and 64: 48
     assert lines[-1].startswith("all on the world: ") and lines[-1].endswith(" for 8 seeds")
 
 
@@ -267,9 +267,9 @@ def test_the_list_of_studies_refuses_what_is_no_folder_of_runs(path, remedy, tmp
 def test_a_sweep_says_first_what_it_will_do_and_a_damaged_run_keeps_it_from_nothing(tmp_path):
     configs = [replace(arm("a", seed), results=str(tmp_path), jobs=2) for seed in range(3)]
     where = f"results in {tmp_path / configs[0].study}"
-    guess = "about 82 s after the shared stages (a guess, no run is measured yet)"
+    guess = "about 55 s after the shared stages (a guess, no run is measured yet)"
     assert plan(configs, configs) == f"{configs[0].study}: 1 arm × 3 seeds = 3 runs, 2 at a time, {guess}, {where}"
-    assert plan(configs, configs[:1]).startswith(f"{configs[0].study}: 1 arm × 3 seeds = 3 runs, 1 to do, 1 at a time, about 55 s")
+    assert plan(configs, configs[:1]).startswith(f"{configs[0].study}: 1 arm × 3 seeds = 3 runs, 1 to do, 1 at a time, about 37 s")
     assert plan(configs, []) == f"{configs[0].study}: 1 arm × 3 seeds = 3 runs, all of them done, {where}"
     damaged = tmp_path / "study" / "arm" / "seed=0"
     damaged.mkdir(parents=True)

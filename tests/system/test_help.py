@@ -62,7 +62,7 @@ SAID = {
     "ablate.judge": (["a", "sft"], "judging a against sft by gold"),
     "ablate.stages": (["build", "sft", "to"], "building the sft, or finding it in "),
     "analysis.world_check": (["."], "reading the runs below ."),
-    "ablate.run": (["ppo=vanilla"], "default: vanilla seed=0, 150 updates, results in results/default/vanilla/seed=0"),
+    "ablate.run": (["ppo=vanilla"], "default: vanilla seed=0, 100 updates, results in results/default/vanilla/seed=0"),
 }
 
 

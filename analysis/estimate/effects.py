@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.estimate.stats import Effect, holm, newcombe, paired_effect, rate_effect, separation_p, sign_flip_p
+from analysis.estimate.stats import Effect, holm, newcombe, paired_effect, rate_effect, separation_p, sign_flip_levels, sign_flip_p
 from analysis.estimate.units import Sample, by_pair, common_levels, differences, paired_levels, per_unit
 
 EFFECT_OUTCOMES = ("collapsed", "stable_updates", "gold", "win", "gold_at_kl")
@@ -121,15 +121,29 @@ def fate_p(outcomes: pd.DataFrame, treatment: Sequence[str], control: Sequence[s
 
 def trick_effects(outcomes: pd.DataFrame, settings: pd.DataFrame, base: str | None = None,
                   measures: Sequence[str] = EFFECT_OUTCOMES) -> pd.DataFrame:  # fmt: skip
-    """Every arm against the base: arm, change, outcome, estimate, low, high, p, p_holm (over arms, within an outcome), n, basis."""
+    """Every arm against the base: arm, change, outcome, estimate, low, high, p, p_holm (over arms, within an outcome), n, basis.
+
+    The correction of collapse rates counts every arm with the p that its exact test can have (`collapse_levels`).
+    """
     base = base_arm(settings) if base is None else base
     rows = []
     for measure in measures:
         found = {arm: arm_effect(outcomes, [arm], [base], measure) for arm in settings.index if arm != base}
-        adjusted = holm(np.array([effect.p if effect.n > 1 else np.nan for effect in found.values()]))
+        levels = [collapse_levels(outcomes, arm, base) for arm in found] if measure == "collapsed" else None
+        adjusted = holm(np.array([effect.p if effect.n > 1 else np.nan for effect in found.values()]), levels)
         for (arm, effect), p_holm in zip(found.items(), adjusted, strict=True):
             rows.append(dict(arm=arm, base=base, change=change(settings, arm, base), outcome=measure, **_columns(effect), p_holm=p_holm))
     return pd.DataFrame(rows)
+
+
+def collapse_levels(outcomes: pd.DataFrame, arm: str, base: str) -> np.ndarray | None:
+    """The p values that the exact test of two arms' collapse rates over reward models can have (`sign_flip_levels`).
+
+    An arm that collapses with the same reward models as the base can have none but 1. None over seeds of one reward model, where another
+    test is used.
+    """
+    gaps = differences(outcomes, "collapsed", [arm], [base])
+    return sign_flip_levels(gaps.values) if gaps.basis.reward_models > 1 else None
 
 
 def _columns(effect: Effect) -> dict:

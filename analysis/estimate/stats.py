@@ -10,6 +10,7 @@ beside it says how rare that may be.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple, TypeVar
 
@@ -147,13 +148,33 @@ def sign_flip_p(differences: np.ndarray) -> float:
     independence of the two sides; its least value is 2·2⁻ⁿ. Above `MOST_SIGN_FLIPS` differences it is the t test's p.
     """
     differences = np.asarray(differences, dtype=float)
-    n = len(differences)
-    if n == 0 or not differences.any():
+    if len(differences) == 0 or not differences.any():
         return 1.0
-    if n > MOST_SIGN_FLIPS:
+    if len(differences) > MOST_SIGN_FLIPS:
         return paired_effect(differences).p
+    return float((_flipped(differences) >= abs(differences.sum()) * (1 - 1e-9)).mean())
+
+
+def sign_flip_levels(differences: np.ndarray) -> np.ndarray | None:
+    """Every p that `sign_flip_p` can have where only the signs of these differences (n,) are random: (k,), ascending, the last 1.
+
+    n differences of which m are not 0, all of one size, have the tails of a binomial of m: none below 2·2⁻ᵐ. None above
+    `MOST_SIGN_FLIPS`, where the p is a t test's and may be anything.
+    """
+    differences = np.asarray(differences, dtype=float)
+    if len(differences) > MOST_SIGN_FLIPS:
+        return None
+    if len(differences) == 0 or not differences.any():
+        return np.ones(1)
+    sums = np.sort(_flipped(differences))
+    return np.unique([float((sums >= value * (1 - 1e-9)).mean()) for value in np.unique(sums)])
+
+
+def _flipped(differences: np.ndarray) -> np.ndarray:
+    """The absolute sum of the differences (n,) under each of the 2ⁿ ways to sign them, (2ⁿ,)."""
+    n = len(differences)
     signs = 1 - 2 * (np.arange(2**n)[:, None] >> np.arange(n) & 1)
-    return float((np.abs(signs @ differences) >= abs(differences.sum()) * (1 - 1e-9)).mean())
+    return np.abs(signs @ differences)
 
 
 @lru_cache(maxsize=4096)
@@ -161,14 +182,26 @@ def _boschloo(a: int, n_a: int, b: int, n_b: int) -> float:
     return float(min(stats.boschloo_exact([[a, b], [n_a - a, n_b - b]], n=64).pvalue, 1.0))
 
 
-def holm(p: np.ndarray) -> np.ndarray:
+def holm(p: np.ndarray, levels: Sequence[np.ndarray | None] | None = None) -> np.ndarray:
     """Holm's (1979) step-down p values, (m,) → (m,): the family-wise error holds under any dependence.
 
+    Of the tests in the order of their p the k-th has max over j ≤ k of Σ_{i ≥ j} aᵢ(pⱼ), where aᵢ(t) is the probability that test i
+    has a p ≤ t when nothing differs. levels: of each test the p values that it can have, ascending; None where it may have any, and then
+    aᵢ(t) = t. With None for all it is Holm's; else a test that cannot have so small a p costs the others nothing
+    (Westfall and Wolfinger 1997; the idea is Tarone's, 1990), and no value is greater than Holm's.
     A NaN stays NaN and does not count as a test. scipy adjusts for the false discovery rate only.
     """
     p = np.asarray(p, dtype=float)
     adjusted, known = np.full(p.shape, np.nan), np.flatnonzero(np.isfinite(p))
     order = known[np.argsort(p[known], kind="stable")]
-    m = len(order)
-    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * (m - np.arange(m))), 1.0)
+    sums = [sum(_chance(p[first], None if levels is None else levels[i]) for i in order[rank:]) for rank, first in enumerate(order)]
+    adjusted[order] = np.minimum(np.maximum.accumulate(np.array(sums, dtype=float)), 1.0)
     return adjusted
+
+
+def _chance(p: float, levels: np.ndarray | None) -> float:
+    """The probability of a p as small as this one when nothing differs: itself, or the greatest of `levels` that does not exceed it."""
+    if levels is None:
+        return p
+    within = levels[levels <= p * (1 + 1e-9)]
+    return float(within[-1]) if len(within) else 0.0

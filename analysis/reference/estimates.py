@@ -115,29 +115,15 @@ def overall(verdicts: dict[str, Verdict]) -> str:
     return CANNOT_TELL if not decided else decided.pop() if len(decided) == 1 else DISAGREE
 
 
-@dataclass(frozen=True)
-class Floor:
-    """The least p that the exact test of collapse rates can have over the reward models of a study, and what Holm's correction makes of it.
+def out_of_reach(study: Study) -> float | None:
+    """The least p of the exact test of collapse rates, where over the study's reward models not even that is below `ALPHA`; else None.
 
-    models: the reward models that would be the fewest with which one of the comparisons can pass the correction.
+    Over n reward models the sign-flip test has no p below 2 · 2⁻ⁿ. Over seeds of one reward model another test is used, and nothing is
+    said.
     """
-
-    p: float
-    corrected: float
-    models: int
-
-
-def out_of_reach(study: Study) -> Floor | None:
-    """Why no difference in collapse rates can pass Holm's correction in this study, whatever its runs do; None where one can.
-
-    Over n reward models the exact sign-flip test has no p below 2 · 2⁻ⁿ, and the correction multiplies the least p by the number of
-    comparisons. Over seeds of one reward model another test is used, and nothing is said.
-    """
-    n, comparisons = study.basis.reward_models, len(study.arms) - 1
+    n = study.basis.reward_models
     least = 2.0 ** (1 - n)
-    if n < 2 or least * comparisons < ALPHA:
-        return None
-    return Floor(least, min(1.0, least * comparisons), int(np.floor(1 + np.log2(comparisons / ALPHA))) + 1)
+    return None if n < 2 or least < ALPHA else least
 
 
 def most_allowed(study: Study) -> tuple[int, float]:

@@ -18,9 +18,10 @@ from analysis.claims.paper import PAPER_CLAIMS, UNJUDGED
 from analysis.claims.study import StudyVerdicts
 from analysis.estimate.equivalence import ALPHA
 from analysis.estimate.overoptimisation import HARMS, MOVES, STOPS_EARLIER
+from analysis.estimate.units import MIN_FOR_RATES
 from analysis.load.frames import Loaded
 from analysis.markdown import markdown_table
-from analysis.reference.estimates import DISAGREE, Floor, ReferenceSet, Study, most_allowed, out_of_reach, overall, verdicts_on
+from analysis.reference.estimates import DISAGREE, ReferenceSet, Study, most_allowed, out_of_reach, overall, verdicts_on
 from analysis.reference.prose import between, bullets, coded, counted, difference, fate, level, listed, p_value, wrapped
 from analysis.reference.readme import command
 from analysis.tricks.measured import signed
@@ -103,8 +104,8 @@ def on_added(reference: ReferenceSet) -> str | None:
     fewer, more, rest = _by_effect(study, "collapsed")
     total = len(fewer) + len(more) + len(rest)
     if floor := out_of_reach(study):
-        head = f"Which of {total} tricks added alone to vanilla PPO lower its rate of collapse cannot be told after Holm's correction"
-        return f"**{head}**: {_reach(study, floor)} {_before_correction(study)} {_allowed(study)}"
+        head = f"Which of {total} tricks added alone to vanilla PPO lower its rate of collapse cannot be told"
+        return f"**{head}**: {_reach(study, floor)} {_allowed(study)}"
     if not fewer:
         head = f"None of {total} tricks added alone to vanilla PPO is shown to lower its rate of collapse"
     else:
@@ -126,9 +127,9 @@ def on_left_out(reference: ReferenceSet) -> str | None:
     lower, higher, _ = _by_effect(study, "gold")
     total = len(study.arms) - 1
     if floor := out_of_reach(study):
-        head = f"Which of {total} tricks PPO-max needs against collapse cannot be told after Holm's correction"
+        head = f"Which of {total} tricks PPO-max needs against collapse cannot be told"
         base = fate(study.arms.loc[study.base])
-        told = [f"**{head}**: {_reach(study, floor)} {_before_correction(study)} PPO-max itself collapsed in {base} runs."]
+        told = [f"**{head}**: {_reach(study, floor)} PPO-max itself collapsed in {base} runs."]
     elif more:
         needed = f"{len(more)} {'is' if len(more) == 1 else 'are'} needed against collapse"
         base = fate(study.arms.loc[study.base])
@@ -219,7 +220,7 @@ def _differences(study: Study) -> str:
         parts += [f"not shown to differ with {'any arm' if not parts else counted(len(rest), 'arm')}"] if rest else []
         told.append(f"Against `{study.base}` {name} is {listed(parts)}, after Holm's correction over {over}.")
     if floor := out_of_reach(study):
-        told.append(f"No difference in rates could be: {_reach(study, floor)} {_before_correction(study)}")
+        told.append(f"No difference in rates could be: {_reach(study, floor)}")
     if study.miscounted:
         told.append(f"The arm {coded(study.miscounted)} is left out: in these runs the score of a truncated answer counts twice, so they "
                     "measure that error and not the trick ([log](log/2026-11-25-equal-kl.md)).")  # fmt: skip
@@ -481,23 +482,10 @@ def _judged(verdicts: dict[str, Verdict]) -> str:
     return f"The claim {listed(said)}."
 
 
-def _reach(study: Study, floor: Floor) -> str:
+def _reach(study: Study, floor: float) -> str:
     """Why, in words, and how many reward models could."""
-    return (
-        f"over {study.basis.reward_models} reward models the exact test has no p below {floor.p:.2g}, which "
-        f"{counted(len(study.arms) - 1, 'comparison')} make {floor.corrected:.2g}; {floor.models} reward models are the fewest that could "
-        "tell."
-    )
-
-
-def _before_correction(study: Study) -> str:
-    """The arms whose rate differs from the base's with p < 0.05 before the correction, as no more than that."""
-    found = {arm: study.effect(arm, "collapsed") for arm in study.arms.index if arm not in study.miscounted}
-    arms = {arm: effect["estimate"] for arm, effect in found.items() if effect is not None and effect["p"] < ALPHA}
-    lower, higher = ([arm for arm, estimate in arms.items() if (estimate < 0) == below] for below in (True, False))
-    sides = (("lower", lower), ("higher", higher))
-    said = [f"{word} with {_with_fates(study, members)}" for word, members in sides if members]
-    return f"Before the correction the rate is {listed(said)}, p < 0.05 each." if said else "Nor is there a p < 0.05 before it."
+    over = counted(study.basis.reward_models, "reward model")
+    return f"over {over} the exact test has no p below {floor:.2g}; {MIN_FOR_RATES} are the fewest that could tell."
 
 
 def _with_fates(study: Study, arms: list[str]) -> str:

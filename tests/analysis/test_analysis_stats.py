@@ -85,6 +85,51 @@ def test_adjusted_p_values_agree_with_statsmodels_and_skip_nan():
     assert np.isnan(stats.holm(p)[2])
 
 
+def test_the_levels_of_a_sign_flip_test_are_the_tails_of_a_binomial_of_the_pairs_that_differ():
+    for m in range(1, 7):
+        tails = 2 * scipy_stats.binom.cdf(np.arange(m // 2 + 1), m, 0.5)
+        differences = np.concatenate([np.ones(m), np.zeros(3)])
+        assert stats.sign_flip_levels(differences) == pytest.approx(np.unique(np.minimum(tails, 1)))
+        assert stats.sign_flip_levels(differences)[0] == stats.sign_flip_p(differences) == 2.0 ** (1 - m)
+    assert stats.sign_flip_levels(np.zeros(5)) == pytest.approx([1.0]) and stats.sign_flip_levels(np.ones(15)) is None
+    differences = np.array([1.0, -0.5, 0.25])
+    reached = {stats.sign_flip_p(differences * signs) for signs in itertools.product((1, -1), repeat=3)}
+    assert set(stats.sign_flip_levels(differences)) == reached
+
+
+def test_a_test_that_cannot_have_so_small_a_p_costs_the_others_nothing():
+    """Three arms of p 2/256 beside 31 that differ from the base in two pairs at most: 3 · 2/256, and 34 · 2/256 without that."""
+    differences = [np.ones(8)] * 3 + [np.eye(8)[0] + np.eye(8)[1]] * 31
+    p = np.array([stats.sign_flip_p(one) for one in differences])
+    adjusted = stats.holm(p, [stats.sign_flip_levels(one) for one in differences])
+    assert adjusted[:3] == pytest.approx([6 / 256] * 3) and (adjusted[3:] == 1).all() and stats.holm(p)[0] == pytest.approx(68 / 256)
+    assert stats.holm(p, [None] * 34) == pytest.approx(stats.holm(p))
+    with_nan = stats.holm(np.array([np.nan, *p]), [None, *(stats.sign_flip_levels(one) for one in differences)])
+    assert np.isnan(with_nan[0]) and with_nan[1:] == pytest.approx(adjusted)
+
+
+@pytest.mark.parametrize("sizes", [(5, 5, 5), (6, 6, 1), (7, 6, 5), (6, 3, 2), (7, 7, 7)])
+@pytest.mark.parametrize("together", [True, False])
+def test_the_correction_errs_in_at_most_its_level_of_all_signs_and_is_never_above_holms(sizes, together):
+    """Arms that differ from the base in so many of 7 pairs, nothing being different: over all signs of the pairs, shared between arms or
+    drawn for each, the least of the adjusted p is below a level no oftener than that level."""
+    n, arms = 7, [np.r_[np.ones(m), np.zeros(7 - m)] for m in sizes]
+    levels = [stats.sign_flip_levels(arm) for arm in arms]
+    flips = np.array(list(itertools.product((1, -1), repeat=n)))
+    rng = np.random.default_rng(0)
+    drawn = [[signs] * 3 for signs in flips] if together else [flips[rng.integers(len(flips), size=3)] for _ in range(4000)]
+    least = []
+    for signs in drawn:
+        p = np.array([stats.sign_flip_p(arm * sign) for arm, sign in zip(arms, signs, strict=True)])
+        adjusted = stats.holm(p, levels)
+        assert (adjusted <= stats.holm(p) + 1e-12).all() and (adjusted >= p - 1e-12).all()
+        least.append(adjusted.min())
+    for level in np.unique(least):
+        share = (np.array(least) <= level + 1e-12).mean()
+        slack = 0 if together else 3 * np.sqrt(level * (1 - min(level, 1)) / len(least))
+        assert share <= level + 1e-12 + slack
+
+
 @pytest.mark.parametrize(("a", "b"), [(1, 1), (2, 3), (3, 3), (5, 2)])
 def test_separated_samples_have_the_p_of_all_ways_to_deal_them(a, b):
     values, deals = np.arange(a + b, dtype=float), list(itertools.combinations(range(a + b), a))

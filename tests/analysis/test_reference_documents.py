@@ -27,9 +27,9 @@ def added(kl: dict, sampling: dict, vanilla: dict = DIES) -> dict[str, Arm]:
     return {"vanilla": Arm({}, **vanilla), "kl_penalty": Arm(KL, **kl), "importance_sampling": Arm(IS, **sampling)}
 
 
-def planted(root, **studies: dict[str, Arm]):
+def planted(root, reward_models=MODELS, **studies: dict[str, Arm]):
     for number, (name, arms) in enumerate(studies.items()):
-        write_study(root, arms, 1, np.random.default_rng(number), reward_models=MODELS, study=name)
+        write_study(root, arms, 1, np.random.default_rng(number), reward_models=reward_models, study=name)
     return estimated(root)
 
 
@@ -66,17 +66,22 @@ def test_a_trick_that_makes_collapse_more_frequent_is_said_to(tmp_path):
     assert "It is higher with `kl_penalty` (8 of 8)." in text
 
 
-def test_where_no_rate_can_pass_the_correction_it_is_said_with_what_could(tmp_path):
-    """Over 8 reward models p is at least 2 / 256 = 0.0078, so 7 comparisons make it 0.055; 9 reward models make 7 × 2 / 512 = 0.027."""
+def test_arms_that_collapse_as_the_base_does_cost_the_others_nothing_in_the_correction(tmp_path):
+    """Over 8 reward models p is at least 2 / 256, which 7 comparisons would make 0.055; only two arms can have it: 0.016."""
     others = {f"clip_{number}": Arm({"ppo.reward_clip": float(number)}, **DIES) for number in range(1, 6)}
     reference = planted(tmp_path, add_one_in=added(HOLDS, HOLDS) | others)
-    floor = out_of_reach(reference.studies["add_one_in"])
-    assert (floor.p, floor.corrected, floor.models) == (pytest.approx(2 / 256), pytest.approx(7 * 2 / 256), 9)
+    study = reference.studies["add_one_in"]
+    assert study.effect("kl_penalty", "collapsed")["p_holm"] == pytest.approx(2 * 2 / 256) and out_of_reach(study) is None
     text = " ".join(findings.findings(reference).split())
-    assert "**Which of 7 tricks added alone to vanilla PPO lower its rate of collapse cannot be told after Holm's correction**" in text
-    assert "no p below 0.0078, which 7 comparisons make 0.055; 9 reward models are the fewest that could tell." in text
-    assert "Before the correction the rate is lower with `importance_sampling` (0 of 8) and `kl_penalty` (0 of 8), p < 0.05 each." in text
-    assert "**A token-level KL penalty prevents collapse.**" in text  # a claim stated beforehand is one comparison
+    assert "**2 of 7 tricks added alone to vanilla PPO lower its rate of collapse**" in text
+
+
+def test_where_no_rate_can_be_told_apart_it_is_said_with_what_could(tmp_path):
+    reference = planted(tmp_path, reward_models=5, add_one_in=added(HOLDS, HOLDS))
+    assert out_of_reach(reference.studies["add_one_in"]) == pytest.approx(2 / 32)
+    text = " ".join(findings.findings(reference).split())
+    assert "**Which of 2 tricks added alone to vanilla PPO lower its rate of collapse cannot be told**" in text
+    assert "over 5 reward models the exact test has no p below 0.062; 6 are the fewest that could tell." in text
 
 
 def test_one_verdict_over_studies_is_that_of_those_that_decide():

@@ -60,7 +60,8 @@ CHAIN = {
     "python -m analysis.figures --all results": None,
     "python -m analysis.verdicts results/reference/policy_constraints": None,
     "python -m ablate.memory --parameters 7e9 model.lora_rank=16": None,
-    "python -m ablate.run ppo=vanilla preferences=unbiased study=kl_gradient checkpoint.every=1 checkpoint.keep=0 ppo.updates=60": "vanilla",
+    "python -m ablate.run ppo=vanilla preferences=unbiased study=kl_gradient checkpoint.every=1 "
+    "checkpoint.keep=0 ppo.updates=60": "vanilla",
     "python -m ablate.gradients results/kl_gradient/*/* --to gradients.csv": None,
     "python -m analysis.kl_gradients gradients.csv": None,
 }

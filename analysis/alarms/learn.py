@@ -16,7 +16,7 @@ from ablate.errors import UserError
 from ablate.runs.alarms import ALARMS, PATIENCE, VOTES, Alarm, Monitors, length, reward_length, truncated
 from analysis.estimate.collapse import collapse_times
 from analysis.estimate.stats import clustered_rate
-from analysis.load.frames import load
+from analysis.load.frames import Loaded, load
 
 FALSE_ALARMS = 0.05  # of the runs that held, at most
 TREND = 20  # updates
@@ -76,7 +76,14 @@ def course(rows: Sequence[Monitors], reward_model: str, collapse: float, gain: f
 
 def courses(folders: Sequence[str]) -> list[Course]:
     """The runs below these folders whose verdict on gold is known, each once where studies share it. Raises UserError without any."""
-    loaded = load(folders)
+    found = courses_of(load(folders))
+    if not found:
+        raise UserError("no run here has ended with a verdict on gold: name a folder of runs of the embedded world")
+    return found
+
+
+def courses_of(loaded: Loaded) -> list[Course]:
+    """Those of `courses` among runs that `load` has read."""
     times = collapse_times(loaded.runs, loaded.curves).set_index("run")
     monitors = [name for name in loaded.curves if name.startswith("monitor/")]
     curves = loaded.curves.dropna(subset=["monitor/entropy"]) if monitors else loaded.curves[:0]
@@ -88,8 +95,6 @@ def courses(folders: Sequence[str]) -> list[Course]:
             collapse = times.loc[run.run, "collapse_update"]
             records = rows[["update", *monitors]].to_dict("records")
             found.append(course(records, str(run.reward_model), np.inf if np.isnan(collapse) else collapse, float(run.gain)))
-    if not found:
-        raise UserError("no run here has ended with a verdict on gold: name a folder of runs of the embedded world")
     return found
 
 

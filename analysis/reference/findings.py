@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
+from analysis.alarms.learn import as_set, courses_of
 from analysis.claims.answer import answer, question_of
 from analysis.claims.judge import CANNOT_TELL, CONTRADICTED, SUPPORTED, Claim, Part, Verdict, outcome_name
 from analysis.claims.modern import MODERN_CLAIMS
@@ -376,6 +377,22 @@ def _world_of(study: Study, after: str, notes: str) -> str:
 def world_runs(study: Study) -> pd.DataFrame:
     """The runs of the study `world_check` or `world_check_unbiased`, as `analysis.world_check` reads them."""
     return run_table(Loaded(study.runs, study.curves, NOTHING))
+
+
+def alarms(reference: ReferenceSet) -> str | None:
+    """Of docs/explanation/alarms.md: what the alarms in force make of the runs of the studies over several reward models."""
+    names = [study.name for study in reference.compared if study.basis.reward_models > 1]
+    if not names:
+        return None
+    loaded = reference.loaded
+    mine = Loaded(loaded.runs[loaded.runs["study"].isin(names)], loaded.curves[loaded.curves["study"].isin(names)], NOTHING)
+    runs = courses_of(mine)
+    if not runs:
+        return None
+    models, collapsed = len({run.reward_model for run in runs}), sum(run.collapses for run in runs)
+    folders = " ".join(f"results/reference/{name}" for name in names)
+    told = f"{counted(len(runs), 'different run')} over {counted(models, 'reward model')}, of which {collapsed} collapsed:"
+    return "\n\n".join([f"```\npython -m analysis.alarms {folders}\n```", told, markdown_table(as_set(runs))])
 
 
 def tutorial(reference: ReferenceSet) -> str | None:

@@ -34,6 +34,7 @@ BLOCKS: dict[str, dict[str, Block]] = {
     "docs/explanation/world.md": {
         "world_answers": findings.world_answers, "world": findings.world, "world_unbiased": findings.world_unbiased,
     },
+    "docs/explanation/alarms.md": {"alarms": findings.alarms},
     "docs/tutorial/first_hour.md": {"tutorial": findings.tutorial},
     "results/README.md": {"size": findings.size},
 }  # fmt: skip

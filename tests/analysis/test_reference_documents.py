@@ -194,6 +194,17 @@ def test_the_unbiased_world_has_its_own_table_and_neither_stands_without_its_run
     assert findings.world(reference) is None
 
 
+def test_the_alarms_are_judged_on_every_different_run_of_the_studies_over_reward_models(clear, tmp_path):
+    text = findings.alarms(clear)
+    assert "python -m analysis.alarms results/reference/add_one_in results/reference/leave_one_out\n" in text
+    runs = clear.loaded.runs
+    collapsed = int(runs["collapsed"].sum())
+    assert f"{len(runs)} different runs over 8 reward models, of which {collapsed} collapsed:" in text
+    assert re.search(rf"\| 2 of 5 \| \d+ of {collapsed}, .* of {len(runs) - collapsed}, ", text)
+    write_study(tmp_path, {"vanilla": Arm({}, **DIES)}, 6, np.random.default_rng(0), reward_models=1, study="vanilla")
+    assert findings.alarms(estimated(tmp_path)) is None
+
+
 def test_a_block_is_replaced_and_one_without_runs_keeps_what_it_has():
     text = "a\n<!-- reference: one -->\nold\n<!-- /reference -->\nb\n<!-- reference: two -->\nkept\n<!-- /reference -->\n"
     assert filled(text, {"one": "- new", "two": None}, "X.md") == text.replace("old", "- new")

@@ -64,7 +64,8 @@ ALLOWED = {
     "analysis.figures": FIGURES,
     "analysis.report": REPORT,
     "analysis.serve": REPORT | {"analysis.serve"},
-    "analysis.reference": FIGURES | {f"analysis.{room}" for room in ("markdown", "notebooks", "reference", "tricks", "world_check")},
+    "analysis.reference": FIGURES
+    | {f"analysis.{room}" for room in ("alarms", "markdown", "notebooks", "reference", "tricks", "world_check")},
     "analysis.notebooks": REPORT | {"analysis.notebooks"},
     "analysis.verdicts": CLAIMS | {"analysis.markdown", "analysis.verdicts"},
     "analysis.alarms": ESTIMATE | {"analysis.alarms", "analysis.markdown"},

@@ -70,6 +70,11 @@ class ReferenceSet:
         """The studies with several runs per arm."""
         return [study for study in self.studies.values() if not study.layout_only]
 
+    def several(self, name: str) -> Study | None:
+        """The study of this name, if the set has it with several runs per arm."""
+        study = self.studies.get(name)
+        return None if study is None or study.layout_only else study
+
 
 def estimated(folder: Path) -> ReferenceSet:
     """Read a packed set, or a results folder, and estimate what the documents say of it.

@@ -11,26 +11,19 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from analysis.alarms.learn import as_set, courses_of
 from analysis.claims.answer import answer, question_of
 from analysis.claims.judge import CANNOT_TELL, CONTRADICTED, SUPPORTED, Claim, Part, Verdict, outcome_name
 from analysis.claims.modern import MODERN_CLAIMS
 from analysis.claims.paper import PAPER_CLAIMS, UNJUDGED
 from analysis.claims.study import StudyVerdicts
+from analysis.estimate.collapse import threshold_curve
 from analysis.estimate.equivalence import ALPHA
 from analysis.estimate.overoptimisation import HARMS, MOVES, STOPS_EARLIER
 from analysis.estimate.units import MIN_FOR_RATES
-from analysis.load.frames import Loaded
 from analysis.markdown import markdown_table
 from analysis.reference.estimates import DISAGREE, ReferenceSet, Study, most_allowed, out_of_reach, overall, verdicts_on
 from analysis.reference.prose import between, bullets, coded, counted, difference, fate, level, listed, p_value, wrapped
-from analysis.reference.readme import command
-from analysis.tricks.measured import signed
-from analysis.world_check.answers import answers_text, last_answers
-from analysis.world_check.measures import run_table
-from analysis.world_check.points import CPU_SECONDS, PASS, verdict_of
-from analysis.world_check.points import findings as points
-from analysis.world_check.tables import arms_table, points_table
+from analysis.reference.readme import made_by
 
 KL_CLAIM = "a token-level KL penalty prevents collapse"
 IS_CLAIM = "importance sampling against the reference does not prevent collapse"
@@ -51,12 +44,10 @@ PREVENTS = "Importance sampling against SFT prevents collapse; the paper says th
 TAUGHT = "policy_constraints"  # the study of the tutorial
 FRONTIER = "Whether the KL penalty moves the frontier of gold against KL, or only stops earlier"
 NAMED = 6  # arms in a sentence
+LIMITS = (0.5, 1.0, 1.5, 2.0)  # SDs of SFT's gold below its mean, at which a collapse may be said to begin
+NEAR_SFT = 1.0  # nats per response
 README_WIDTH = 280  # characters of a line; the README has few lines
 NOTHING = pd.DataFrame()
-PICTURE = (
-    "![Proxy reward and gold reward of the same runs over updates, of vanilla PPO and of PPO-max with and without its KL penalty]"
-    "(../collapse.png)"
-)
 NAMES = {"vanilla": "vanilla PPO", "ppo_max": "PPO-max"}
 
 
@@ -99,7 +90,7 @@ def on_importance_sampling(reference: ReferenceSet) -> str | None:
 
 def on_added(reference: ReferenceSet) -> str | None:
     """Which tricks, added alone to vanilla PPO, lower its rate of collapse after Holm's correction."""
-    study = _compared(reference, "add_one_in")
+    study = reference.several("add_one_in")
     if study is None:
         return None
     fewer, more, rest = _by_effect(study, "collapsed")
@@ -121,7 +112,7 @@ def on_added(reference: ReferenceSet) -> str | None:
 
 def on_left_out(reference: ReferenceSet) -> str | None:
     """Which tricks PPO-max needs: against collapse, and for gold at the end."""
-    study = _compared(reference, "leave_one_out")
+    study = reference.several("leave_one_out")
     if study is None:
         return None
     _, more, same = _by_effect(study, "collapsed")
@@ -151,7 +142,7 @@ def on_left_out(reference: ReferenceSet) -> str | None:
 
 def on_frontier(reference: ReferenceSet) -> str | None:
     """Does a KL penalty move gold at equal KL: how many coefficients say what."""
-    study = _compared(reference, "kl_frontier")
+    study = reference.several("kl_frontier")
     if study is None or study.frontier.empty:
         return None
     counts = study.frontier["verdict"].value_counts()
@@ -189,7 +180,7 @@ def arms_of(name: str) -> Callable[[ReferenceSet], str]:
     """A block with the arms of one study: a table, and the sentences on what differs from the base after Holm's correction."""
 
     def block(reference: ReferenceSet) -> str:
-        study = _compared(reference, name)
+        study = reference.several(name)
         return _absent(name) if study is None else f"{arm_rows(study)}\n\n{_differences(study)}"
 
     return block
@@ -220,6 +211,9 @@ def _differences(study: Study) -> str:
         parts = [f"{word} with {coded(arms)}" for arms, word in ((below, "lower"), (above, "higher")) if arms]
         parts += [f"not shown to differ with {'any arm' if not parts else counted(len(rest), 'arm')}"] if rest else []
         told.append(f"Against `{study.base}` {name} is {listed(parts)}, after Holm's correction over {over}.")
+    still = [arm for arm, row in study.arms.iterrows() if row["collapses"] == 0 and row["n"] and row["kl_high"] < NEAR_SFT]
+    if still:
+        told.append(f"Held by hardly moving, within {NEAR_SFT:g} nat of SFT: {coded(still)}.")
     if floor := out_of_reach(study):
         told.append(f"No difference in rates could be: {_reach(study, floor)}")
     if study.miscounted:
@@ -267,7 +261,7 @@ def _estimate(study: Study, asked: Part, found: Verdict) -> str:
 
 def frontier(reference: ReferenceSet) -> str:
     """Gold at equal KL of every coefficient of the penalty against none."""
-    study = _compared(reference, "kl_frontier")
+    study = reference.several("kl_frontier")
     if study is None or study.frontier.empty:
         return _absent("kl_frontier")
     rows = [
@@ -285,6 +279,24 @@ def _found(row: dict) -> str:
     return between(row["estimate"], row["low"], row["high"], sign=True) + (f", {p_value('p', row['p'])}" if np.isfinite(row["p"]) else "")
 
 
+def thresholds(reference: ReferenceSet) -> str:
+    """Whether the verdicts hang on where a collapse begins: collapses of every arm at limits between half an SD and two below SFT."""
+    rows = []
+    for name in ("policy_constraints", "leave_one_out"):
+        if (study := reference.several(name)) is None:
+            continue
+        curve = threshold_curve(study.runs, study.curves, np.array(LIMITS))
+        for arm, part in curve.groupby("arm", sort=False):
+            if arm not in study.miscounted:
+                counts = {f"{limit:g} SD": f"{row.collapses} of {row.n}" for limit, row in zip(LIMITS, part.itertuples(), strict=True)}
+                rows.append({"study": name, "arm": arm} | counts)
+    if not rows:
+        return _absent("policy_constraints")
+    note = ("A run counts at a limit where its mean gold was further below SFT's, in SDs of SFT's gold per answer, at three evaluations in "
+            "a row. The rule has 1 SD.")  # fmt: skip
+    return f"{markdown_table(pd.DataFrame(rows))}\n\n{wrapped(note)}"
+
+
 def limits(reference: ReferenceSet) -> str:
     """What the runs of the set cannot say."""
     models = reference.loaded.runs["reward_model"].nunique()
@@ -293,12 +305,12 @@ def limits(reference: ReferenceSet) -> str:
         told.append("*Anything about another reward model.* All runs share one.")
     else:
         told.append(f"*Anything beyond one world.* The {models} reward models are draws of one pipeline: one language, one size of model.")
-    if (study := _compared(reference, "kl_frontier")) is None:
+    if (study := reference.several("kl_frontier")) is None:
         told.append(f"*{FRONTIER}.* `sweep=kl_frontier` asks it; the set has no runs of it.")
     elif (study.frontier["verdict"] == CANNOT_TELL).any():
         arms = list(study.frontier.loc[study.frontier["verdict"] == CANNOT_TELL, "arm"])
         told.append(f"*{FRONTIER}*, with {coded(arms)}.")
-    if (study := _compared(reference, "add_one_in")) is not None:
+    if (study := reference.several("add_one_in")) is not None:
         told.append(f"*A small difference in rates, and a rare collapse.* {_allowed(study)}")
     alone = [study.name for study in reference.studies.values() if study.layout_only]
     if alone:
@@ -321,83 +333,9 @@ def one_seed(reference: ReferenceSet) -> str:
     return "\n\n".join([*parts, markdown_table(pd.DataFrame(rows))])
 
 
-def world_held(reference: ReferenceSet) -> str | None:
-    """On which of the points that the world must show the runs pass, and on which they fail or cannot tell."""
-    study = _compared(reference, "world_check")
-    if study is None:
-        return None
-    parts = points(world_runs(study))
-    verdicts = {number: verdict_of([part for part in parts if part.point == number]) for number in sorted({part.point for part in parts})}
-    passed = [number for number, verdict in verdicts.items() if verdict == PASS]
-    told = f"{len(passed)} of {len(verdicts)} points pass, over {counted(study.basis.units, study.basis.unit)}."
-    others = [f"{number} ({verdict})" for number, verdict in verdicts.items() if verdict != PASS]
-    return wrapped(told + (f" The others: {listed(others)}." if others else ""))
-
-
-def world(reference: ReferenceSet) -> str | None:
-    """Of docs/explanation/world.md: the code of the runs, the figure, the verdict on every point and the table of arms."""
-    study = _compared(reference, "world_check")
-    if study is None:
-        return None
-    notes = [
-        "*RM accuracy* is that on held-out pairs, judged by gold.",
-        f"*Gold* is the mean at the last evaluation, on held-out prompts. SFT has {signed(world_runs(study)['gold_sft'].mean())}.",
-        "*Win rate* is against SFT on the same prompt; a tie counts one half.",
-        "*KL* is in nats per response, *length* in tokens; an arrow goes from SFT to the end.",
-        "The arms `rm_` are PPO-max with fewer pairs and with noisier ones. Proxy cannot be compared between them.",
-    ]
-    return _world_of(study, f"{PICTURE} Each faint line is a run.", bullets(notes))
-
-
-def world_answers(reference: ReferenceSet) -> str | None:
-    """Of docs/explanation/world.md: two prompts, each with vanilla's answer and PPO-max's at the end, their gold term by term."""
-    study = _compared(reference, "world_check")
-    answers = [] if study is None else last_answers(study.runs)
-    return f"```\n{answers_text(answers)}\n```" if answers else None
-
-
-def world_unbiased(reference: ReferenceSet) -> str | None:
-    """Of docs/explanation/world.md: the same verdicts and table in the world of `preferences=unbiased`."""
-    study = _compared(reference, "world_check_unbiased")
-    return None if study is None else _world_of(study, "", "")
-
-
-def _world_of(study: Study, after: str, notes: str) -> str:
-    """The code of a world's runs and their command, the verdict on every point and the table of arms."""
-    runs = world_runs(study)
-    return "\n\n".join(filter(None, [
-        wrapped(f"Its runs were made by {made_by(study.runs)}: {study.basis} per arm. {after}".strip()),
-        "\n".join(["```", f"{command(study.name, study.runs)} && python -m analysis.world_check results/{study.name}", "```"]),
-        points_table(runs, CPU_SECONDS),
-        arms_table(runs),
-        notes,
-    ]))  # fmt: skip
-
-
-def world_runs(study: Study) -> pd.DataFrame:
-    """The runs of the study `world_check` or `world_check_unbiased`, as `analysis.world_check` reads them."""
-    return run_table(Loaded(study.runs, study.curves, NOTHING))
-
-
-def alarms(reference: ReferenceSet) -> str | None:
-    """Of docs/explanation/alarms.md: what the alarms in force make of the runs of the studies over several reward models."""
-    names = [study.name for study in reference.compared if study.basis.reward_models > 1]
-    if not names:
-        return None
-    loaded = reference.loaded
-    mine = Loaded(loaded.runs[loaded.runs["study"].isin(names)], loaded.curves[loaded.curves["study"].isin(names)], NOTHING)
-    runs = courses_of(mine)
-    if not runs:
-        return None
-    models, collapsed = len({run.reward_model for run in runs}), sum(run.collapses for run in runs)
-    folders = " ".join(f"results/reference/{name}" for name in names)
-    told = f"{counted(len(runs), 'different run')} over {counted(models, 'reward model')}, of which {collapsed} collapsed:"
-    return "\n\n".join([f"```\npython -m analysis.alarms {folders}\n```", told, markdown_table(as_set(runs))])
-
-
 def tutorial(reference: ReferenceSet) -> str | None:
     """Of the tutorial: how much there is, and the beginning of what the verdicts of one study print."""
-    study = _compared(reference, TAUGHT)
+    study = reference.several(TAUGHT)
     if study is None:
         return None
     arms = study.arms.reset_index()
@@ -425,25 +363,8 @@ def size(reference: ReferenceSet) -> str:
             "`analysis` reads as it lies.")  # fmt: skip
 
 
-def made_by(runs: pd.DataFrame) -> str:
-    """The code of runs: its fingerprints, or its commits where runs are older than fingerprints."""
-    codes = sorted(runs["numerics/code"].dropna().unique()) if "numerics/code" in runs else []
-    commits = sorted(runs["git_commit"].dropna().unique())
-    told = [f"code of fingerprint {coded(codes)}"] if codes else []
-    if "numerics/code" not in runs or runs["numerics/code"].isna().any():
-        told.append("code older than fingerprints")
-    names = listed([f"`{commit[:7]}`" for commit in commits]) if commits else ""
-    return listed(told) + (f" ({'commit' if len(commits) == 1 else 'commits'} {names})" if names else "")
-
-
 def _absent(name: str) -> str:
     return f"The set has no study `{name}` of several runs per arm."
-
-
-def _compared(reference: ReferenceSet, name: str) -> Study | None:
-    """The study of this name, if the set has it with several runs per arm."""
-    study = reference.studies.get(name)
-    return None if study is None or study.layout_only else study
 
 
 def _given(reference: ReferenceSet) -> str:
@@ -473,7 +394,7 @@ def _by_effect(study: Study, outcome: str) -> tuple[list[str], list[str], list[s
 
 def _pair(reference: ReferenceSet, name: str, arm: str, words: str) -> str:
     """'Vanilla PPO collapsed in 5 of 5 runs, with it in 0 of 5 (difference −1.00 [−1.00, −0.39], p = 0.002).'; '' without runs."""
-    study = _compared(reference, name)
+    study = reference.several(name)
     effect = None if study is None else study.effect(arm, "collapsed")
     if study is None or effect is None:
         return ""
@@ -484,7 +405,7 @@ def _pair(reference: ReferenceSet, name: str, arm: str, words: str) -> str:
 
 
 def _gain(reference: ReferenceSet, name: str, arm: str, words: str) -> str:
-    study = _compared(reference, name)
+    study = reference.several(name)
     if study is None or arm not in study.arms.index:
         return ""
     row = study.arms.loc[arm]

@@ -13,7 +13,7 @@ from analysis.figures.estimate import collapse_limit
 from analysis.figures.opening import opening, opening_table
 from analysis.load.packed import REFERENCE
 from analysis.notebooks.__main__ import executed_on, notebooks, set_digest
-from analysis.reference import findings
+from analysis.reference import findings, world
 from analysis.reference.blocks import filled
 from analysis.reference.estimates import ReferenceSet
 from analysis.reference.readme import describe
@@ -28,13 +28,14 @@ BLOCKS: dict[str, dict[str, Block]] = {
     "README.md": {"findings": findings.findings},
     "docs/findings.md": {
         "origin": findings.origin, "add_one_in": findings.arms_of("add_one_in"), "leave_one_out": findings.arms_of("leave_one_out"),
-        "policy_constraints": findings.arms_of("policy_constraints"), "frontier": findings.frontier, "claims": findings.claims,
-        "limits": findings.limits, "one_seed": findings.one_seed, "world_held": findings.world_held,
+        "policy_constraints": findings.arms_of("policy_constraints"), "frontier": findings.frontier, "thresholds": findings.thresholds,
+        "claims": findings.claims,
+        "limits": findings.limits, "one_seed": findings.one_seed, "world_held": world.world_held,
     },
     "docs/explanation/world.md": {
-        "world_answers": findings.world_answers, "world": findings.world, "world_unbiased": findings.world_unbiased,
+        "world_answers": world.world_answers, "world": world.world, "world_unbiased": world.world_unbiased,
     },
-    "docs/explanation/alarms.md": {"alarms": findings.alarms},
+    "docs/explanation/alarms.md": {"alarms": world.alarms},
     "docs/tutorial/first_hour.md": {"tutorial": findings.tutorial},
     "results/README.md": {"size": findings.size},
 }  # fmt: skip
@@ -67,10 +68,10 @@ def documents(reference: ReferenceSet) -> tuple[dict[str, str], list[str]]:
 def tables(reference: ReferenceSet) -> dict[str, pd.DataFrame | None]:
     """The tables behind the figures of the documents, None where the set lacks the study."""
     runs, curves = reference.loaded.runs, reference.loaded.curves
-    world = reference.studies.get("world_check")
+    check = reference.studies.get("world_check")
     return {
         "docs/opening.csv": opening_table(runs, curves) if {"add_one_in", "leave_one_out"} & reference.studies.keys() else None,
-        "docs/collapse.csv": None if world is None else proxy_and_gold_table(world.curves, list(PICTURED)),
+        "docs/collapse.csv": None if check is None else proxy_and_gold_table(check.curves, list(PICTURED)),
     }
 
 
@@ -112,6 +113,6 @@ def draw(reference: ReferenceSet, picture: Path) -> None:
     if picture.stem == "opening":
         figure = opening(reference.loaded.runs, reference.loaded.curves)
     else:
-        world = reference.studies["world_check"]
-        figure = proxy_and_gold(world.curves, PICTURED, collapse_limit(world.runs[world.runs["arm"] == "vanilla"]))
+        check = reference.studies["world_check"]
+        figure = proxy_and_gold(check.curves, PICTURED, collapse_limit(check.runs[check.runs["arm"] == "vanilla"]))
     figure.savefig(picture, dpi=160)

@@ -14,7 +14,7 @@ from analysis.load.packed import SUMS, archive_of
 from analysis.load.runfolder import read_summary
 from analysis.markdown import markdown_table
 from analysis.reference.packing import RULES
-from analysis.reference.prose import wrapped
+from analysis.reference.prose import coded, listed, wrapped
 
 UNKNOWN = "not recorded"
 
@@ -134,3 +134,14 @@ def holes(study: str, runs: pd.DataFrame) -> list[str]:
     """study/arm/seed=n of every seed of the study that one of its arms lacks."""
     seeds = set(runs["seed"])
     return [f"{study}/{arm}/seed={seed}" for arm, part in runs.groupby("arm") for seed in sorted(seeds - set(part["seed"]))]
+
+
+def made_by(runs: pd.DataFrame) -> str:
+    """The code of runs: its fingerprints, or its commits where runs are older than fingerprints."""
+    codes = sorted(runs["numerics/code"].dropna().unique()) if "numerics/code" in runs else []
+    commits = sorted(runs["git_commit"].dropna().unique())
+    told = [f"code of fingerprint {coded(codes)}"] if codes else []
+    if "numerics/code" not in runs or runs["numerics/code"].isna().any():
+        told.append("code older than fingerprints")
+    names = listed([f"`{commit[:7]}`" for commit in commits]) if commits else ""
+    return listed(told) + (f" ({'commit' if len(commits) == 1 else 'commits'} {names})" if names else "")

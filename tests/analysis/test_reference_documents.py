@@ -12,7 +12,7 @@ from ablate.errors import UserError
 from analysis.claims.judge import CANNOT_TELL, CONTRADICTED, SUPPORTED, Verdict
 from analysis.claims.paper import PAPER_CLAIMS
 from analysis.load.packed import REFERENCE, is_set
-from analysis.reference import findings, generated
+from analysis.reference import findings, generated, world
 from analysis.reference.__main__ import main
 from analysis.reference.blocks import filled
 from analysis.reference.estimates import DISAGREE, estimated, out_of_reach, overall
@@ -168,12 +168,12 @@ def test_the_world_stands_with_the_verdict_on_every_point(tmp_path):
     write_study(tmp_path, WORLD, 1, np.random.default_rng(1), reward_models=6, study="world_check")
     with_what_the_world_check_reads(tmp_path)
     reference = estimated(tmp_path)
-    text = findings.world(reference)
+    text = world.world(reference)
     assert "6 reward models, one seed each per arm." in text and "(../collapse.png)" in text and "SFT has +0.90." in text
     assert "\npython -m ablate.run -m sweep=world_check 'seed=range(6)' 'pipeline_seed=${seed}' && python -m analysis.world_check" in text
     assert "| PPO-max holds in at least 95 % of runs | 6 of 6 [" in text and "| rm_noisier_pairs | 6 | " in text
     verdicts = re.search(r"Points: (.*)\.\n", text)[1].split(", ")
-    told = findings.world_held(reference)
+    told = world.world_held(reference)
     passed = [verdict for verdict in verdicts if verdict.endswith("pass")]
     assert len(verdicts) == 6 and told.startswith(f"{len(passed)} of 6 points pass, over 6 reward models.")
     assert all(f"{verdict[0]} ({verdict[2:]})" in told for verdict in verdicts if verdict not in passed)
@@ -187,22 +187,35 @@ def test_the_unbiased_world_has_its_own_table_and_neither_stands_without_its_run
     write_study(tmp_path, WORLD, 1, np.random.default_rng(1), reward_models=6, study="world_check_unbiased")
     with_what_the_world_check_reads(tmp_path, "world_check_unbiased")
     reference = estimated(tmp_path)
-    text = findings.world_unbiased(reference)
+    text = world.world_unbiased(reference)
     assert "\npython -m ablate.run -m sweep=world_check_unbiased 'seed=range(6)'" in text
     assert " && python -m analysis.world_check results/world_check_unbiased\n" in text
     assert "| rm_noisier_pairs | 6 | " in text and "Points: " in text and "collapse.png" not in text
-    assert findings.world(reference) is None
+    assert world.world(reference) is None
 
 
 def test_the_alarms_are_judged_on_every_different_run_of_the_studies_over_reward_models(clear, tmp_path):
-    text = findings.alarms(clear)
+    text = world.alarms(clear)
     assert "python -m analysis.alarms results/reference/add_one_in results/reference/leave_one_out\n" in text
     runs = clear.loaded.runs
     collapsed = int(runs["collapsed"].sum())
     assert f"{len(runs)} different runs over 8 reward models, of which {collapsed} collapsed:" in text
     assert re.search(rf"\| 2 of 5 \| \d+ of {collapsed}, .* of {len(runs) - collapsed}, ", text)
     write_study(tmp_path, {"vanilla": Arm({}, **DIES)}, 6, np.random.default_rng(0), reward_models=1, study="vanilla")
-    assert findings.alarms(estimated(tmp_path)) is None
+    assert world.alarms(estimated(tmp_path)) is None
+
+
+def test_the_counts_of_collapses_stand_at_every_limit_and_an_arm_that_hardly_moves_is_named(tmp_path):
+    """Planted collapses fall by 4 SDs and more, and no other run falls at all."""
+    arms = {"vanilla": Arm({}, **DIES), "kl": Arm(KL, frontier=(1.0, 0.3), reach=0.5)}
+    reference = planted(tmp_path, policy_constraints=arms)
+    rows = findings.thresholds(reference).splitlines()
+    assert rows[0] == "| study | arm | 0.5 SD | 1 SD | 1.5 SD | 2 SD |"
+    assert "| policy_constraints | kl | 0 of 8 | 0 of 8 | 0 of 8 | 0 of 8 |" in rows
+    assert "| policy_constraints | vanilla | 8 of 8 | 8 of 8 | " in "\n".join(rows)
+    assert reference.studies["policy_constraints"].arms.loc["kl", "kl_high"] < 1
+    below = " ".join(findings.arms_of("policy_constraints")(reference).split())
+    assert "Held by hardly moving, within 1 nat of SFT: `kl`." in below
 
 
 def test_a_block_is_replaced_and_one_without_runs_keeps_what_it_has():

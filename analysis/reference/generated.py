@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.figures.catalogue import FIGURES
 from analysis.figures.collapse import proxy_and_gold, proxy_and_gold_table
-from analysis.figures.estimate import collapse_limit
+from analysis.figures.draw import frames_of
+from analysis.figures.estimate import Drawn, collapse_limit
 from analysis.figures.opening import opening, opening_table
+from analysis.figures.style import style
 from analysis.load.packed import REFERENCE
 from analysis.notebooks.__main__ import executed_on, notebooks, set_digest
 from analysis.reference import findings, world
@@ -39,6 +42,8 @@ BLOCKS: dict[str, dict[str, Block]] = {
     "docs/tutorial/first_hour.md": {"tutorial": findings.tutorial},
     "results/README.md": {"size": findings.size},
 }  # fmt: skip
+PAPERS = ("fig04", "fig07")  # figures of the paper that docs/findings.md shows
+EVERY = 5  # updates
 DIGITS = 5  # significant, of the tables behind figures
 
 
@@ -68,11 +73,28 @@ def documents(reference: ReferenceSet) -> tuple[dict[str, str], list[str]]:
 def tables(reference: ReferenceSet) -> dict[str, pd.DataFrame | None]:
     """The tables behind the figures of the documents, None where the set lacks the study."""
     runs, curves = reference.loaded.runs, reference.loaded.curves
+    papers = {name: of_the_paper(reference, name) for name in PAPERS}
     check = reference.studies.get("world_check")
     return {
         "docs/opening.csv": opening_table(runs, curves) if {"add_one_in", "leave_one_out"} & reference.studies.keys() else None,
         "docs/collapse.csv": None if check is None else proxy_and_gold_table(check.curves, list(PICTURED)),
+        **{f"docs/{name}.csv": None if drawn is None else means(drawn.table) for name, drawn in papers.items()},
     }
+
+
+def of_the_paper(reference: ReferenceSet, name: str) -> Drawn | None:
+    """A figure of the paper from the runs of `policy_constraints`; None where the set lacks them."""
+    study = reference.several("policy_constraints")
+    if study is None:
+        return None
+    entry = FIGURES[name]
+    source = next(source for source in entry.sources if source.study == study.name)
+    return entry.draw(frames_of(reference.loaded, source, entry.reads))
+
+
+def means(table: pd.DataFrame) -> pd.DataFrame:
+    """Of what a figure shows the means with their intervals and the collapses, at every `EVERY`-th update: the runs are in the set."""
+    return table[(table["kind"] != "run") & (table["update"] % EVERY == 0)]
 
 
 def as_csv(table: pd.DataFrame) -> str:
@@ -109,7 +131,13 @@ def standing(path: Path) -> str:
 
 
 def draw(reference: ReferenceSet, picture: Path) -> None:
-    """Draw docs/opening.png or docs/collapse.png."""
+    """Draw docs/opening.png, docs/collapse.png or a figure of the paper."""
+    if picture.stem in PAPERS:
+        drawn = of_the_paper(reference, picture.stem)
+        assert drawn is not None, f"the set lacks the runs of {picture.stem}"
+        with style():
+            drawn.figure.savefig(picture, dpi=110, metadata={"Software": None})
+        return
     if picture.stem == "opening":
         figure = opening(reference.loaded.runs, reference.loaded.curves)
     else:

@@ -218,6 +218,17 @@ def test_the_counts_of_collapses_stand_at_every_limit_and_an_arm_that_hardly_mov
     assert "Held by hardly moving, within 1 nat of SFT: `kl`." in below
 
 
+def test_the_figures_of_the_paper_are_drawn_from_policy_constraints_with_a_table_of_means(tmp_path):
+    reference = planted(tmp_path, policy_constraints={"vanilla": Arm({}, **DIES), "kl": Arm(KL, **HOLDS)})
+    table = generated.tables(reference)["docs/fig07.csv"]
+    assert set(table["arm"].dropna()) == {"vanilla", "kl"} and set(table["kind"]) >= {"mean"} and "run" not in set(table["kind"])
+    assert (table["update"] % 5 == 0).all() and set(generated.tables(reference)["docs/fig04.csv"]["arm"].dropna()) == {"vanilla"}
+    generated.draw(reference, tmp_path / "fig04.png")
+    assert (tmp_path / "fig04.png").read_bytes().startswith(b"\x89PNG")
+    without = planted(tmp_path / "other", add_one_in=added(HOLDS, HOLDS))
+    assert generated.tables(without)["docs/fig07.csv"] is None
+
+
 def test_a_block_is_replaced_and_one_without_runs_keeps_what_it_has():
     text = "a\n<!-- reference: one -->\nold\n<!-- /reference -->\nb\n<!-- reference: two -->\nkept\n<!-- /reference -->\n"
     assert filled(text, {"one": "- new", "two": None}, "X.md") == text.replace("old", "- new")
@@ -253,7 +264,8 @@ def test_the_documents_say_what_the_committed_runs_do(committed):
 
 @needs_reference
 def test_a_document_that_says_anything_else_is_shown_as_a_diff_and_written(committed, tmp_path, monkeypatch, capsys):
-    for name in (*generated.BLOCKS, "docs/opening.csv", "docs/explanation/tricks.md", "results/reference/README.md"):
+    made = [name for name, table in generated.tables(committed).items() if table is not None]
+    for name in (*generated.BLOCKS, *made, "docs/explanation/tricks.md", "results/reference/README.md"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(generated.ROOT / name, tmp_path / name)
     monkeypatch.setattr(generated, "ROOT", tmp_path)

@@ -60,6 +60,11 @@ def arm_answers(verdicts: StudyVerdicts) -> pd.DataFrame:
     return table.loc[order.sort_values(["other", "rate", "gain"], kind="stable").index].reset_index(drop=True)
 
 
+def two_digits(value: float) -> str:
+    """A number with two significant digits and no exponent: '0.97', '4.4', '110'."""
+    return f"{float(f'{value:.2g}'):.10g}"
+
+
 def _direction(row, below: str, above: str) -> str:
     return "" if not row.p_holm < ALPHA else below if row.estimate < 0 else above
 
@@ -127,7 +132,7 @@ def _gain(arms: pd.DataFrame) -> str:
         return ""
     base, others = known[known["versus"] == "base"], known[known["versus"] != "base"]
     chosen = pd.concat([base, others.sort_values(["rate", "gold_gain"], ascending=[True, False], kind="stable").head(SHOWN)])
-    told = [f"{row.name} {row.gold_gain:+.2f}{_bounds(row)} for {row.kl:.2g} nats" for row in chosen.itertuples(index=False)]
+    told = [f"{row.name} {row.gold_gain:+.2f}{_bounds(row)} for {two_digits(row.kl)} nats" for row in chosen.itertuples(index=False)]
     if len(base) and len(chosen) < len(known):
         told[1] = f"of the others those that hold best and gain most are {told[1]}"
     return f"Gold gained over SFT at the end, and the KL spent: {'; '.join(told)}."

@@ -45,7 +45,7 @@ def arm_effect(outcomes: pd.DataFrame, treatment: Sequence[str], control: Sequen
 
     - Collapse rates over seeds of one reward model: `rate_effect`. Over reward models, whose own shares are compared: the exact
       sign-flip test, as a trick that helps with one reward model may harm with another (`sign_flip_p`), and the wider
-      of the t interval and Newcombe's: differences of which most are 0 are far from normal.
+      of the t interval and Newcombe's, within ± 1: differences of which most are 0 are far from normal.
     - Gold and wins at the end (`ENDS`): the p of `fate_p`, since a mean over five runs says nothing of a collapse that one run
       in ten would have.
     - All else: the paired t; without any spread, the exact test of separated samples (`separation_p`), or the sign test.
@@ -75,7 +75,7 @@ def _collapse_effect(outcomes: pd.DataFrame, treatment: Sequence[str], control: 
     if gaps.basis.reward_models > 1:
         low, high = newcombe(*(float(part) for side in sides for part in (side.values.mean(), len(side.values))), level)
         if np.isfinite(effect.low):
-            low, high = min(low, effect.low), max(high, effect.high)
+            low, high = max(min(low, effect.low), -1.0), min(max(high, effect.high), 1.0)
         return effect._replace(low=float(low), high=float(high), p=sign_flip_p(gaps.values))
     if not all(np.isin(side.values, (0.0, 1.0)).all() for side in sides):
         return effect

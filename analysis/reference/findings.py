@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from analysis.claims.answer import answer, question_of
+from analysis.claims.answer import answer, question_of, two_digits
 from analysis.claims.judge import CANNOT_TELL, CONTRADICTED, SUPPORTED, Claim, Part, Verdict, outcome_name
 from analysis.claims.modern import MODERN_CLAIMS
 from analysis.claims.paper import PAPER_CLAIMS, UNJUDGED
@@ -409,7 +409,7 @@ def _gain(reference: ReferenceSet, name: str, arm: str, words: str) -> str:
     if study is None or arm not in study.arms.index:
         return ""
     row = study.arms.loc[arm]
-    return f"{words} {level(row, 'gold_gain', sign=True)} for {row['kl']:.2g} nats"
+    return f"{words} {level(row, 'gold_gain', sign=True)} for {two_digits(row['kl'])} nats"
 
 
 def _judged(verdicts: dict[str, Verdict]) -> str:

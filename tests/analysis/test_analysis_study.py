@@ -5,11 +5,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from simulate import Arm, write_study
 
-from analysis.claims.answer import arm_answers
+from analysis.claims.answer import arm_answers, two_digits
 from analysis.claims.study import runs_to_score, study_verdicts
+from analysis.estimate.effects import arm_effect
 from analysis.load.foreign import combine, load_wandb_export
 from analysis.load.frames import load, load_rows
 from analysis.verdicts.text import as_text
@@ -213,3 +215,19 @@ def test_arms_with_reward_models_of_their_own_settings_are_not_said_to_share_one
     assert "in each arm that of its settings" in said and "which every run has" not in said
     shared = " ".join(verdicts_of(write_study(tmp_path / "b", {"one": Arm()}, 2, np.random.default_rng(0))).remarks)
     assert "which every run has" in shared
+
+
+def test_the_interval_of_a_difference_of_rates_stays_within_one():
+    """7 of 10 reward models against none: the t interval alone would reach −1.05."""
+    rows = [
+        {"arm": arm, "reward_model": f"pipeline_seed={model}", "seed": model, "collapsed": float(arm == "vanilla" and model < 7)}
+        for arm in ("vanilla", "kl")
+        for model in range(10)
+    ]
+    effect = arm_effect(pd.DataFrame(rows), ["kl"], ["vanilla"], "collapsed")
+    assert (effect.estimate, effect.low, effect.p) == (pytest.approx(-0.7), -1.0, pytest.approx(2 / 2**7)) and -0.7 < effect.high < 0
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.973, "0.97"), (4.44, "4.4"), (27.9, "28"), (106.2, "110"), (0.0, "0")])
+def test_nats_have_two_digits_and_no_exponent(value, text):
+    assert two_digits(value) == text

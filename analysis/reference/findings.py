@@ -211,6 +211,11 @@ def _differences(study: Study) -> str:
         parts = [f"{word} with {coded(arms)}" for arms, word in ((below, "lower"), (above, "higher")) if arms]
         parts += [f"not shown to differ with {'any arm' if not parts else counted(len(rest), 'arm')}"] if rest else []
         told.append(f"Against `{study.base}` {name} is {listed(parts)}, after Holm's correction over {over}.")
+    clear = [arm for arm in study.arms.index if (effect := study.effect(arm, "gold")) is not None and not effect["p_holm"] < ALPHA
+             and (effect["low"] > 0 or effect["high"] < 0) and arm not in study.miscounted]  # fmt: skip
+    if clear:
+        told.append(f"The interval of gold, which nothing corrects, leaves out 0 with {coded(clear)}: the p counts the comparisons too, and "
+                    "of runs of different fate only how often they collapse ([statistics](explanation/statistics.md)).")  # fmt: skip
     still = [arm for arm, row in study.arms.iterrows() if row["collapses"] == 0 and row["n"] and row["kl_high"] < NEAR_SFT]
     if still:
         told.append(f"Held by hardly moving, within {NEAR_SFT:g} nat of SFT: {coded(still)}.")
@@ -312,10 +317,19 @@ def limits(reference: ReferenceSet) -> str:
         told.append(f"*{FRONTIER}*, with {coded(arms)}.")
     if (study := reference.several("add_one_in")) is not None:
         told.append(f"*A small difference in rates, and a rare collapse.* {_allowed(study)}")
+    if (study := reference.several("policy_constraints")) is not None:
+        told.append(_hangs_on_the_limit(study))
     alone = [study.name for study in reference.studies.values() if study.layout_only]
     if alone:
         told.append(f"*Anything of {coded(alone)}.* One seed per arm shows what a run looks like and decides nothing.")
     return bullets(told)
+
+
+def _hangs_on_the_limit(study: Study) -> str:
+    """How often the base collapses by where a collapse is said to begin."""
+    curve = threshold_curve(study.runs[study.runs["arm"] == study.base], study.curves, np.array(LIMITS))
+    said = [f"{row.collapses} of {row.n} at {row.threshold:g} SD" for row in curve.itertuples()]
+    return f"*How often {NAMES.get(study.base, study.base)} collapses, whatever one calls so.* {listed(said)} below SFT's gold."
 
 
 def one_seed(reference: ReferenceSet) -> str:

@@ -216,6 +216,15 @@ def test_the_counts_of_collapses_stand_at_every_limit_and_an_arm_that_hardly_mov
     assert reference.studies["policy_constraints"].arms.loc["kl", "kl_high"] < 1
     below = " ".join(findings.arms_of("policy_constraints")(reference).split())
     assert "Held by hardly moving, within 1 nat of SFT: `kl`." in below
+    assert "*How often vanilla PPO collapses, whatever one calls so.* 8 of 8 at 0.5 SD, 8 of 8 at 1 SD, " in findings.limits(reference)
+
+
+def test_an_interval_of_gold_without_0_that_the_correction_does_not_pass_is_named(tmp_path):
+    """Vanilla collapses with each of 5 reward models and the penalty with none: p is the rates', 2 / 2⁵, and gold's interval is above 0."""
+    reference = planted(tmp_path, policy_constraints={"vanilla": Arm({}, **DIES), "kl": Arm(KL, **HOLDS)}, reward_models=5)
+    gold = reference.studies["policy_constraints"].effect("kl", "gold")
+    below = " ".join(findings.arms_of("policy_constraints")(reference).split())
+    assert gold["low"] > 0 and gold["p_holm"] >= 0.05 and "which nothing corrects, leaves out 0 with `kl`:" in below
 
 
 def test_the_figures_of_the_paper_are_drawn_from_policy_constraints_with_a_table_of_means(tmp_path):

@@ -214,8 +214,8 @@ def _differences(study: Study) -> str:
     clear = [arm for arm in study.arms.index if (effect := study.effect(arm, "gold")) is not None and not effect["p_holm"] < ALPHA
              and (effect["low"] > 0 or effect["high"] < 0) and arm not in study.miscounted]  # fmt: skip
     if clear:
-        told.append(f"The interval of gold, which nothing corrects, leaves out 0 with {coded(clear)}: the p counts the comparisons too, and "
-                    "of runs of different fate only how often they collapse ([statistics](explanation/statistics.md)).")  # fmt: skip
+        told.append(f"The interval of gold, which nothing corrects, leaves out 0 with {coded(clear)}: the p counts the comparisons too, "
+                    "and of runs of different fate only how often they collapse ([statistics](explanation/statistics.md)).")  # fmt: skip
     still = [arm for arm, row in study.arms.iterrows() if row["collapses"] == 0 and row["n"] and row["kl_high"] < NEAR_SFT]
     if still:
         told.append(f"Held by hardly moving, within {NEAR_SFT:g} nat of SFT: {coded(still)}.")

@@ -6,7 +6,7 @@ A function returns None where the set lacks the study that it speaks of and the 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -41,6 +41,9 @@ ON_IS = {
     DISAGREE: "Whether importance sampling against SFT prevents collapse differs between studies; the paper says that it does not.",
 }
 PREVENTS = "Importance sampling against SFT prevents collapse; the paper says that it does not."
+# Study → its arm that adds the trick to vanilla PPO and nothing else.
+KL_ALONE = {"add_one_in": "kl_penalty", "policy_constraints": "kl"}
+IS_ALONE = {"add_one_in": "importance_sampling", "policy_constraints": "importance_sampling"}
 TAUGHT = "policy_constraints"  # the study of the tutorial
 FRONTIER = "Whether the KL penalty moves the frontier of gold against KL, or only stops earlier"
 NAMED = 6  # arms in a sentence
@@ -63,7 +66,7 @@ def on_kl_penalty(reference: ReferenceSet) -> str | None:
     if not verdicts:
         return None
     told = [
-        _pair(reference, "add_one_in", "kl_penalty", "with the penalty alone"),
+        _pair(reference, *_widest(reference, KL_ALONE), "with the penalty alone"),
         _pair(reference, "leave_one_out", "no_kl_penalty", "without its penalty"),
     ]
     return " ".join([f"**{ON_KL[overall(verdicts)]}**", *filter(None, told), _judged(verdicts)])
@@ -78,10 +81,10 @@ def on_importance_sampling(reference: ReferenceSet) -> str | None:
     effects = [found.parts[0].effect for found in verdicts.values() if found.verdict == CONTRADICTED]
     lower = all(effect is not None and effect.estimate < 0 for effect in effects)
     head = PREVENTS if verdict == CONTRADICTED and lower else ON_IS[verdict]
-    pair = _pair(reference, "add_one_in", "importance_sampling", "with it")
+    pair = _pair(reference, *_widest(reference, IS_ALONE), "with it")
     gains = [
-        _gain(reference, "add_one_in", "importance_sampling", "importance sampling"),
-        _gain(reference, "add_one_in", "kl_penalty", "the KL penalty"),
+        _gain(reference, *_widest(reference, IS_ALONE), "importance sampling"),
+        _gain(reference, *_widest(reference, KL_ALONE), "the KL penalty"),
         _gain(reference, "leave_one_out", "ppo_max", "PPO-max"),
     ]
     spent = "; ".join(filter(None, gains))
@@ -404,6 +407,13 @@ def _by_effect(study: Study, outcome: str) -> tuple[list[str], list[str], list[s
             continue
         (rest if not effect["p_holm"] < ALPHA else below if effect["estimate"] < 0 else above).append(arm)
     return below, above, rest
+
+
+def _widest(reference: ReferenceSet, arms: Mapping[str, str]) -> tuple[str, str]:
+    """Of studies with their arms the one over the most reward models, of equals that with more runs per arm, else the first."""
+    known = [(study.basis.reward_models, study.basis.runs, name) for name in arms if (study := reference.several(name)) is not None]
+    name = max(known, key=lambda one: one[:2])[2] if known else next(iter(arms))
+    return name, arms[name]
 
 
 def _pair(reference: ReferenceSet, name: str, arm: str, words: str) -> str:

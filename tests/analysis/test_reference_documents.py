@@ -51,6 +51,14 @@ def test_the_findings_follow_supported_and_contradicted_claims(clear):
     assert "All of it is over 8 reward models, which are the unit of every interval." in text
 
 
+def test_of_two_studies_that_add_the_penalty_the_one_over_more_reward_models_is_told(tmp_path):
+    planted(tmp_path, add_one_in=added(HOLDS, HOLDS), reward_models=6)
+    wider = {"vanilla": Arm({}, **DIES), "kl": Arm({**KL, "ppo.kl_coef": 0.05}, **HOLDS), "importance_sampling": Arm(IS, **HOLDS)}
+    text = findings.findings(planted(tmp_path, policy_constraints=wider))
+    assert "Vanilla PPO collapsed in 8 of 8 runs, with the penalty alone in 0 of 8" in " ".join(text.split())
+    assert "6 of 6 runs" not in text
+
+
 def test_the_same_words_are_not_said_of_runs_that_show_the_opposite(tmp_path):
     text = " ".join(findings.findings(planted(tmp_path, add_one_in=added(DIES, DIES))).split())
     assert "**Whether a token-level KL penalty prevents collapse cannot be told.**" in text

@@ -20,12 +20,13 @@ from analysis.figures.style import arm_label, arm_labels, units
 from analysis.load.designs import arm_settings
 
 BASE, CONSTRAINT, OTHER = "#222222", "#0072B2", "#D55E00"  # the last two are Okabe and Ito's, safe for colour-blind readers
-# §5.3.3 of the paper: token-level KL penalty, importance sampling, entropy bonus; eq. 14: PPO-penalty (`policy_kl`)
-CONSTRAINTS = ("kl_", "importance_sampling", "entropy_", "policy_kl")
+# §5.3.3 of the paper: token-level KL penalty, importance sampling, entropy bonus; eq. 14: PPO-penalty (`policy_kl`); and χ² in KL's place
+CONSTRAINTS = ("kl_", "importance_sampling", "entropy_", "policy_kl", "chi2_penalty")
 TITLES = {"add_one_in": "vanilla PPO, and one trick added", "leave_one_out": "PPO-max, and one trick left out"}
 LEGEND = {CONSTRAINT: "the trick constrains the policy (KL, entropy, importance sampling)", OTHER: "any other trick",
           BASE: "the preset itself"}  # fmt: skip
 ROW = 0.185  # inches
+SPREAD = 0.34  # of a row, to either side
 
 
 def opening(runs: pd.DataFrame, curves: pd.DataFrame) -> Figure:
@@ -48,8 +49,9 @@ def opening(runs: pd.DataFrame, curves: pd.DataFrame) -> Figure:
     with matplotlib.rc_context({"font.size": 8.5, "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False}):
         figure = Figure(figsize=(9, ROW * sum(heights) + 1.1), layout="constrained")
         axes = figure.subplots(len(blocks), 2, height_ratios=heights, width_ratios=(2.3, 1), sharex="col", squeeze=False)
+        horizon = runs.loc[runs["study"].isin(studies), "ppo.updates"].max()
         for study, block, (lives, gold) in zip(studies, blocks, axes, strict=True):
-            _draw_lives(lives, block, runs.loc[runs["study"] == study, "ppo.updates"].max())
+            _draw_lives(lives, block, horizon)
             _draw_gold(gold, block, runs.loc[runs["study"] == study, "sft/eval/gold"].dropna().to_numpy())
             lives.set_title(TITLES.get(study, study), loc="left", fontweight="bold", fontsize=9.5)
         axes[0, 1].set_xlim(known.min() - 0.06 * np.ptp(known), known.max() + 0.06 * np.ptp(known))
@@ -140,13 +142,15 @@ def _label(label: str) -> str:
 
 def _draw_lives(axes: Axes, block: list[dict], horizon: float) -> None:
     for y, row in enumerate(block):
-        offsets = np.linspace(-0.3, 0.3, len(row["times"])) if len(row["times"]) > 1 else [0.0]
+        runs = len(row["times"])
+        offsets = np.linspace(-SPREAD, SPREAD, runs) if runs > 1 else [0.0]
+        width = min(0.9, 0.6 * 2 * SPREAD * ROW * 72 / max(runs - 1, 1))  # points; lines of many runs stay apart
         for offset, time, collapsed in zip(offsets, row["times"], row["collapsed"], strict=True):
             known = np.isfinite(collapsed)
-            axes.plot([0, time], [y + offset] * 2, color=row["colour"], linewidth=0.9, linestyle="-" if known else (0, (1, 2)), alpha=0.75,
-                      solid_capstyle="butt")  # fmt: skip
+            style = "-" if known else (0, (1, 2))
+            axes.plot([0, time], [y + offset] * 2, color=row["colour"], linewidth=width, linestyle=style, alpha=0.75, solid_capstyle="butt")
             if collapsed == 1:
-                axes.plot(time, y + offset, "o", color=row["colour"], markersize=2.6)
+                axes.plot(time, y + offset, "o", color=row["colour"], markersize=2.9 * width)
         text = fates(row)
         axes.annotate(text, (horizon, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=7.5,
                       color=row["colour"], fontweight="bold" if text.endswith("held") else "normal", annotation_clip=False)  # fmt: skip

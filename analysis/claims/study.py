@@ -20,7 +20,7 @@ from analysis.estimate.early_warning import early_warning
 from analysis.estimate.effects import base_arm, factorial_effects, factors, trick_effects
 from analysis.estimate.equivalence import margin_of
 from analysis.estimate.outcomes import ENDED, outcomes, proxy_tails, scales_of_proxy
-from analysis.estimate.overoptimisation import against_early_stopping, frontier_test
+from analysis.estimate.overoptimisation import against_early_stopping, end_at_equal_kl, frontier_test
 from analysis.estimate.stats import Interval, clustered_rate, mean_interval
 from analysis.estimate.survival import median_time
 from analysis.estimate.units import levels
@@ -135,8 +135,9 @@ def frontier_table(table: pd.DataFrame, curves: pd.DataFrame, settings: pd.DataF
 
     Columns: arm, control, verdict, estimate, low, high, p, n, basis of gold at equal KL, margin (differences below it count as the
     same), needed (how many units would do, NaN if decided or none would), unmeasured (pairs without measurements in the compared
-    range) and every (the `evaluation.every` that would have measured them), and `over_stopping…`: gold at the arm's end minus that of
-    its control stopped early. Runs that have not ended take no part. Empty without such arms or where nothing is measured.
+    range) and every (the `evaluation.every` that would have measured them); `at_end…` with its p: gold at the arm's end minus that of
+    its control at that KL (`end_at_equal_kl`); `over_stopping…`: the same minus that of its control stopped early. Runs that have not
+    ended take no part. Empty without such arms or where nothing is measured.
     """
     if not {"eval/gold", "eval/kl_to_sft"} <= set(curves.columns) or "ppo.kl_penalty" not in settings:
         return pd.DataFrame()
@@ -147,7 +148,10 @@ def frontier_table(table: pd.DataFrame, curves: pd.DataFrame, settings: pd.DataF
         if all(name.startswith("ppo.kl_") for name in settings.columns[settings.loc[arm] != settings.loc[control]]):
             found = frontier_test(curves, arm, control, margin_of("gold_at_kl", table))
             stopping = against_early_stopping(curves, arm, control)
-            over = dict(over_stopping=stopping.estimate, over_stopping_low=stopping.low, over_stopping_high=stopping.high)
+            end = end_at_equal_kl(curves, arm, control)
+            enough = end.basis.enough()
+            over = dict(at_end=end.estimate, at_end_low=end.low, at_end_high=end.high, at_end_p=end.p if enough else np.nan)
+            over |= dict(over_stopping=stopping.estimate, over_stopping_low=stopping.low, over_stopping_high=stopping.high)
             effect = found.effect._asdict() | {"basis": str(found.effect.basis)}
             about = dict(margin=found.margin, needed=np.nan if found.needed is None else found.needed, unmeasured=found.unmeasured,
                          every=found.every)  # fmt: skip

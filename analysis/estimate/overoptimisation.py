@@ -144,11 +144,9 @@ def frontier_test(curves: pd.DataFrame, treatment: str, control: str, margin: fl
     apart than half of it. 'acts like early stopping': the 90 % t interval over units lies within ± margin (two one-sided tests);
     else 'moves' or 'lowers the frontier' if the 95 % interval excludes 0.
     """
-    wide = curves[curves["arm"].isin([treatment, control]) & curves[GOLD].notna() & curves[KL].notna()]
-    paths = {tuple(key): (np.sqrt(part[KL].to_numpy().clip(min=0)), part[GOLD].to_numpy(), part["update"].to_numpy())
-             for key, part in wide.sort_values("update").groupby(["arm", "reward_model", "seed"], observed=True)}  # fmt: skip
+    paths = _paths(curves, treatment, control)
     models, found, wanted = [], [], []
-    for model, seed in sorted({key[1:] for key in paths if key[0] == treatment} & {key[1:] for key in paths if key[0] == control}):
+    for model, seed in _pairs(paths, treatment, control):
         pair = paths[treatment, model, seed], paths[control, model, seed]
         top = min(distance.max() for distance, _, _ in pair)
         every = min(_every_needed(distance, updates, top) for distance, _, updates in pair)
@@ -168,6 +166,44 @@ def frontier_test(curves: pd.DataFrame, treatment: str, control: str, margin: fl
         verdict = CANNOT_TELL if effect.p >= 0.05 else MOVES if effect.estimate > 0 else HARMS
     needed = _units_needed(gaps.values, margin) if verdict == CANNOT_TELL and len(gaps.values) else None
     return Frontier(verdict, effect, margin, needed, len(wanted), every)
+
+
+def end_at_equal_kl(curves: pd.DataFrame, treatment: str, control: str) -> Effect:
+    """Gold of `treatment` at its end minus that of `control` where it first had the KL of that end, paired, over units.
+
+    `frontier_test` compares arms on the way to a KL, where a penalty has hardly acted yet. A penalised run then stays at a KL that the
+    other passes in a few updates, and may go on to gain: if the penalty only stopped earlier, its end would have what the control had
+    there. A pair counts if the control came as far and was measured on the way, as in `frontier_test`.
+    """
+    paths = _paths(curves, treatment, control)
+    models, found = [], []
+    for model, seed in _pairs(paths, treatment, control):
+        (reached, gold, _), (distance, values, _) = paths[treatment, model, seed], paths[control, model, seed]
+        there = distance.max() >= reached[-1] and _measured(distance, reached[-1])
+        models.append(model)
+        found.append(gold[-1] - _at_crossing(distance, values, reached[-1]) if there else np.nan)
+    gaps = per_unit(np.array(models, dtype=str), np.array(found, dtype=float))
+    return paired_effect(gaps.values)._replace(basis=gaps.basis)
+
+
+def frontier_words(verdict: str, at_end: float, p: float) -> str:
+    """The verdict of `frontier_test` with what `end_at_equal_kl` adds to it: 'acts like early stopping' is half of the truth where the
+    end has other gold than the control had at that KL (p < 0.05)."""
+    if verdict != STOPS_EARLIER or not p < 0.05:
+        return verdict
+    return f"the same on the way, {'more' if at_end > 0 else 'less'} at its end"
+
+
+def _paths(curves: pd.DataFrame, treatment: str, control: str) -> dict[tuple, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """(arm, reward model, seed) → √KL, gold and update of its evaluations, in order."""
+    wide = curves[curves["arm"].isin([treatment, control]) & curves[GOLD].notna() & curves[KL].notna()]
+    return {tuple(key): (np.sqrt(part[KL].to_numpy().clip(min=0)), part[GOLD].to_numpy(), part["update"].to_numpy())
+            for key, part in wide.sort_values("update").groupby(["arm", "reward_model", "seed"], observed=True)}  # fmt: skip
+
+
+def _pairs(paths: dict[tuple, tuple], treatment: str, control: str) -> list[tuple]:
+    """The (reward model, seed) of which both arms have a path, in order."""
+    return sorted({key[1:] for key in paths if key[0] == treatment} & {key[1:] for key in paths if key[0] == control})
 
 
 def _measured(distance: np.ndarray, top: float) -> bool:

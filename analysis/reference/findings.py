@@ -18,7 +18,7 @@ from analysis.claims.paper import PAPER_CLAIMS, UNJUDGED
 from analysis.claims.study import StudyVerdicts
 from analysis.estimate.collapse import threshold_curve
 from analysis.estimate.equivalence import ALPHA
-from analysis.estimate.overoptimisation import HARMS, MOVES, STOPS_EARLIER
+from analysis.estimate.overoptimisation import frontier_words
 from analysis.estimate.units import MIN_FOR_RATES
 from analysis.markdown import markdown_table
 from analysis.reference.estimates import DISAGREE, ReferenceSet, Study, most_allowed, out_of_reach, overall, verdicts_on
@@ -148,11 +148,19 @@ def on_frontier(reference: ReferenceSet) -> str | None:
     study = reference.several("kl_frontier")
     if study is None or study.frontier.empty:
         return None
-    counts = study.frontier["verdict"].value_counts()
-    words = {MOVES: "more gold at equal KL", STOPS_EARLIER: "no difference, as early stopping would have it",
-             HARMS: "less gold at equal KL", CANNOT_TELL: "nothing that can be told"}  # fmt: skip
-    said = [f"{counts[word]} {'shows' if counts[word] == 1 else 'show'} {text}" for word, text in words.items() if word in counts]
-    return f"**Does the KL penalty do more than stop earlier?** Of {counted(len(study.frontier), 'coefficient')}, {listed(said)}."
+    table = study.frontier
+    sorts: dict[str, list[str]] = {}
+    for row in table.to_dict("records"):
+        sorts.setdefault(frontier_words(row["verdict"], row["at_end"], row["at_end_p"]), []).append(row["arm"])
+    said = [f"{coded(arms)}: {word}" for word, arms in sorts.items()]
+    told = f"**Does the KL penalty do more than stop earlier?** Gold at equal KL, against no penalty: {'; '.join(said)}."
+    known = table.dropna(subset=["at_end", "over_stopping"])
+    most = known.loc[known["over_stopping"].idxmax()] if len(known) else None
+    if most is not None:
+        ends = between(most["at_end"], most["at_end_low"], most["at_end_high"], sign=True)
+        stopped = between(most["over_stopping"], most["over_stopping_low"], most["over_stopping_high"], sign=True)
+        told += f" `{most['arm']}` ends with {ends} more than vanilla PPO had at that KL, and {stopped} more than vanilla stopped early."
+    return told
 
 
 def on_scope(reference: ReferenceSet) -> str:
@@ -273,13 +281,20 @@ def frontier(reference: ReferenceSet) -> str:
     if study is None or study.frontier.empty:
         return _absent("kl_frontier")
     rows = [
-        {"arm": row["arm"], "verdict": row["verdict"], "gold at equal KL, against none": _found(row), "rests on": row["basis"],
-         "gold at the end, over stopping early without it":
+        {"arm": row["arm"], "gold at equal KL, against none": frontier_words(row["verdict"], row["at_end"], row["at_end_p"]),
+         "on the way": _found(row), "rests on": row["basis"],
+         "at its end, over none at that KL": between(row["at_end"], row["at_end_low"], row["at_end_high"], sign=True)
+         + (f", {p_value('p', row['at_end_p'])}" if np.isfinite(row["at_end_p"]) else ""),
+         "at its end, over none stopped early":
              between(row["over_stopping"], row["over_stopping_low"], row["over_stopping_high"], sign=True)}
         for row in study.frontier.to_dict("records")
     ]  # fmt: skip
     margin = study.frontier["margin"].iloc[0]
-    note = f"Acts like early stopping: the 90 % interval of gold at equal KL lies within ± {margin:.2f}."
+    note = (
+        "The same on the way, or acts like early stopping: the 90 % interval of gold at equal KL, as runs first come there, lies within "
+        f"± {margin:.2f}. A run with the penalty then stays at a KL that the other passes in a few updates: at its end its gold is "
+        "compared with what the other had when it first came to that KL."
+    )
     return f"{markdown_table(pd.DataFrame(rows))}\n\n{wrapped(note)}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from analysis.estimate.overoptimisation import frontier_words
 from analysis.estimate.units import MIN_SEEDS
 from analysis.report.cells import decimal, ends
 
@@ -23,8 +24,10 @@ def frontier(data: dict[str, Any]) -> list[dict[str, str]]:
     items = []
     for row in data["frontier"]:
         at = f"gold at equal KL {_signed(row, 'estimate', '')} against {row['control']}, {row['basis']}{_would_do(row)}"
-        end = f"gold at its end {_signed(row, 'over_stopping', 'over_stopping_')} over {row['control']} stopped early"
-        items.append({"arm": row["arm"], "sentence": f"{row['verdict']}: {at}; {end}."})
+        verdict = frontier_words(row["verdict"], row["at_end"] or 0.0, 1.0 if row["at_end_p"] is None else row["at_end_p"])
+        then = f"gold at its end {_signed(row, 'at_end', 'at_end_')} over {row['control']} when it had that KL"
+        end = f"{_signed(row, 'over_stopping', 'over_stopping_')} over {row['control']} stopped early"
+        items.append({"arm": row["arm"], "sentence": f"{verdict}: {at}; {then}, {end}."})
     return items
 
 

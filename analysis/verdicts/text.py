@@ -18,6 +18,7 @@ from analysis.claims.answer import answer, arm_answers, question_of
 from analysis.claims.judge import CANNOT_TELL
 from analysis.claims.paper import UNJUDGED
 from analysis.claims.study import StudyVerdicts
+from analysis.estimate.overoptimisation import frontier_words
 from analysis.markdown import markdown_table, plain
 
 WIDTH = 130  # of lines of prose; tables are as wide as their arms' names need
@@ -156,7 +157,8 @@ def _tables(verdicts: StudyVerdicts) -> list[tuple[str, pd.DataFrame]]:
     if len(verdicts.frontier):
         same = f"(the same if the 90 % interval is within ± {verdicts.frontier['margin'].iloc[0]:.2f})"
         title = (
-            f"KL penalty against early stopping: gold at equal KL [95 %] {same}, and gold at the end over that of stopping early without it"
+            f"KL penalty against early stopping: gold at equal KL on the way [95 %] {same}, and gold at its end over that of no penalty at "
+            "that KL, and over that of stopping early without it"
         )
         tables.append((title, _frontier(verdicts.frontier)))
     if len(verdicts.warnings):
@@ -240,8 +242,10 @@ def _changes(effects: pd.DataFrame) -> pd.DataFrame:
 def _frontier(frontier: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for row in frontier.to_dict("records"):
-        rows.append({"arm": row["arm"], "against": row["control"], "verdict": row["verdict"], "at equal KL": _interval(row),
-                     "rests on": row["basis"], "over stopping": _interval(row, "over_stopping"), "would do": _would_do(row)})  # fmt: skip
+        verdict = frontier_words(row["verdict"], row["at_end"], row["at_end_p"])
+        rows.append({"arm": row["arm"], "against": row["control"], "verdict": verdict, "at equal KL": _interval(row),
+                     "rests on": row["basis"], "at its end": _interval(row, "at_end"), "over stopping": _interval(row, "over_stopping"),
+                     "would do": _would_do(row)})  # fmt: skip
     return pd.DataFrame(rows)
 
 

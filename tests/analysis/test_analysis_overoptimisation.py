@@ -6,7 +6,19 @@ import pytest
 from scipy import optimize
 from scipy import stats as scipy_stats
 
-from analysis.estimate.overoptimisation import GOLD, KL, against_early_stopping, fit_arms, fit_gao, frontier_test, gao, peak, points
+from analysis.estimate.overoptimisation import (
+    GOLD,
+    KL,
+    against_early_stopping,
+    end_at_equal_kl,
+    fit_arms,
+    fit_gao,
+    frontier_test,
+    frontier_words,
+    gao,
+    peak,
+    points,
+)
 
 
 def curves_of(arms: dict, seeds: int, noise: float = 0.0, seed: int = 0, sft: float = 0.9) -> pd.DataFrame:
@@ -110,6 +122,42 @@ def test_early_stopping_is_chosen_on_the_other_seeds():
     assert against_early_stopping(pd.DataFrame(rows), "kl", "none").estimate == pytest.approx(np.mean([2 - 1, 2 - 1, 2 - 1]))
 
 
+def staying(gain: float, seeds: int = 8) -> pd.DataFrame:
+    """Both arms come to √KL = 2 along one frontier, gold = √KL; the penalised one stays there and goes on to gain `gain`."""
+    generator = np.random.default_rng(7)
+    rows = []
+    for seed in range(seeds):
+        for update in range(0, 21):
+            held = min(0.4 * update, 2.0)
+            for arm, distance, gold in (("none", 0.4 * update, 0.4 * update), ("kl", held, held + gain * (update > 10))):
+                value = gold + 0.05 * generator.standard_normal()
+                rows.append(dict(run=f"{arm}/{seed}", arm=arm, reward_model="", seed=seed, update=update, **{KL: distance**2, GOLD: value}))
+    return pd.DataFrame(rows)
+
+
+def test_gold_at_the_end_is_compared_with_the_others_when_it_had_that_kl():
+    for gain, words in ((0.0, "acts like early stopping"), (0.4, "the same on the way, more at its end"),
+                        (-0.4, "the same on the way, less at its end")):  # fmt: skip
+        curves = staying(gain)
+        end, way = end_at_equal_kl(curves, "kl", "none"), frontier_test(curves, "kl", "none", margin=0.3)
+        assert end.estimate == pytest.approx(gain, abs=0.06) and end.n == 8 and way.verdict == "acts like early stopping"
+        assert frontier_words(way.verdict, end.estimate, end.p) == words
+    assert frontier_words("moves the frontier", 1.0, 0.001) == "moves the frontier"
+
+
+def test_an_end_that_the_control_never_came_to_or_passed_unmeasured_is_not_compared():
+    curves = staying(0.0)
+    short = curves[(curves["arm"] == "kl") | (curves[KL] < 3)]
+    sparse = curves[(curves["arm"] == "kl") | (curves["update"] % 10 == 0)]
+    assert end_at_equal_kl(short, "kl", "none").n == end_at_equal_kl(sparse, "kl", "none").n == 0
+
+
+def test_ends_on_one_frontier_are_called_different_in_at_most_one_study_of_twenty():
+    """Both arms lie on gold = 3 √(√KL) with noise in gold; the control runs past the end of the other."""
+    called = [end_at_equal_kl(on_one_frontier(PATHS["KL in a line"], 1, seed=seed), "kl", "none").p < 0.05 for seed in range(200)]
+    assert np.mean(called) <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 200)
+
+
 PATHS = {  # √KL of the control by update; the penalised arm's reaches 2.5 in a line
     "KL in a line": lambda u: np.sqrt(u / 2),
     "√KL in a line": lambda u: 0.5 * u,
@@ -117,16 +165,16 @@ PATHS = {  # √KL of the control by update; the penalised arm's reaches 2.5 in 
 }
 
 
-def on_one_frontier(path, every: int, seeds: int = 6) -> pd.DataFrame:
+def on_one_frontier(path, every: int, seeds: int = 6, seed: int = 4) -> pd.DataFrame:
     """Runs of two arms whose gold is the same function of √KL, which has a knee below the first sparse evaluation, and noise."""
-    generator = np.random.default_rng(4)
+    generator = np.random.default_rng(seed)
     rows = []
     for arm, distance in (("none", path), ("kl", lambda u: 2.5 * u / 80)):
-        for seed in range(seeds):
+        for run in range(seeds):
             for update in range(0, 81, every):
                 d = float(distance(update))
                 gold = 3 * np.sqrt(d) + 0.05 * generator.standard_normal()
-                rows.append(dict(run=f"{arm}/{seed}", arm=arm, reward_model="", seed=seed, update=update, **{KL: d * d, GOLD: gold}))
+                rows.append(dict(run=f"{arm}/{run}", arm=arm, reward_model="", seed=run, update=update, **{KL: d * d, GOLD: gold}))
     return pd.DataFrame(rows)
 
 

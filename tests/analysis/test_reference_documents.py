@@ -11,6 +11,7 @@ from simulate import SFT_GOLD, Arm, write_study
 from ablate.errors import UserError
 from analysis.claims.judge import CANNOT_TELL, CONTRADICTED, SUPPORTED, Verdict
 from analysis.claims.paper import PAPER_CLAIMS
+from analysis.estimate.overoptimisation import frontier_words
 from analysis.load.packed import REFERENCE, is_set
 from analysis.reference import findings, generated, world
 from analysis.reference.__main__ import main
@@ -139,9 +140,13 @@ def test_what_the_frontier_says_is_counted_by_verdict(tmp_path):
     """Gao's form with one pair of coefficients for both arms: no difference at equal KL."""
     arms = {"no_kl": Arm({}, frontier=(1.0, 0.3), reach=2.0), "kl_0.1": Arm(KL, frontier=(1.0, 0.3), reach=1.8)}
     reference = planted(tmp_path, kl_frontier=arms)
-    verdict = reference.studies["kl_frontier"].frontier["verdict"].iloc[0]
-    assert f"| kl_0.1 | {verdict} | " in findings.frontier(reference)
-    assert findings.on_frontier(reference).startswith("**Does the KL penalty do more than stop earlier?** Of 1 coefficient, 1 shows ")
+    row = reference.studies["kl_frontier"].frontier.iloc[0]
+    words = frontier_words(row["verdict"], row["at_end"], row["at_end_p"])
+    assert f"| kl_0.1 | {words} | " in findings.frontier(reference)
+    told = findings.on_frontier(reference)
+    assert told.startswith(f"**Does the KL penalty do more than stop earlier?** Gold at equal KL, against no penalty: `kl_0.1`: {words}.")
+    ends = between(row["at_end"], row["at_end_low"], row["at_end_high"], sign=True)
+    assert f"`kl_0.1` ends with {ends} more than vanilla PPO had at that KL" in told
 
 
 WORLD = {

@@ -152,8 +152,9 @@ def on_frontier(reference: ReferenceSet) -> str | None:
     sorts: dict[str, list[str]] = {}
     for row in table.to_dict("records"):
         sorts.setdefault(frontier_words(row["verdict"], row["at_end"], row["at_end_p"]), []).append(row["arm"])
-    said = [f"{coded(arms)}: {word}" for word, arms in sorts.items()]
-    told = f"**Does the KL penalty do more than stop earlier?** Gold at equal KL, against no penalty: {'; '.join(said)}."
+    named = {word: counted(len(table), "coefficient") if len(arms) == len(table) else coded(arms) for word, arms in sorts.items()}
+    said = "; ".join(f"{arms}: {word}" for word, arms in named.items())
+    told = f"**Does the KL penalty do more than stop earlier?** Gold at equal KL, against no penalty, with {said}."
     known = table.dropna(subset=["at_end", "over_stopping"])
     most = known.loc[known["over_stopping"].idxmax()] if len(known) else None
     if most is not None:

@@ -144,7 +144,9 @@ def test_what_the_frontier_says_is_counted_by_verdict(tmp_path):
     words = frontier_words(row["verdict"], row["at_end"], row["at_end_p"])
     assert f"| kl_0.1 | {words} | " in findings.frontier(reference)
     told = findings.on_frontier(reference)
-    assert told.startswith(f"**Does the KL penalty do more than stop earlier?** Gold at equal KL, against no penalty: `kl_0.1`: {words}.")
+    assert told.startswith(
+        f"**Does the KL penalty do more than stop earlier?** Gold at equal KL, against no penalty, with 1 coefficient: {words}."
+    )
     ends = between(row["at_end"], row["at_end_low"], row["at_end_high"], sign=True)
     assert f"`kl_0.1` ends with {ends} more than vanilla PPO had at that KL" in told
 

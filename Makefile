@@ -10,7 +10,7 @@ PYTHON ?= python3
 # Other options of pip, for instance another package index: PIP_OPTIONS="--index-url URL"
 PIP_OPTIONS ?=
 BIN := .venv/bin
-# Of make reference: as many seeds, each with a world, SFT and reward model of its own
+# Of make reference: as many seeds, each with a world, SFT and reward model of its own where the study draws them (pipeline_seed=${seed})
 SEEDS ?= 8
 
 .DELETE_ON_ERROR:
@@ -45,7 +45,7 @@ lint: .venv/installed
 # The same command goes on where an earlier one stopped.
 reference: .venv/installed
 	@test -n "$(STUDY)" || { echo 'name the study: make reference STUDY=policy_constraints'; exit 1; }
-	$(BIN)/python -m ablate.run -m sweep=$(STUDY) 'seed=range($(SEEDS))' 'pipeline_seed=$${seed}' tracker=none
+	$(BIN)/python -m ablate.run -m sweep=$(STUDY) 'seed=range($(SEEDS))' tracker=none
 	$(BIN)/python -m analysis.reference pack results/$(STUDY)
 
 reference-check: .venv/installed

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from ablate.settings.groups import sweep_names
+from ablate.sweeps.study import load_study
 from analysis.estimate.units import levels
 from analysis.load.frames import Loaded
 from analysis.load.packed import SUMS, archive_of
@@ -105,15 +107,21 @@ def commands_of(study: str, runs: pd.DataFrame) -> tuple[str, str]:
     """(the command that makes a study's runs, the target of make that does so and packs them; '' where make has none for these seeds)."""
     seeds = sorted(runs["seed"].unique())
     target = f"make reference STUDY={study} SEEDS={len(seeds)}"
-    return command(study, runs), target if _drawn_by_seed(runs) and seeds == list(range(len(seeds))) else ""
+    made = _drawn_by_seed(runs) and (_draws(study) or seeds == [0]) and seeds == list(range(len(seeds)))
+    return command(study, runs), target if made else ""
 
 
 def command(study: str, runs: pd.DataFrame) -> str:
     """The command that makes a study's runs."""
     seeds = sorted(runs["seed"].unique())
     chosen = f"'seed=range({len(seeds)})'" if seeds == list(range(len(seeds))) else f"seed={','.join(map(str, seeds))}"
-    drawn = " 'pipeline_seed=${seed}'" if _drawn_by_seed(runs) else ""
+    drawn = " 'pipeline_seed=${seed}'" if _drawn_by_seed(runs) and not _draws(study) else ""
     return f"python -m ablate.run -m sweep={study} {chosen}{drawn}"
+
+
+def _draws(study: str) -> bool:
+    """Whether the study's file in sweeps/ gives every seed a reward model of its own."""
+    return study in sweep_names() and "pipeline_seed=${seed}" in load_study(study).base
 
 
 def _drawn_by_seed(runs: pd.DataFrame) -> bool:

@@ -241,20 +241,22 @@ def test_the_readme_marks_a_study_of_one_seed_and_names_the_target_that_makes_on
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     alone = write_study(tmp_path / "results", ARMS, 1, np.random.default_rng(0), study="alone")
     over = write_study(tmp_path / "results", ARMS, 1, np.random.default_rng(0), reward_models=3, study="over")
-    assert main(["pack", str(alone), str(over), "--out", str(tmp_path / "packed")]) == 0
+    draws = write_study(tmp_path / "results", ARMS, 1, np.random.default_rng(0), reward_models=3, study="policy_constraints")
+    assert main(["pack", str(alone), str(over), str(draws), "--out", str(tmp_path / "packed")]) == 0
     readme = (tmp_path / "packed" / "README.md").read_text()
     assert "| alone | 2 | 2 | 1 seed, one reward model | 80 | 1 | layout only, one seed | kl, vanilla |" in readme
     assert "| over | 2 | 6 | 3 reward models, one seed each | 80 | 3 | evidence | kl, vanilla |" in readme
-    made = "python -m ablate.run -m sweep=over 'seed=range(3)' 'pipeline_seed=${seed}'"
-    assert re.search(rf"^{re.escape(made)} +# = make reference STUDY=over SEEDS=3$", readme, re.MULTILINE)
+    assert "python -m ablate.run -m sweep=over 'seed=range(3)' 'pipeline_seed=${seed}'\n" in readme  # which make does not give
+    made = "python -m ablate.run -m sweep=policy_constraints 'seed=range(3)'"
+    assert re.search(rf"^{re.escape(made)} +# = make reference STUDY=policy_constraints SEEDS=3$", readme, re.MULTILINE)
 
 
 def test_make_makes_a_study_by_the_command_of_the_readme_and_packs_it():
-    made = ["make", "-n", "--no-print-directory", "-o", ".venv/installed", "reference", "STUDY=kl_coef"]
+    made = ["make", "-n", "--no-print-directory", "-o", ".venv/installed", "reference", "STUDY=kl_frontier"]
     lines = subprocess.run(made, cwd=REFERENCE.parents[1], capture_output=True, text=True, check=True).stdout.splitlines()
     runs = pd.DataFrame({"seed": range(8), "pipeline_seed": range(8)})
-    assert lines[-2] == f".venv/bin/{command('kl_coef', runs)} tracker=none"
-    assert lines[-1] == ".venv/bin/python -m analysis.reference pack results/kl_coef"
+    assert lines[-2] == f".venv/bin/{command('kl_frontier', runs)} tracker=none"
+    assert lines[-1] == ".venv/bin/python -m analysis.reference pack results/kl_frontier"
     unnamed = subprocess.run(["make", *made[2:-1]], cwd=REFERENCE.parents[1], capture_output=True, text=True)
     assert unnamed.returncode != 0 and unnamed.stdout == "name the study: make reference STUDY=policy_constraints\n"
 

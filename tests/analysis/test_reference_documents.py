@@ -185,7 +185,7 @@ def test_the_world_stands_with_the_verdict_on_every_point(tmp_path):
     reference = estimated(tmp_path)
     text = world.world(reference)
     assert "6 reward models, one seed each per arm." in text and "(../collapse.png)" in text and "SFT has +0.90." in text
-    assert "\npython -m ablate.run -m sweep=world_check 'seed=range(6)' 'pipeline_seed=${seed}' && python -m analysis.world_check" in text
+    assert "\npython -m ablate.run -m sweep=world_check 'seed=range(6)' && python -m analysis.world_check" in text
     assert "| PPO-max holds in at least 95 % of runs | 6 of 6 [" in text and "| rm_noisier_pairs | 6 | " in text
     verdicts = re.search(r"Points: (.*)\.\n", text)[1].split(", ")
     told = world.world_held(reference)

@@ -132,7 +132,7 @@ def test_the_howto_has_the_table_as_it_is():
 
 def test_kl_per_token_times_length_is_kl_per_response():
     """In committed runs of vanilla, at every update: k1 per response, to the digits that are kept, and near the KL over the vocabulary."""
-    curves = load(HERE.parents[1] / "results" / "reference" / "add_one_in").curves
+    curves = load(HERE.parents[1] / "results" / "reference" / "policy_constraints").curves
     curves = curves[(curves["arm"] == "vanilla") & (curves["monitor/kl_k1"] > 0.1)]
     product = curves["monitor/kl_per_token"] * curves["monitor/response_length"]
     assert len(curves) > 500

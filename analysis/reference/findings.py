@@ -23,7 +23,7 @@ from analysis.estimate.units import MIN_FOR_RATES
 from analysis.markdown import markdown_table
 from analysis.reference.estimates import DISAGREE, ReferenceSet, Study, most_allowed, out_of_reach, overall, verdicts_on
 from analysis.reference.prose import between, bullets, coded, counted, difference, fate, level, listed, p_value, wrapped
-from analysis.reference.readme import made_by
+from analysis.reference.readme import made_by, read_as
 
 KL_CLAIM = "a token-level KL penalty prevents collapse"
 IS_CLAIM = "importance sampling against the reference does not prevent collapse"
@@ -180,7 +180,7 @@ def origin(reference: ReferenceSet) -> str:
     runs = reference.loaded.runs
     rows = [
         {"study": study.name, "arms": str(len(study.arms)), "runs": str(len(study.runs)), "an arm's runs": str(study.basis),
-         "updates": f"{study.runs['updates'].max():g}", "read as": "layout only, one seed" if study.layout_only else "evidence"}
+         "updates": f"{study.runs['updates'].max():g}", "read as": read_as([study.basis])}
         for study in reference.studies.values()
     ]  # fmt: skip
     told = [_given(reference), f"The runs were made by {made_by(runs)}:",

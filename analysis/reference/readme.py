@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from ablate.settings.groups import sweep_names
 from ablate.sweeps.study import load_study
-from analysis.estimate.units import levels
+from analysis.estimate.units import Basis, levels
 from analysis.load.frames import Loaded
 from analysis.load.packed import SUMS, archive_of
 from analysis.load.runfolder import read_summary
@@ -77,8 +77,15 @@ def what_it_holds(study: str, runs: pd.DataFrame) -> dict[str, str]:
     bases = sorted({levels(runs.assign(one=1.0), "one", [arm]).basis for arm in arms})
     return {"study": study, "arms": str(len(arms)), "runs": str(len(runs)), "an arm has": " or ".join(map(str, bases)),
             "updates": f"{runs['updates'].max():.0f}", "collapsed": str(runs["collapsed"].eq(True).sum()),
-            "read as": "layout only, one seed" if (runs.groupby("arm").size() == 1).all() else "evidence",
+            "read as": read_as(bases),
             "arms' names": ", ".join(arms)}  # fmt: skip
+
+
+def read_as(bases: Sequence[Basis]) -> str:
+    """What may be concluded from arms that rest on these: evidence only where each has enough units to decide a mean."""
+    if all(basis.runs == 1 for basis in bases):
+        return "layout only, one seed"
+    return "evidence" if all(basis.enough() for basis in bases) else "too few to decide"
 
 
 def what_made_it(packed: Path, study: str, runs: pd.DataFrame) -> dict[str, str]:

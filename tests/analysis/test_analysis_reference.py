@@ -230,7 +230,7 @@ def test_the_readme_says_what_is_in_the_set_and_how_it_was_made(results, tmp_pat
     summary.write_text(json.dumps({**json.loads(summary.read_text()), "numerics": record, "wall_seconds": 3600.0}))
     assert main(["pack", str(results / "one"), str(results / "two"), "--out", str(tmp_path / "packed")]) == 0
     readme = (tmp_path / "packed" / "README.md").read_text()
-    assert "| one | 2 | 4 | 2 seeds, one reward model | 80 | 2 | evidence | kl, vanilla |" in readme
+    assert "| one | 2 | 4 | 2 seeds, one reward model | 80 | 2 | too few to decide | kl, vanilla |" in readme
     assert "python -m ablate.run -m sweep=two 'seed=range(2)'\n" in readme and "make reference" not in readme
     assert re.search(r"\| two \| 0\.0 \| 0123456789ab and not recorded \| abc \| a processor and not recorded \|", readme)
     assert "| 2 and not recorded | 1.1 h | not recorded |" in readme  # one run of an hour, three of a minute
@@ -245,7 +245,7 @@ def test_the_readme_marks_a_study_of_one_seed_and_names_the_target_that_makes_on
     assert main(["pack", str(alone), str(over), str(draws), "--out", str(tmp_path / "packed")]) == 0
     readme = (tmp_path / "packed" / "README.md").read_text()
     assert "| alone | 2 | 2 | 1 seed, one reward model | 80 | 1 | layout only, one seed | kl, vanilla |" in readme
-    assert "| over | 2 | 6 | 3 reward models, one seed each | 80 | 3 | evidence | kl, vanilla |" in readme
+    assert "| over | 2 | 6 | 3 reward models, one seed each | 80 | 3 | too few to decide | kl, vanilla |" in readme
     assert "python -m ablate.run -m sweep=over 'seed=range(3)' 'pipeline_seed=${seed}'\n" in readme  # which make does not give
     made = "python -m ablate.run -m sweep=policy_constraints 'seed=range(3)'"
     assert re.search(rf"^{re.escape(made)} +# = make reference STUDY=policy_constraints SEEDS=3$", readme, re.MULTILINE)
@@ -330,7 +330,11 @@ def test_the_committed_set_is_whole_small_and_agrees_with_its_summaries():
     assert sum(path.stat().st_size for path in REFERENCE.iterdir()) < 30e3 * len(loaded.runs)  # 15 MB for 500 runs
     assert loaded.left_out.empty and set(loaded.runs["status"]) <= {"completed", "diverged"}
     seeds = loaded.runs.groupby(["study", "arm"])["seed"].nunique()
-    assert (seeds == seeds.groupby("study").transform("max")).all()  # no arm lacks a seed; few seeds are said to tell nothing
+    assert (seeds == seeds.groupby("study").transform("max")).all()  # no arm lacks a seed
+    readme = (REFERENCE / "README.md").read_text()
+    for study, fewest in seeds.groupby("study").min().items():
+        words = "layout only, one seed" if fewest == 1 else "evidence" if fewest >= 5 else "too few to decide"
+        assert re.search(rf"^\| {study} \|.*\| {words} \|", readme, re.MULTILINE), study
     told = outcomes(loaded.runs, loaded.curves)
     assert (told["collapsed"] == loaded.runs["collapsed"].astype(float)).all()
     assert f"{len(loaded.runs)} real runs" in (REFERENCE / "README.md").read_text()

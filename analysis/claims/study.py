@@ -18,7 +18,7 @@ from analysis.claims.paper import PAPER_CLAIMS
 from analysis.estimate.collapse import collapse_times, disagreements, threshold_curve
 from analysis.estimate.early_warning import early_warning
 from analysis.estimate.effects import base_arm, factorial_effects, factors, trick_effects
-from analysis.estimate.equivalence import margin_of
+from analysis.estimate.equivalence import margin_of, never_acted
 from analysis.estimate.outcomes import ENDED, outcomes, proxy_tails, scales_of_proxy
 from analysis.estimate.overoptimisation import against_early_stopping, end_at_equal_kl, frontier_test
 from analysis.estimate.stats import Interval, clustered_rate, mean_interval
@@ -86,7 +86,7 @@ def study_verdicts(loaded: Loaded, study: str, *, base: str | None = None, claim
         thresholds=threshold_curve(runs, curves),
         frontier=frontier_table(table, curves, settings),
         warnings=early_warning(table, curves),
-        remarks=_remarks(runs, curves, table),
+        remarks=_remarks(runs, curves, table, base),
     )
 
 
@@ -195,9 +195,12 @@ def code_remarks(runs: pd.DataFrame) -> list[str]:
     return []
 
 
-def _remarks(runs: pd.DataFrame, curves: pd.DataFrame, table: pd.DataFrame) -> list[str]:
+def _remarks(runs: pd.DataFrame, curves: pd.DataFrame, table: pd.DataFrame, base: str) -> list[str]:
     """Sentences on what the numbers rest on."""
     remarks = [*code_remarks(runs), *design_remarks(runs)]
+    if inert := never_acted(table, base):
+        remarks.append(f"Never acted: {', '.join(inert)}. Each run of such an arm is the run of {base} to the bit, so the study says "
+                       "nothing of its trick where that would act.")  # fmt: skip
     if "gold.path" in runs and runs["gold.path"].notna().any():
         remarks.append("Gold is the score of a reward model (gold.path), a second opinion and not the truth: it can like answers that have "
                        "collapsed.")  # fmt: skip

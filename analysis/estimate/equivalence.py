@@ -39,6 +39,11 @@ def identical(outcomes: pd.DataFrame, treated: Sequence[str], controls: Sequence
     return len(gaps) > 0 and bool((gaps == 0).all())
 
 
+def never_acted(outcomes: pd.DataFrame, base: str) -> list[str]:
+    """The arms, sorted, of which every run is the run of `base` with its reward model and seed, to the bit (`identical`)."""
+    return [arm for arm in sorted(outcomes["arm"].unique()) if arm != base and identical(outcomes, [arm], [base])]
+
+
 def shown_same(outcome: str, outcomes: pd.DataFrame, treated: Sequence[str], controls: Sequence[str], margin: float) -> bool:
     """Whether the difference is shown to lie within ± margin.
 

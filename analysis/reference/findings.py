@@ -17,7 +17,7 @@ from analysis.claims.modern import MODERN_CLAIMS
 from analysis.claims.paper import PAPER_CLAIMS, UNJUDGED
 from analysis.claims.study import StudyVerdicts
 from analysis.estimate.collapse import threshold_curve
-from analysis.estimate.equivalence import ALPHA
+from analysis.estimate.equivalence import ALPHA, never_acted
 from analysis.estimate.overoptimisation import frontier_words
 from analysis.estimate.units import MIN_FOR_RATES
 from analysis.markdown import markdown_table
@@ -110,6 +110,8 @@ def on_added(reference: ReferenceSet) -> str | None:
         told.append(f"It is higher with {_with_fates(study, more)}.")
     if rest:
         told.append(f"Of {'the other ' if fewer or more else ''}{len(rest)} no difference is shown ({_counts(study, rest)}).")
+    if inert := never_acted(study.outcomes, study.base):
+        told.append(f"Never acted: {coded(inert)}.")
     return " ".join([*told, _allowed(study)])
 
 
@@ -231,6 +233,8 @@ def _differences(study: Study) -> str:
     still = [arm for arm, row in study.arms.iterrows() if row["collapses"] == 0 and row["n"] and row["kl_high"] < NEAR_SFT]
     if still:
         told.append(f"Held by hardly moving, within {NEAR_SFT:g} nat of SFT: {coded(still)}.")
+    if inert := never_acted(study.outcomes, study.base):
+        told.append(f"Never acted, as each run is that of `{study.base}` to the bit: {coded(inert)}.")
     if floor := out_of_reach(study):
         told.append(f"No difference in rates could be: {_reach(study, floor)}")
     if study.miscounted:
@@ -359,11 +363,20 @@ def one_seed(reference: ReferenceSet) -> str:
     parts = [wrapped("**Layout only, one seed.** These runs show that a study runs and what its results look like. One run per arm decides "
                      "nothing: another seed or reward model may give the opposite.")]  # fmt: skip
     rows = [
-        {"study": study.name, "arm": arm, "collapsed": "not known" if not row["n"] else "yes" if row["collapses"] else "no",
+        {"study": study.name, "arm": arm, "collapsed": _of_one_run(row),
          "gold gained over SFT": level(row, "gold_gain", sign=True), "KL spent": level(row, "kl")}
         for study in alone for arm, row in study.arms.iterrows()
     ]  # fmt: skip
     return "\n\n".join([*parts, markdown_table(pd.DataFrame(rows))])
+
+
+def _of_one_run(row: pd.Series) -> str:
+    """Whether the one run of an arm collapsed, and whether it came back from that above SFT's gold. row: of `arm_table`."""
+    if not row["n"]:
+        return "not known"
+    if not row["collapses"]:
+        return "no"
+    return "yes, and recovered" if row["gold_gain"] > 0 else "yes"
 
 
 def tutorial(reference: ReferenceSet) -> str | None:

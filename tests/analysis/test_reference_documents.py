@@ -1,5 +1,6 @@
 """What the documents say of committed runs follows from the runs: the wording by verdict on planted studies, then the files themselves."""
 
+import itertools
 import json
 import re
 import shutil
@@ -11,6 +12,7 @@ from simulate import SFT_GOLD, Arm, write_study
 from ablate.errors import UserError
 from analysis.claims.judge import CANNOT_TELL, CONTRADICTED, SUPPORTED, Verdict
 from analysis.claims.paper import PAPER_CLAIMS
+from analysis.claims.study import study_verdicts
 from analysis.estimate.overoptimisation import frontier_words
 from analysis.load.packed import REFERENCE, is_set
 from analysis.reference import findings, generated, world
@@ -136,6 +138,16 @@ def test_one_seed_is_marked_and_decides_nothing(tmp_path):
     assert "*Anything of `dapo`.*" in findings.limits(alone)
 
 
+def test_one_run_that_collapses_and_ends_above_sft_is_said_to_have_recovered(tmp_path):
+    arms = {"vanilla": Arm({}, **DIES), "norm": Arm({"ppo.reward_norm": True}, **DIES)}
+    write_study(tmp_path, arms, 1, np.random.default_rng(0), study="dapo")
+    (changed,) = (tmp_path / "dapo/norm").glob("*/metrics.jsonl")
+    *rows, last = changed.read_text().splitlines()
+    changed.write_text("\n".join([*rows, json.dumps(json.loads(last) | {"eval/gold": SFT_GOLD + 0.01}), ""]))
+    text = findings.one_seed(estimated(tmp_path))
+    assert "| dapo | vanilla | yes | " in text and "| dapo | norm | yes, and recovered | +0.01 " in text
+
+
 def test_what_the_frontier_says_is_counted_by_verdict(tmp_path):
     """Gao's form with one pair of coefficients for both arms: no difference at equal KL."""
     arms = {"no_kl": Arm({}, frontier=(1.0, 0.3), reach=2.0), "kl_0.1": Arm(KL, frontier=(1.0, 0.3), reach=1.8)}
@@ -232,6 +244,26 @@ def test_the_counts_of_collapses_stand_at_every_limit_and_an_arm_that_hardly_mov
     below = " ".join(findings.arms_of("policy_constraints")(reference).split())
     assert "Held by hardly moving, within 1 nat of SFT: `kl`." in below
     assert "*How often vanilla PPO collapses, whatever one calls so.* 8 of 8 at 0.5 SD, 8 of 8 at 1 SD, " in findings.limits(reference)
+
+
+def test_an_arm_whose_trick_never_acted_is_named_in_the_documents_and_in_the_verdicts(tmp_path):
+    """The runs of ratio_guard are vanilla's, file by file; those of policy_kl differ from them in one number of one run."""
+    arms = {"vanilla": Arm({}, **DIES), "policy_kl": Arm({"ppo.policy_kl": True}), "ratio_guard": Arm({"ppo.ratio_guard": 1.2})}
+    planted(tmp_path, add_one_in=arms)
+    study = tmp_path / "add_one_in"
+    for run in sorted(study.glob("vanilla/*")):
+        for arm, name in itertools.product(("policy_kl", "ratio_guard"), ("metrics.jsonl", "summary.json")):
+            shutil.copy(run / name, study / arm / run.name / name)
+    changed = min((study / "policy_kl").glob("*/metrics.jsonl"))
+    *rows, last = changed.read_text().splitlines()
+    final = json.loads(last)
+    changed.write_text("\n".join([*rows, json.dumps({**final, "eval/gold": final["eval/gold"] + 1e-4}), ""]))
+    reference = estimated(tmp_path)
+    below = " ".join(findings.arms_of("add_one_in")(reference).split())
+    assert "Never acted, as each run is that of `vanilla` to the bit: `ratio_guard`." in below
+    assert "Never acted: `ratio_guard`." in findings.on_added(reference)
+    remarks = study_verdicts(reference.loaded, "add_one_in", base="vanilla").remarks
+    assert [one.partition(".")[0] for one in remarks if one.startswith("Never acted")] == ["Never acted: ratio_guard"]
 
 
 def test_an_interval_of_gold_without_0_that_the_correction_does_not_pass_is_named(tmp_path):

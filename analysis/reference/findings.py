@@ -342,6 +342,11 @@ def limits(reference: ReferenceSet) -> str:
         told.append(f"*A small difference in rates, and a rare collapse.* {_allowed(study)}")
     if (study := reference.several("policy_constraints")) is not None:
         told.append(_hangs_on_the_limit(study))
+    runs, names = reference.loaded.runs, ["ppo.learning_rate", "ppo.critic_learning_rate"]
+    if reference.compared and set(names) <= set(runs) and len(rates := runs[names].drop_duplicates()) == 1:
+        policy, critic = rates.iloc[0]
+        told.append("*A trick at another amount, or at learning rates of its own.* Except for `kl_frontier` a study has one amount per "
+                    f"trick, and every run has {policy:g} for the policy and {critic:g} for the critic.")  # fmt: skip
     alone = [study.name for study in reference.studies.values() if study.layout_only]
     if alone:
         told.append(f"*Anything of {coded(alone)}.* One seed per arm shows what a run looks like and decides nothing.")

@@ -246,6 +246,15 @@ def test_the_counts_of_collapses_stand_at_every_limit_and_an_arm_that_hardly_mov
     assert "*How often vanilla PPO collapses, whatever one calls so.* 8 of 8 at 0.5 SD, 8 of 8 at 1 SD, " in findings.limits(reference)
 
 
+def test_that_no_learning_rate_was_sought_per_trick_is_said_where_all_runs_share_one(tmp_path):
+    rates = {"ppo.learning_rate": 5e-4, "ppo.critic_learning_rate": 1.5e-3}
+    arms = {"vanilla": Arm(rates, **DIES), "kl": Arm({**KL, **rates})}
+    said = " ".join(findings.limits(planted(tmp_path / "shared", policy_constraints=arms)).split())
+    assert "a study has one amount per trick, and every run has 0.0005 for the policy and 0.0015 for the critic." in said
+    arms["kl"] = Arm({**KL, **rates, "ppo.learning_rate": 1e-4})
+    assert "learning rates" not in findings.limits(planted(tmp_path / "own", policy_constraints=arms))
+
+
 def test_an_arm_whose_trick_never_acted_is_named_in_the_documents_and_in_the_verdicts(tmp_path):
     """The runs of ratio_guard are vanilla's, file by file; those of policy_kl differ from them in one number of one run."""
     arms = {"vanilla": Arm({}, **DIES), "policy_kl": Arm({"ppo.policy_kl": True}), "ratio_guard": Arm({"ppo.ratio_guard": 1.2})}

@@ -11,11 +11,12 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ablate.errors import UserError
 from ablate.system.commands import announce, show_cause
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
 METADATA = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}, "language_info": {"name": "python"}}
+PROGRESS = re.compile(r"(?:[\w ]+: \d+/\d+\s*)+")
 SET = "reference_set"  # in a notebook's metadata: the digest of the runs that it was executed on
 
 
@@ -36,7 +38,7 @@ def notebooks() -> list[Path]:
 
 
 def executed(path: Path) -> NotebookNode:
-    """The notebook, executed from the top in a fresh kernel. It holds no times or other metadata that differ between executions.
+    """The notebook, executed from the top in a fresh kernel. It holds no times, progress or metadata, which differ between executions.
 
     Raises:
         UserError: nbclient or ipykernel is not installed.
@@ -62,8 +64,16 @@ def executed(path: Path) -> NotebookNode:
             if client.kc is not None:
                 client.kc.stop_channels()
             kernel.shutdown_kernel(now=True)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if not is_progress(output)]
     notebook.metadata = nbformat.from_dict(METADATA | {SET: set_digest()})
     return notebook
+
+
+def is_progress(output: Mapping[str, Any]) -> bool:
+    """Whether an output of a cell is nothing but counts such as 'runs read: 606/606', which appear where reading is slow."""
+    return output.get("name") == "stderr" and PROGRESS.fullmatch(output["text"]) is not None
 
 
 def set_digest() -> str | None:

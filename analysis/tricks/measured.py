@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from analysis.claims.answer import two_digits
 from analysis.claims.study import arm_table
 from analysis.estimate.outcomes import miscounted, outcomes
 from analysis.load.frames import Loaded
@@ -40,7 +41,7 @@ def said(row: pd.Series) -> str:
     gold = f"gold over SFT {signed(row['gold_gain'])}"
     if np.isfinite(row["gold_gain_low"]):
         gold += f" [{minus(row['gold_gain_low'])}, {minus(row['gold_gain_high'])}]"
-    return f"collapsed in {row['collapses']} of {row['n']} runs, {gold} for {row['kl']:.2g} nats"
+    return f"collapsed in {row['collapses']} of {row['n']} runs, {gold} for {two_digits(row['kl'])} nats"
 
 
 def signed(number: float) -> str:

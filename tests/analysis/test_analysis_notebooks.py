@@ -10,7 +10,7 @@ from simulate import Arm, write_study
 from analysis.figures.opening import opening
 from analysis.load.frames import load
 from analysis.load.packed import REFERENCE, is_set
-from analysis.notebooks.__main__ import executed, main, notebooks
+from analysis.notebooks.__main__ import executed, is_progress, main, notebooks
 
 CHEAP = "04_your_own_sweep"
 PATHS = {path.stem: path for path in notebooks()}
@@ -78,3 +78,13 @@ def test_the_opening_figure_counts_collapses_and_puts_the_base_and_the_survivors
     assert ends == sorted(loaded.runs["collapse_update"].fillna(80))
     low, high = gold.get_xlim()
     assert low < loaded.runs["final/eval/gold"].min() and loaded.runs["final/eval/gold"].max() < high
+
+
+@pytest.mark.parametrize(("output", "progress"), [
+    ({"name": "stderr", "text": "runs read: 300/606\nruns read: 606/606\n"}, True),
+    ({"name": "stderr", "text": "runs read: 606/606\nUserWarning: no such column\n"}, False),
+    ({"name": "stdout", "text": "runs read: 606/606\n"}, False),
+    ({"output_type": "display_data"}, False),
+])  # fmt: skip
+def test_progress_is_no_part_of_an_executed_notebook_and_a_warning_is(output, progress):
+    assert is_progress(output) == progress

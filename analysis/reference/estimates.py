@@ -138,3 +138,14 @@ def most_allowed(study: Study) -> tuple[int, float]:
         return 0, np.nan
     largest = none.loc[none["n"].idxmax()]
     return int(largest["n"]), float(largest["rate_high"])
+
+
+def arms_by_effect(study: Study, outcome: str) -> tuple[list[str], list[str], list[str]]:
+    """(arms below the base after Holm, arms above it, arms not shown to differ), without the base and what was miscounted."""
+    below, above, rest = [], [], []
+    for arm in study.arms.index:
+        effect = study.effect(arm, outcome)
+        if effect is None or arm in study.miscounted:
+            continue
+        (rest if not effect["p_holm"] < ALPHA else below if effect["estimate"] < 0 else above).append(arm)
+    return below, above, rest

@@ -16,10 +16,11 @@ from analysis.figures.opening import opening, opening_table
 from analysis.figures.style import style
 from analysis.load.packed import REFERENCE
 from analysis.notebooks.__main__ import executed_on, notebooks, set_digest
-from analysis.reference import findings, world
+from analysis.reference import findings, headlines, world
 from analysis.reference.blocks import filled
 from analysis.reference.estimates import ReferenceSet
-from analysis.reference.readme import describe
+from analysis.reference.readme import describe, size
+from analysis.reference.tutorial import tutorial
 from analysis.tricks.measured import measured_arms
 from analysis.tricks.page import page
 from analysis.world_check.tables import PICTURED
@@ -28,7 +29,7 @@ ROOT = REFERENCE.parents[1]
 Block = Callable[[ReferenceSet], str | None]
 # Document → its blocks. A block that is None for a set keeps what it has.
 BLOCKS: dict[str, dict[str, Block]] = {
-    "README.md": {"findings": findings.findings},
+    "README.md": {"findings": headlines.findings},
     "docs/findings.md": {
         "origin": findings.origin, "add_one_in": findings.arms_of("add_one_in"), "leave_one_out": findings.arms_of("leave_one_out"),
         "policy_constraints": findings.arms_of("policy_constraints"), "frontier": findings.frontier, "thresholds": findings.thresholds,
@@ -39,8 +40,8 @@ BLOCKS: dict[str, dict[str, Block]] = {
         "world_answers": world.world_answers, "world": world.world, "world_unbiased": world.world_unbiased,
     },
     "docs/explanation/alarms.md": {"alarms": world.alarms},
-    "docs/tutorial/first_hour.md": {"tutorial": findings.tutorial},
-    "results/README.md": {"size": findings.size},
+    "docs/tutorial/first_hour.md": {"tutorial": tutorial},
+    "results/README.md": {"size": size},
 }  # fmt: skip
 PAPERS = ("fig04", "fig07")  # figures of the paper that docs/findings.md shows
 EVERY = 5  # updates

@@ -1,4 +1,4 @@
-"""The README.md of a packed set: a pure function of what is packed."""
+"""The README.md of a packed set, and what results/README.md says of it: pure functions of what is packed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from analysis.load.frames import Loaded
 from analysis.load.packed import SUMS, archive_of
 from analysis.load.runfolder import read_summary
 from analysis.markdown import markdown_table
+from analysis.reference.estimates import ReferenceSet
 from analysis.reference.packing import RULES
-from analysis.reference.prose import coded, listed, wrapped
+from analysis.reference.prose import coded, counted, listed, wrapped
 
 UNKNOWN = "not recorded"
 
@@ -69,6 +70,13 @@ def describe(packed: Path, loaded: Loaded) -> str:
     if missing := [name for study, part in parts.items() for name in holes(study, part)]:
         lines += ["", f"Not in the set, as they did not end or were not made: {', '.join(missing)}."]
     return "\n".join(lines) + "\n"
+
+
+def size(reference: ReferenceSet) -> str:
+    """The block of results/README.md: how much is committed."""
+    runs, studies = counted(len(reference.loaded.runs), "finished run"), counted(len(reference.studies), "study")
+    return (f"[reference/](reference/README.md) is committed: {runs} of {studies}, one archive per study, which every command of "
+            "`analysis` reads as it lies.")  # fmt: skip
 
 
 def what_it_holds(study: str, runs: pd.DataFrame) -> dict[str, str]:

@@ -15,7 +15,7 @@ from analysis.claims.paper import PAPER_CLAIMS
 from analysis.claims.study import study_verdicts
 from analysis.estimate.overoptimisation import frontier_words
 from analysis.load.packed import REFERENCE, is_set
-from analysis.reference import findings, generated, world
+from analysis.reference import findings, generated, headlines, world
 from analysis.reference.__main__ import main
 from analysis.reference.blocks import filled
 from analysis.reference.estimates import DISAGREE, estimated, out_of_reach, overall
@@ -44,7 +44,7 @@ def clear(tmp_path_factory):
 
 
 def test_the_findings_follow_supported_and_contradicted_claims(clear):
-    text = " ".join(findings.findings(clear).split())
+    text = " ".join(headlines.findings(clear).split())
     assert "**A token-level KL penalty prevents collapse.** Vanilla PPO collapsed in 8 of 8 runs, with the penalty alone in 0 of 8" in text
     assert "**Importance sampling against SFT prevents collapse; the paper says that it does not.**" in text
     assert "The claim is contradicted in 1 study." in text
@@ -57,13 +57,13 @@ def test_the_findings_follow_supported_and_contradicted_claims(clear):
 def test_of_two_studies_that_add_the_penalty_the_one_over_more_reward_models_is_told(tmp_path):
     planted(tmp_path, add_one_in=added(HOLDS, HOLDS), reward_models=6)
     wider = {"vanilla": Arm({}, **DIES), "kl": Arm({**KL, "ppo.kl_coef": 0.05}, **HOLDS), "importance_sampling": Arm(IS, **HOLDS)}
-    text = findings.findings(planted(tmp_path, policy_constraints=wider))
+    text = headlines.findings(planted(tmp_path, policy_constraints=wider))
     assert "Vanilla PPO collapsed in 8 of 8 runs, with the penalty alone in 0 of 8" in " ".join(text.split())
     assert "6 of 6 runs" not in text
 
 
 def test_the_same_words_are_not_said_of_runs_that_show_the_opposite(tmp_path):
-    text = " ".join(findings.findings(planted(tmp_path, add_one_in=added(DIES, DIES))).split())
+    text = " ".join(headlines.findings(planted(tmp_path, add_one_in=added(DIES, DIES))).split())
     assert "**Whether a token-level KL penalty prevents collapse cannot be told.**" in text
     assert "**Whether importance sampling against SFT prevents collapse cannot be told; the paper says that it does not.**" in text
     assert "**None of 2 tricks added alone to vanilla PPO is shown to lower its rate of collapse**" in text
@@ -76,14 +76,14 @@ def test_tricks_that_the_correction_alone_leaves_undecided_are_told_apart_from_t
     held = [KL, IS, *({f"ppo.{name}": True} for name in ("kl_loss", "ptx", "policy_kl", "reward_norm", "reward_scaling", "value_clip"))]
     arms = {"vanilla": Arm({}, **DIES), "grad_clip": Arm({"ppo.grad_clip": True}, **DIES)}
     arms |= {f"held_{number}": Arm(settings, **HOLDS) for number, settings in enumerate(held)}
-    text = " ".join(findings.on_added(planted(tmp_path, add_one_in=arms)).split())
+    text = " ".join(headlines.on_added(planted(tmp_path, add_one_in=arms)).split())
     assert "**None of 9 tricks added alone to vanilla PPO is shown to lower its rate of collapse**, after Holm's correction." in text
     assert "Without the correction it is lower with 8 arms (collapsed in 0 of 8 runs): p below 0.05 each." in text
     assert "higher" not in text
 
 
 def test_a_trick_that_makes_collapse_more_frequent_is_said_to(tmp_path):
-    text = " ".join(findings.findings(planted(tmp_path, add_one_in=added(DIES, HOLDS, HOLDS))).split())
+    text = " ".join(headlines.findings(planted(tmp_path, add_one_in=added(DIES, HOLDS, HOLDS))).split())
     assert "**A token-level KL penalty does not prevent collapse.**" in text
     assert "It is higher with `kl_penalty` (8 of 8)." in text
 
@@ -94,14 +94,14 @@ def test_arms_that_collapse_as_the_base_does_cost_the_others_nothing_in_the_corr
     reference = planted(tmp_path, add_one_in=added(HOLDS, HOLDS) | others)
     study = reference.studies["add_one_in"]
     assert study.effect("kl_penalty", "collapsed")["p_holm"] == pytest.approx(2 * 2 / 256) and out_of_reach(study) is None
-    text = " ".join(findings.findings(reference).split())
+    text = " ".join(headlines.findings(reference).split())
     assert "**2 of 7 tricks added alone to vanilla PPO lower its rate of collapse**" in text
 
 
 def test_where_no_rate_can_be_told_apart_it_is_said_with_what_could(tmp_path):
     reference = planted(tmp_path, reward_models=5, add_one_in=added(HOLDS, HOLDS))
     assert out_of_reach(reference.studies["add_one_in"]) == pytest.approx(2 / 32)
-    text = " ".join(findings.findings(reference).split())
+    text = " ".join(headlines.findings(reference).split())
     assert "**Which of 2 tricks added alone to vanilla PPO lower its rate of collapse cannot be told**" in text
     assert "over 5 reward models the exact test has no p below 0.062; 6 are the fewest that could tell." in text
 
@@ -113,9 +113,9 @@ def test_one_verdict_over_studies_is_that_of_those_that_decide():
 
 
 def test_the_claims_that_the_findings_speak_of_exist():
-    assert {findings.KL_CLAIM, findings.IS_CLAIM} <= {claim.text for claim in PAPER_CLAIMS}
+    assert {headlines.KL_CLAIM, headlines.IS_CLAIM} <= {claim.text for claim in PAPER_CLAIMS}
     verdicts = {SUPPORTED, CONTRADICTED, CANNOT_TELL, DISAGREE}
-    assert findings.ON_KL.keys() == verdicts == findings.ON_IS.keys()
+    assert headlines.ON_KL.keys() == verdicts == headlines.ON_IS.keys()
 
 
 def test_arms_stand_with_rates_differences_and_units_the_base_first(clear):
@@ -142,7 +142,7 @@ def test_claims_stand_with_study_verdict_interval_and_what_would_decide(clear):
 def test_one_seed_is_marked_and_decides_nothing(tmp_path):
     write_study(tmp_path, added(HOLDS, HOLDS), 1, np.random.default_rng(0), study="dapo")
     alone = estimated(tmp_path)
-    assert alone.studies["dapo"].layout_only and alone.studies["dapo"].claims == [] and findings.findings(alone) is None
+    assert alone.studies["dapo"].layout_only and alone.studies["dapo"].claims == [] and headlines.findings(alone) is None
     text = findings.one_seed(alone)
     assert text.startswith("**Layout only, one seed.**") and "| dapo | vanilla | yes | " in text and "| dapo | kl_penalty | no | " in text
     assert "| dapo | 3 | 3 | 1 seed, one reward model | 80 | layout only, one seed |" in findings.origin(alone)
@@ -166,7 +166,7 @@ def test_what_the_frontier_says_is_counted_by_verdict(tmp_path):
     row = reference.studies["kl_frontier"].frontier.iloc[0]
     words = frontier_words(row["verdict"], row["at_end"], row["at_end_p"])
     assert f"| kl_0.1 | {words} | " in findings.frontier(reference)
-    told = findings.on_frontier(reference)
+    told = headlines.on_frontier(reference)
     assert told.startswith(
         f"**Does the KL penalty do more than stop earlier?** Gold at equal KL, against no penalty, with 1 coefficient: {words}."
     )
@@ -281,7 +281,7 @@ def test_an_arm_whose_trick_never_acted_is_named_in_the_documents_and_in_the_ver
     reference = estimated(tmp_path)
     below = " ".join(findings.arms_of("add_one_in")(reference).split())
     assert "Never acted, as each run is that of `vanilla` to the bit: `ratio_guard`." in below
-    assert "Never acted: `ratio_guard`." in findings.on_added(reference)
+    assert "Never acted: `ratio_guard`." in headlines.on_added(reference)
     remarks = study_verdicts(reference.loaded, "add_one_in", base="vanilla").remarks
     assert [one.partition(".")[0] for one in remarks if one.startswith("Never acted")] == ["Never acted: ratio_guard"]
 

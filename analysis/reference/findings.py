@@ -21,6 +21,7 @@ from analysis.reference.sentences import NAMES, allowed, given, reach
 
 FRONTIER = "Whether the KL penalty moves the frontier of gold against KL, or only stops earlier"
 LIMITS = (0.5, 1.0, 1.5, 2.0)  # SDs of SFT's gold below its mean, at which a collapse may be said to begin
+MADE_ALIKE = "one language, one size of model"
 NEAR_SFT = 1.0  # nats per response
 
 
@@ -174,12 +175,15 @@ def thresholds(reference: ReferenceSet) -> str:
 
 def limits(reference: ReferenceSet) -> str:
     """What the runs of the set cannot say."""
-    models = reference.loaded.runs["reward_model"].nunique()
     told = []
-    if models == 1:
+    worlds = _worlds(reference.loaded.runs)
+    if sum(worlds.values()) == 1:
         told.append("*Anything about another reward model.* All runs share one.")
+    elif len(worlds) == 1:
+        told.append(f"*Anything beyond one world.* The {sum(worlds.values())} reward models are draws of one pipeline: {MADE_ALIKE}.")
     else:
-        told.append(f"*Anything beyond one world.* The {models} reward models are draws of one pipeline: one language, one size of model.")
+        drawn = listed([f"{models} with a length bias of {bias:g}" for bias, models in worlds.items()])
+        told.append(f"*Anything beyond these worlds.* The reward models are draws of one pipeline, {drawn}: {MADE_ALIKE}.")
     if (study := reference.several("kl_frontier")) is None:
         told.append(f"*{FRONTIER}.* `sweep=kl_frontier` asks it; the set has no runs of it.")
     elif (study.frontier["verdict"] == CANNOT_TELL).any():
@@ -198,6 +202,12 @@ def limits(reference: ReferenceSet) -> str:
     if alone:
         told.append(f"*Anything of {coded(alone)}.* One seed per arm shows what a run looks like and decides nothing.")
     return bullets(told)
+
+
+def _worlds(runs: pd.DataFrame) -> dict[float, int]:
+    """The annotator's length bias → how many reward models were drawn with it, the greatest bias first."""
+    biases = runs["preferences.length_bias"] if "preferences.length_bias" in runs else pd.Series(0.0, runs.index)
+    return {bias: part.nunique() for bias, part in sorted(runs["reward_model"].groupby(biases), reverse=True)}
 
 
 def _hangs_on_the_limit(study: Study) -> str:

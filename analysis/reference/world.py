@@ -21,6 +21,7 @@ from analysis.world_check.points import findings as points
 from analysis.world_check.tables import arms_table, points_table
 
 NOTHING = pd.DataFrame()
+UNBIASED = "world_check_unbiased"  # the study of the world without a length bias
 PICTURE = (
     "![Proxy reward and gold reward of the same runs over updates, of vanilla PPO and of PPO-max with and without its KL penalty]"
     "(../collapse.png)"
@@ -64,7 +65,7 @@ def world_answers(reference: ReferenceSet) -> str | None:
 
 def world_unbiased(reference: ReferenceSet) -> str | None:
     """Of docs/explanation/world.md: the same verdicts and table in the world of `preferences=unbiased`."""
-    study = reference.several("world_check_unbiased")
+    study = reference.several(UNBIASED)
     return None if study is None else _world_of(study, "", "")
 
 
@@ -86,8 +87,9 @@ def world_runs(study: Study) -> pd.DataFrame:
 
 
 def alarms(reference: ReferenceSet) -> str | None:
-    """Of docs/explanation/alarms.md: what the alarms in force make of the runs of the studies over several reward models."""
-    names = [study.name for study in reference.compared if study.basis.reward_models > 1]
+    """Of docs/explanation/alarms.md: what the alarms in force make of the runs of the studies over several reward models, in the
+    default world."""
+    names = [study.name for study in reference.compared if study.basis.reward_models > 1 and study.name != UNBIASED]
     if not names:
         return None
     loaded = reference.loaded

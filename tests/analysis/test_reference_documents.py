@@ -266,6 +266,19 @@ def test_that_no_learning_rate_was_sought_per_trick_is_said_where_all_runs_share
     assert "learning rates" not in findings.limits(planted(tmp_path / "own", policy_constraints=arms))
 
 
+def test_reward_models_drawn_in_two_worlds_are_counted_in_each_and_alarms_are_judged_in_the_default_one(tmp_path):
+    """Six reward models with a length bias and five without, of the same pipeline seeds: eleven reward models, in two worlds."""
+    biased, without = {"preferences.length_bias": 0.1}, {"preferences.length_bias": 0.0}
+    planted(tmp_path, policy_constraints={"vanilla": Arm(biased, **DIES), "kl": Arm({**KL, **biased})}, reward_models=6)
+    assert "The 6 reward models are draws of one pipeline: one language, one size of model." in findings.limits(estimated(tmp_path))
+    one_world = world.alarms(estimated(tmp_path))
+    unbiased = {"vanilla": Arm(without, **DIES), "kl": Arm({**KL, **without})}
+    both = planted(tmp_path, world_check_unbiased=unbiased, reward_models=5)
+    said = " ".join(findings.limits(both).split())
+    assert "one pipeline, 6 with a length bias of 0.1 and 5 with a length bias of 0: one language, one size of model." in said
+    assert world.alarms(both) == one_world
+
+
 def test_an_arm_whose_trick_never_acted_is_named_in_the_documents_and_in_the_verdicts(tmp_path):
     """The runs of ratio_guard are vanilla's, file by file; those of policy_kl differ from them in one number of one run."""
     arms = {"vanilla": Arm({}, **DIES), "policy_kl": Arm({"ppo.policy_kl": True}), "ratio_guard": Arm({"ppo.ratio_guard": 1.2})}

@@ -176,7 +176,7 @@ def thresholds(reference: ReferenceSet) -> str:
 def limits(reference: ReferenceSet) -> str:
     """What the runs of the set cannot say."""
     told = []
-    worlds = _worlds(reference.loaded.runs)
+    worlds = _worlds(pd.concat([study.runs for study in reference.compared] or [reference.loaded.runs]))
     if sum(worlds.values()) == 1:
         told.append("*Anything about another reward model.* All runs share one.")
     elif len(worlds) == 1:

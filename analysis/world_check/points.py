@@ -151,7 +151,11 @@ def monitor_findings(runs: pd.DataFrame) -> list[Finding]:
 
 
 def cost_findings(runs: pd.DataFrame, base: str) -> list[Finding]:
-    """Point 5, of one arm with worse pairs: against PPO-max on the same world it loses accuracy and gold."""
+    """Point 5, of one arm with worse pairs: against PPO-max on the same world it loses accuracy and gold.
+
+    The p of `arm_effect` decides, which for gold compares runs of one fate: where a run of the arm collapsed, the interval of the mean
+    over all pairs may hold 0 and the p be small. The part shows both.
+    """
     found = []
     for outcome, asks in (("rm_accuracy", f"{BASES[base]} cost accuracy on pairs by gold"), ("gold", "… and gold at the end")):
         both = runs[runs["arm"].isin([base, "ppo_max"])].dropna(subset=[outcome])
@@ -163,7 +167,8 @@ def cost_findings(runs: pd.DataFrame, base: str) -> list[Finding]:
         same = decided and shown_same(outcome, both, [base], ["ppo_max"], margin_of(outcome, both))
         shown = decided and effect.p < ALPHA
         verdict = PASS if shown and effect.estimate < 0 else FAIL if same or (shown and effect.estimate > 0) else UNKNOWN
-        found.append(Finding(5, asks, numbers(Interval(effect.estimate, effect.low, effect.high), 3), verdict))
+        said = f"{numbers(Interval(effect.estimate, effect.low, effect.high), 3)}, p = {effect.p:.2g}"
+        found.append(Finding(5, asks, said, verdict))
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -61,6 +62,16 @@ def verdicts(table: pd.DataFrame, **options) -> dict[int, str]:
 def test_a_world_that_shows_everything_passes_and_says_with_what_interval():
     assert set(verdicts(world()).values()) == {PASS}
     assert {part.point: part.found for part in reversed(findings(world()))}[1] == "8 of 8 [63 %, 100 %]"
+
+
+def test_a_cost_in_gold_is_decided_by_runs_of_one_fate_and_shows_its_p():
+    """One run with fewer pairs collapses far down: the interval of all eight holds 0, and the seven that held lost gold all the same."""
+    table = planted("rm_fewer_pairs", 1, {"gold": -40.0, "collapsed": 1.0})
+    part = next(part for part in findings(table) if part.asks == "… and gold at the end")
+    low, high, p = map(float, re.search(r"\[(\S+), (\S+)\], p = (\S+)$", part.found).groups())
+    assert part.point == 5 and low < 0 < high and p < 0.001 and part.verdict == PASS
+    alone = planted("rm_fewer_pairs", 1, {}, of=1)
+    assert next(part for part in findings(alone) if part.point == 5).found.endswith("(no interval), p = 1")
 
 
 CHANGED = {

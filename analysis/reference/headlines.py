@@ -56,7 +56,7 @@ def on_kl_penalty(reference: ReferenceSet) -> str | None:
         _pair(reference, *_widest(reference, KL_ALONE), "with the penalty alone"),
         _pair(reference, "leave_one_out", "no_kl_penalty", "without its penalty"),
     ]
-    return " ".join([f"**{ON_KL[overall(verdicts)]}**", *filter(None, told), _judged(verdicts)])
+    return " ".join([f"**{ON_KL[overall(verdicts)]}**", *filter(None, told), _judged(reference, verdicts)])
 
 
 def on_importance_sampling(reference: ReferenceSet) -> str | None:
@@ -75,7 +75,8 @@ def on_importance_sampling(reference: ReferenceSet) -> str | None:
         _gain(reference, "leave_one_out", "ppo_max", "PPO-max"),
     ]
     spent = "; ".join(filter(None, gains))
-    return " ".join(filter(None, [f"**{head}**", pair, spent and f"Gold gained over SFT, and the KL spent: {spent}.", _judged(verdicts)]))
+    gained = f"Gold gained over SFT, and the KL spent: {spent}." if spent else ""
+    return " ".join(filter(None, [f"**{head}**", pair, gained, _judged(reference, verdicts)]))
 
 
 def on_added(reference: ReferenceSet) -> str | None:
@@ -195,12 +196,18 @@ def _gain(reference: ReferenceSet, name: str, arm: str, words: str) -> str:
     return f"{words} {level(row, 'gold_gain', sign=True)} for {two_digits(row['kl'])} nats"
 
 
-def _judged(verdicts: dict[str, Verdict]) -> str:
-    """'The claim is supported in 3 studies.', 'The claim is supported in 1 study and cannot be told in 2 studies.'"""
+def _judged(reference: ReferenceSet, verdicts: dict[str, Verdict]) -> str:
+    """'The claim is supported in 3 studies.', 'The claim is supported in 1 study and cannot be told in 2 studies.'
+
+    Studies take finished runs over from each other, so that they do not confirm each other as independent ones would: then it is said
+    how many runs stand in several of them.
+    """
     words = {SUPPORTED: "is supported in", CONTRADICTED: "is contradicted in", CANNOT_TELL: "cannot be told in"}
     counts = {text: sum(found.verdict == word for found in verdicts.values()) for word, text in words.items()}
     said = [f"{text} {counted(number, 'study')}" for text, number in counts.items() if number]
-    return f"The claim {listed(said)}."
+    runs = pd.concat([reference.studies[name].runs for name in verdicts])
+    shared = int(runs["config_hash"].duplicated(keep=False).sum())
+    return f"The claim {listed(said)}" + (f", which share reward models and {shared} of their {len(runs)} runs." if shared else ".")
 
 
 def _with_fates(study: Study, arms: list[str]) -> str:

@@ -54,6 +54,16 @@ def test_the_findings_follow_supported_and_contradicted_claims(clear):
     assert "All of it is over 8 reward models, which are the unit of every interval." in text
 
 
+def test_studies_that_share_runs_are_not_told_as_independent_ones(tmp_path):
+    """Two studies of 16 runs each have the 8 of vanilla in common; with settings of its own, no run stands in both."""
+    arms = {"vanilla": Arm({}, **DIES), "kl": Arm({**KL, "ppo.kl_coef": 0.05}, **HOLDS)}
+    text = " ".join(headlines.findings(planted(tmp_path, add_one_in=added(HOLDS, HOLDS), policy_constraints=arms)).split())
+    assert "The claim is supported in 2 studies, which share reward models and 16 of their 40 runs." in text
+    for summary in (tmp_path / "policy_constraints").rglob("summary.json"):
+        summary.write_text(summary.read_text().replace('"config_hash": "', '"config_hash": "own-'))
+    assert "The claim is supported in 2 studies. **" in " ".join(headlines.findings(estimated(tmp_path)).split()).replace(" - **", " **")
+
+
 def test_of_two_studies_that_add_the_penalty_the_one_over_more_reward_models_is_told(tmp_path):
     planted(tmp_path, add_one_in=added(HOLDS, HOLDS), reward_models=6)
     wider = {"vanilla": Arm({}, **DIES), "kl": Arm({**KL, "ppo.kl_coef": 0.05}, **HOLDS), "importance_sampling": Arm(IS, **HOLDS)}

@@ -11,7 +11,7 @@ from analysis.claims.judge import CANNOT_TELL, Claim, Part, Verdict, outcome_nam
 from analysis.claims.modern import MODERN_CLAIMS
 from analysis.claims.paper import PAPER_CLAIMS, UNJUDGED
 from analysis.estimate.collapse import threshold_curve
-from analysis.estimate.equivalence import ALPHA, never_acted
+from analysis.estimate.equivalence import ALPHA, CONTINUOUS, never_acted
 from analysis.estimate.overoptimisation import frontier_words
 from analysis.markdown import markdown_table
 from analysis.reference.estimates import ReferenceSet, Study, arms_by_effect, out_of_reach
@@ -22,6 +22,7 @@ from analysis.reference.sentences import NAMES, allowed, given, reach
 FRONTIER = "Whether the KL penalty moves the frontier of gold against KL, or only stops earlier"
 LIMITS = (0.5, 1.0, 1.5, 2.0)  # SDs of SFT's gold below its mean, at which a collapse may be said to begin
 MADE_ALIKE = "one language, one size of model"
+VANILLA = {"add_one_in": "vanilla", "kl_frontier": "no_kl"}  # the same runs, evaluated seldom and often
 NEAR_SFT = 1.0  # nats per response
 
 
@@ -193,6 +194,8 @@ def limits(reference: ReferenceSet) -> str:
         told.append(f"*A small difference in rates, and a rare collapse.* {allowed(study)}")
     if (study := reference.several("policy_constraints")) is not None:
         told.append(_hangs_on_the_limit(study))
+    if hangs := _hangs_on_the_evaluations(reference):
+        told.append(hangs)
     runs, names = reference.loaded.runs, ["ppo.learning_rate", "ppo.critic_learning_rate"]
     if reference.compared and set(names) <= set(runs) and len(rates := runs[names].drop_duplicates()) == 1:
         policy, critic = rates.iloc[0]
@@ -208,6 +211,25 @@ def _worlds(runs: pd.DataFrame) -> dict[float, int]:
     """The annotator's length bias → how many reward models were drawn with it, the greatest bias first."""
     biases = runs["preferences.length_bias"] if "preferences.length_bias" in runs else pd.Series(0.0, runs.index)
     return {bias: part.nunique() for bias, part in sorted(runs["reward_model"].groupby(biases), reverse=True)}
+
+
+def _hangs_on_the_evaluations(reference: ReferenceSet) -> str | None:
+    """How many of the same runs of vanilla PPO collapse by how often they are evaluated; None where no two studies have such runs."""
+    studies = [reference.several(name) for name in VANILLA]
+    pair, ends = ["reward_model", "seed", *CONTINUOUS], []
+    for study, arm in zip(studies, VANILLA.values(), strict=True):
+        if study is None:
+            return None
+        ends.append(study.outcomes[["run", *pair]].merge(study.runs[study.runs["arm"] == arm], on=["run", "reward_model", "seed"]))
+    same = ends[0].merge(ends[1], on=pair, suffixes=("", "_often"))
+    if same.empty or (same["evaluation.every"] == same["evaluation.every_often"]).any():
+        return None
+    seldom, often = (f"{same[f'collapsed{end}'].eq(True).sum()} collapse when evaluated every {same[f'evaluation.every{end}'].iloc[0]:g}"
+                     for end in ("", "_often"))  # fmt: skip
+    apart = (same["collapse_update"] - same["collapse_update_often"]).abs().max()
+    return ("*How often vanilla PPO collapses, however often it is evaluated.* The rule counts evaluations: of the same "
+            f"{len(same)} runs {seldom} updates and {often}; where a run does at both, the updates of the collapse are up to {apart:g} "
+            "apart.")  # fmt: skip
 
 
 def _hangs_on_the_limit(study: Study) -> str:

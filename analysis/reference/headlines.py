@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.claims.answer import two_digits
 from analysis.claims.judge import CANNOT_TELL, CONTRADICTED, SUPPORTED, Verdict
-from analysis.estimate.equivalence import ALPHA, never_acted
+from analysis.estimate.equivalence import ALPHA, CONTINUOUS, never_acted
 from analysis.estimate.overoptimisation import frontier_words
 from analysis.reference.estimates import DISAGREE, ReferenceSet, Study, arms_by_effect, out_of_reach, overall, verdicts_on
 from analysis.reference.prose import between, bullets, coded, counted, fate, level, listed, p_value
@@ -199,15 +199,15 @@ def _gain(reference: ReferenceSet, name: str, arm: str, words: str) -> str:
 def _judged(reference: ReferenceSet, verdicts: dict[str, Verdict]) -> str:
     """'The claim is supported in 3 studies.', 'The claim is supported in 1 study and cannot be told in 2 studies.'
 
-    Studies take finished runs over from each other, so that they do not confirm each other as independent ones would: then it is said
-    how many runs stand in several of them.
+    Studies have runs of the same settings, so that they do not confirm each other as independent ones would: then it is said how many
+    runs end with the gold, proxy and KL, to the bit, of a run of another study.
     """
     words = {SUPPORTED: "is supported in", CONTRADICTED: "is contradicted in", CANNOT_TELL: "cannot be told in"}
     counts = {text: sum(found.verdict == word for found in verdicts.values()) for word, text in words.items()}
     said = [f"{text} {counted(number, 'study')}" for text, number in counts.items() if number]
-    runs = pd.concat([reference.studies[name].runs for name in verdicts])
-    shared = int(runs["config_hash"].duplicated(keep=False).sum())
-    return f"The claim {listed(said)}" + (f", which share reward models and {shared} of their {len(runs)} runs." if shared else ".")
+    ends = pd.concat([reference.studies[name].outcomes[["study", *CONTINUOUS]] for name in verdicts])
+    sizes = [len(same) for _, same in ends.groupby([*CONTINUOUS]) if same["study"].nunique() > 1]
+    return f"The claim {listed(said)}" + (f", which share reward models and {sum(sizes)} of their {len(ends)} runs." if sizes else ".")
 
 
 def _with_fates(study: Study, arms: list[str]) -> str:

@@ -55,13 +55,31 @@ def test_the_findings_follow_supported_and_contradicted_claims(clear):
 
 
 def test_studies_that_share_runs_are_not_told_as_independent_ones(tmp_path):
-    """Two studies of 16 runs each have the 8 of vanilla in common; with settings of its own, no run stands in both."""
+    """Of two studies with 40 runs between them vanilla's 8 are the same, so 16 runs stand in both; without that copy none does."""
     arms = {"vanilla": Arm({}, **DIES), "kl": Arm({**KL, "ppo.kl_coef": 0.05}, **HOLDS)}
-    text = " ".join(headlines.findings(planted(tmp_path, add_one_in=added(HOLDS, HOLDS), policy_constraints=arms)).split())
-    assert "The claim is supported in 2 studies, which share reward models and 16 of their 40 runs." in text
-    for summary in (tmp_path / "policy_constraints").rglob("summary.json"):
-        summary.write_text(summary.read_text().replace('"config_hash": "', '"config_hash": "own-'))
-    assert "The claim is supported in 2 studies. **" in " ".join(headlines.findings(estimated(tmp_path)).split()).replace(" - **", " **")
+    apart = " ".join(headlines.findings(planted(tmp_path, add_one_in=added(HOLDS, HOLDS), policy_constraints=arms)).split())
+    assert "The claim is supported in 2 studies. - **" in apart
+    for run in (tmp_path / "add_one_in").glob("vanilla/*"):
+        shutil.copy(run / "metrics.jsonl", tmp_path / "policy_constraints" / "vanilla" / run.name)
+        shutil.copy(run / "summary.json", tmp_path / "policy_constraints" / "vanilla" / run.name)
+    shared = " ".join(headlines.findings(estimated(tmp_path)).split())
+    assert "The claim is supported in 2 studies, which share reward models and 16 of their 40 runs." in shared
+
+
+def test_that_collapses_hang_on_how_often_a_run_is_evaluated_is_said_of_runs_evaluated_twice_as_often(tmp_path):
+    """The runs of no_kl are vanilla's, evaluated every 2 updates instead of 5; the first then holds, the others collapse 3 earlier."""
+    arms = {"no_kl": Arm({"evaluation.every": 2}, **DIES), "kl_0.1": Arm({**KL, "evaluation.every": 2})}
+    planted(tmp_path, add_one_in={"vanilla": Arm({"evaluation.every": 5}, **DIES), "kl_penalty": Arm(KL)}, kl_frontier=arms)
+    assert "however often" not in findings.limits(estimated(tmp_path))
+    for number, run in enumerate(sorted((tmp_path / "add_one_in").glob("vanilla/*"))):
+        copied = tmp_path / "kl_frontier" / "no_kl" / run.name
+        shutil.copy(run / "metrics.jsonl", copied)
+        summary = json.loads((run / "summary.json").read_text())
+        moved = {"collapsed": False, "collapse_update": None} if number == 0 else {"collapse_update": summary["collapse_update"] - 3}
+        (copied / "summary.json").write_text(json.dumps(summary | moved))
+    said = " ".join(findings.limits(estimated(tmp_path)).split())
+    assert "of the same 8 runs 8 collapse when evaluated every 5 updates and 7 collapse when evaluated every 2; " in said
+    assert "where a run does at both, the updates of the collapse are up to 3 apart." in said
 
 
 def test_of_two_studies_that_add_the_penalty_the_one_over_more_reward_models_is_told(tmp_path):

@@ -55,7 +55,7 @@ def after_rows(folder: Path, count: int, act: Callable[[int], None]) -> Callable
 def test_a_launched_run_has_the_numbers_of_one_process(name, tiny_config, tiny_overrides, tmp_path):
     code, out = launch(name, *tiny_overrides)
     assert code == 0, out
-    alone = tiny_config(f"results={tmp_path / 'alone'}")
+    alone = tiny_config(f"results={tmp_path / 'alone'}", "preferences.length_bias=0.1")  # as the command has it from conf/data/world.yaml
     execute(alone)
     assert difference(run_folder(alone), run_folder(tiny_config())) < 1e-5
 

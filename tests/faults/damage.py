@@ -16,7 +16,7 @@ DISK_BYTES = 48 * 2**20
 CHECKPOINT_FILES = ("state.json", "optimizer.safetensors", "policy/model.safetensors", "critic/model.safetensors")
 ADVICE = {  # what a message tells the user to remove, as the n-th parent of the path it names
     r"the checkpoint (\S+) is corrupt \(.*\): remove it": 0,
-    r"(\S+/summary\.json) is not readable: remove it": 0,
+    r"(\S+/summary\.json) is not readable \(.*?\): remove it": 0,
     r"(\S+/metrics\.jsonl) is shorter than at the last checkpoint: remove the run folder": 1,
     r"the cache entry (\S+) (?:is corrupt \(.*\)|has no readable stage\.json): remove the folder": 0,
 }

@@ -74,7 +74,8 @@ def test_a_signal_while_stages_are_built_ends_the_process_with_a_sentence_and_no
 
     done = command_line(*SMALL, "sft.steps=100000", cwd=tmp_path, meanwhile=stop)
     assert (done.returncode, "Traceback" in done.stderr) == (128 + number, False)
-    *progress, sentence = done.stderr.splitlines()
+    first, *progress, sentence = done.stderr.splitlines()
+    assert first.startswith("s: ") and ", results in results/s/" in first
     assert sentence == "the preparation of this run was interrupted: the same command goes on from what is done"
     assert all(line.startswith("pretrain: ") for line in progress)
     assert seconds[1] - seconds[0] < 3

@@ -110,6 +110,7 @@ def test_the_command_ends_well_after_the_kill_of_its_wandb_service(tiny_override
 
     overrides = [override for override in tiny_overrides if not override.startswith("tracker=")]
     done = command_line(*overrides, "ppo.updates=40", cwd=tmp_path, meanwhile=kill)
-    (line,) = done.stderr.splitlines()
-    assert done.returncode == 0 and line.startswith("warning: wandb failed (")
-    assert line.endswith(WARNING.format(tmp_path / "results/default/tiny/seed=0"))
+    first, warning = done.stderr.splitlines()
+    assert first.endswith(", 40 updates, results in " + str(tmp_path / "results/default/tiny/seed=0"))
+    assert done.returncode == 0 and warning.startswith("warning: wandb failed (")
+    assert warning.endswith(WARNING.format(tmp_path / "results/default/tiny/seed=0"))

@@ -30,7 +30,7 @@ INFERENCE_WIDTHS = {"llama": (3, 3), "gpt2": (3, 4), "gpt_neox": (4, 2)}  # (hid
 ATTENTION_WIDTHS = 9  # hidden widths alive in attention by batched products: residual, queries, keys and values, their copies, the outcome
 # [tokens, vocabulary] float32 tensors alive at once: kept by the graph; while the loss is made; while it is differentiated;
 # while a rollout is measured; at a step of sampling; at the prompt's NLL.
-LOGITS_KEPT, LOGITS_FORWARD, LOGITS_BACKWARD, LOGITS_MEASURE, LOGITS_STEP, LOGITS_PROMPT = 2.25, 4.25, 4.25, 5.25, 5, 2
+LOGITS_KEPT, LOGITS_FORWARD, LOGITS_BACKWARD, LOGITS_MEASURE, LOGITS_STEP, LOGITS_PROMPT = 2.25, 5.25, 4.25, 5.25, 5, 2
 ADAM = 8  # bytes per trained parameter: two moments in float32
 
 
@@ -222,15 +222,18 @@ def update(run: Run) -> dict[str, float]:
 
     The moments, in order: the policy's loss is computed; the critic's graph is complete and is differentiated; the policy's loss is
     differentiated; the policy's trunk is differentiated; the optimizer steps. Differentiation frees a graph and leaves its gradients.
+    The graph of the entropy, which without a bonus no loss differentiates, lives on while the next micro-batch's loss is computed.
     """
     logits = 4.0 * run.micro * run.response * run.policy.vocabulary
     (policy, policy_recomputed), (critic, critic_recomputed) = (activations(shape, run) for shape in (run.policy, run.reward))
     critic, critic_recomputed = critic * run.critic, critic_recomputed * run.critic
     all_gradients = [4.0 * count for count in trainable_parameters(run)]
-    gradients = sum(all_gradients) if run.minibatch > run.micro else 0.0  # of earlier micro-batches
+    several = run.minibatch > run.micro
+    gradients = sum(all_gradients) if several else 0.0  # of earlier micro-batches
+    forward = LOGITS_FORWARD + (LOGITS_KEPT if several else 0.0)
     head = 0.0 if run.lora_rank else 4.0 * run.policy.vocabulary * run.policy.hidden
     moments = [
-        {"gradients": gradients, "activations": policy, "logits": LOGITS_FORWARD * logits},
+        {"gradients": gradients, "activations": policy, "logits": forward * logits},
         {"gradients": gradients, "activations": policy + critic + critic_recomputed, "logits": LOGITS_KEPT * logits},
         {"gradients": max(gradients, all_gradients[1]) + head, "activations": policy, "logits": LOGITS_BACKWARD * logits},
         {"gradients": max(gradients, all_gradients[1]) + head, "activations": policy + policy_recomputed, "logits": 0.0},

@@ -53,7 +53,7 @@ def world(reference: ReferenceSet) -> str | None:
         "*KL* is in nats per response, *length* in tokens; an arrow goes from SFT to the end.",
         "The arms `rm_` are PPO-max with fewer pairs and with noisier ones. Proxy cannot be compared between them.",
     ]
-    return _world_of(study, f"{PICTURE} Each faint line is a run.", bullets(notes))
+    return _world_of(study, f"{PICTURE}\n\nEach faint line is a run.", bullets(notes))
 
 
 def world_answers(reference: ReferenceSet) -> str | None:
@@ -69,11 +69,12 @@ def world_unbiased(reference: ReferenceSet) -> str | None:
     return None if study is None else _world_of(study, "", "")
 
 
-def _world_of(study: Study, after: str, notes: str) -> str:
+def _world_of(study: Study, picture: str, notes: str) -> str:
     """The code of a world's runs and their command, the verdict on every point and the table of arms."""
     runs = world_runs(study)
     return "\n\n".join(filter(None, [
-        wrapped(f"Its runs were made by {made_by(study.runs)}: {study.basis} per arm. {after}".strip()),
+        wrapped(f"Its runs were made by {made_by(study.runs)}: {study.basis} per arm."),
+        picture,
         "\n".join(["```", f"{command(study.name, study.runs)} && python -m analysis.world_check results/{study.name}", "```"]),
         points_table(runs, CPU_SECONDS),
         arms_table(runs),

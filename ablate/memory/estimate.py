@@ -68,6 +68,7 @@ class Run:
     sft_copy: bool = False  # the reference moves, so SFT is one more model
     sampler: bool = False  # rollouts are sampled by weights of their own
     earlier_policies: int = 0  # whose weights are kept for a stale sampler, on the CPU also where the run is on a GPU
+    entropy_bonus: bool = False  # whether the loss differentiates the entropy
     held_out: int = 0  # prompts of an evaluation, answered all at once; 0 leaves that phase out
 
 
@@ -82,7 +83,7 @@ def run_of(config: Config, policy: Shape, reward: Shape) -> Run:
         lora_rank=model.lora_rank, lora_targets=model.lora_targets, shared_critic=ppo.critic_init == "reward", offload=config.offload,
         critic=ppo.has_critic, reward_models=1 if config.reward_model.average else config.reward_model.ensemble,
         sft_copy=ppo.moves_reference, sampler=config.sampling.has_own_weights, earlier_policies=config.sampling.staleness,
-        held_out=config.evaluation.prompts,
+        entropy_bonus=ppo.entropy_bonus, held_out=config.evaluation.prompts,
     )  # fmt: skip
 
 
@@ -222,7 +223,7 @@ def update(run: Run) -> dict[str, float]:
 
     The moments, in order: the policy's loss is computed; the critic's graph is complete and is differentiated; the policy's loss is
     differentiated; the policy's trunk is differentiated; the optimizer steps. Differentiation frees a graph and leaves its gradients.
-    The graph of the entropy, which without a bonus no loss differentiates, lives on while the next micro-batch's loss is computed.
+    The graph of the entropy, which without its bonus no loss differentiates, lives on while the next micro-batch's loss is computed.
     """
     logits = 4.0 * run.micro * run.response * run.policy.vocabulary
     (policy, policy_recomputed), (critic, critic_recomputed) = (activations(shape, run) for shape in (run.policy, run.reward))
@@ -230,7 +231,7 @@ def update(run: Run) -> dict[str, float]:
     all_gradients = [4.0 * count for count in trainable_parameters(run)]
     several = run.minibatch > run.micro
     gradients = sum(all_gradients) if several else 0.0  # of earlier micro-batches
-    forward = LOGITS_FORWARD + (LOGITS_KEPT if several else 0.0)
+    forward = LOGITS_FORWARD + (LOGITS_KEPT if several and not run.entropy_bonus else 0.0)
     head = 0.0 if run.lora_rank else 4.0 * run.policy.vocabulary * run.policy.hidden
     moments = [
         {"gradients": gradients, "activations": policy, "logits": forward * logits},

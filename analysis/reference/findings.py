@@ -17,7 +17,7 @@ from analysis.markdown import markdown_table
 from analysis.reference.estimates import ReferenceSet, Study, arms_by_effect, out_of_reach
 from analysis.reference.prose import between, bullets, coded, counted, difference, fate, level, listed, p_value, wrapped
 from analysis.reference.readme import made_by, read_as
-from analysis.reference.sentences import NAMES, allowed, given, reach
+from analysis.reference.sentences import NAMES, holds_given, rate_still_allowed, why_out_of_reach
 
 FRONTIER = "Whether the KL penalty moves the frontier of gold against KL, or only stops earlier"
 LIMITS = (0.5, 1.0, 1.5, 2.0)  # SDs of SFT's gold below its mean, at which a collapse may be said to begin
@@ -34,7 +34,7 @@ def origin(reference: ReferenceSet) -> str:
          "updates": f"{study.runs['updates'].max():g}", "read as": read_as([study.basis])}
         for study in reference.studies.values()
     ]  # fmt: skip
-    told = [given(reference), f"The runs were made by {made_by(runs)}:",
+    told = [holds_given(reference), f"The runs were made by {made_by(runs)}:",
             "[results/reference](../results/reference/README.md) has commands and versions."]  # fmt: skip
     return f"{markdown_table(pd.DataFrame(rows))}\n\n{wrapped(' '.join(told))}"
 
@@ -85,7 +85,7 @@ def _differences(study: Study) -> str:
     if inert := never_acted(study.outcomes, study.base):
         told.append(f"Never acted, as each run is that of `{study.base}` to the bit: {coded(inert)}.")
     if floor := out_of_reach(study):
-        told.append(f"No difference in rates could be: {reach(study, floor)}")
+        told.append(f"No difference in rates could be: {why_out_of_reach(study, floor)}")
     if study.miscounted:
         told.append(f"The arm {coded(study.miscounted)} is left out: in these runs the score of a truncated answer counts twice, so they "
                     "measure that error and not the trick ([log](log/2026-11-25-equal-kl.md)).")  # fmt: skip
@@ -191,7 +191,7 @@ def limits(reference: ReferenceSet) -> str:
         arms = list(study.frontier.loc[study.frontier["verdict"] == CANNOT_TELL, "arm"])
         told.append(f"*{FRONTIER}*, with {coded(arms)}.")
     if (study := reference.several("add_one_in")) is not None:
-        told.append(f"*A small difference in rates, and a rare collapse.* {allowed(study)}")
+        told.append(f"*A small difference in rates, and a rare collapse.* {rate_still_allowed(study)}")
     if (study := reference.several("policy_constraints")) is not None:
         told.append(_hangs_on_the_limit(study))
     if hangs := _hangs_on_the_evaluations(reference):
@@ -227,9 +227,9 @@ def _hangs_on_the_evaluations(reference: ReferenceSet) -> str | None:
     seldom, often = (f"{same[f'collapsed{end}'].eq(True).sum()} collapse when evaluated every {same[f'evaluation.every{end}'].iloc[0]:g}"
                      for end in ("", "_often"))  # fmt: skip
     apart = (same["collapse_update"] - same["collapse_update_often"]).abs().max()
+    moved = f"; where a run does at both, the updates of the collapse are up to {apart:g} apart" if apart > 0 else ""
     return ("*How often vanilla PPO collapses, however often it is evaluated.* The rule counts evaluations: of the same "
-            f"{len(same)} runs {seldom} updates and {often}; where a run does at both, the updates of the collapse are up to {apart:g} "
-            "apart.")  # fmt: skip
+            f"{len(same)} runs {seldom} updates and {often}{moved}.")  # fmt: skip
 
 
 def _hangs_on_the_limit(study: Study) -> str:

@@ -16,7 +16,7 @@ from analysis.estimate.overoptimisation import frontier_words
 from analysis.reference.estimates import DISAGREE, ReferenceSet, Study, arms_by_effect, out_of_reach, overall, verdicts_on
 from analysis.reference.prose import between, bullets, coded, counted, fate, level, listed, p_value
 from analysis.reference.readme import made_by
-from analysis.reference.sentences import NAMES, allowed, given, reach
+from analysis.reference.sentences import NAMES, holds_given, rate_still_allowed, why_out_of_reach
 
 KL_CLAIM = "a token-level KL penalty prevents collapse"
 IS_CLAIM = "importance sampling against the reference does not prevent collapse"
@@ -88,7 +88,7 @@ def on_added(reference: ReferenceSet) -> str | None:
     total = len(fewer) + len(more) + len(rest)
     if floor := out_of_reach(study):
         head = f"Which of {total} tricks added alone to vanilla PPO lower its rate of collapse cannot be told"
-        return f"**{head}**: {reach(study, floor)} {allowed(study)}"
+        return f"**{head}**: {why_out_of_reach(study, floor)} {rate_still_allowed(study)}"
     if not fewer:
         head = f"None of {total} tricks added alone to vanilla PPO is shown to lower its rate of collapse"
     else:
@@ -104,7 +104,7 @@ def on_added(reference: ReferenceSet) -> str | None:
             told.append(f"Without the correction it is {word} with {_with_fates(study, alone)}: p below {ALPHA:g} each.")
     if inert := never_acted(study.outcomes, study.base):
         told.append(f"Never acted: {coded(inert)}.")
-    return " ".join([*told, allowed(study)])
+    return " ".join([*told, rate_still_allowed(study)])
 
 
 def on_left_out(reference: ReferenceSet) -> str | None:
@@ -118,7 +118,7 @@ def on_left_out(reference: ReferenceSet) -> str | None:
     if floor := out_of_reach(study):
         head = f"Which of {total} tricks PPO-max needs against collapse cannot be told"
         base = fate(study.arms.loc[study.base])
-        told = [f"**{head}**: {reach(study, floor)} PPO-max itself collapsed in {base} runs."]
+        told = [f"**{head}**: {why_out_of_reach(study, floor)} PPO-max itself collapsed in {base} runs."]
     elif more:
         needed = f"{len(more)} {'is' if len(more) == 1 else 'are'} needed against collapse"
         base = fate(study.arms.loc[study.base])
@@ -162,7 +162,7 @@ def on_scope(reference: ReferenceSet) -> str:
     """What the findings hold given: reward models, and the code of the runs."""
     runs = reference.loaded.runs
     link = "[results/reference](results/reference/README.md)"
-    told = [given(reference), f"The {counted(len(runs), 'run')} of {link} were made by {made_by(runs)}."]
+    told = [holds_given(reference), f"The {counted(len(runs), 'run')} of {link} were made by {made_by(runs)}."]
     erred = sorted({arm for study in reference.compared for arm in study.miscounted})
     if erred:
         told.append(f"The arm {coded(erred)} measures an error of that code ([log](docs/log/2026-11-25-equal-kl.md)).")
@@ -207,7 +207,9 @@ def _judged(reference: ReferenceSet, verdicts: dict[str, Verdict]) -> str:
     said = [f"{text} {counted(number, 'study')}" for text, number in counts.items() if number]
     ends = pd.concat([reference.studies[name].outcomes[["study", *CONTINUOUS]] for name in verdicts])
     sizes = [len(same) for _, same in ends.groupby([*CONTINUOUS]) if same["study"].nunique() > 1]
-    return f"The claim {listed(said)}" + (f", which share reward models and {sum(sizes)} of their {len(ends)} runs." if sizes else ".")
+    return f"The claim {listed(said)}" + (
+        f", which are not independent: {sum(sizes)} of their {len(ends)} runs stand in several." if sizes else "."
+    )
 
 
 def _with_fates(study: Study, arms: list[str]) -> str:

@@ -9,7 +9,7 @@ from analysis.reference.prose import coded, counted
 NAMES = {"vanilla": "vanilla PPO", "ppo_max": "PPO-max"}
 
 
-def given(reference: ReferenceSet) -> str:
+def holds_given(reference: ReferenceSet) -> str:
     """What every interval holds given: over how many reward models, or given which."""
     compared = [study.basis.reward_models for study in reference.compared]
     if not compared:
@@ -24,13 +24,13 @@ def given(reference: ReferenceSet) -> str:
     )
 
 
-def reach(study: Study, floor: float) -> str:
+def why_out_of_reach(study: Study, floor: float) -> str:
     """Why no difference in rates could be shown, and how many reward models could show one. floor: of `out_of_reach`."""
     over = counted(study.basis.reward_models, "reward model")
     return f"over {over} the exact test has no p below {floor:.2g}; {MIN_FOR_RATES} are the fewest that could tell."
 
 
-def allowed(study: Study) -> str:
+def rate_still_allowed(study: Study) -> str:
     """What a count of none still allows."""
     n, most = most_allowed(study)
     return f"0 of {n} still allows a rate of up to {100 * most:.0f} %." if n else f"Rates rest on {study.basis} per arm."

@@ -63,7 +63,7 @@ def test_studies_that_share_runs_are_not_told_as_independent_ones(tmp_path):
         shutil.copy(run / "metrics.jsonl", tmp_path / "policy_constraints" / "vanilla" / run.name)
         shutil.copy(run / "summary.json", tmp_path / "policy_constraints" / "vanilla" / run.name)
     shared = " ".join(headlines.findings(estimated(tmp_path)).split())
-    assert "The claim is supported in 2 studies, which share reward models and 16 of their 40 runs." in shared
+    assert "The claim is supported in 2 studies, which are not independent: 16 of their 40 runs stand in several." in shared
 
 
 def test_that_collapses_hang_on_how_often_a_run_is_evaluated_is_said_of_runs_evaluated_twice_as_often(tmp_path):

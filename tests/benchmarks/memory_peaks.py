@@ -140,7 +140,8 @@ def measured(run: Run, device: torch.device = CPU) -> dict[str, float]:
 
 
 def ppo_of(run: Run) -> PPOConfig:
-    return PPOConfig(batch_size=run.batch, minibatch_size=run.minibatch, micro_batch_size=run.micro, updates=2)
+    return PPOConfig(batch_size=run.batch, minibatch_size=run.minibatch, micro_batch_size=run.micro, updates=2,
+                     entropy_bonus=run.entropy_bonus)  # fmt: skip
 
 
 def one_update(run: Run, models: Models, optimizer: torch.optim.Optimizer, seen: Callable) -> dict[str, float]:

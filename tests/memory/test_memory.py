@@ -128,12 +128,13 @@ def test_the_peak_of_every_phase_is_predicted_within_15_percent():
     assert ratios(SMALL) == pytest.approx({"rollout": 1, "measure": 1, "update": 1}, abs=0.15)
 
 
+@pytest.mark.parametrize("bonus", [False, True])
 @pytest.mark.parametrize("micro", [4, 8])
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_the_update_is_predicted_within_2_percent_where_the_vocabulary_decides(family, micro):
+def test_the_update_is_predicted_within_2_percent_where_the_vocabulary_decides(family, micro, bonus):
     """With one micro-batch and with two, during whose second the graph of the first one's entropy is still there."""
     shape = Shape(family, 20000, 32, 2, 4, 4, 128, tied=True, positions=128)
-    run = Run(shape, shape, prompt=32, response=32, batch=8, minibatch=8, micro=micro, lora_rank=2)
+    run = Run(shape, shape, prompt=32, response=32, batch=8, minibatch=8, micro=micro, lora_rank=2, entropy_bonus=bonus)
     assert ratios(run)["update"] == pytest.approx(1, abs=0.02)
 
 
